@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# From a fresh clone to a small trained Mixture-of-Experts model and a sample of what it writes: sets up, builds, makes a corpus of the
+# Python files of the installed torch package, trains configs/quickstart.yaml under mpirun, and generates text. Run again, it goes on
+# where it stopped.
+#
+#   launch/quickstart.sh [key.path=value ...]     for example train.steps=600; passed to `pimoe train`
+#
+# One rank for each GPU, at most two; without a GPU two CPU ranks (one, on a single core).
+source "$(dirname "$0")/common.sh"
+
+for argument in "$@"; do
+  case $argument in
+    -h | --help) sed -n '2,/^source/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0 ;;
+    *=*) ;;
+    *) echo "quickstart.sh: '$argument' is not of the form key.path=value" >&2 && exit 64 ;;
+  esac
+done
+
+"$launch/setup.sh"
+"$launch/build.sh" pimoe
+source "$PIMOE_DEPS/env.sh"
+cd "$repository"   # the paths of the configuration are relative to it
+
+pimoe=$PIMOE_BUILD/pimoe
+corpus=data/quickstart/corpus
+
+if "$pimoe" data verify "$corpus" >/dev/null 2>&1; then
+  say "corpus $corpus: there already"
+else
+  stage "corpus $corpus from the Python files of $PIMOE_TORCH_FOLDER" "$PIMOE_BUILD/corpus.log" \
+    "$pimoe" data build --output "$corpus" --vocabulary 4096 --validation 0.02 --include '*.py' "$PIMOE_TORCH_FOLDER" ||
+    fail "the corpus could not be made." "The whole output is in $PIMOE_BUILD/corpus.log."
+fi
+
+# resolved SECTION KEY: a value of the configuration that would be trained.
+config=$("$pimoe" train configs/quickstart.yaml "$@" --print-config)
+resolved() { awk -v section="$1:" -v key="$2:" '/^[a-z]/ { inside = $1 == section } inside && $1 == key { print $2; exit }' <<<"$config"; }
+run=$(resolved run directory)
+steps=$(resolved train steps)
+
+saved_step() {
+  "$pimoe" checkpoint list "$run" --json 2>/dev/null |
+    "$PIMOE_PYTHON" -c 'import json, sys; print(max((c["step"] for c in json.load(sys.stdin) if c["good"]), default=0))' 2>/dev/null || echo 0
+}
+
+# As many ranks as there are GPUs, up to two; mpirun counts cores, and wants to be told where there are fewer of those than ranks.
+ranks=2
+if [ "$PIMOE_CUDA_BUILD" = ON ] && [ "$(gpu_count)" -eq 1 ]; then
+  ranks=1
+elif [ "$PIMOE_CUDA_BUILD" = OFF ] || [ "$(gpu_count)" -eq 0 ]; then
+  if [ "$(nproc)" -lt 2 ]; then ranks=1; fi
+fi
+cores=$(lscpu -p=CORE,SOCKET 2>/dev/null | grep -v '^#' | sort -u | wc -l) || cores=1
+mpirun=(mpirun --bind-to none -n "$ranks")
+if [ "$(id -u)" -eq 0 ]; then mpirun+=(--allow-run-as-root); fi
+if [ "$ranks" -gt "$cores" ]; then mpirun+=(--oversubscribe); fi
+
+at_step=$(saved_step)
+if [ "$at_step" -ge "$steps" ]; then
+  say "the run $run is complete: $at_step of $steps steps. To train further: launch/quickstart.sh train.steps=$((at_step + steps)); to start anew: rm -r $run"
+else
+  if [ "$at_step" -gt 0 ]; then say "going on from step $at_step of $steps"; fi
+  # In the background, so that a SIGTERM to this script alone reaches mpirun, and by it every rank. A ctrl-C reaches mpirun by itself;
+  # a second signal would make it leave before its ranks have ended.
+  status=0
+  stopped=
+  "${mpirun[@]}" "$pimoe" train configs/quickstart.yaml "$@" &
+  trap 'stopped=yes' INT
+  trap 'stopped=yes; kill -TERM $! 2>/dev/null || true' TERM
+  wait $! || status=$?
+  while kill -0 $! 2>/dev/null; do wait $! || true; done
+  trap - INT TERM
+  if [ -n "$stopped" ] || [ $status -eq 75 ]; then
+    say "stopped; the same command goes on from step $(saved_step)."
+    exit 130
+  elif [ $status -ne 0 ]; then
+    fail "training ended with status $status." "What each rank logged is in $run/log."
+  fi
+fi
+
+say "a sample, after $(saved_step) steps, of what follows 'def ':"
+"$pimoe" generate --checkpoint "$run" --prompt $'\ndef ' --tokens 100 --temperature 0.8 --top-p 0.9 --seed 1

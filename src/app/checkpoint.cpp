@@ -1,0 +1,220 @@
+#include "app/checkpoint.h"
+
+#include "base/text.h"
+#include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/checkpoint_store.h"
+#include "checkpoint/comparison.h"
+#include "checkpoint/step_folders.h"
+#include "checkpoint/verification.h"
+
+#include <ATen/core/Tensor.h>
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include <iomanip>
+#include <iostream>
+#include <memory>
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  fs::path path;
+  fs::path second;
+  fs::path output;
+  std::string tensor;
+  bool quick = false;
+  bool json = false;
+};
+
+/// Paths and names come from outside: what is no UTF-8 is shown as U+FFFD.
+void print_json(const Json& document) { std::cout << document.dump(2, ' ', false, Json::error_handler_t::replace) << "\n"; }
+
+/// What list knows about one checkpoint.
+struct Row {
+  int64_t step = 0;
+  std::string path;
+  std::string trouble;
+  uint64_t bytes = 0;
+  Manifest manifest;
+
+  bool good() const { return trouble.empty(); }
+};
+
+Row describe(const StepFolder& step, bool quick) {
+  Row row{
+      .step = step.step, .path = step.path.string(), .trouble = bytes_trouble(step.path, /*digests=*/!quick), .bytes = 0, .manifest = {}};
+  if (!row.good()) return row;
+  row.manifest = read_manifest(step.path);
+  for (const StoredFile& file : row.manifest.files) row.bytes += file.bytes;
+  return row;
+}
+
+void print_rows(const std::vector<Row>& rows) {
+  std::cout << "      step  good        size  ranks  experts over     tokens seen  path\n";
+  for (const Row& row : rows) {
+    std::cout << std::setw(10) << row.step;
+    if (row.good()) {
+      const auto tokens = row.manifest.numbers.find("tokens_seen");
+      std::cout << "  yes " << std::setw(12) << human_bytes(static_cast<double>(row.bytes)) << std::setw(7) << row.manifest.ranks
+                << std::setw(14) << row.manifest.expert_parallel << std::setw(16)
+                << (tokens == row.manifest.numbers.end() ? "-" : grouped(static_cast<int64_t>(tokens->second))) << "  " << row.path << "\n";
+    } else {
+      std::cout << "  no            -      -             -               -  " << row.path << "\n            " << row.trouble << "\n";
+    }
+  }
+}
+
+ExitCode list(const Options& options) {
+  if (!fs::exists(options.path)) throw CheckpointError(concat("there is no run folder ", options.path.string()));
+  const fs::path folder = fs::exists(options.path / "checkpoints") ? options.path / "checkpoints" : options.path;
+  std::vector<Row> rows;
+  for (const StepFolder& step : list_steps(folder)) rows.push_back(describe(step, options.quick));
+  if (!options.json) {
+    print_rows(rows);
+    return ExitCode::kDone;
+  }
+  Json document = Json::array();
+  for (const Row& row : rows) {
+    Json entry = {{"step", row.step}, {"path", row.path}, {"good", row.good()}};
+    if (row.good()) {
+      entry.update({{"bytes", row.bytes}, {"ranks", row.manifest.ranks}, {"expert_parallel", row.manifest.expert_parallel}});
+    } else {
+      entry["reason"] = row.trouble;
+    }
+    document.push_back(std::move(entry));
+  }
+  print_json(document);
+  return ExitCode::kDone;
+}
+
+/// A step folder is what it is, however damaged; only a run folder is searched for its newest good checkpoint.
+fs::path folder_to_verify(const fs::path& path) {
+  const bool is_step = path.lexically_normal().filename().string().starts_with("step-") || fs::exists(path / "manifest.json");
+  return fs::is_directory(path) && is_step ? path : find_checkpoint(path);
+}
+
+ExitCode verify(const Options& options, Logger& log) {
+  const fs::path path = folder_to_verify(options.path);
+  const std::string trouble = verify_checkpoint(path, /*full=*/true);
+  // A run is searched for what can be resumed; that something newer cannot is worth a word.
+  for (const StepFolder& step : list_steps(path.parent_path())) {
+    if (path != options.path && step.path > path) log.warning(concat(step.path.string(), " is newer, and damaged: verify it by name"));
+  }
+  if (options.json) print_json({{"path", path.string()}, {"good", trouble.empty()}, {"reason", trouble}});
+  if (!trouble.empty()) {
+    log.error(concat("checkpoint ", path.string(), ": ", trouble));
+    return ExitCode::kCheckSaysNo;
+  }
+  if (!options.json) {
+    const Manifest manifest = read_manifest(path);
+    std::cout << path.string() << " is good: step " << manifest.step << ", " << index_by_tensor(manifest.pieces).size() << " tensors in "
+              << manifest.files.size() << " files\n";
+  }
+  return ExitCode::kDone;
+}
+
+void print_comparison(const CheckpointComparison& comparison) {
+  for (const std::string& line : comparison.state) std::cout << line << "\n";
+  if (comparison.config_differs) std::cout << "config: differs (does not count)\n";
+  for (const std::string& name : comparison.only_in_first) std::cout << name << ": only in the first\n";
+  for (const std::string& name : comparison.only_in_second) std::cout << name << ": only in the second\n";
+  for (const std::string& line : comparison.shapes) std::cout << line << ": shapes differ\n";
+  for (const TensorDifference& difference : comparison.values) {
+    std::cout << difference.tensor << ": " << grouped(difference.different) << " of " << grouped(difference.elements)
+              << " elements differ, at most " << scientific(difference.max_absolute, 3) << " absolute, "
+              << scientific(difference.max_relative, 3) << " relative\n";
+  }
+  std::cout << grouped(comparison.equal_tensors) << " tensors are equal" << (comparison.same() ? "; the checkpoints are the same" : "")
+            << "\n";
+}
+
+ExitCode diff(const Options& options) {
+  const fs::path first = find_checkpoint(options.path);
+  const fs::path second = find_checkpoint(options.second);
+  const CheckpointComparison comparison = compare_checkpoints(first, second);
+  if (options.json) {
+    Json values = Json::array();
+    for (const TensorDifference& difference : comparison.values) {
+      values.push_back({{"tensor", difference.tensor},
+                        {"elements", difference.elements},
+                        {"different", difference.different},
+                        {"max_absolute", difference.max_absolute},
+                        {"max_relative", difference.max_relative}});
+    }
+    print_json({{"first", first.string()},
+                {"second", second.string()},
+                {"same", comparison.same()},
+                {"equal_tensors", comparison.equal_tensors},
+                {"state", comparison.state},
+                {"config_differs", comparison.config_differs},
+                {"only_in_first", comparison.only_in_first},
+                {"only_in_second", comparison.only_in_second},
+                {"shapes", comparison.shapes},
+                {"values", values}});
+  } else {
+    print_comparison(comparison);
+  }
+  return comparison.same() ? ExitCode::kDone : ExitCode::kCheckSaysNo;
+}
+
+ExitCode extract(const Options& options) {
+  CheckpointReader reader(find_checkpoint(options.path));
+  const std::string name = options.tensor.find('/') == std::string::npos ? "master/" + options.tensor : options.tensor;
+  const auto tensors = reader.tensors();
+  const auto found = tensors.find(name);
+  const Box box = Box::whole(found == tensors.end() ? std::vector<int64_t>{} : found->second.shape);
+  const at::Tensor values = reader.read(name, 0, box.numel());  // an unknown name is refused here, with the nearest one
+  Hdf5Writer writer;
+  writer.add(name, found->second.type, values.const_data_ptr(), values.numel(), {{"global_shape", box.global}});
+  const std::vector<std::byte> image = writer.finish();
+  write_durably(options.output, image.data(), image.size());
+  std::cout << options.output.string() << ": " << name << " " << shape_text(box.global) << ", " << element_name(found->second.type) << "\n";
+  return ExitCode::kDone;
+}
+
+}  // namespace
+
+void add_checkpoint_command(CLI::App& app, AppContext& context) {
+  CLI::App* checkpoint = app.add_subcommand("checkpoint", "Lists, verifies, compares and opens checkpoints");
+  checkpoint->require_subcommand(1);
+  checkpoint->footer(
+      "Example:\n  pimoe checkpoint list runs/quickstart\n  pimoe checkpoint verify runs/quickstart/checkpoints/step-00000100");
+  const char* const kPath = "a step-* folder, or a run folder (its newest good checkpoint)";
+  auto options = std::make_shared<Options>();
+
+  CLI::App* command = checkpoint->add_subcommand("list", "Shows a run's checkpoints: step, whether good, size, layout");
+  command->add_option("run", options->path, "run folder")->required()->type_name("RUN");
+  command->add_flag("--quick", options->quick, "judge by manifest and file sizes; do not read the files");
+  command->add_flag("--json", options->json, "print JSON");
+  command->footer("Example:\n  pimoe checkpoint list runs/quickstart --json");
+  command->callback([&context, options] { context.action = [options] { return list(*options); }; });
+
+  command = checkpoint->add_subcommand("verify", "Reads a checkpoint whole: exit code 0, or 1 with file, tensors and reason");
+  command->add_option("path", options->path, kPath)->required()->type_name("PATH");
+  command->add_flag("--json", options->json, "print JSON");
+  command->footer("Example:\n  pimoe checkpoint verify runs/quickstart/checkpoints/step-00000100");
+  command->callback([&context, options] { context.action = [&context, options] { return verify(*options, context.log); }; });
+
+  command =
+      checkpoint->add_subcommand("diff", "Compares two checkpoints tensor by tensor, whatever layouts wrote them: exit code 0 same, 1 not");
+  command->add_option("first", options->path, kPath)->required()->type_name("A");
+  command->add_option("second", options->second, kPath)->required()->type_name("B");
+  command->add_flag("--json", options->json, "print JSON");
+  command->footer("Example:\n  pimoe checkpoint diff runs/a/checkpoints/step-00000100 runs/b/checkpoints/step-00000100");
+  command->callback([&context, options] { context.action = [options] { return diff(*options); }; });
+
+  command = checkpoint->add_subcommand("extract", "Writes one whole tensor into an HDF5 file");
+  command->add_option("path", options->path, kPath)->required()->type_name("PATH");
+  command->add_option("tensor", options->tensor, "layers.0.norm for the master weights, KIND/NAME for others: exp_avg/layers.0.norm")
+      ->required()
+      ->type_name("TENSOR");
+  command->add_option("--output", options->output, "HDF5 file to write; one that is there is replaced")->required()->type_name("FILE.h5");
+  command->footer("Example:\n  pimoe checkpoint extract runs/quickstart layers.0.norm --output norm.h5");
+  command->callback([&context, options] { context.action = [options] { return extract(*options); }; });
+}
+
+}  // namespace pimoe

@@ -1,0 +1,229 @@
+#include "app/data.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iostream>
+#include <limits>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/text.h"
+#include "data/corpus_builder.h"
+#include "data/corpus_facts.h"
+#include "data/token_file.h"
+#include "data/tokenizer.h"
+#include "data/utf8.h"
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kShownTokens = 400;
+constexpr size_t kShownCharacters = 200;
+
+struct BuildOptions {
+  CorpusOptions corpus;
+  bool json = false;
+};
+
+struct CorpusChoice {
+  fs::path prefix;
+  fs::path tokenizer;
+  bool json = false;
+};
+
+/// Generated ids need not be a text: what is no UTF-8 is shown as U+FFFD.
+void print_json(const nlohmann::ordered_json& document) {
+  std::cout << document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << "\n";
+}
+
+void print_line(const std::string& name, const std::string& value) {
+  std::cout << name << std::string(20 - name.size(), ' ') << value << "\n";
+}
+
+/// @returns the tokenizer that was named, or the one beside the corpus, or none.
+std::optional<Tokenizer> find_tokenizer(const CorpusChoice& choice) {
+  const fs::path model = choice.tokenizer.empty() ? tokenizer_beside(choice.prefix) : choice.tokenizer;
+  if (model.empty()) return std::nullopt;
+  return Tokenizer(model);
+}
+
+std::string first_characters(const TokenFile& corpus, const Tokenizer& tokenizer) {
+  std::vector<int64_t> ids(static_cast<size_t>(std::min(kShownTokens, corpus.token_count())));
+  corpus.read(0, static_cast<int64_t>(ids.size()), ids.data());
+  corpus.require_ids_below(tokenizer.vocabulary(), 0, ids.data(), static_cast<int64_t>(ids.size()));
+  std::string text = tokenizer.decode({ids.begin(), ids.end()});
+  size_t end = 0;
+  for (size_t characters = 0; characters < kShownCharacters && end < text.size(); ++characters) {
+    end += 1 + leading_continuations(std::string_view(text).substr(end + 1));
+  }
+  text.resize(end);
+  return text;
+}
+
+ExitCode build(const BuildOptions& options, Logger& log) {
+  const CorpusFacts facts = build_corpus(options.corpus, log);
+  const std::string model =
+      options.corpus.tokenizer.empty() ? options.corpus.output.string() + ".model" : options.corpus.tokenizer.string();
+  if (options.json) {
+    print_json({{"output", options.corpus.output.string()},
+                {"tokenizer", model},
+                {"vocabulary", facts.vocabulary},
+                {"documents", facts.documents},
+                {"tokens", facts.tokens},
+                {"validation_documents", facts.validation_documents},
+                {"validation_tokens", facts.validation_tokens},
+                {"unigram_entropy", facts.unigram_entropy},
+                {"largest_id", facts.largest_id},
+                {"input_bytes", facts.input_bytes},
+                {"skipped_files", facts.skipped_files}});
+    return ExitCode::kDone;
+  }
+  print_line("corpus", options.corpus.output.string());
+  print_line("tokenizer", model + " (" + grouped(facts.vocabulary) + " pieces)");
+  print_line("training", concat(grouped(facts.documents), " documents, ", grouped(facts.tokens), " tokens"));
+  print_line("validation", concat(grouped(facts.validation_documents), " documents, ", grouped(facts.validation_tokens), " tokens"));
+  print_line("unigram entropy", fixed(facts.unigram_entropy, 3) + " nats a token");
+  print_line("input",
+             concat(human_bytes(static_cast<double>(facts.input_bytes)), ", ", facts.skipped_files, " files skipped (binary or empty)"));
+  return ExitCode::kDone;
+}
+
+ExitCode inspect(const CorpusChoice& choice) {
+  const CorpusFacts facts = inspect_corpus(choice.prefix);
+  const TokenFile corpus(choice.prefix);
+  const std::optional<Tokenizer> tokenizer = find_tokenizer(choice);
+  const std::string text = tokenizer ? first_characters(corpus, *tokenizer) : "";
+  if (choice.json) {
+    nlohmann::ordered_json document = {{"prefix", choice.prefix.string()},
+                                       {"documents", facts.documents},
+                                       {"sequences", corpus.sequence_count()},
+                                       {"tokens", facts.tokens},
+                                       {"dtype", facts.dtype},
+                                       {"largest_id", facts.largest_id},
+                                       {"unigram_entropy", facts.unigram_entropy},
+                                       {"vocabulary", nullptr},
+                                       {"text", nullptr}};
+    if (tokenizer) {
+      document["vocabulary"] = tokenizer->vocabulary();
+      document["text"] = text;
+    }
+    print_json(document);
+    return ExitCode::kDone;
+  }
+  print_line("corpus", choice.prefix.string());
+  print_line("documents", grouped(facts.documents));
+  print_line("tokens", concat(grouped(facts.tokens), " (", facts.dtype, ")"));
+  print_line("vocabulary",
+             tokenizer ? grouped(tokenizer->vocabulary()) : "unknown: no tokenizer beside the corpus; name one with --tokenizer");
+  print_line("largest id", grouped(facts.largest_id));
+  print_line("unigram entropy", fixed(facts.unigram_entropy, 3) + " nats a token");
+  if (tokenizer) std::cout << "\n" << text << "\n";
+  return ExitCode::kDone;
+}
+
+/// @returns why the corpus is not good; empty if it is.
+std::string complaint_about(const CorpusChoice& choice, int64_t vocabulary) {
+  try {
+    verify_corpus(choice.prefix, vocabulary);
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+/// Exit code 1 is what `verify` promises for a damaged corpus; one that is not there at all is a DataError as everywhere.
+ExitCode verify(const CorpusChoice& choice, Logger& log) {
+  if (!fs::exists(choice.prefix.string() + ".idx") && !fs::exists(choice.prefix.string() + ".bin")) inspect_corpus(choice.prefix);
+  const std::optional<Tokenizer> tokenizer = find_tokenizer(choice);
+  const std::string complaint = complaint_about(choice, tokenizer ? tokenizer->vocabulary() : std::numeric_limits<int64_t>::max());
+  if (choice.json) {
+    nlohmann::ordered_json document = {
+        {"prefix", choice.prefix.string()}, {"good", complaint.empty()}, {"vocabulary", nullptr}, {"reason", complaint}};
+    if (tokenizer) document["vocabulary"] = tokenizer->vocabulary();
+    print_json(document);
+  }
+  if (!complaint.empty()) {
+    log.error(complaint);
+    return ExitCode::kCheckSaysNo;
+  }
+  if (!choice.json) {
+    std::cout << choice.prefix.string() << " is good"
+              << (tokenizer
+                      ? concat("; every id is below ", grouped(tokenizer->vocabulary()), ", the tokenizer's vocabulary")
+                      : std::string("; ids were not compared with a tokenizer's, for there is none beside it (--tokenizer names one)"))
+              << "\n";
+  }
+  return ExitCode::kDone;
+}
+
+void add_build(CLI::App& data, AppContext& context) {
+  auto options = std::make_shared<BuildOptions>();
+  CorpusOptions& corpus = options->corpus;
+  CLI::App* command =
+      data.add_subcommand("build", "Turns text files, folders and .jsonl into a corpus of token ids, and trains its tokenizer");
+  command->add_option("--output", corpus.output, "PREFIX: writes PREFIX.bin, PREFIX.idx and, where it trains one, PREFIX.model")
+      ->required()
+      ->type_name("PREFIX");
+  CLI::Option* tokenizer = command->add_option("--tokenizer", corpus.tokenizer, "SentencePiece model to encode with")->type_name("FILE");
+  command->add_option("--vocabulary", corpus.vocabulary, "pieces of the tokenizer that is trained")
+      ->check(CLI::Range(int64_t{260}, int64_t{1} << 24))
+      ->excludes(tokenizer)
+      ->capture_default_str();
+  command->add_option("--validation", corpus.validation, "share of the documents that go to PREFIX-validation")
+      ->check(CLI::Range(0.0, 0.5))
+      ->capture_default_str();
+  command
+      ->add_option("--include", corpus.include,
+                   "pattern of file names in folders, \"*.py\"; may be repeated (default: every UTF-8 text file)")
+      ->type_name("GLOB")
+      ->take_all()
+      ->expected(1);
+  command->add_option("--text-key", corpus.text_key, "member of a .jsonl line that is the text")->capture_default_str();
+  command->add_option("--seed", corpus.seed, "of the tokenizer's sample and the validation documents")->capture_default_str();
+  command->add_option("--sample-bytes", corpus.sample_bytes, "text that the tokenizer is trained on; 8MB and 1GB can be said too")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--threads", corpus.threads, "that encode; 0: one for each core")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_flag("--json", options->json, "print the facts as JSON");
+  command->add_option("input", corpus.inputs, "text files, folders, .jsonl")->required()->type_name("INPUT...");
+  command->footer("Example:\n  pimoe data build --output data/my --vocabulary 8192 --validation 0.01 texts/ more.jsonl");
+  command->callback([&context, options] { context.action = [&context, options] { return build(*options, context.log); }; });
+}
+
+/// What `inspect` and `verify` have in common.
+std::shared_ptr<CorpusChoice> add_corpus_choice(CLI::App& command) {
+  auto choice = std::make_shared<CorpusChoice>();
+  command.add_option("prefix", choice->prefix, "corpus PREFIX.bin and PREFIX.idx")->required()->type_name("PREFIX");
+  command.add_option("--tokenizer", choice->tokenizer, "SentencePiece model (default: the one that was built with the corpus)")
+      ->type_name("FILE");
+  command.add_flag("--json", choice->json, "print JSON");
+  return choice;
+}
+
+}  // namespace
+
+void add_data_command(CLI::App& app, AppContext& context) {
+  CLI::App* data = app.add_subcommand("data", "Builds, shows and checks corpora of token ids");
+  data->require_subcommand(1);
+  data->footer("Example:\n  pimoe data build --output data/my --vocabulary 8192 texts/\n  pimoe data inspect data/my");
+  add_build(*data, context);
+
+  CLI::App* inspect_command = data->add_subcommand("inspect", "Shows what is in a corpus: documents, tokens, entropy, first words");
+  const auto inspected = add_corpus_choice(*inspect_command);
+  inspect_command->footer("Example:\n  pimoe data inspect data/my --json");
+  inspect_command->callback([&context, inspected] { context.action = [inspected] { return inspect(*inspected); }; });
+
+  CLI::App* verify_command =
+      data->add_subcommand("verify", "Checks a corpus' structure and that the tokenizer knows every id: exit code 0, or 1 with the reason");
+  const auto verified = add_corpus_choice(*verify_command);
+  verify_command->footer("Example:\n  pimoe data verify data/my --tokenizer data/my.model");
+  verify_command->callback([&context, verified] { context.action = [&context, verified] { return verify(*verified, context.log); }; });
+}
+
+}  // namespace pimoe

@@ -1,0 +1,76 @@
+#include "app/checkpoint.h"
+#include "app/command.h"
+#include "app/data.h"
+#include "app/generate.h"
+#include "app/train.h"
+#include "base/text.h"
+#include "parallel/mpi_communicator.h"
+
+#include <CLI/CLI.hpp>
+
+#include <chrono>
+#include <iostream>
+#include <optional>
+#include <thread>
+
+namespace pimoe {
+namespace {
+
+/// An unknown subcommand or option, with the nearest right one.
+std::string suggestion(const CLI::App& app, int argc, char** argv) {
+  const CLI::App* level = &app;
+  for (int index = 1; index < argc; ++index) {
+    const std::string word = argv[index];
+    std::vector<std::string> names;
+    if (word.rfind("--", 0) == 0) {
+      for (const CLI::Option* option : level->get_options()) names.push_back("--" + option->get_single_name());
+    } else {
+      for (const CLI::App* child : level->get_subcommands(nullptr)) names.push_back(child->get_name());
+    }
+    if (std::find(names.begin(), names.end(), word) != names.end()) {
+      if (word.rfind("--", 0) != 0) level = level->get_subcommand(word);
+      continue;
+    }
+    const std::string nearest = nearest_name(word, names);
+    if (!nearest.empty()) return concat("\n'", word, "' is not known here: did you mean '", nearest, "'?");
+  }
+  return "";
+}
+
+int run(int argc, char** argv) {
+  Logger log(MpiSession::launcher_rank());
+  std::optional<MpiSession> session;
+  AppContext context{log, {}, [&]() -> MpiSession& { return session ? *session : session.emplace(argc, argv); }};
+  CLI::App app{"PiMoE: trains Mixture-of-Experts language models under mpirun or srun", "pimoe"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "pimoe " PIMOE_VERSION);
+  app.footer("Example:\n  mpirun -n 2 pimoe train configs/quickstart.yaml train.steps=500");
+  add_train_command(app, context);
+  add_data_command(app, context);
+  add_checkpoint_command(app, context);
+  add_generate_command(app, context);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    std::cerr << "pimoe: " << error.what() << suggestion(app, argc, argv) << "\nRun 'pimoe --help' or 'pimoe SUBCOMMAND --help'.\n";
+    return static_cast<int>(ExitCode::kUsage);
+  }
+
+  try {
+    return static_cast<int>(context.action());
+  } catch (const std::exception& error) {
+    // The same trouble often strikes every rank at once (a missing file): rank 0 speaks first and ends all; a rank alone in trouble speaks a
+    // moment later. Leaving quietly would leave its peers waiting.
+    if (MpiSession::launcher_rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+    log.error(error.what());
+    const int code = static_cast<int>(exit_code(error));
+    if (session && session->size() > 1) MpiSession::abort(code);
+    return code;
+  }
+}
+
+}  // namespace
+}  // namespace pimoe
+
+int main(int argc, char** argv) { return pimoe::run(argc, argv); }

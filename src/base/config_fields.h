@@ -1,0 +1,119 @@
+#pragma once
+
+/// One list of fields for each config struct: it reads YAML, takes `a.b=c` overrides, prints, and refuses what it does not know.
+///
+///     struct OptimizerConfig {
+///       double learning_rate = 1e-3;
+///       Schedule schedule = Schedule::kCosine;
+///       void fields(FieldVisitor& visit) {
+///         visit.number("learning_rate", learning_rate, {.above = 0.0}, "peak learning rate");
+///         visit.choice("schedule", schedule, {{"cosine", Schedule::kCosine}, {"linear", Schedule::kLinear}}, "shape after warm-up");
+///       }
+///     };
+///
+/// The struct lives beside its component; `load_fields` reads a whole tree of them; yaml-cpp is seen by config_fields.cpp alone.
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <initializer_list>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace pimoe {
+
+/// What a number must satisfy; checked when it is read, with file, line and column in the message.
+struct Range {
+  double at_least = -std::numeric_limits<double>::infinity();
+  double above = -std::numeric_limits<double>::infinity();
+  double at_most = std::numeric_limits<double>::infinity();
+  double below = std::numeric_limits<double>::infinity();
+};
+
+/// Visits the fields of a config struct in order. Names are one path element; `nested` opens a sub-tree.
+class FieldVisitor {
+ public:
+  virtual ~FieldVisitor() = default;
+
+  virtual void flag(const char* name, bool& value, const char* help) = 0;
+  virtual void integer(const char* name, int64_t& value, Range range, const char* help) = 0;
+  /// An integer or the word `auto`, which is stored as 0.
+  virtual void integer_or_auto(const char* name, int64_t& value, Range range, const char* help) = 0;
+  virtual void number(const char* name, double& value, Range range, const char* help) = 0;
+  virtual void text(const char* name, std::string& value, const char* help) = 0;
+  virtual void path(const char* name, std::filesystem::path& value, const char* help) = 0;
+
+  /// A word out of a table; anything else is an error that lists the table and the nearest word.
+  template <class Enum>
+  void choice(const char* name, Enum& value, std::initializer_list<std::pair<const char*, Enum>> table, const char* help) {
+    std::vector<std::string> words;
+    size_t index = 0;
+    for (const auto& [word, meaning] : table) {
+      if (meaning == value) index = words.size();
+      words.emplace_back(word);
+    }
+    word_choice(name, index, words, help);
+    value = (table.begin() + index)->second;
+  }
+
+  template <class Struct>
+  void nested(const char* name, Struct& value) {
+    begin_nested(name);
+    value.fields(*this);
+    end_nested();
+  }
+
+ protected:
+  virtual void word_choice(const char* name, size_t& index, const std::vector<std::string>& words, const char* help) = 0;
+  virtual void begin_nested(const char* name) = 0;
+  virtual void end_nested() = 0;
+};
+
+/// Every violation of a configuration, so that all are reported at once.
+class Violations {
+ public:
+  /// @param key   full path, "model.moe.experts"; its place in the file is added to the message where it is known
+  /// @param rule  what is wrong and what would be right: "(8) must be divisible by mesh.expert_parallel (3)"
+  void add(const std::string& key, const std::string& rule);
+  bool empty() const { return lines_.empty(); }
+  const std::vector<std::pair<std::string, std::string>>& lines() const { return lines_; }
+
+ private:
+  std::vector<std::pair<std::string, std::string>> lines_;
+};
+
+/// Where each value came from: "configs/a.yaml:14:20" for a file's, "command line" for an override's, nothing for a default.
+class ConfigOrigins {
+ public:
+  void set(const std::string& key, const std::string& origin);
+  std::string of(const std::string& key) const;
+
+ private:
+  std::vector<std::pair<std::string, std::string>> origins_;
+};
+
+/// Reads `yaml` and then `overrides` (each "a.b=c", its value read as YAML) into the fields that `fields` visits, twice.
+///
+/// The last override of a key holds; `a.b=` sets the empty text. A file of nothing, and a group without keys, leave the defaults.
+/// Refused: unknown and duplicate keys (with the nearest valid key), wrong types, non-finite numbers, numbers with a leading zero
+/// (YAML would read 010 as octal 8), `<<` merges, anchors and aliases, several documents, a value where a map belongs and the reverse.
+///
+/// @param file_name  for messages alone
+/// @throws ConfigError listing every violation, each as "file:line:column: key: ..." (or "command line: key: ...")
+ConfigOrigins load_fields(const std::string& yaml, const std::string& file_name, const std::vector<std::string>& overrides,
+                          const std::function<void(FieldVisitor&)>& fields);
+
+/// The same for a file. @throws ConfigError if it cannot be read; the message names it.
+ConfigOrigins load_fields(const std::filesystem::path& file, const std::vector<std::string>& overrides,
+                          const std::function<void(FieldVisitor&)>& fields);
+
+/// @throws ConfigError with all of `violations`, each with its origin; does nothing when there are none.
+void refuse(const Violations& violations, const ConfigOrigins& origins);
+
+/// @returns the fields as YAML that load_fields reads back to the same values: doubles keep all their digits, text is in quotes, and 0 of
+///          integer_or_auto is `auto`. Each line ends in its help as a comment.
+std::string print_fields(const std::function<void(FieldVisitor&)>& fields);
+
+}  // namespace pimoe

@@ -1,0 +1,151 @@
+#include "base/config_reader.h"
+
+#include <algorithm>
+
+#include "base/config_scalar.h"
+#include "base/text.h"
+
+namespace pimoe {
+namespace {
+
+/// Beyond so many problems the file is of another kind altogether, and looking for near names takes long for nothing.
+constexpr size_t kMostSuggestions = 100;
+
+std::string last_element(const std::string& path) { return path.substr(path.rfind('.') + 1); }
+
+}  // namespace
+
+ConfigReader::ConfigReader(const ConfigNode& root, ConfigProblems& problems, ConfigOrigins& origins)
+    : problems_(problems), origins_(origins), levels_{{&root, "", {}}} {}
+
+const ConfigNode::Entry* ConfigReader::entry_of(const char* name) {
+  Level& level = levels_.back();
+  level.names.emplace_back(name);
+  all_paths_.push_back(config_path(level.path, name));
+  return level.map == nullptr ? nullptr : level.map->find(name);
+}
+
+void ConfigReader::complain(const ConfigNode::Entry& entry, const std::string& message) {
+  // The parser places a missing value behind the line break; the key is where the reader should look.
+  const ConfigPlace& place = entry.value.kind == ConfigNode::Kind::kNull ? entry.place : entry.value.place;
+  problems_.add(place, config_path(levels_.back().path, entry.key), message);
+}
+
+template <class Read>
+void ConfigReader::read_value(const char* name, Read read) {
+  const ConfigNode::Entry* const entry = entry_of(name);
+  if (entry == nullptr) return;
+  std::string complaint;
+  switch (entry->value.kind) {
+    case ConfigNode::Kind::kNull: complaint = "has no value; leave the key out to take the default"; break;
+    case ConfigNode::Kind::kMap: complaint = "is one value, not a group of keys"; break;
+    case ConfigNode::Kind::kList: complaint = "is one value, not a list"; break;
+    case ConfigNode::Kind::kScalar: complaint = read(entry->value); break;
+  }
+  if (complaint.empty()) {
+    origins_.set(all_paths_.back(), entry->value.place.text());
+  } else {
+    complain(*entry, complaint);
+  }
+}
+
+void ConfigReader::flag(const char* name, bool& value, const char*) {
+  read_value(name, [&](const ConfigNode& node) { return read_flag(node, value); });
+}
+
+void ConfigReader::integer(const char* name, int64_t& value, Range range, const char*) {
+  read_value(name, [&](const ConfigNode& node) { return read_integer(node, range, value); });
+}
+
+void ConfigReader::integer_or_auto(const char* name, int64_t& value, Range range, const char*) {
+  read_value(name, [&](const ConfigNode& node) -> std::string {
+    if (node.scalar == "auto") {
+      value = 0;
+      return "";
+    }
+    const std::string complaint = read_integer(node, range, value);
+    return complaint.empty() ? "" : complaint + " (or the word auto)";
+  });
+}
+
+void ConfigReader::number(const char* name, double& value, Range range, const char*) {
+  read_value(name, [&](const ConfigNode& node) { return read_number(node, range, value); });
+}
+
+void ConfigReader::text(const char* name, std::string& value, const char*) {
+  read_value(name, [&](const ConfigNode& node) {
+    value = node.scalar;
+    return "";
+  });
+}
+
+void ConfigReader::path(const char* name, std::filesystem::path& value, const char*) {
+  read_value(name, [&](const ConfigNode& node) {
+    value = node.scalar;
+    return "";
+  });
+}
+
+void ConfigReader::word_choice(const char* name, size_t& index, const std::vector<std::string>& words, const char*) {
+  read_value(name, [&](const ConfigNode& node) { return read_word(node, words, index); });
+}
+
+void ConfigReader::begin_nested(const char* name) {
+  const ConfigNode::Entry* const entry = entry_of(name);
+  const ConfigNode* map = nullptr;
+  if (entry != nullptr && entry->value.kind == ConfigNode::Kind::kMap) {
+    map = &entry->value;
+    origins_.set(all_paths_.back(), map->place.text());
+  } else if (entry != nullptr && entry->value.kind != ConfigNode::Kind::kNull) {
+    complain(*entry, "is a group of keys, not one value");
+  }
+  levels_.push_back({map, all_paths_.back(), {}});
+}
+
+void ConfigReader::end_nested() {
+  collect_unknown(levels_.back());
+  levels_.pop_back();
+}
+
+void ConfigReader::collect_unknown(const Level& level) {
+  if (level.map == nullptr) return;
+  for (const ConfigNode::Entry& entry : level.map->entries) {
+    if (std::find(level.names.begin(), level.names.end(), entry.key) != level.names.end()) continue;
+    unknown_.push_back({&entry, level.path, level.names});
+  }
+}
+
+void ConfigReader::refuse_unknown_keys() {
+  collect_unknown(levels_.back());
+  for (const Unknown& unknown : unknown_) {
+    const std::string hint = problems_.size() < kMostSuggestions ? suggestion(unknown) : "";
+    problems_.add(unknown.entry->place, config_path(unknown.parent, unknown.entry->key), "unknown key" + hint);
+  }
+}
+
+std::string ConfigReader::suggestion(const Unknown& unknown) const {
+  const std::string& key = unknown.entry->key;
+  if (std::find(all_paths_.begin(), all_paths_.end(), key) != all_paths_.end()) {
+    return concat("; write ", last_element(key), " on a line of its own under ", key.substr(0, key.rfind('.')));
+  }
+  // The name may be right and its place wrong; else it is a typing error, here or, less likely, in another group.
+  std::string paths = paths_that_end_in(key);
+  const std::string sibling = nearest_name(key, unknown.siblings);
+  if (paths.empty() && !sibling.empty()) paths = config_path(unknown.parent, sibling);
+  if (paths.empty()) {
+    std::vector<std::string> names;
+    for (const std::string& path : all_paths_) names.push_back(last_element(path));
+    paths = paths_that_end_in(nearest_name(key, names));
+  }
+  return paths.empty() ? concat("; known here: ", join(unknown.siblings, ", ")) : concat("; did you mean ", paths, "?");
+}
+
+std::string ConfigReader::paths_that_end_in(const std::string& name) const {
+  std::vector<std::string> paths;
+  for (const std::string& path : all_paths_) {
+    if (last_element(path) == name) paths.push_back(path);
+  }
+  return join(paths, " or ");
+}
+
+}  // namespace pimoe

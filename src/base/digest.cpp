@@ -1,0 +1,49 @@
+#include "base/digest.h"
+
+#include <openssl/evp.h>
+
+#include <array>
+
+#include "base/errors.h"
+
+namespace pimoe {
+namespace {
+
+void require(bool worked) {
+  if (!worked) throw Error("SHA-256: libcrypto refused (is SHA-256 disabled by this machine's policy?)");
+}
+
+}  // namespace
+
+struct Sha256::Context {
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> state{EVP_MD_CTX_new(), &EVP_MD_CTX_free};
+};
+
+Sha256::Sha256() : context_(std::make_unique<Context>()) {
+  require(context_->state != nullptr && EVP_DigestInit_ex(context_->state.get(), EVP_sha256(), nullptr) == 1);
+}
+
+Sha256::~Sha256() = default;
+
+void Sha256::update(const void* bytes, size_t count) { require(EVP_DigestUpdate(context_->state.get(), bytes, count) == 1); }
+
+std::string Sha256::finish() {
+  std::array<unsigned char, 32> digest{};
+  unsigned int written = 0;
+  require(EVP_DigestFinal_ex(context_->state.get(), digest.data(), &written) == 1 && written == digest.size());
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  for (const unsigned char byte : digest) {
+    text += kDigits[byte >> 4];
+    text += kDigits[byte & 15];
+  }
+  return text;
+}
+
+std::string sha256(const void* bytes, size_t count) {
+  Sha256 digest;
+  digest.update(bytes, count);
+  return digest.finish();
+}
+
+}  // namespace pimoe

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+namespace pimoe {
+
+/// SHA-256, fed in parts. libcrypto is seen by digest.cpp alone.
+class Sha256 {
+ public:
+  Sha256();
+  ~Sha256();
+  Sha256(const Sha256&) = delete;
+  Sha256& operator=(const Sha256&) = delete;
+
+  void update(const void* bytes, size_t count);
+  /// @returns 64 lower-case hexadecimal digits; the object is used up.
+  std::string finish();
+
+ private:
+  struct Context;
+  std::unique_ptr<Context> context_;
+};
+
+/// @returns the SHA-256 of `count` bytes as 64 hexadecimal digits.
+std::string sha256(const void* bytes, size_t count);
+
+}  // namespace pimoe

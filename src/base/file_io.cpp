@@ -1,0 +1,182 @@
+#include "base/file_io.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include "base/errors.h"
+#include "base/text.h"
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+[[noreturn]] void refuse_io(const char* what, const fs::path& path, int code) {
+  throw IoError(concat("cannot ", what, " ", path.string(), ": ", std::generic_category().message(code)), code);
+}
+
+/// Repeats a system call that a signal interrupted.
+template <class Call>
+auto uninterrupted(Call call) {
+  while (true) {
+    const auto result = call();
+    if (result >= 0 || errno != EINTR) return result;
+  }
+}
+
+/// An open file that closes itself; `close` is for writers, who must know whether it worked.
+class Descriptor {
+ public:
+  Descriptor(const fs::path& path, int flags, const char* purpose) : path_(path) {
+    number_ = uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC, 0666); });
+    if (number_ < 0) refuse_io(purpose, path, errno);
+  }
+  ~Descriptor() {
+    if (number_ >= 0) ::close(number_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  int number() const { return number_; }
+
+  uint64_t size() const {
+    struct stat status {};
+    if (::fstat(number_, &status) != 0) refuse_io("read", path_, errno);
+    return static_cast<uint64_t>(status.st_size);
+  }
+
+  /// @returns bytes read; 0 at the end of the file.
+  size_t read(void* out, size_t count) const {
+    const ssize_t got = uninterrupted([&] { return ::read(number_, out, count); });
+    if (got < 0) refuse_io("read", path_, errno);
+    return static_cast<size_t>(got);
+  }
+
+  void write(const void* bytes, size_t count) const {
+    const auto* at = static_cast<const char*>(bytes);
+    while (count > 0) {
+      const ssize_t written = uninterrupted([&] { return ::write(number_, at, count); });
+      if (written < 0) refuse_io("write", path_, errno);
+      at += written;
+      count -= static_cast<size_t>(written);
+    }
+  }
+
+  void sync() const {
+    if (uninterrupted([&] { return ::fsync(number_); }) != 0) refuse_io("flush", path_, errno);
+  }
+
+  void close() {
+    // Network file systems report a full disk here. After EINTR Linux has closed the file all the same.
+    if (::close(std::exchange(number_, -1)) != 0 && errno != EINTR) refuse_io("close", path_, errno);
+  }
+
+ private:
+  fs::path path_;
+  int number_ = -1;
+};
+
+template <class Buffer>
+Buffer read_whole(const fs::path& path, uint64_t limit_bytes) {
+  const auto refuse_larger = [&] {
+    throw IoError(
+        concat("cannot read ", path.string(), ": it is larger than the limit of ", grouped(static_cast<int64_t>(limit_bytes)), " bytes"),
+        EFBIG);
+  };
+  const Descriptor file(path, O_RDONLY, "read");
+  const uint64_t expected = file.size();
+  if (expected > limit_bytes) refuse_larger();
+  Buffer content(expected, {});
+  size_t filled = 0;
+  while (filled < content.size()) {
+    const size_t got = file.read(content.data() + filled, content.size() - filled);
+    if (got == 0) break;
+    filled += got;
+  }
+  content.resize(filled);
+  // A pipe and a file under /proc have no size; a file may have grown.
+  std::array<typename Buffer::value_type, 16384> more;
+  while (const size_t got = file.read(more.data(), more.size())) {
+    if (content.size() + got > limit_bytes) refuse_larger();
+    content.insert(content.end(), more.begin(), more.begin() + static_cast<std::ptrdiff_t>(got));
+  }
+  return content;
+}
+
+fs::path folder_of(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
+
+}  // namespace
+
+std::string read_file(const fs::path& path, uint64_t limit_bytes) { return read_whole<std::string>(path, limit_bytes); }
+
+std::vector<std::byte> read_bytes(const fs::path& path, uint64_t limit_bytes) {
+  return read_whole<std::vector<std::byte>>(path, limit_bytes);
+}
+
+void write_durably(const fs::path& path, const void* bytes, size_t count) {
+  Descriptor file(path, O_WRONLY | O_CREAT | O_TRUNC, "write");
+  file.write(bytes, count);
+  file.sync();
+  file.close();
+}
+
+void replace_file(const fs::path& path, const std::string& content) {
+  // A thread's id is its own on this machine, so that two writers never share a temporary file.
+  fs::path temporary = path;
+  temporary += concat(".tmp-", ::gettid());
+  try {
+    write_durably(temporary, content.data(), content.size());
+    rename_durably(temporary, path);
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+}
+
+void rename_durably(const fs::path& from, const fs::path& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    const int code = errno;
+    throw IoError(concat("cannot rename ", from.string(), " to ", to.string(), ": ", std::generic_category().message(code)), code);
+  }
+  sync_folder(folder_of(to));
+  if (folder_of(from) != folder_of(to)) sync_folder(folder_of(from));
+}
+
+void sync_folder(const fs::path& folder) {
+  const Descriptor entries(folder, O_RDONLY | O_DIRECTORY, "open folder");
+  try {
+    entries.sync();
+  } catch (const IoError& error) {
+    if (error.code() != EINVAL) throw;  // some network file systems know no fsync of a folder; they write names through
+  }
+}
+
+MappedFile::MappedFile(const fs::path& path) {
+  const Descriptor file(path, O_RDONLY, "map");
+  size_ = file.size();
+  if (size_ == 0) return;
+  void* const address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.number(), 0);
+  if (address == MAP_FAILED) refuse_io("map", path, errno);
+  data_ = static_cast<std::byte*>(address);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(data_, size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+}  // namespace pimoe

@@ -1,0 +1,46 @@
+#pragma once
+
+/// Files that must not be lost: whole-file reads, durable writes, atomic commits. Every function throws IoError with the path and the
+/// system's reason; short writes and EINTR are handled inside.
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// @returns the whole file. @throws IoError if it cannot be read or is larger than `limit_bytes`.
+std::string read_file(const std::filesystem::path& path, uint64_t limit_bytes = UINT64_MAX);
+std::vector<std::byte> read_bytes(const std::filesystem::path& path, uint64_t limit_bytes = UINT64_MAX);
+
+/// Writes a new file (or replaces its content) and flushes it to the disk (fsync) before it returns. After an error the content is
+/// unspecified; a new file's name survives a crash of the machine only after sync_folder.
+void write_durably(const std::filesystem::path& path, const void* bytes, size_t count);
+
+/// Replaces `path` by a temporary file beside it, fsync, rename: a reader sees the old content or the new, never a part.
+void replace_file(const std::filesystem::path& path, const std::string& content);
+
+/// Renames and then flushes the parent folder, so that the new name survives a crash of the machine.
+void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// Flushes a folder's own entries to the disk.
+void sync_folder(const std::filesystem::path& folder);
+
+/// A read-only memory map of a whole file, released with the object. An empty file maps to a null pointer and size 0.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  const std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace pimoe

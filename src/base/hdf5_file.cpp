@@ -1,0 +1,393 @@
+#include "base/hdf5_file.h"
+
+#include <hdf5.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "base/errors.h"
+#include "base/text.h"
+
+namespace pimoe {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "files are little-endian, and elements are copied as they are");
+
+constexpr hsize_t kChunkBytes = hsize_t{1} << 20;
+constexpr size_t kImageGrowthBytes = size_t{1} << 20;
+constexpr const char* kTypeAttribute = "dtype";
+
+struct ElementFormat {
+  ElementType type;
+  const char* name;
+  int64_t bytes;
+};
+
+constexpr std::array kElementFormats = {
+    ElementFormat{ElementType::kFloat64, "float64", 8}, ElementFormat{ElementType::kFloat32, "float32", 4},
+    ElementFormat{ElementType::kFloat16, "float16", 2}, ElementFormat{ElementType::kBfloat16, "bfloat16", 2},
+    ElementFormat{ElementType::kInt64, "int64", 8},     ElementFormat{ElementType::kInt32, "int32", 4},
+    ElementFormat{ElementType::kUint8, "uint8", 1},
+};
+
+const ElementFormat& format_of(ElementType type) {
+  return *std::find_if(kElementFormats.begin(), kElementFormats.end(), [type](const auto& format) { return format.type == type; });
+}
+
+/// @throws Error that begins with `what` for a name of none of them.
+ElementType type_named(const std::string& name, const std::string& what) {
+  for (const ElementFormat& format : kElementFormats) {
+    if (name == format.name) return format.type;
+  }
+  throw Error(concat(what, "'", name, "' is none of our number formats (float32, bfloat16, ...)"));
+}
+
+/// @throws Error that ends with the innermost message of HDF5's error stack: the outer ones only say which function failed.
+[[noreturn]] void refuse(const std::string& what) {
+  std::string reason;
+  const auto take_first = [](unsigned, const H5E_error2_t* entry, void* out) -> herr_t {
+    auto& text = *static_cast<std::string*>(out);
+    if (text.empty()) text = concat(entry->desc, " (", entry->func_name, ")");
+    return 0;
+  };
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &reason);
+  throw Error(reason.empty() ? what : concat(what, ": ", reason));
+}
+
+template <class Result>
+Result checked(Result result, const std::string& what) {
+  if (result < 0) refuse(what);
+  return result;
+}
+
+/// An HDF5 identifier that closes itself; `close` is for writers, because HDF5 may report a failed write there alone.
+class Handle {
+ public:
+  using Closer = herr_t (*)(hid_t);
+  Handle() = default;
+  Handle(hid_t id, Closer closer, const std::string& what) : id_(checked(id, what)), closer_(closer) {}
+  ~Handle() {
+    if (id_ >= 0) closer_(id_);
+  }
+  Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), closer_(other.closer_) {}
+  Handle& operator=(Handle&& other) noexcept {
+    std::swap(id_, other.id_);
+    std::swap(closer_, other.closer_);
+    return *this;
+  }
+  operator hid_t() const { return id_; }
+  void close(const std::string& what) { checked(closer_(std::exchange(id_, -1)), what); }
+
+ private:
+  hid_t id_ = -1;
+  Closer closer_ = nullptr;
+};
+
+Handle property_list(hid_t kind) { return {H5Pcreate(kind), H5Pclose, "HDF5 property list"}; }
+
+/// No time stamps: the same content gives the same bytes.
+Handle untimed_property_list(hid_t kind) {
+  Handle list = property_list(kind);
+  checked(H5Pset_obj_track_times(list, false), "HDF5 time stamps");
+  return list;
+}
+
+Handle file_type(ElementType type) {
+  const auto copy = [](hid_t original) { return Handle(H5Tcopy(original), H5Tclose, "HDF5 number format"); };
+  switch (type) {
+    case ElementType::kFloat64: return copy(H5T_IEEE_F64LE);
+    case ElementType::kFloat32: return copy(H5T_IEEE_F32LE);
+    case ElementType::kBfloat16: return copy(H5T_STD_U16LE);
+    case ElementType::kInt64: return copy(H5T_STD_I64LE);
+    case ElementType::kInt32: return copy(H5T_STD_I32LE);
+    case ElementType::kUint8: return copy(H5T_STD_U8LE);
+    case ElementType::kFloat16: break;
+  }
+  Handle half = copy(H5T_IEEE_F32LE);  // HDF5 1.10 has no name for it, but can describe it: sign 1, exponent 5, mantissa 10 bits
+  checked(H5Tset_fields(half, 15, 10, 5, 0, 10), "HDF5 float16");
+  checked(H5Tset_size(half, 2), "HDF5 float16");
+  checked(H5Tset_ebias(half, 15), "HDF5 float16");
+  return half;
+}
+
+Handle text_type(size_t length, const std::string& what) {
+  Handle type(H5Tcopy(H5T_C_S1), H5Tclose, what);
+  checked(H5Tset_size(type, std::max<size_t>(length, 1)), what);  // HDF5 has no strings of length 0
+  checked(H5Tset_strpad(type, H5T_STR_NULLPAD), what);
+  checked(H5Tset_cset(type, H5T_CSET_UTF8), what);
+  return type;
+}
+
+void write_text_attribute(hid_t object, const std::string& name, const std::string& value, const std::string& what) {
+  if (value.find('\0') != std::string::npos) throw Error(what + ": a text with a zero byte cannot be stored");
+  Handle type = text_type(value.size(), what);
+  Handle space(H5Screate(H5S_SCALAR), H5Sclose, what);
+  Handle attribute(H5Acreate2(object, name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose, what);
+  checked(H5Awrite(attribute, type, value.c_str()), what);
+  attribute.close(what);
+}
+
+/// @throws Error when the attribute is missing or is not one fixed-length string.
+std::string read_text_attribute(hid_t object, const std::string& name, const std::string& what) {
+  const Handle attribute(H5Aopen(object, name.c_str(), H5P_DEFAULT), H5Aclose, what);
+  const Handle type(H5Aget_type(attribute), H5Tclose, what);
+  const Handle space(H5Aget_space(attribute), H5Sclose, what);
+  if (H5Tget_class(type) != H5T_STRING || checked(H5Tis_variable_str(type), what) != 0 || H5Sget_simple_extent_npoints(space) != 1) {
+    throw Error(what + ": it is not a text of fixed length");
+  }
+  std::string value(H5Tget_size(type), '\0');
+  checked(H5Aread(attribute, type, value.data()), what);  // the file's own type: HDF5 does not convert between character sets
+  value.erase(value.find_last_not_of('\0') + 1);
+  return value;
+}
+
+void write_list_attribute(hid_t object, const std::string& name, const std::vector<int64_t>& values, const std::string& what) {
+  const hsize_t length = values.size();
+  Handle space(H5Screate_simple(1, &length, nullptr), H5Sclose, what);
+  Handle attribute(H5Acreate2(object, name.c_str(), H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose, what);
+  if (!values.empty()) checked(H5Awrite(attribute, H5T_NATIVE_INT64, values.data()), what);
+  attribute.close(what);
+}
+
+/// Adds the integer lists of a dataset to `out`; attributes of other kinds are another program's notes.
+Hdf5Attributes read_list_attributes(hid_t dataset, const std::string& what) {
+  std::vector<std::string> names;
+  const auto collect = [](hid_t, const char* name, const H5A_info_t*, void* out) -> herr_t {
+    static_cast<std::vector<std::string>*>(out)->emplace_back(name);
+    return 0;
+  };
+  checked(H5Aiterate2(dataset, H5_INDEX_NAME, H5_ITER_INC, nullptr, collect, &names), what);
+  Hdf5Attributes lists;
+  for (const std::string& name : names) {
+    const Handle attribute(H5Aopen(dataset, name.c_str(), H5P_DEFAULT), H5Aclose, what);
+    const Handle type(H5Aget_type(attribute), H5Tclose, what);
+    const Handle space(H5Aget_space(attribute), H5Sclose, what);
+    if (H5Tget_class(type) != H5T_INTEGER || H5Sget_simple_extent_ndims(space) != 1) continue;
+    std::vector<int64_t> values(static_cast<size_t>(checked(H5Sget_simple_extent_npoints(space), what)));
+    if (!values.empty()) checked(H5Aread(attribute, H5T_NATIVE_INT64, values.data()), what);
+    lists.emplace(name, std::move(values));
+  }
+  return lists;
+}
+
+/// HDF5 takes two open images of one name for the same file, so every writer and reader gets a name of its own.
+std::string image_name(const void* owner) { return concat("pimoe-image-", owner); }
+
+/// HDF5 prints its error stack to stderr on its own; our Error carries the line that matters.
+void silence_hdf5() { checked(H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr), "HDF5 cannot be started"); }
+
+/// @throws Error unless `name` is a plain path: "master/layers.0.norm".
+std::vector<std::string> path_elements(const std::string& name) {
+  std::vector<std::string> elements = split(name, '/');
+  for (const std::string& element : elements) {
+    if (element.empty() || element == "." || element == ".." || element.find('\0') != std::string::npos) {
+      throw Error(concat("dataset name '", name, "' must be elements joined by single '/', none of them '.' or '..'"));
+    }
+  }
+  return elements;
+}
+
+// HDF5 asks these for memory when it opens an image, and would copy it twice by itself. They lend it the caller's bytes instead:
+// the file is open for reading alone, so nothing writes to them or makes them longer.
+void* lend(size_t, H5FD_file_image_op_t, void* bytes) { return bytes; }
+void* keep(void* target, const void*, size_t, H5FD_file_image_op_t, void*) { return target; }
+void* refuse_growth(void*, size_t, H5FD_file_image_op_t, void*) { return nullptr; }
+herr_t leave(void*, H5FD_file_image_op_t, void*) { return 0; }
+void* same(void* bytes) { return bytes; }
+herr_t leave_bytes(void*) { return 0; }
+
+}  // namespace
+
+int64_t element_bytes(ElementType type) { return format_of(type).bytes; }
+
+const char* element_name(ElementType type) { return format_of(type).name; }
+
+ElementType element_type(const std::string& name) { return type_named(name, ""); }
+
+struct Hdf5Writer::Handles {
+  Handle file;
+};
+
+Hdf5Writer::Hdf5Writer() : handles_(std::make_unique<Handles>()) {
+  silence_hdf5();
+  const Handle access = property_list(H5P_FILE_ACCESS);
+  // Library-version bounds stay at their defaults: with any other, 1.10 gives images that it cannot open again.
+  checked(H5Pset_fapl_core(access, kImageGrowthBytes, /*backing_store=*/false), "HDF5 file image");
+  const Handle creation = untimed_property_list(H5P_FILE_CREATE);
+  handles_->file = Handle(H5Fcreate(image_name(handles_.get()).c_str(), H5F_ACC_EXCL, creation, access), H5Fclose, "HDF5 file image");
+}
+
+Hdf5Writer::~Hdf5Writer() = default;
+
+void Hdf5Writer::add(const std::string& name, ElementType type, const void* elements, int64_t count, const Hdf5Attributes& attributes) {
+  const std::string what = concat("dataset ", name);
+  if (count < 0) throw Error(concat(what, ": ", count, " elements"));
+  std::vector<std::string> groups = path_elements(name);
+  groups.pop_back();
+  std::string group_path;
+  for (const std::string& element : groups) {  // by hand: those that HDF5 makes in passing carry time stamps
+    group_path += "/" + element;
+    if (checked(H5Lexists(handles_->file, group_path.c_str(), H5P_DEFAULT), what) > 0) continue;
+    const Handle untimed = untimed_property_list(H5P_GROUP_CREATE);
+    Handle(H5Gcreate2(handles_->file, group_path.c_str(), H5P_DEFAULT, untimed, H5P_DEFAULT), H5Gclose, what).close(what);
+  }
+
+  const auto length = static_cast<hsize_t>(count);
+  const hsize_t chunk = std::clamp<hsize_t>(length, 1, kChunkBytes / static_cast<hsize_t>(element_bytes(type)));
+  const Handle space(H5Screate_simple(1, &length, nullptr), H5Sclose, what);
+  const Handle creation = untimed_property_list(H5P_DATASET_CREATE);
+  checked(H5Pset_chunk(creation, 1, &chunk), what);
+  checked(H5Pset_fletcher32(creation), what);
+  const Handle format = file_type(type);
+  Handle dataset(H5Dcreate2(handles_->file, name.c_str(), format, space, H5P_DEFAULT, creation, H5P_DEFAULT), H5Dclose, what);
+  write_text_attribute(dataset, kTypeAttribute, element_name(type), what);
+  for (const auto& [key, values] : attributes) write_list_attribute(dataset, key, values, concat(what, ", attribute ", key));
+  if (count > 0) checked(H5Dwrite(dataset, format, H5S_ALL, H5S_ALL, H5P_DEFAULT, elements), what);
+  dataset.close(what);
+}
+
+void Hdf5Writer::set_text(const std::string& name, const std::string& value) {
+  write_text_attribute(handles_->file, name, value, concat("text ", name, " of ", value.size(), " bytes"));
+}
+
+std::vector<std::byte> Hdf5Writer::finish() {
+  const std::string what = "HDF5 file image";
+  checked(H5Fflush(handles_->file, H5F_SCOPE_GLOBAL), what);
+  const ssize_t size = checked(H5Fget_file_image(handles_->file, nullptr, 0), what);
+  std::vector<std::byte> image(static_cast<size_t>(size));
+  checked(H5Fget_file_image(handles_->file, image.data(), image.size()), what);
+  handles_->file.close(what);
+  return image;
+}
+
+struct Hdf5Reader::Handles {
+  std::string file_name;
+  Handle file;
+  std::map<std::string, Dataset> datasets;
+  // The dataset read last stays open with its chunk cache: resharding reads many short stretches of one.
+  std::string open_name;
+  Handle open_dataset;
+
+  std::string what(const std::string& name) const { return concat(file_name, ": dataset ", name); }
+  void open_image(const std::byte* bytes, size_t count);
+  void list_datasets();
+  Dataset inspect(hid_t dataset, const std::string& name) const;
+  const Dataset& find(const std::string& name) const;
+};
+
+void Hdf5Reader::Handles::open_image(const std::byte* bytes, size_t count) {
+  const std::string what = concat(file_name, ": it is not an HDF5 file");
+  if (count == 0) throw Error(what + ": it is empty");
+  void* const lent = const_cast<std::byte*>(bytes);  // HDF5's signatures know no const; see `lend`
+  H5FD_file_image_callbacks_t callbacks = {lend, keep, refuse_growth, leave, same, leave_bytes, lent};
+  const Handle access = property_list(H5P_FILE_ACCESS);
+  checked(H5Pset_fapl_core(access, kImageGrowthBytes, /*backing_store=*/false), what);
+  checked(H5Pset_file_image_callbacks(access, &callbacks), what);
+  checked(H5Pset_file_image(access, lent, count), what);
+  file = Handle(H5Fopen(image_name(this).c_str(), H5F_ACC_RDONLY, access), H5Fclose, what);
+}
+
+void Hdf5Reader::Handles::list_datasets() {
+  struct Links {
+    std::vector<std::string> hard;
+    std::string other;
+  } links;
+  const auto collect = [](hid_t, const char* name, const H5L_info_t* info, void* out) -> herr_t {
+    auto& found = *static_cast<Links*>(out);
+    if (info->type == H5L_TYPE_HARD) {
+      found.hard.emplace_back(name);
+    } else {
+      found.other = name;
+    }
+    return found.other.empty() ? 0 : 1;
+  };
+  checked(H5Lvisit(file, H5_INDEX_NAME, H5_ITER_INC, collect, &links), file_name);
+  if (!links.other.empty()) throw Error(concat(file_name, ": ", links.other, " is a soft or external link; only plain datasets are read"));
+  for (const std::string& name : links.hard) {
+    const Handle object(H5Oopen(file, name.c_str(), H5P_DEFAULT), H5Oclose, what(name));
+    if (H5Iget_type(object) == H5I_DATASET) datasets.emplace(name, inspect(object, name));
+  }
+}
+
+Hdf5Reader::Dataset Hdf5Reader::Handles::inspect(hid_t dataset, const std::string& name) const {
+  const std::string label = what(name);
+  const Handle creation(H5Dget_create_plist(dataset), H5Pclose, label);
+  if (H5Pget_layout(creation) == H5D_VIRTUAL) throw Error(label + " has a virtual layout: its elements are in other files");
+  if (checked(H5Pget_external_count(creation), label) > 0) throw Error(label + " has external storage: its elements are in other files");
+  const int filters = checked(H5Pget_nfilters(creation), label);
+  for (int i = 0; i < filters; ++i) {
+    unsigned flags = 0;
+    unsigned configuration = 0;
+    size_t values = 0;
+    const H5Z_filter_t filter = H5Pget_filter2(creation, static_cast<unsigned>(i), &flags, &values, nullptr, 0, nullptr, &configuration);
+    if (filter != H5Z_FILTER_FLETCHER32 && filter != H5Z_FILTER_SHUFFLE) {
+      throw Error(concat(label, " uses filter ", filter, "; only fletcher32 and shuffle are read"));
+    }
+  }
+  if (checked(H5Aexists(dataset, kTypeAttribute), label) == 0) throw Error(label + " has no attribute dtype");
+  Dataset found;
+  found.type = type_named(read_text_attribute(dataset, kTypeAttribute, label), label + ": dtype ");
+  const Handle stored(H5Dget_type(dataset), H5Tclose, label);
+  if (checked(H5Tequal(stored, file_type(found.type)), label) == 0) {
+    throw Error(concat(label, " is marked as ", element_name(found.type), " and holds numbers of another format"));
+  }
+  const Handle space(H5Dget_space(dataset), H5Sclose, label);
+  if (H5Sget_simple_extent_ndims(space) != 1) throw Error(label + " does not have exactly one dimension");
+  found.count = checked(H5Sget_simple_extent_npoints(space), label);
+  found.attributes = read_list_attributes(dataset, label);
+  return found;
+}
+
+const Hdf5Reader::Dataset& Hdf5Reader::Handles::find(const std::string& name) const {
+  const auto place = datasets.find(name);
+  if (place == datasets.end()) throw Error(concat(file_name, ": there is no dataset ", name));
+  return place->second;
+}
+
+Hdf5Reader::Hdf5Reader(const std::byte* bytes, size_t count, const std::string& name_for_messages) : handles_(std::make_unique<Handles>()) {
+  silence_hdf5();
+  handles_->file_name = name_for_messages;
+  handles_->open_image(bytes, count);
+  handles_->list_datasets();
+}
+
+Hdf5Reader::~Hdf5Reader() = default;
+
+std::vector<std::string> Hdf5Reader::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, dataset] : handles_->datasets) names.push_back(name);
+  return names;
+}
+
+Hdf5Reader::Dataset Hdf5Reader::describe(const std::string& name) const { return handles_->find(name); }
+
+std::string Hdf5Reader::text(const std::string& name) const {
+  const std::string what = concat(handles_->file_name, ": text ", name);
+  if (checked(H5Aexists(handles_->file, name.c_str()), what) == 0) throw Error(what + " is missing");
+  return read_text_attribute(handles_->file, name, what);
+}
+
+void Hdf5Reader::read(const std::string& name, int64_t begin, int64_t count, void* out) const {
+  const Dataset& dataset = handles_->find(name);
+  const std::string what = handles_->what(name);
+  if (begin < 0 || count < 0 || begin > dataset.count - count) {
+    throw Error(concat(what, ": elements [", begin, ", ", begin + count, ") do not lie inside its ", dataset.count));
+  }
+  if (count == 0) return;
+  if (handles_->open_name != name) {
+    handles_->open_dataset = Handle(H5Dopen2(handles_->file, name.c_str(), H5P_DEFAULT), H5Dclose, what);
+    handles_->open_name = name;
+  }
+  const auto first = static_cast<hsize_t>(begin);
+  const auto length = static_cast<hsize_t>(count);
+  const Handle space(H5Dget_space(handles_->open_dataset), H5Sclose, what);
+  checked(H5Sselect_hyperslab(space, H5S_SELECT_SET, &first, nullptr, &length, nullptr), what);
+  const Handle memory(H5Screate_simple(1, &length, nullptr), H5Sclose, what);
+  const Handle format = file_type(dataset.type);
+  checked(H5Dread(handles_->open_dataset, format, memory, space, H5P_DEFAULT, out), what);
+}
+
+}  // namespace pimoe

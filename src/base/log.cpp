@@ -1,0 +1,81 @@
+#include "base/log.h"
+
+#include <spdlog/logger.h>
+#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/dist_sink.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include "base/errors.h"
+#include "base/text.h"
+
+namespace pimoe {
+namespace {
+
+std::shared_ptr<spdlog::sinks::sink> terminal(const std::string& pattern) {
+  auto sink = std::make_shared<spdlog::sinks::stderr_color_sink_mt>(spdlog::color_mode::automatic);
+  sink->set_pattern(pattern);
+  return sink;
+}
+
+}  // namespace
+
+// Two terminal loggers, because spdlog has one pattern for each sink: plain lines carry no level, alarms name it in colour.
+// The file sits behind a dist_sink, whose lock lets open_file run while other threads log.
+struct Logger::Sinks {
+  explicit Sinks(int rank)
+      : writes_info(rank == 0),
+        plain("plain", terminal("%v")),
+        alarm("alarm", terminal(rank == 0 ? "%^%l%$: %v" : concat("rank ", rank, ": %^%l%$: %v"))),
+        file("file", files) {
+    file.set_level(spdlog::level::debug);
+    file.flush_on(spdlog::level::info);  // one line a step: a follower of the file, and a killed job's heirs, see the last one
+  }
+
+  const bool writes_info;
+  const std::shared_ptr<spdlog::sinks::dist_sink_mt> files = std::make_shared<spdlog::sinks::dist_sink_mt>();
+  spdlog::logger plain;
+  spdlog::logger alarm;
+  spdlog::logger file;
+};
+
+Logger::Logger(int rank) : sinks_(std::make_unique<Sinks>(rank)) {}
+Logger::~Logger() = default;
+
+void Logger::open_file(const std::filesystem::path& path) {
+  // spdlog would report an unopenable file as text alone, after five attempts; this asks the system first, for the errno.
+  std::error_code refused;
+  if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path(), refused);
+  if (!refused) {
+    errno = 0;
+    const std::ofstream probe(path, std::ios::app);
+    if (!probe) refused = std::error_code(errno, std::generic_category());
+  }
+  if (refused) throw IoError(concat("log file ", path.string(), " cannot be opened: ", refused.message()), refused.value());
+
+  const auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string(), /*truncate=*/false);
+  sink->set_pattern("%Y-%m-%d %H:%M:%S.%e %l: %v");
+  sinks_->files->set_sinks({sink});
+}
+
+void Logger::debug(const std::string& line) { sinks_->file.debug(line); }
+
+void Logger::info(const std::string& line) {
+  if (sinks_->writes_info) sinks_->plain.info(line);
+  sinks_->file.info(line);
+}
+
+void Logger::warning(const std::string& line) {
+  sinks_->alarm.warn(line);
+  sinks_->file.warn(line);
+}
+
+void Logger::error(const std::string& line) {
+  sinks_->alarm.error(line);
+  sinks_->file.error(line);
+}
+
+}  // namespace pimoe

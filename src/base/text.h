@@ -1,0 +1,50 @@
+#pragma once
+
+/// Small text helpers for messages and log lines (std::format is not in g++ 12, and libtorch's fmt shadows the system's).
+
+#include <cstdint>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pimoe {
+
+/// @returns every argument written with `<<`, one after the other.
+template <class... Parts>
+std::string concat(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+/// @returns `value` with `decimals` digits after the point: fixed(3.14159, 2) is "3.14".
+std::string fixed(double value, int decimals);
+
+/// @returns `value` in scientific form: scientific(0.00094, 1) is "9.4e-04".
+std::string scientific(double value, int decimals);
+
+/// @returns `value` with thousands separated: grouped(1234567) is "1,234,567".
+std::string grouped(int64_t value);
+
+/// @returns a size in the unit a person would choose: "61.2 GB", "512 B" (powers of 1000).
+std::string human_bytes(double bytes);
+
+/// @returns a duration as a person says it: "3h 12m", "4m 05s", "12s", "0.4s"; "unknown" for what is not finite.
+std::string human_duration(double seconds);
+
+/// @returns `number` with leading zeros: padded(42, 8) is "00000042".
+std::string padded(int64_t number, int digits);
+
+/// @returns `parts` joined by `separator`.
+std::string join(const std::vector<std::string>& parts, std::string_view separator);
+
+/// @returns `text` cut at every `separator`; an empty text gives one empty part.
+std::vector<std::string> split(std::string_view text, char separator);
+
+/// @returns the member of `names` with the smallest edit distance to `word`, or "" when none is near enough to be a typing error
+///          (distance at most a third of the word's length, at least 2, and something of the word kept). Swapping two neighbouring letters
+///          is one edit; of several equally near the first.
+std::string nearest_name(std::string_view word, const std::vector<std::string>& names);
+
+}  // namespace pimoe

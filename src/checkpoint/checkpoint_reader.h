@@ -1,0 +1,63 @@
+#pragma once
+
+#include "checkpoint/manifest.h"
+#include "checkpoint/piece_check.h"
+#include "checkpoint/shard_file.h"
+#include "checkpoint/snapshot.h"
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// Logical tensors out of a checkpoint's shards, whatever layout wrote them. A file is opened, and verified, when first needed, and stays
+/// open.
+class CheckpointReader {
+ public:
+  /// @throws CheckpointError if the manifest is missing or damaged
+  explicit CheckpointReader(std::filesystem::path folder);
+  CheckpointReader(std::filesystem::path folder, Manifest manifest);
+
+  const Manifest& manifest() const { return manifest_; }
+
+  /// A logical tensor: shape and number format.
+  struct Tensor {
+    std::vector<int64_t> shape;
+    ElementType type = ElementType::kFloat32;
+  };
+  /// @returns "master/layers.0.norm" and so on, sorted, with what each is.
+  std::map<std::string, Tensor> tensors() const;
+
+  /// Fills the values of every wanted piece. All are checked before the first is written.
+  /// @throws CheckpointError naming the tensor that is missing (with the nearest name), has another shape or number format, or is not fully
+  ///         covered, or the file that is damaged.
+  /// @cost reads and digests each file with wanted elements once
+  void fill(const std::vector<StatePiece>& wanted);
+
+  /// @returns elements [begin, end) of the flattened logical tensor "kind/name", on the host, as stored.
+  /// @throws CheckpointError as fill
+  at::Tensor read(const std::string& tensor, int64_t begin, int64_t end);
+
+ private:
+  struct Copy {
+    size_t stored = 0;  ///< in manifest_.pieces
+    size_t wanted = 0;
+    std::vector<Overlap> overlaps;
+  };
+
+  void check_tensor(const StatePiece& state) const;
+  /// @returns the copies that fill every wanted piece, by file.
+  std::map<std::string, std::vector<Copy>> plan(const std::vector<StatePiece>& wanted) const;
+  const ShardFile& open(const std::string& file);
+
+  std::filesystem::path folder_;
+  Manifest manifest_;
+  TensorIndex index_;
+  std::map<std::string, StoredFile> files_;
+  std::map<std::string, std::unique_ptr<ShardFile>> open_;
+};
+
+}  // namespace pimoe

@@ -1,0 +1,199 @@
+#include "checkpoint/checkpoint_store.h"
+
+#include "base/errors.h"
+#include "base/file_io.h"
+#include "base/text.h"
+#include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/collective_save.h"
+#include "checkpoint/piece_check.h"
+#include "checkpoint/shard_plan.h"
+#include "checkpoint/step_folders.h"
+#include "checkpoint/trouble.h"
+#include "checkpoint/verification.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kFewestKept = 2;  // one that is being trusted, one to fall back on
+
+/// Everything but the tensors; tensors are what `reader` fills.
+void take_state(const Manifest& manifest, const std::string& where, Snapshot& wanted) {
+  const auto check = [&](const auto& keys, const auto& stored, const char* what) {
+    for (const auto& [key, value] : keys) {
+      if (!stored.contains(key)) throw CheckpointError(concat("checkpoint ", where, ": has no ", what, " '", key, "'"));
+    }
+  };
+  check(wanted.numbers, manifest.numbers, "number");
+  check(wanted.counters, manifest.counters, "counter");
+  wanted.step = manifest.step;
+  wanted.config = manifest.config;
+  wanted.numbers = manifest.numbers;
+  wanted.counters = manifest.counters;
+}
+
+void restore_from(const fs::path& checkpoint, Manifest manifest, Snapshot& wanted) {
+  CheckpointReader reader(checkpoint, std::move(manifest));
+  reader.fill(wanted.pieces);
+  take_state(reader.manifest(), checkpoint.string(), wanted);
+}
+
+/// What is wrong with the bytes of this rank's share of the files; every rank takes every `ranks`-th.
+std::string share_trouble(const fs::path& checkpoint, const Manifest& manifest, int rank, int ranks) {
+  for (size_t i = static_cast<size_t>(rank); i < manifest.files.size(); i += static_cast<size_t>(ranks)) {
+    const StoredFile& file = manifest.files[i];
+    if (!fs::exists(checkpoint / file.name)) {
+      throw CheckpointError(
+          concat("does not see ", (checkpoint / file.name).string(), ", which rank 0 sees: the folder must be shared by all nodes"));
+    }
+    const std::string trouble = file_trouble(checkpoint, file, /*digest=*/true);
+    if (!trouble.empty()) return concat(trouble, " (it holds ", tensors_in(manifest, file.name), ")");
+  }
+  return "";
+}
+
+}  // namespace
+
+void CheckpointConfig::fields(FieldVisitor& visit) {
+  visit.integer("every_steps", every_steps, {.at_least = 0}, "steps between checkpoints; 0: only at the end");
+  visit.integer("keep", keep, {.at_least = kFewestKept}, "newest good checkpoints that stay");
+  visit.text("resume", resume, "auto (newest good one of this run, else from scratch) | none | PATH");
+  visit.integer("part_bytes", part_bytes, {.at_least = 1 << 20}, "elements in one shard file; a save needs host memory for twice that");
+}
+
+CheckpointStore::CheckpointStore(fs::path folder, const CheckpointConfig& config, const ProcessMesh& mesh, Logger& log)
+    : folder_(std::move(folder)), config_(config), mesh_(mesh), log_(log) {
+  agree(trouble_of([&] {
+    if (mesh_.rank() != 0) return;
+    std::error_code failed;
+    fs::create_directories(folder_, failed);
+    if (failed) throw CheckpointError(concat("cannot make ", folder_.string(), ": ", failed.message()));
+    for (const std::string& line : sweep_leftovers(folder_)) log_.info(line);
+  }));
+}
+
+void CheckpointStore::agree(const std::string& trouble) const {
+  if (const std::string agreed = mesh_.control().agree(trouble); !agreed.empty()) throw CheckpointError(agreed);
+}
+
+void CheckpointStore::save(const Snapshot& snapshot) {
+  const HostCommunicator& ranks = mesh_.control();
+  CollectiveSave(folder_, snapshot, ranks, mesh_.expert_parallel(), config_.part_bytes).run();
+  if (ranks.rank() != 0) return;
+  // The checkpoint is safe by now: what goes wrong from here on is worth a warning, not the run.
+  const std::string trouble = trouble_of([&] {
+    for (const fs::path& path : prune_steps(folder_, snapshot.step, std::max(config_.keep, kFewestKept))) {
+      log_.debug(concat("deleted ", path.string(), ": checkpoint.keep is ", config_.keep));
+    }
+    const int64_t newest = list_steps(folder_).back().step;
+    if (newest > snapshot.step) {
+      log_.warning(concat("saved ", step_name(snapshot.step), " beside a later ", step_name(newest),
+                          ", which checkpoint.resume=auto would take; delete it if training went back on purpose"));
+    }
+  });
+  if (!trouble.empty()) log_.warning(concat(step_name(snapshot.step), " is saved, but older checkpoints could not be deleted: ", trouble));
+}
+
+std::optional<fs::path> CheckpointStore::newest_good() {
+  const HostCommunicator& ranks = mesh_.control();
+  std::string names;
+  agree(trouble_of([&] {
+    if (ranks.rank() != 0) return;
+    for (const StepFolder& step : list_steps(folder_)) names = concat(step.path.filename().string(), "\n", names);
+  }));
+  for (const std::string& name : split(ranks.broadcast_text(names, 0), '\n')) {
+    if (name.empty()) continue;
+    const fs::path checkpoint = folder_ / name;
+    const std::string damage = damage_of(checkpoint);
+    if (damage.empty()) return checkpoint;
+    if (ranks.rank() != 0) continue;
+    fs::path bad;
+    const std::string trouble = trouble_of([&] { bad = set_aside(checkpoint, damage); });
+    log_.warning(concat("checkpoint ", checkpoint.string(), " is damaged: ", damage,
+                        bad.empty() ? ". It could not be set aside" : concat(". Set aside as ", bad.filename().string()),
+                        trouble.empty() ? "" : concat(" (", trouble, ")"), "; going on from the one before it"));
+  }
+  return std::nullopt;
+}
+
+std::string CheckpointStore::damage_of(const fs::path& checkpoint) const {
+  const HostCommunicator& ranks = mesh_.control();
+  std::string damage;
+  std::string manifest;
+  // Rank 0 alone says that something is missing: to a rank that does not share the folder, everything is.
+  agree(trouble_of([&] {
+    if (ranks.rank() != 0) return;
+    damage = bytes_trouble(checkpoint, /*digests=*/false);
+    if (damage.empty()) manifest = to_json(read_manifest(checkpoint));
+  }));
+  damage = ranks.broadcast_text(damage, 0);
+  if (!damage.empty()) return damage;
+  manifest = ranks.broadcast_text(manifest, 0);
+  agree(trouble_of([&] { damage = share_trouble(checkpoint, parse_manifest(manifest, checkpoint.string()), ranks.rank(), ranks.size()); }));
+  return ranks.agree(damage);
+}
+
+void CheckpointStore::restore(const fs::path& checkpoint, Snapshot& wanted) {
+  std::string manifest;
+  agree(trouble_of([&] {
+    // One rank reads the table of contents for all: a thousand would ask the file system for the same file at once.
+    if (mesh_.rank() == 0) manifest = to_json(read_manifest(checkpoint));
+  }));
+  manifest = mesh_.control().broadcast_text(manifest, 0);
+  agree(trouble_of([&] { restore_from(checkpoint, parse_manifest(manifest, (checkpoint / "manifest.json").string()), wanted); }));
+}
+
+void restore_snapshot(const fs::path& checkpoint, Snapshot& wanted) { restore_from(checkpoint, read_manifest(checkpoint), wanted); }
+
+void save_snapshot(const fs::path& checkpoint, const Snapshot& snapshot, int64_t part_bytes) try {
+  if (fs::exists(checkpoint)) throw CheckpointError("it exists already");
+  Manifest manifest{.step = snapshot.step,
+                    .ranks = 1,
+                    .expert_parallel = 1,
+                    .config = snapshot.config,
+                    .numbers = snapshot.numbers,
+                    .counters = snapshot.counters,
+                    .files = {},
+                    .pieces = {}};
+  const std::vector<StatePiece> pieces = pieces_to_store(snapshot.pieces);
+  if (const std::string gap = coverage_trouble(list_pieces(pieces)); !gap.empty()) throw CheckpointError(gap);
+  fs::path temporary = checkpoint;
+  temporary += ".tmp";
+  fs::remove_all(temporary);
+  fs::create_directories(temporary);
+  for (const std::vector<StatePiece>& part : plan_parts(pieces, part_bytes)) {
+    WrittenShard shard = write_shard(temporary, shard_name(0, 1, manifest.files.size()), part);
+    manifest.files.push_back(std::move(shard.file));
+    std::move(shard.pieces.begin(), shard.pieces.end(), std::back_inserter(manifest.pieces));
+  }
+  const std::string text = to_json(manifest);
+  write_durably(temporary / "manifest.json", text.data(), text.size());
+  commit_folder(temporary, checkpoint);
+} catch (const std::exception& error) {
+  std::error_code ignored;
+  fs::remove_all(fs::path(checkpoint) += ".tmp", ignored);
+  throw CheckpointError(concat("checkpoint ", checkpoint.string(), " was not saved: ", error.what()));
+}
+
+fs::path find_checkpoint(const fs::path& path) {
+  if (!fs::exists(path)) throw CheckpointError(concat("there is no ", path.string(), ": a checkpoint is a step-* folder, or a run folder"));
+  if (fs::exists(path / "manifest.json")) return path;
+  if (step_of(path.filename().string())) throw CheckpointError(concat("checkpoint ", path.string(), ": has no manifest.json"));
+  std::string last_trouble;
+  for (const fs::path& folder : {path / "checkpoints", path}) {
+    std::vector<StepFolder> steps = list_steps(folder);
+    for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+      const std::string trouble = bytes_trouble(step->path, /*digests=*/true);
+      if (trouble.empty()) return step->path;
+      last_trouble = concat("; ", step_name(step->step), ": ", trouble);
+    }
+  }
+  throw CheckpointError(concat("there is no good checkpoint in ", path.string(), last_trouble));
+}
+
+}  // namespace pimoe

@@ -1,0 +1,81 @@
+#pragma once
+
+#include "base/config_fields.h"
+#include "base/log.h"
+#include "checkpoint/manifest.h"
+#include "checkpoint/snapshot.h"
+#include "parallel/process_mesh.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// `checkpoint:` in the configuration.
+struct CheckpointConfig {
+  int64_t every_steps = 100;              ///< 0: only at the end
+  int64_t keep = 2;                       ///< newest good checkpoints that stay; at least 2
+  std::string resume = "auto";            ///< auto (the newest good one of this run, else from scratch) | none | PATH
+  int64_t part_bytes = int64_t{1} << 30;  ///< elements in one shard file; a save needs host memory for twice that on each rank
+
+  void fields(FieldVisitor& visit);
+};
+
+/// The checkpoints of one run: folder/step-00000100/{manifest.json, rank-0000-of-0002-part-000.h5, ...}; docs/checkpoint.md draws them.
+///
+/// Saving is atomic: every rank writes its shards into step-N.tmp (image in memory, own write loop, fsync), all ranks agree that they
+/// could, rank 0 writes the manifest with size and SHA-256 of every file and piece, fsync, and the folder is renamed. A folder without a suffix
+/// whose manifest verifies is a good checkpoint; nothing else is trusted, no marker file exists.
+///
+/// REQUIRES: one job at a time uses a folder, and every rank sees it.
+class CheckpointStore {
+ public:
+  /// Makes the folder; leftovers of killed saves (step-*.tmp, step-*.old) are removed by rank 0. Collective.
+  /// @throws CheckpointError, the same on every rank.
+  CheckpointStore(std::filesystem::path folder, const CheckpointConfig& config, const ProcessMesh& mesh, Logger& log);
+
+  /// Writes a checkpoint of `snapshot`. Collective; every rank returns or every rank throws the same error.
+  /// A checkpoint of the same step is replaced; then the oldest beyond `keep` are deleted, never one of a later step.
+  /// @throws CheckpointError naming rank, file and reason; the checkpoints before it stay good.
+  /// @cost host memory of one part twice; about ten small collectives on the control group.
+  void save(const Snapshot& snapshot);
+
+  /// @returns the newest checkpoint whose manifest and files verify (sizes and digests), the same on every rank; nothing if there is none.
+  ///          Damaged ones are set aside as step-N.bad by rank 0, and said. Collective.
+  /// @throws CheckpointError if one can be neither trusted nor called damaged: permission denied, or a rank does not see the folder.
+  /// @cost reads the checkpoint once, each file on one of the ranks.
+  std::optional<std::filesystem::path> newest_good();
+
+  /// Fills the tensors of `wanted.pieces` and its numbers, counters, step and config from the checkpoint, whatever layout wrote it.
+  /// Floating-point tensors are converted to the wanted dtype; others must have the stored one. Numbers and counters that `wanted` has on
+  /// entry must be in the checkpoint; on return it has all of the checkpoint's. Only files with wanted elements are read. Collective.
+  /// @throws CheckpointError naming the tensor that is missing, has another shape, is not fully covered, or the file that is damaged.
+  void restore(const std::filesystem::path& checkpoint, Snapshot& wanted);
+
+ private:
+  /// What is wrong with a checkpoint, "" if nothing; the same on every rank. Files are shared out over the ranks.
+  std::string damage_of(const std::filesystem::path& checkpoint) const;
+  /// Throws on every rank if one has trouble.
+  void agree(const std::string& trouble) const;
+
+  std::filesystem::path folder_;
+  CheckpointConfig config_;
+  const ProcessMesh& mesh_;
+  Logger& log_;
+};
+
+/// Restoring without a mesh, for tools: as CheckpointStore::restore on one process.
+void restore_snapshot(const std::filesystem::path& checkpoint, Snapshot& wanted);
+
+/// Saving without a mesh, for tools: as CheckpointStore::save on one process, into `checkpoint` itself (".../step-00000100", which must not
+/// exist). @throws CheckpointError
+void save_snapshot(const std::filesystem::path& checkpoint, const Snapshot& snapshot, int64_t part_bytes = int64_t{1} << 30);
+
+/// PATH of a checkpoint on a command line: a step-* folder, or a run folder (its newest good checkpoint).
+/// @throws CheckpointError if there is none.
+std::filesystem::path find_checkpoint(const std::filesystem::path& path);
+
+}  // namespace pimoe

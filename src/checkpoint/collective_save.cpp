@@ -1,0 +1,167 @@
+#include "checkpoint/collective_save.h"
+
+#include "base/digest.h"
+#include "base/errors.h"
+#include "base/file_io.h"
+#include "base/text.h"
+#include "checkpoint/piece_check.h"
+#include "checkpoint/shard_file.h"
+#include "checkpoint/shard_plan.h"
+#include "checkpoint/step_folders.h"
+#include "checkpoint/trouble.h"
+
+#include <chrono>
+#include <random>
+#include <thread>
+#include <utility>
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kTokenFile = "saving.token";
+constexpr auto kTokenPatience = std::chrono::seconds(5);  // network file systems cache that a folder does not exist
+constexpr int64_t kOverheadBytes = int64_t{1} << 20;      // of HDF5 and the manifest, for each rank
+
+int64_t bytes_of(const StoredPiece& stored) { return stored.piece.numel() * element_bytes(stored.type); }
+
+}  // namespace
+
+CollectiveSave::CollectiveSave(fs::path folder, const Snapshot& snapshot, const HostCommunicator& ranks, int64_t expert_parallel,
+                               int64_t part_bytes)
+    : folder_(std::move(folder)),
+      temporary_(folder_ / (step_name(snapshot.step) + ".tmp")),
+      snapshot_(snapshot),
+      ranks_(ranks),
+      part_bytes_(part_bytes) {
+  manifest_.step = snapshot.step;
+  manifest_.ranks = ranks.size();
+  manifest_.expert_parallel = expert_parallel;
+  manifest_.config = snapshot.config;
+  manifest_.numbers = snapshot.numbers;
+  manifest_.counters = snapshot.counters;
+}
+
+void CollectiveSave::run() try {
+  plan();
+  prepare();
+  write();
+  commit();
+} catch (const CheckpointError& error) {
+  std::error_code failed;
+  if (ranks_.rank() == 0) fs::remove_all(temporary_, failed);  // what cannot be removed now is swept at the next start
+  ranks_.barrier();                                            // a retry must not meet the removal
+  throw CheckpointError(concat(step_name(snapshot_.step), " was not saved: ", error.what()));
+}
+
+void CollectiveSave::agree(const std::string& trouble) const {
+  if (const std::string agreed = ranks_.agree(trouble); !agreed.empty()) throw CheckpointError(agreed);
+}
+
+void CollectiveSave::plan() {
+  std::string listing;
+  std::string common;
+  agree(trouble_of([&] {
+    if (snapshot_.step < 0) throw CheckpointError(concat("step (", snapshot_.step, ") must be at least 0"));
+    share_ = pieces_to_store(snapshot_.pieces);
+    listing = pieces_to_json(list_pieces(share_));
+    common = to_json(manifest_);
+  }));
+  const std::vector<std::string> commons = ranks_.all_gather_text(sha256(common.data(), common.size()));
+  agree(commons[0] == commons[static_cast<size_t>(ranks_.rank())]
+            ? ""
+            : "its step, numbers, counters or config are not those of rank 0, and a checkpoint has one of each");
+
+  std::vector<std::vector<StoredPiece>> by_rank;
+  for (const std::string& text : ranks_.all_gather_text(listing)) by_rank.push_back(parse_pieces(text));
+  const auto shares = share_out(by_rank);
+  std::vector<StoredPiece> all;
+  for (size_t rank = 0; rank < by_rank.size(); ++rank) {
+    for (const size_t index : shares[rank]) {
+      all.push_back(by_rank[rank][index]);
+      total_bytes_ += bytes_of(all.back());
+    }
+  }
+  // Before a byte is written: a checkpoint that lacks one rank's experts would be found out on the day that it is needed.
+  if (const std::string gap = coverage_trouble(all); !gap.empty()) throw CheckpointError(gap);
+
+  std::vector<StatePiece> mine;
+  for (const size_t index : shares[static_cast<size_t>(ranks_.rank())]) mine.push_back(std::move(share_[index]));
+  share_ = std::move(mine);
+}
+
+void CollectiveSave::prepare() {
+  const std::string token = concat(std::random_device()(), "-", std::random_device()());
+  agree(trouble_of([&] {
+    if (ranks_.rank() != 0) return;
+    std::error_code failed;
+    fs::remove_all(temporary_, failed);
+    check_free_space(total_bytes_ + kOverheadBytes * ranks_.size());
+    if (!failed) fs::create_directories(temporary_, failed);
+    if (failed) throw CheckpointError(concat("cannot make ", temporary_.string(), ": ", failed.message()));
+    write_durably(temporary_ / kTokenFile, token.data(), token.size());
+  }));
+  const std::string expected = ranks_.broadcast_text(token, 0);
+  agree(trouble_of([&] { wait_for_token(expected); }));
+}
+
+void CollectiveSave::check_free_space(int64_t predicted_bytes) const {
+  std::error_code unknown;
+  const fs::space_info space = fs::space(folder_, unknown);
+  if (unknown || space.available >= static_cast<uintmax_t>(predicted_bytes)) return;
+  throw CheckpointError(concat("needs ", human_bytes(static_cast<double>(predicted_bytes)), ", and ", folder_.string(), " has ",
+                               human_bytes(static_cast<double>(space.available)), " free"));
+}
+
+void CollectiveSave::wait_for_token(const std::string& token) const {
+  const auto deadline = std::chrono::steady_clock::now() + kTokenPatience;
+  while (true) {
+    try {
+      if (read_file(temporary_ / kTokenFile, token.size()) == token) return;
+    } catch (const IoError&) {  // not there yet
+    }
+    if (std::chrono::steady_clock::now() > deadline) {
+      throw CheckpointError(
+          concat("does not see what rank 0 wrote into ", temporary_.string(), ": the checkpoint folder must be shared by all nodes"));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
+void CollectiveSave::write() {
+  const std::string trouble = trouble_of([&] {
+    size_t part = 0;
+    for (const std::vector<StatePiece>& pieces : plan_parts(share_, part_bytes_)) {
+      if (part > 0 && !fs::exists(temporary_ / kTokenFile)) return;  // another rank failed, and says so below
+      WrittenShard shard = write_shard(temporary_, shard_name(ranks_.rank(), ranks_.size(), part++), pieces);
+      manifest_.files.push_back(std::move(shard.file));
+      for (StoredPiece& piece : shard.pieces) manifest_.pieces.push_back(std::move(piece));
+    }
+  });
+  std::error_code ignored;
+  if (!trouble.empty()) fs::remove(temporary_ / kTokenFile, ignored);
+  agree(trouble);
+
+  const std::vector<std::string> parts = ranks_.all_gather_text(to_json(manifest_));
+  if (ranks_.rank() != 0) return;
+  manifest_.files.clear();
+  manifest_.pieces.clear();
+  for (const std::string& text : parts) {
+    const Manifest part = parse_manifest(text, "a rank's part of the manifest");
+    manifest_.files.insert(manifest_.files.end(), part.files.begin(), part.files.end());
+    manifest_.pieces.insert(manifest_.pieces.end(), part.pieces.begin(), part.pieces.end());
+  }
+}
+
+void CollectiveSave::commit() {
+  agree(trouble_of([&] {
+    if (ranks_.rank() != 0) return;
+    fs::remove(temporary_ / kTokenFile);
+    const std::string text = to_json(manifest_);
+    write_durably(temporary_ / "manifest.json", text.data(), text.size());
+    commit_folder(temporary_, folder_ / step_name(snapshot_.step));
+  }));
+}
+
+}  // namespace pimoe

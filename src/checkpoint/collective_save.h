@@ -1,0 +1,48 @@
+#pragma once
+
+#include "checkpoint/manifest.h"
+#include "checkpoint/snapshot.h"
+#include "parallel/communicator.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// One save, from the plan to the renamed folder. Every step ends in an agreement, so that all ranks go on or all ranks stop.
+///
+///     1. plan     all ranks tell their pieces; copies get one writer, gaps stop the save
+///     2. prepare  rank 0 checks the free space and makes step-N.tmp with a token in it; all ranks must see the token
+///     3. write    each rank its files; a rank that fails takes the token away, which stops the others at their next file
+///     4. commit   rank 0 writes the manifest and renames
+class CollectiveSave {
+ public:
+  CollectiveSave(std::filesystem::path folder, const Snapshot& snapshot, const HostCommunicator& ranks, int64_t expert_parallel,
+                 int64_t part_bytes);
+
+  /// Collective. @throws CheckpointError, the same on every rank, once step-N.tmp is gone again.
+  void run();
+
+ private:
+  void plan();
+  void prepare();
+  void write();
+  void commit();
+  /// Throws on every rank if one has trouble.
+  void agree(const std::string& trouble) const;
+  void check_free_space(int64_t predicted_bytes) const;
+  void wait_for_token(const std::string& token) const;
+
+  std::filesystem::path folder_;
+  std::filesystem::path temporary_;
+  const Snapshot& snapshot_;
+  const HostCommunicator& ranks_;
+  int64_t part_bytes_;
+  std::vector<StatePiece> share_;  ///< the pieces that this rank writes
+  int64_t total_bytes_ = 0;        ///< of all ranks' elements
+  Manifest manifest_;              ///< this rank's part; after write(), on rank 0, the whole
+};
+
+}  // namespace pimoe

@@ -1,0 +1,55 @@
+#pragma once
+
+/// One HDF5 file of a checkpoint: written from a rank's pieces, read back once its digest is known to be right.
+
+#include "base/file_io.h"
+#include "base/hdf5_file.h"
+#include "checkpoint/manifest.h"
+#include "checkpoint/snapshot.h"
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// @returns the number format that tensors of a dtype are stored in; nothing for dtypes that have none.
+std::optional<ElementType> element_type_of(at::ScalarType dtype);
+at::ScalarType scalar_type_of(ElementType type);
+
+/// @returns "" if a piece has a valid name, box and range, and its values are [numel], contiguous, of a dtype that can be stored.
+std::string state_trouble(const StatePiece& state);
+
+/// What a dataset says about its place: global_shape, box_offset, box_shape, range. A shard explains itself without its manifest.
+Hdf5Attributes attributes_of(const Piece& piece);
+
+/// "rank-0000-of-0002-part-000.h5"
+std::string shard_name(int64_t rank, int64_t ranks, size_t part);
+
+/// What write_shard put where: the rows that the manifest gets.
+struct WrittenShard {
+  StoredFile file;
+  std::vector<StoredPiece> pieces;
+};
+
+/// Writes pieces as one file, durably. A dataset is named after its tensor; further pieces of the same tensor get "@1", "@2" and so on.
+/// @throws IoError  with the path and the system's reason
+/// @cost   host memory of all pieces twice; reads device tensors
+WrittenShard write_shard(const std::filesystem::path& folder, const std::string& name, const std::vector<StatePiece>& pieces);
+
+/// A file of a checkpoint, opened for reading. Its elements are mapped, not copied.
+class ShardFile {
+ public:
+  /// Checks size and digest before HDF5 sees a byte. @throws CheckpointError
+  ShardFile(const std::filesystem::path& folder, const StoredFile& file);
+
+  /// @returns [count] elements of a stored piece, from `begin` in it, on the host. @throws CheckpointError
+  at::Tensor read(const StoredPiece& stored, int64_t begin, int64_t count) const;
+
+ private:
+  MappedFile map_;
+  Hdf5Reader reader_;
+};
+
+}  // namespace pimoe

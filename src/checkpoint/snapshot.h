@@ -1,0 +1,31 @@
+#pragma once
+
+#include "base/box.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// One stretch of one logical tensor of the training state, as this rank holds it.
+struct StatePiece {
+  std::string kind;  ///< which tensor of the parameter: "master", "exp_avg", "exp_avg_sq"; "state" if of no parameter (router bias)
+  Piece piece;
+  at::Tensor values;  ///< [piece.numel()], flat and contiguous, any device: written by save, filled in place by restore
+};
+
+/// Everything that a resumed run needs. Tensors are sharded (each rank brings its pieces; together they cover each logical tensor, copies
+/// allowed); the rest is the same on every rank.
+struct Snapshot {
+  int64_t step = 0;                         ///< steps done
+  std::map<std::string, double> numbers;    ///< loss_scale, tokens_seen, ...: restored bit-exactly
+  std::map<std::string, int64_t> counters;  ///< next_sample, ...
+  std::string config;                       ///< the resolved configuration, YAML
+  std::vector<StatePiece> pieces;
+};
+
+}  // namespace pimoe

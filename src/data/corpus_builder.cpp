@@ -1,0 +1,285 @@
+#include "data/corpus_builder.h"
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <future>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "base/errors.h"
+#include "base/file_io.h"
+#include "base/random.h"
+#include "base/text.h"
+#include "data/documents.h"
+#include "data/token_file.h"
+#include "data/token_file_format.h"
+#include "data/tokenizer.h"
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kJobBytes = 1 << 20;
+constexpr double kSecondsBetweenLines = 2.0;
+constexpr size_t kLossyLookBytes = 64 << 10;
+
+/// One line at the start and every two seconds: how far, how fast, how long still.
+class Progress {
+ public:
+  Progress(const InputFiles& input, Logger& log) : input_(input), log_(log) {
+    log_.info(
+        concat("encoding ", grouped(static_cast<int64_t>(input.files.size())), " files, ", human_bytes(static_cast<double>(input.bytes))));
+  }
+
+  void at(size_t files_done, int64_t bytes_done, int64_t tokens) {
+    const auto now = Clock::now();
+    if (std::chrono::duration<double>(now - last_line_).count() < kSecondsBetweenLines) return;
+    last_line_ = now;
+    const double seconds = seconds_so_far();
+    const double rate = static_cast<double>(bytes_done) / seconds;
+    const auto left = static_cast<double>(std::max<int64_t>(0, input_.bytes - bytes_done));
+    log_.info(concat("  ", grouped(static_cast<int64_t>(files_done)), "/", grouped(static_cast<int64_t>(input_.files.size())), " files  ",
+                     human_bytes(static_cast<double>(bytes_done)), " of ", human_bytes(static_cast<double>(input_.bytes)), "  ",
+                     human_bytes(rate), "/s  ", grouped(tokens), " tokens  left ", human_duration(left / std::max(rate, 1.0))));
+  }
+
+  double seconds_so_far() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  const InputFiles& input_;
+  Logger& log_;
+  Clock::time_point start_ = Clock::now();
+  Clock::time_point last_line_ = start_;
+};
+
+/// Text that one thread encodes: parts of one or of several documents.
+struct Job {
+  struct Part {
+    std::string text;
+    bool starts_document = false;
+    bool ends_document = false;
+  };
+  std::vector<Part> parts;
+  size_t bytes = 0;
+};
+
+struct EncodedPart {
+  std::vector<int32_t> ids;
+  bool ends_document = false;
+};
+
+std::vector<EncodedPart> encode(const Job& job, const Tokenizer& tokenizer) {
+  std::vector<EncodedPart> encoded;
+  encoded.reserve(job.parts.size());
+  for (const Job::Part& part : job.parts) {
+    encoded.push_back({tokenizer.encode(part.text, part.starts_document), part.ends_document});
+    if (part.ends_document) encoded.back().ids.push_back(tokenizer.end_of_document());
+  }
+  return encoded;
+}
+
+/// Sends documents to the training or the validation part, and counts.
+class CorpusSink {
+ public:
+  CorpusSink(const CorpusOptions& options, int64_t vocabulary)
+      : options_(options), split_key_(named_key(options.seed, "data.validation")), training_(options.output, vocabulary) {
+    if (options.validation > 0) validation_.emplace(index_format::part_name(options.output, "-validation"), vocabulary);
+  }
+
+  void add(const EncodedPart& part) {
+    const bool goes_to_validation = validation_ && random_uniform(split_key_, static_cast<uint64_t>(document_)) < options_.validation;
+    TokenFileWriter& writer = goes_to_validation ? *validation_ : training_;
+    writer.add(part.ids);
+    if (!goes_to_validation) {
+      for (const int32_t id : part.ids) counts_.add(id);
+    }
+    if (!part.ends_document) return;
+    writer.end_document();
+    ++document_;
+  }
+
+  int64_t tokens() const { return training_.token_count() + (validation_ ? validation_->token_count() : 0); }
+
+  /// Everything to the disk; the final names are still untouched.
+  void complete() {
+    require_documents(training_, "training");
+    if (validation_) require_documents(*validation_, "validation");
+    training_.complete();
+    if (validation_) validation_->complete();
+  }
+
+  /// An older index must not stand beside the new tokenizer.
+  void withdraw_older() {
+    training_.withdraw_older();
+    if (validation_) validation_->withdraw_older();
+  }
+
+  void finish() {
+    if (validation_) validation_->finish();
+    training_.finish();
+  }
+
+  void describe(CorpusFacts& facts) const {
+    facts.documents = training_.document_count();
+    facts.tokens = training_.token_count();
+    facts.validation_documents = validation_ ? validation_->document_count() : 0;
+    facts.validation_tokens = validation_ ? validation_->token_count() : 0;
+    facts.unigram_entropy = counts_.entropy();
+    facts.largest_id = counts_.largest_id();
+  }
+
+ private:
+  void require_documents(const TokenFileWriter& writer, const char* part) const {
+    if (writer.document_count() > 0) return;
+    throw DataError(concat("the ", part, " part would be empty: the input has ", document_, " documents with text, validation (",
+                           options_.validation, ") is the share that is set aside"));
+  }
+
+  const CorpusOptions& options_;
+  uint64_t split_key_;
+  TokenFileWriter training_;
+  std::optional<TokenFileWriter> validation_;
+  UnigramCounts counts_;
+  int64_t document_ = 0;
+};
+
+/// Encodes jobs on several threads and writes them in their order. At most so many jobs as threads are in memory.
+class EncodingQueue {
+ public:
+  EncodingQueue(const Tokenizer& tokenizer, CorpusSink& sink, size_t threads) : tokenizer_(tokenizer), sink_(sink), threads_(threads) {}
+
+  void add(std::string_view text, bool ends_document) {
+    const bool starts_document = std::exchange(at_document_start_, ends_document);
+    if (starts_document && ends_document && text.empty()) return;
+    job_.parts.push_back({std::string(text), starts_document, ends_document});
+    job_.bytes += text.size();
+    if (job_.bytes >= kJobBytes) submit();
+  }
+
+  void finish() {
+    submit();
+    while (!running_.empty()) write_oldest();
+  }
+
+ private:
+  void submit() {
+    if (job_.parts.empty()) return;
+    if (running_.size() == threads_) write_oldest();
+    running_.push_back(std::async(std::launch::async, [this, job = std::exchange(job_, {})] { return encode(job, tokenizer_); }));
+  }
+
+  void write_oldest() {
+    const std::vector<EncodedPart> encoded = running_.front().get();
+    running_.pop_front();
+    for (const EncodedPart& part : encoded) sink_.add(part);
+  }
+
+  const Tokenizer& tokenizer_;
+  CorpusSink& sink_;
+  size_t threads_;
+  Job job_;
+  bool at_document_start_ = true;
+  std::deque<std::future<std::vector<EncodedPart>>> running_;
+};
+
+/// Warns, once, where a tokenizer made elsewhere loses something of the text.
+class LossWatch {
+ public:
+  LossWatch(const Tokenizer& tokenizer, const fs::path& model, Logger& log) : tokenizer_(tokenizer), model_(model), log_(log) {}
+
+  void look(std::string_view text, const fs::path& file) {
+    if (std::exchange(has_looked_, true)) return;
+    const std::string_view start = text.substr(0, Tokenizer::cut_point(text, kLossyLookBytes));
+    if (tokenizer_.decode(tokenizer_.encode(start)) == start) return;
+    log_.warning(concat("tokenizer ", model_.string(), " does not give the text of ", file.string(),
+                        " back as it was: it changes or drops some of it"));
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  const fs::path& model_;
+  Logger& log_;
+  bool has_looked_ = false;
+};
+
+size_t encoding_threads(const CorpusOptions& options) {
+  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+  return static_cast<size_t>(std::max(1, options.threads > 0 ? options.threads : cores));
+}
+
+std::string trained_tokenizer(const CorpusOptions& options, const InputFiles& input, Logger& log) {
+  const std::vector<std::string> lines = sample_lines_of(input, options.text_key, options.sample_bytes, options.seed);
+  int64_t bytes = 0;
+  for (const std::string& line : lines) bytes += static_cast<int64_t>(line.size()) + 1;
+  log.info(
+      concat("training a tokenizer of ", grouped(options.vocabulary), " pieces on ", human_bytes(static_cast<double>(bytes)), " of text"));
+  return train_tokenizer(lines, options.vocabulary);
+}
+
+void require_input(const CorpusOptions& options, const InputFiles& input) {
+  if (!input.files.empty()) return;
+  std::vector<std::string> names;
+  for (const fs::path& path : options.inputs) names.push_back(path.string());
+  throw DataError(concat("no text in the input (", join(names, ", "), "): ", input.skipped, " files were binary or empty",
+                         options.include.empty() ? "" : concat(", and no other matches --include ", join(options.include, ", "))));
+}
+
+void make_output_folder(const fs::path& output) {
+  if (!output.has_parent_path()) return;
+  std::error_code refused;
+  fs::create_directories(output.parent_path(), refused);
+  if (refused) throw IoError(concat("cannot make folder ", output.parent_path().string(), ": ", refused.message()), refused.value());
+}
+
+}  // namespace
+
+CorpusFacts build_corpus(const CorpusOptions& options, Logger& log) {
+  const InputFiles input = find_input(options.inputs, options.include, log);
+  require_input(options, input);
+  make_output_folder(options.output);
+  const bool is_trained = options.tokenizer.empty();
+  const fs::path model = is_trained ? index_format::part_name(options.output, ".model") : options.tokenizer;
+  const std::string content = is_trained ? trained_tokenizer(options, input, log) : std::string();
+  const Tokenizer tokenizer = is_trained ? Tokenizer(content, model.string()) : Tokenizer(model);
+
+  CorpusFacts facts;
+  facts.vocabulary = tokenizer.vocabulary();
+  facts.skipped_files = input.skipped;
+  Progress progress(input, log);
+  CorpusSink sink(options, facts.vocabulary);
+  EncodingQueue queue(tokenizer, sink, encoding_threads(options));
+  LossWatch loss_watch(tokenizer, model, log);
+  int64_t bytes_before = 0;
+  for (size_t i = 0; i < input.files.size(); ++i) {
+    const InputFile& file = input.files[i];
+    const bool is_text = read_documents(file, options.text_key, [&](const DocumentPart& part) {
+      loss_watch.look(part.text, file.path);
+      queue.add(part.text, part.ends_document);
+      progress.at(i, bytes_before + part.file_position, sink.tokens());
+    });
+    bytes_before += file.bytes;
+    facts.input_bytes += is_text ? file.bytes : 0;
+    if (is_text) continue;
+    ++facts.skipped_files;
+    log.debug(concat("skipped: ", file.path.string(), " is binary"));
+  }
+  queue.finish();
+  sink.complete();
+  sink.withdraw_older();
+  if (is_trained) replace_file(model, content);
+  sink.finish();
+  sink.describe(facts);
+  const fs::path stale = index_format::part_name(options.output, "-validation.idx");
+  if (options.validation == 0 && fs::exists(stale)) {
+    log.warning(concat(stale.string(), " is from an earlier build, and may be of another tokenizer"));
+  }
+  log.info(concat("encoded ", human_bytes(static_cast<double>(facts.input_bytes)), " into ",
+                  grouped(facts.tokens + facts.validation_tokens), " tokens in ", human_duration(progress.seconds_so_far())));
+  return facts;
+}
+
+}  // namespace pimoe

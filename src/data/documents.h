@@ -1,0 +1,54 @@
+#pragma once
+
+#include "base/log.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pimoe {
+
+/// A file of the input: one document, or, as .jsonl, one for each line.
+struct InputFile {
+  std::filesystem::path path;
+  int64_t bytes = 0;
+  bool is_jsonl = false;
+};
+
+struct InputFiles {
+  std::vector<InputFile> files;
+  int64_t bytes = 0;
+  int64_t skipped = 0;  ///< empty, or binary by their first bytes
+};
+
+/// Lists the files of `inputs` in their order, folders walked in sorted order.
+///
+/// In a folder: regular files, hidden ones too, whose name matches one of `include` (shell patterns; all when there are none), also through
+/// a link; a link to a folder is not followed, so that no walk is endless. What is skipped
+/// is named in `log`: a file given by name in a warning, one of a folder in a debug line.
+/// @throws DataError for an input that is neither a file nor a folder.
+InputFiles find_input(const std::vector<std::filesystem::path>& inputs, const std::vector<std::string>& include, Logger& log);
+
+/// A part of a document.
+struct DocumentPart {
+  std::string_view text;  ///< at most 1 MiB
+  bool ends_document = false;
+  int64_t file_position = 0;  ///< bytes of the file that were read so far
+};
+using TakePart = std::function<void(const DocumentPart& part)>;
+
+/// Reads the documents of one file. Memory is bounded, whatever the file's size: 1 MiB, or one line of a .jsonl.
+/// @param text_key  which member of a .jsonl line is the text
+/// @returns false for a text file that is binary (not UTF-8, or with a NUL): nothing of it was handed out.
+/// @throws DataError naming file and line for a .jsonl line that is no JSON object, has no text at `text_key`, or is over 256 MiB.
+bool read_documents(const InputFile& file, const std::string& text_key, const TakePart& take);
+
+/// Draws lines evenly from all of the input: windows of 8 KiB, one at a random place in each of as many equal stretches.
+/// @returns at most about `sample_bytes` of text, as lines of at most 4 KiB; all of the text where the input has no more.
+/// @cost reads little more than the sample.
+std::vector<std::string> sample_lines_of(const InputFiles& input, const std::string& text_key, int64_t sample_bytes, uint64_t seed);
+
+}  // namespace pimoe

@@ -1,0 +1,62 @@
+#include "data/input_stream.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+
+#include "base/errors.h"
+#include "base/text.h"
+
+namespace pimoe {
+namespace {
+
+constexpr size_t kBlockBytes = 1 << 20;
+
+}  // namespace
+
+InputStream::InputStream(const std::filesystem::path& path, int64_t begin) : path_(path), line_end_(begin) {
+  errno = 0;
+  file_.open(path, std::ios::binary);
+  if (file_ && begin > 0) file_.seekg(begin);
+  if (!file_) throw IoError(concat("cannot read ", path.string(), ": ", std::generic_category().message(errno)), errno);
+}
+
+bool InputStream::append(std::string& out, size_t count) {
+  const size_t before = out.size();
+  out.resize(before + count);
+  file_.read(out.data() + before, static_cast<std::streamsize>(count));
+  if (file_.bad()) throw IoError(concat("cannot read ", path_.string(), ": ", std::generic_category().message(errno)), errno);
+  out.resize(before + static_cast<size_t>(file_.gcount()));
+  return out.size() > before;
+}
+
+bool InputStream::read_line(std::string& line) {
+  line.clear();
+  while (true) {
+    if (block_used_ == block_.size()) {
+      block_.clear();
+      block_used_ = 0;
+      if (!append(block_, kBlockBytes)) {
+        if (line.empty()) return false;
+        ++line_number_;
+        return true;
+      }
+    }
+    const size_t newline = block_.find('\n', block_used_);
+    const size_t end = std::min(newline, block_.size());
+    if (line.size() + (end - block_used_) > kJsonlLineLimit) {
+      throw DataError(concat(path_.string(), ":", line_number_ + 1, ": the line is longer than ", kJsonlLineLimit >> 20,
+                             " MiB; cut the document into several"));
+    }
+    line.append(block_, block_used_, end - block_used_);
+    line_end_ += static_cast<int64_t>(end - block_used_);
+    block_used_ = end;
+    if (newline == std::string::npos) continue;
+    ++block_used_;
+    ++line_end_;
+    ++line_number_;
+    return true;
+  }
+}
+
+}  // namespace pimoe

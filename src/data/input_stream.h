@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+namespace pimoe {
+
+/// Longest line of a .jsonl; a longer one is a mistake in the file more often than a document.
+inline constexpr size_t kJsonlLineLimit = 256 << 20;
+
+/// A file that is read from front to back, or from a place in it.
+class InputStream {
+ public:
+  /// @throws IoError if it cannot be opened.
+  explicit InputStream(const std::filesystem::path& path, int64_t begin = 0);
+
+  /// Appends up to `count` bytes to `out`. @returns false at the end of the file. @throws IoError
+  bool append(std::string& out, size_t count);
+  /// Reads a line without its newline. @returns false at the end of the file.
+  /// @throws DataError naming the line if it is longer than kJsonlLineLimit; IoError
+  bool read_line(std::string& line);
+  /// @returns lines read so far
+  int64_t line_number() const { return line_number_; }
+  /// @returns the place in the file after the line that was read last, its newline included
+  int64_t line_end() const { return line_end_; }
+
+ private:
+  std::filesystem::path path_;
+  std::ifstream file_;
+  std::string block_;
+  size_t block_used_ = 0;
+  int64_t line_number_ = 0;
+  int64_t line_end_ = 0;
+};
+
+}  // namespace pimoe

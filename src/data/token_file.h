@@ -1,0 +1,90 @@
+#pragma once
+
+#include "base/file_io.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+namespace pimoe {
+
+/// A corpus of token ids in Megatron's indexed format, memory-mapped, read-only, thread-safe.
+///
+///     PREFIX.idx   MMIDIDX\0\0 | u64 version 1 | u8 dtype | u64 sequences S | u64 documents + 1 | i32[S] lengths | i64[S] byte offsets
+///                  | i64[D + 1] document ends, the first 0 | i8[S] modes, where there are any (not read)
+///     PREFIX.bin   raw tokens, little-endian, u16 (vocabulary under 65,500) or i32; dtypes 1 to 5 and 8 are read
+///
+/// Seen as one stream: the sequences' tokens one after the other in index order.
+/// The files must not be shortened while they are open: a map of a file that shrinks ends the process.
+class TokenFile {
+ public:
+  /// Checks magic, version, dtype, counts, lengths, offsets (in order, without overlap, up to the last byte of PREFIX.bin) and document
+  /// ends: nothing read later can pass the end of a file.
+  /// @throws DataError naming the file, the field, its value and the rule.
+  /// @cost reads PREFIX.idx once.
+  explicit TokenFile(const std::filesystem::path& prefix);
+
+  int64_t token_count() const { return token_count_; }
+  int64_t sequence_count() const { return sequence_count_; }
+  int64_t document_count() const { return document_count_; }
+  const std::filesystem::path& prefix() const { return prefix_; }
+  /// @returns how a token is stored: "u8", "i8", "i16", "i32", "i64" or "u16".
+  const char* dtype_name() const;
+
+  /// Copies tokens [begin, begin + count) of the stream. REQUIRES 0 <= begin, begin + count <= token_count().
+  void read(int64_t begin, int64_t count, int64_t* out) const;
+
+  /// @returns the largest id; -1 for an empty corpus. @cost reads the whole file.
+  int64_t largest_id() const;
+
+  /// Checks that `count` ids, read from stream position `begin` on, are in [0, vocabulary).
+  /// @throws DataError naming the file, the position, the id, the vocabulary and what to do.
+  void require_ids_below(int64_t vocabulary, int64_t begin, const int64_t* ids, int64_t count) const;
+
+ private:
+  void read_stored(int64_t byte_offset, int64_t count, int64_t* out) const;
+  int64_t sequence_offset(int64_t sequence) const;
+  void check_sequences();
+  void check_documents() const;
+
+  std::filesystem::path prefix_;
+  MappedFile index_;
+  MappedFile tokens_;
+  int dtype_ = 0;
+  int64_t token_bytes_ = 0;
+  int64_t token_count_ = 0;
+  int64_t sequence_count_ = 0;
+  int64_t document_count_ = 0;
+  std::vector<int64_t> begins_;  ///< first stream position of each sequence, and the end; empty where the file is one contiguous stretch
+};
+
+/// Writes PREFIX.bin and PREFIX.idx, document by document; nothing appears under the final names before `finish`, and what was written
+/// vanishes with a writer that did not finish. Every function may throw IoError (disk full and the like). Memory is constant.
+class TokenFileWriter {
+ public:
+  /// @param vocabulary  ids are below it; decides u16 (under 65,500) or i32
+  TokenFileWriter(const std::filesystem::path& prefix, int64_t vocabulary);
+  ~TokenFileWriter();
+
+  /// Appends to the document that is being written.
+  /// @throws DataError for an id outside [0, vocabulary), or a document of more than 2,147,483,647 tokens (the format's limit).
+  void add(const std::vector<int32_t>& ids);
+  /// Ends the document (one sequence). An empty document is not written.
+  void end_document();
+  /// Ends an open document and brings everything to the disk, still under temporary names: after it `finish` only renames.
+  void complete();
+  /// Removes an older PREFIX.idx, which must not be taken for that of new tokens or of a new tokenizer.
+  void withdraw_older();
+  /// Completes, withdraws the older index, then renames .bin and, last, .idx: a corpus with an index is a whole one.
+  void finish();
+
+  int64_t token_count() const;
+  int64_t document_count() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace pimoe

@@ -1,0 +1,86 @@
+#include "model/attention.h"
+
+#include "ops/rms_norm.h"
+#include "ops/rotary.h"
+#include "parallel/precision.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/_scaled_dot_product_attention_math.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/outer.h>
+#include <ATen/ops/pow.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+
+namespace pimoe {
+namespace {
+
+at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
+  const bool grouped = query.size(1) != key.size(1);
+  // The fused kernels divide by the batch; an empty one takes the composed path, whose gradients are the empty tensors that they should be.
+  if (query.size(0) == 0) {
+    return std::get<0>(at::_scaled_dot_product_attention_math(query, key, value, {}, 0.0, true, {}, std::nullopt, grouped));
+  }
+  return at::scaled_dot_product_attention(query, key, value, {}, 0.0, true, std::nullopt, grouped);
+}
+
+}  // namespace
+
+RotaryTable::RotaryTable(const ModelConfig& config, at::ScalarType compute_dtype, c10::Device device) {
+  // In float64 whatever the run's precision: float32 angles of late positions are off by their last bits.
+  const auto options = at::TensorOptions().dtype(at::kDouble);
+  const int64_t half = config.head_size() / 2;
+  const at::Tensor frequencies = at::pow(config.rope_theta, at::arange(half, options) * (-1.0 / static_cast<double>(half)));
+  const at::Tensor angles = at::outer(at::arange(config.sequence_length, options), frequencies);
+  cosine = angles.cos().to(device, at_least_float32(compute_dtype));
+  sine = angles.sin().to(device, at_least_float32(compute_dtype));
+}
+
+Parameter& declare_norm(ParameterList& parameters, const std::string& name, int64_t width, at::ScalarType compute_dtype) {
+  return parameters.declare({.name = name + ".weight",
+                             .box = Box::whole({width}),
+                             .copies = Group::kDense,
+                             .dtype = at_least_float32(compute_dtype),
+                             .decay = false,
+                             .initializer = {Initializer::Kind::kConstant, 1.0},
+                             .value = {}});
+}
+
+Attention::Attention(ParameterList& parameters, const std::string& name, const ModelConfig& config, at::ScalarType dtype,
+                     InitialDeviation deviation)
+    : heads_(config.heads), kv_heads_(config.kv_heads), head_size_(config.head_size()), norm_epsilon_(config.norm_epsilon) {
+  const auto declare = [&](const char* part, int64_t rows, int64_t columns, double scale) {
+    return &parameters.declare({.name = name + part,
+                                .box = Box::whole({rows, columns}),
+                                .copies = Group::kDense,
+                                .dtype = dtype,
+                                .decay = true,
+                                .initializer = {Initializer::Kind::kNormal, scale},
+                                .value = {}});
+  };
+  qkv_ = declare(".qkv.weight", (heads_ + 2 * kv_heads_) * head_size_, config.width, deviation.inner);
+  output_ = declare(".output.weight", config.width, heads_ * head_size_, deviation.output);
+  if (config.qk_norm) {
+    query_norm_ = &declare_norm(parameters, name + ".q_norm", head_size_, dtype);
+    key_norm_ = &declare_norm(parameters, name + ".k_norm", head_size_, dtype);
+  }
+}
+
+at::Tensor Attention::forward(const at::Tensor& hidden, const RotaryTable& table) const {
+  const int64_t batch = hidden.size(0);
+  const int64_t positions = hidden.size(1);
+  at::Tensor heads = at::linear(hidden, qkv_->value).view({batch, positions, heads_ + 2 * kv_heads_, head_size_});
+  if (query_norm_) {
+    const auto parts = heads.split_with_sizes({heads_, kv_heads_, kv_heads_}, 2);
+    heads = at::cat({rms_norm(parts[0].contiguous(), query_norm_->value, norm_epsilon_),
+                     rms_norm(parts[1].contiguous(), key_norm_->value, norm_epsilon_), parts[2]},
+                    2);
+  }
+  heads = rotary(heads, table.cosine.slice(0, 0, positions), table.sine.slice(0, 0, positions), heads_ + kv_heads_);
+  const auto parts = heads.transpose(1, 2).split_with_sizes({heads_, kv_heads_, kv_heads_}, 1);  // [B, heads, S, d]
+  const at::Tensor mixed = causal_attention(parts[0], parts[1], parts[2]);
+  return at::linear(mixed.transpose(1, 2).reshape({batch, positions, heads_ * head_size_}), output_->value);
+}
+
+}  // namespace pimoe

@@ -1,0 +1,42 @@
+#pragma once
+
+#include "model/model_config.h"
+#include "moe/moe_layer.h"
+
+#include <string>
+
+namespace pimoe {
+
+/// Angles of the rotary positions: cosine and sine, [S, d/2] each, at least float32.
+struct RotaryTable {
+  RotaryTable(const ModelConfig& config, at::ScalarType compute_dtype, c10::Device device);
+  at::Tensor cosine;
+  at::Tensor sine;
+};
+
+/// Causal grouped-query self-attention with rotary positions and, by setting, RMSNorm of queries and keys.
+/// @source grouped queries arXiv 2305.13245; rotary arXiv 2104.09864; QK-norm as in Qwen3 (on each head).
+class Attention {
+ public:
+  /// Declares name.qkv.weight [(heads + 2 kv_heads) d, D] (queries, keys, values), name.output.weight [D, heads d], and with qk_norm
+  /// name.q_norm.weight and name.k_norm.weight [d].
+  Attention(ParameterList& parameters, const std::string& name, const ModelConfig& config, at::ScalarType dtype, InitialDeviation deviation);
+
+  /// @param hidden [B, S, D] contiguous, B may be 0, S at most the table's  @returns [B, S, D]
+  at::Tensor forward(const at::Tensor& hidden, const RotaryTable& table) const;
+
+ private:
+  int64_t heads_;
+  int64_t kv_heads_;
+  int64_t head_size_;
+  double norm_epsilon_;
+  Parameter* qkv_;
+  Parameter* output_;
+  Parameter* query_norm_ = nullptr;
+  Parameter* key_norm_ = nullptr;
+};
+
+/// A norm's weight: ones at first, at least float32, no decay.
+Parameter& declare_norm(ParameterList& parameters, const std::string& name, int64_t width, at::ScalarType compute_dtype);
+
+}  // namespace pimoe

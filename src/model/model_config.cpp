@@ -1,0 +1,40 @@
+#include "model/model_config.h"
+
+#include "base/text.h"
+
+#include <algorithm>
+
+namespace pimoe {
+
+void ModelConfig::fields(FieldVisitor& visit) {
+  visit.integer("layers", layers, {.at_least = 1}, "transformer blocks");
+  visit.integer("width", width, {.at_least = 1}, "width of the residual stream");
+  visit.integer("heads", heads, {.at_least = 1}, "query heads");
+  visit.integer("kv_heads", kv_heads, {.at_least = 1}, "key and value heads");
+  visit.integer_or_auto("head_width", head_width, {.at_least = 2}, "width of a head; auto: width / heads");
+  visit.integer("sequence_length", sequence_length, {.at_least = 1}, "tokens of a sequence");
+  visit.integer("vocabulary", vocabulary, {.at_least = 0}, "token ids; 0 takes the tokenizer's");
+  visit.integer("feed_forward_width", feed_forward_width, {.at_least = 1}, "hidden width of dense layers");
+  visit.flag("tie_embeddings", tie_embeddings, "use the embedding as the head");
+  visit.flag("qk_norm", qk_norm, "RMSNorm of each head's queries and keys");
+  visit.number("rope_theta", rope_theta, {.above = 0}, "base of the rotary frequencies");
+  visit.number("norm_epsilon", norm_epsilon, {.above = 0}, "epsilon of every RMSNorm");
+  visit.number("initial_deviation", initial_deviation, {.at_least = 0}, "standard deviation of initial weights");
+  visit.nested("moe", moe);
+}
+
+void ModelConfig::validate(Violations& violations) const {
+  if (head_width == 0 && width % heads != 0) {
+    violations.add("model.width", concat("(", width, ") must be divisible by model.heads (", heads, "), or set model.head_width"));
+  } else if (head_size() % 2 != 0) {
+    violations.add("model.head_width", concat("(", head_size(), ") must be even: rotary positions turn pairs"));
+  }
+  if (heads % kv_heads != 0) {
+    violations.add("model.heads", concat("(", heads, ") must be divisible by model.kv_heads (", kv_heads, ")"));
+  }
+  moe.validate("model.moe", violations);
+}
+
+int64_t ModelConfig::moe_layers() const { return moe.experts > 0 ? std::max<int64_t>(0, layers - moe.first_dense_layers) : 0; }
+
+}  // namespace pimoe

@@ -1,0 +1,129 @@
+#include "model/transformer.h"
+
+#include "base/text.h"
+#include "model/recompute.h"
+#include "ops/cross_entropy.h"
+#include "ops/rms_norm.h"
+#include "parallel/precision.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/linear.h>
+
+#include <cmath>
+
+namespace pimoe {
+namespace {
+
+/// What adds to the residual stream begins smaller, so that the stream's variance does not grow with depth.
+/// @source GPT-2: scaled by 1 / sqrt(number of additions).
+InitialDeviation deviation_of(const ModelConfig& config) {
+  return {config.initial_deviation, config.initial_deviation / std::sqrt(2.0 * static_cast<double>(config.layers))};
+}
+
+Parameter& declare_table(ParameterList& parameters, const std::string& name, const ModelConfig& config, at::ScalarType dtype) {
+  return parameters.declare({.name = name,
+                             .box = Box::whole({config.vocabulary, config.width}),
+                             .copies = Group::kDense,
+                             .dtype = dtype,
+                             .decay = true,
+                             .initializer = {Initializer::Kind::kNormal, config.initial_deviation},
+                             .value = {}});
+}
+
+}  // namespace
+
+TransformerBlock::TransformerBlock(ParameterList& parameters, const std::string& name, const ModelConfig& config, int64_t layer,
+                                   at::ScalarType dtype, const ProcessMesh& mesh)
+    : norm_epsilon_(config.norm_epsilon),
+      attention_norm_(&declare_norm(parameters, name + ".attention_norm", config.width, dtype)),
+      attention_(parameters, name + ".attention", config, dtype, deviation_of(config)),
+      feed_forward_norm_(&declare_norm(parameters, name + ".feed_forward_norm", config.width, dtype)) {
+  if (config.is_moe_layer(layer)) {
+    moe_.emplace(parameters, name + ".moe", config.moe, config.width, dtype, deviation_of(config), mesh);
+  } else {
+    dense_.emplace(parameters, name + ".feed_forward", config.width, config.feed_forward_width, dtype, deviation_of(config));
+  }
+}
+
+at::Tensor TransformerBlock::attend(const at::Tensor& hidden, const RotaryTable& table) const {
+  return hidden + attention_.forward(rms_norm(hidden, attention_norm_->value, norm_epsilon_), table);
+}
+
+TransformerBlock::Output TransformerBlock::feed_forward(const at::Tensor& hidden, std::optional<RoutingMemo>& memo) const {
+  const at::Tensor tokens = rms_norm(hidden, feed_forward_norm_->value, norm_epsilon_).view({-1, hidden.size(-1)});
+  if (dense_) return {hidden + dense_->forward(tokens).view_as(hidden), std::nullopt};
+  MoEOutput output = moe_->forward(tokens, memo);
+  return {hidden + output.tokens.view_as(hidden), std::move(output.record)};
+}
+
+TransformerBlock::Output TransformerBlock::forward(const at::Tensor& hidden, const RotaryTable& table, RecomputePolicy policy) const {
+  const bool whole = policy == RecomputePolicy::kFull;
+  const bool part = whole || (policy == RecomputePolicy::kMoe && is_moe());
+  if (!part || !at::GradMode::is_enabled() || !hidden.requires_grad()) {
+    std::optional<RoutingMemo> memo;
+    return feed_forward(attend(hidden, table), memo);
+  }
+
+  // The first pass through the region fills the memo; the second takes the same decisions from it. What carries no gradient (load,
+  // confidence) leaves by the side, once.
+  auto memo = std::make_shared<std::optional<RoutingMemo>>();
+  auto record = std::make_shared<std::optional<RoutingRecord>>();
+  const Region region = [this, whole, table, memo, record](const at::Tensor& input) -> std::vector<at::Tensor> {
+    Output output = feed_forward(whole ? attend(input, table) : input, *memo);
+    if (!output.record) return {output.hidden};
+    const std::vector<at::Tensor> outputs = {output.hidden, output.record->probability_sum, output.record->z_sum};
+    if (!record->has_value()) *record = std::move(output.record);
+    return outputs;
+  };
+  const std::vector<at::Tensor> outputs = recompute(region, whole ? hidden : attend(hidden, table));
+  if (!record->has_value()) return {outputs[0], std::nullopt};
+  return {outputs[0], RoutingRecord{(*record)->load, outputs[1], outputs[2], (*record)->confidence_sum}};
+}
+
+Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, const ProcessMesh& mesh)
+    : config_(config), dtype_(dtype), parameters_(std::make_unique<ParameterList>()), rotary_(config, dtype, mesh.device()) {
+  embedding_ = &declare_table(*parameters_, "embedding.weight", config, dtype);
+  blocks_.reserve(static_cast<size_t>(config.layers));
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    blocks_.emplace_back(*parameters_, concat("layers.", layer), config, layer, dtype, mesh);
+  }
+  final_norm_ = &declare_norm(*parameters_, "final_norm", config.width, dtype);
+  if (!config.tie_embeddings) head_ = &declare_table(*parameters_, "head.weight", config, dtype);
+}
+
+at::Tensor Transformer::hidden_states(const at::Tensor& tokens, RecomputePolicy policy, std::vector<RoutingRecord>& routing) const {
+  at::Tensor hidden = at::embedding(embedding_->value, tokens);
+  for (const TransformerBlock& block : blocks_) {
+    TransformerBlock::Output output = block.forward(hidden, rotary_, policy);
+    hidden = std::move(output.hidden);
+    if (output.record) routing.push_back(std::move(*output.record));
+  }
+  return rms_norm(hidden, final_norm_->value, config_.norm_epsilon);
+}
+
+Prediction Transformer::forward(const at::Tensor& tokens, const at::Tensor& targets, RecomputePolicy policy) const {
+  Prediction prediction;
+  const at::Tensor hidden = hidden_states(tokens, policy, prediction.routing);
+  prediction.cross_entropy_sum = linear_cross_entropy(hidden.view({-1, config_.width}), head_weight(), targets.reshape({-1}));
+  return prediction;
+}
+
+at::Tensor Transformer::next_token_logits(const at::Tensor& tokens) const {
+  std::vector<RoutingRecord> routing;
+  const at::Tensor hidden = hidden_states(tokens, RecomputePolicy::kNone, routing);
+  return at::linear(hidden.select(1, hidden.size(1) - 1), head_weight()).to(at_least_float32(dtype_));
+}
+
+const at::Tensor& Transformer::head_weight() const { return head_ ? head_->value : embedding_->value; }
+
+std::vector<MoELayer*> Transformer::moe_layers() {
+  std::vector<MoELayer*> layers;
+  for (TransformerBlock& block : blocks_) {
+    if (block.is_moe()) layers.push_back(&block.moe());
+  }
+  return layers;
+}
+
+}  // namespace pimoe

@@ -1,0 +1,88 @@
+#pragma once
+
+#include "model/attention.h"
+#include "model/model_config.h"
+#include "moe/moe_layer.h"
+#include "parallel/process_mesh.h"
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+namespace pimoe {
+
+/// What backward keeps: everything, everything but the MoE parts, or each block's input alone.
+enum class RecomputePolicy { kNone, kMoe, kFull };
+
+/// One pre-norm block: x + attention(norm(x)), then + feed-forward or MoE of norm.
+class TransformerBlock {
+ public:
+  TransformerBlock(ParameterList& parameters, const std::string& name, const ModelConfig& config, int64_t layer, at::ScalarType dtype,
+                   const ProcessMesh& mesh);
+
+  struct Output {
+    at::Tensor hidden;                    ///< [B, S, D]
+    std::optional<RoutingRecord> record;  ///< of a MoE layer
+  };
+  /// @param hidden [B, S, D]
+  Output forward(const at::Tensor& hidden, const RotaryTable& table, RecomputePolicy policy) const;
+
+  bool is_moe() const { return moe_.has_value(); }
+  MoELayer& moe() { return *moe_; }
+
+ private:
+  at::Tensor attend(const at::Tensor& hidden, const RotaryTable& table) const;
+  Output feed_forward(const at::Tensor& hidden, std::optional<RoutingMemo>& memo) const;
+
+  double norm_epsilon_;
+  Parameter* attention_norm_;
+  Attention attention_;
+  Parameter* feed_forward_norm_;
+  std::optional<FeedForward> dense_;
+  std::optional<MoELayer> moe_;
+};
+
+/// What one forward pass gives the losses.
+struct Prediction {
+  at::Tensor cross_entropy_sum;        ///< scalar: sum over this rank's tokens, differentiable, at least float32
+  std::vector<RoutingRecord> routing;  ///< one for each MoE layer, in order
+};
+
+/// A decoder-only language model with a dense or MoE feed-forward in each block.
+///
+/// Constructing it declares its parameters; their values exist once ParameterBuckets has laid them out.
+class Transformer {
+ public:
+  /// @param dtype  of weights and activations; norms, router and losses are at least float32. `mesh` must outlive the model.
+  /// REQUIRES config.vocabulary > 0.
+  Transformer(const ModelConfig& config, at::ScalarType dtype, const ProcessMesh& mesh);
+
+  /// @param tokens, targets  [B, S] int64 on the model's device, B may be 0, S at most sequence_length; a target of -1 does not count
+  Prediction forward(const at::Tensor& tokens, const at::Tensor& targets, RecomputePolicy policy = RecomputePolicy::kNone) const;
+
+  /// @param tokens [B, S]  @returns [B, V] logits of the token after the last position, at least float32
+  at::Tensor next_token_logits(const at::Tensor& tokens) const;
+
+  ParameterList& parameters() { return *parameters_; }
+  const ModelConfig& config() const { return config_; }
+  at::ScalarType dtype() const { return dtype_; }
+
+  /// The MoE layers in order, for their routers' biases.
+  std::vector<MoELayer*> moe_layers();
+
+ private:
+  /// @returns [B, S, D] after the last norm
+  at::Tensor hidden_states(const at::Tensor& tokens, RecomputePolicy policy, std::vector<RoutingRecord>& routing) const;
+  const at::Tensor& head_weight() const;
+
+  ModelConfig config_;
+  at::ScalarType dtype_;
+  std::unique_ptr<ParameterList> parameters_;
+  RotaryTable rotary_;
+  Parameter* embedding_;
+  std::vector<TransformerBlock> blocks_;
+  Parameter* final_norm_;
+  Parameter* head_ = nullptr;  ///< absent when tied
+};
+
+}  // namespace pimoe

@@ -1,0 +1,45 @@
+#include "moe/router.h"
+
+#include "ops/slot_order.h"
+#include "parallel/precision.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/zeros.h>
+
+namespace pimoe {
+
+Router::Router(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, at::ScalarType compute_dtype,
+               c10::Device device, double initial_deviation)
+    : name_(name), config_(config) {
+  weight_ = &parameters.declare({.name = name + ".weight",
+                                 .box = Box::whole({config.experts, width}),
+                                 .copies = Group::kDense,
+                                 .dtype = at_least_float32(compute_dtype),
+                                 .decay = true,
+                                 .initializer = {Initializer::Kind::kNormal, initial_deviation},
+                                 .value = {}});
+  bias_ = at::zeros({config.experts}, at::TensorOptions().dtype(at_least_float32(compute_dtype)).device(device));
+}
+
+Routing Router::route(const at::Tensor& tokens, const at::Tensor& experts) const {
+  const at::Tensor logits = at::linear(tokens.to(weight_->dtype), weight_->value);
+  const at::Tensor probabilities = at::softmax(logits, -1);
+
+  Routing routing;
+  if (experts.defined()) {
+    routing.experts = experts;
+  } else {
+    routing.experts = top_k(probabilities.detach() + bias_, config_.choices);
+  }
+  const at::Tensor chosen = probabilities.gather(1, routing.experts.to(at::kLong));
+  routing.weights = config_.router.renormalize ? chosen / chosen.sum(-1, true) : chosen;
+  routing.probability_sum = probabilities.sum(0);
+  routing.z_sum = at::logsumexp(logits, -1).square().sum();
+  routing.confidence_sum = std::get<0>(routing.weights.detach().max(-1)).sum();
+  return routing;
+}
+
+}  // namespace pimoe

@@ -1,0 +1,143 @@
+#include "ops/cross_entropy.h"
+
+#include "ops/launch.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/sum.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+
+namespace pimoe {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct LossAndGradients {
+  at::Tensor loss;         ///< scalar, arithmetic type
+  at::Tensor grad_hidden;  ///< [T, D] in hidden's dtype; undefined when not wanted
+  at::Tensor grad_weight;  ///< [V, D] in the arithmetic type; undefined when not wanted
+};
+
+bool is_reduced(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
+}
+
+/// @returns hidden weight^T: in float32 on a GPU, whose units add in it anyway; on the CPU no product of ours widens, so in hidden's dtype.
+at::Tensor logits_of(const at::Tensor& hidden, const at::Tensor& weight) {
+  return hidden.is_cuda() && is_reduced(hidden) ? at::mm(hidden, weight.t(), at::kFloat) : at::mm(hidden, weight.t());
+}
+
+/// sum += grad_logits^T hidden, in the sum's dtype.
+void add_weight_gradient(at::Tensor& sum, const at::Tensor& grad_logits, const at::Tensor& hidden) {
+  if (!is_reduced(hidden)) {
+    at::addmm_out(sum, sum, grad_logits.t(), hidden);
+  } else if (hidden.is_cuda()) {
+    at::addmm_out(sum, sum, grad_logits.t(), hidden, at::kFloat);
+  } else {
+    sum.add_(at::mm(grad_logits.t(), hidden));
+  }
+}
+
+/// @returns positions at a time: logits of 64 MiB on the CPU, 1 GiB on a GPU, at least one position.
+int64_t chunk_positions(const at::Tensor& hidden, int64_t vocabulary) {
+  const int64_t bytes = hidden.is_cuda() ? int64_t{1} << 30 : int64_t{64} << 20;
+  const int64_t logit_bytes = hidden.is_cuda() ? std::max<int64_t>(4, hidden.element_size()) : hidden.element_size();
+  return std::max<int64_t>(1, bytes / std::max<int64_t>(1, vocabulary * logit_bytes));
+}
+
+LossAndGradients compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, bool want_hidden,
+                         bool want_weight) {
+  const int64_t positions = hidden.size(0);
+  const int64_t vocabulary = weight.size(0);
+  const auto sums = hidden.options().dtype(arithmetic_type(hidden)).requires_grad(false);
+  const bool want_logits = want_hidden || want_weight;
+
+  const at::Tensor losses = at::empty({positions}, sums);
+  LossAndGradients result;
+  if (want_hidden) result.grad_hidden = at::empty(hidden.sizes(), hidden.options().requires_grad(false));
+  if (want_weight) result.grad_weight = at::zeros(weight.sizes(), sums);
+
+  const int64_t chunk = chunk_positions(hidden, vocabulary);
+  for (int64_t begin = 0; begin < positions; begin += chunk) {
+    const int64_t count = std::min(chunk, positions - begin);
+    const at::Tensor part = hidden.narrow(0, begin, count);
+    at::Tensor logits = logits_of(part, weight);
+    at::Tensor grad_logits;
+    if (want_logits) grad_logits = logits.scalar_type() == hidden.scalar_type() ? logits : at::empty(logits.sizes(), part.options());
+    CrossEntropyArguments arguments{};
+    arguments.dtype = dtype_of(hidden);
+    arguments.vocabulary = vocabulary;
+    arguments.logits = logits.const_data_ptr();
+    arguments.targets = targets.const_data_ptr<int64_t>() + begin;
+    arguments.losses = static_cast<char*>(losses.mutable_data_ptr()) + begin * losses.element_size();
+    arguments.grad_logits = want_logits ? grad_logits.mutable_data_ptr() : nullptr;
+    launch(
+        hidden, count, 4 * vocabulary * logits.element_size(),
+        [&](int64_t first, int64_t last) { cpu::cross_entropy(arguments, first, last); },
+        [&] { cuda::cross_entropy(arguments, count); });
+    if (want_hidden) {
+      at::Tensor out = result.grad_hidden.narrow(0, begin, count);
+      at::mm_out(out, grad_logits, weight);
+    }
+    if (want_weight) add_weight_gradient(result.grad_weight, grad_logits, part);
+  }
+  // float64, so that the order in which threads add shows nowhere.
+  result.loss = at::sum(losses, at::kDouble).to(losses.scalar_type());
+  return result;
+}
+
+class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets) {
+    LossAndGradients result = compute(hidden, weight, targets, hidden.requires_grad(), weight.requires_grad());
+    context->saved_data["dtype"] = static_cast<int64_t>(hidden.scalar_type());
+    context->save_for_backward({result.grad_hidden, result.grad_weight});
+    return result.loss;
+  }
+
+  /// Out of place, so that a graph which is kept can be gone through again.
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const auto dtype = static_cast<at::ScalarType>(context->saved_data["dtype"].toInt());
+    variable_list scaled;
+    for (const at::Tensor& gradient : context->get_saved_variables()) {
+      scaled.push_back(gradient.defined() ? at::mul(gradient, grads[0]).to(dtype) : gradient);
+    }
+    scaled.emplace_back();
+    return scaled;
+  }
+};
+
+}  // namespace
+
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets) {
+  check_shape(hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1) && targets.dim() == 1 &&
+                  targets.size(0) == hidden.size(0),
+              "linear_cross_entropy: hidden ", describe(hidden), ", weight ", describe(weight), ", targets ", describe(targets),
+              "; needs [T, D], [V, D], [T]");
+  dtype_of(hidden);
+  check_operand("hidden", hidden, hidden.scalar_type(), hidden);
+  check_operand("weight", weight, hidden.scalar_type(), hidden);
+  check_operand("targets", targets, at::kLong, hidden);
+  if (targets.is_cpu()) {
+    const int64_t* target = targets.const_data_ptr<int64_t>();
+    for (int64_t position = 0; position < targets.numel(); ++position) {
+      check_shape(-1 <= target[position] && target[position] < weight.size(0), "linear_cross_entropy: targets[", position, "] (",
+                  target[position], ") must be in [-1, ", weight.size(0), ")");
+    }
+  }
+  if (at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad())) {
+    return LinearCrossEntropy::apply(hidden, weight, targets);
+  }
+  const at::NoGradGuard no_grad;
+  return compute(hidden, weight, targets, false, false).loss;
+}
+
+}  // namespace pimoe

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace pimoe {
+
+/// Products of consecutive groups of rows with a matrix of their own. Not differentiable: building blocks.
+///
+/// at::_grouped_mm where it applies (bfloat16; float32 on the CPU), a loop over groups elsewhere (float64, float16 or float32 on a GPU, sizes or
+/// strides that are not multiples of 16 bytes); the callers cannot tell. Groups may be empty, all of them too.
+///
+/// `ends` [G] int32 on the rows' device: group g is rows [ends[g-1], ends[g]). Rows past the last end are unused: their outputs are zero
+/// in `linear` (what follows would turn garbage into NaN), and their gradients count nowhere.
+
+/// @param rows [R, A], weights [G, B, A]  @returns [R, B]: rows[r] W_g^T
+at::Tensor grouped_linear(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& ends);
+
+/// @param grad [R, B], weights [G, B, A]  @returns [R, A]: grad[r] W_g
+at::Tensor grouped_linear_input_gradient(const at::Tensor& grad, const at::Tensor& weights, const at::Tensor& ends);
+
+/// @param grad [R, B], rows [R, A]  @returns [G, B, A]: sum over the group's rows of grad[r]^T rows[r]; zero for an empty group
+at::Tensor grouped_linear_weight_gradient(const at::Tensor& grad, const at::Tensor& rows, const at::Tensor& ends);
+
+/// A gated feed-forward network for each group: swiglu(rows gate_up_g^T) down_g^T; differentiable in rows, gate_up and down.
+/// @param rows [R, D], gate_up [G, 2F, D] (gate rows first), down [G, D, F], all of one dtype; R may be 0
+/// @returns [R, D]
+/// @cost saves rows and the pre-activation [R, 2F]; six grouped products forward and backward.
+at::Tensor grouped_swiglu_mlp(const at::Tensor& rows, const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& ends);
+
+}  // namespace pimoe

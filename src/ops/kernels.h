@@ -1,0 +1,139 @@
+#pragma once
+
+/// The kernels behind this folder's operations, by raw pointer. Seen by ops/*.cpp and *.cu alone.
+///
+/// No libtorch here: the CPU kernels are compiled with flags of their own, and a header that they share with the rest of the program would
+/// bring inline functions compiled both ways. Every tensor is contiguous; shapes are checked by the caller. A CPU kernel takes the rows
+/// [begin, end), so that the caller shares them out over threads; a CUDA kernel takes all rows and runs on the current stream.
+/// "Arithmetic type": double for float64, float for every other dtype.
+
+#include <cstdint>
+
+namespace pimoe {
+
+enum class Dtype { kFloat64, kFloat32, kBFloat16, kFloat16 };
+
+struct SwigluArguments {
+  Dtype dtype;
+  int64_t width;                ///< F
+  const void* gate_up;          ///< [R, 2F]
+  void* hidden;                 ///< [R, F]; backward: written again unless null
+  const void* grad_hidden;      ///< [R, F]; backward
+  void* grad_gate_up;           ///< [R, 2F]; backward
+};
+
+struct RmsNormArguments {
+  Dtype dtype;
+  int64_t width;                ///< D
+  double epsilon;
+  const void* input;            ///< [R, D]
+  const void* weight;           ///< [D] arithmetic type
+  void* inverse_rms;            ///< [R] arithmetic type; written forward, read backward
+  void* output;                 ///< [R, D]
+  const void* grad_output;      ///< [R, D]; backward
+  void* grad_input;             ///< [R, D]; backward, may be null
+  void* grad_weight_partial;    ///< [ceil(R / kRmsNormChunk), D] arithmetic type; backward, may be null
+};
+
+/// Rows whose part of the weight gradient is summed before the parts are added up: fixed, so that the bits are those of any thread count.
+constexpr int64_t kRmsNormChunk = 64;
+
+struct RotaryArguments {
+  Dtype dtype;
+  int64_t positions, heads, rotated_heads, half_width;  ///< S, H, how many of H turn, d/2
+  bool backward;                                        ///< turns the other way
+  const void* input;                                    ///< [B*S, H, d]
+  const void* cosine;                                   ///< [S, d/2] arithmetic type
+  const void* sine;
+  void* output;
+};
+
+struct GatherArguments {
+  int64_t row_bytes;
+  const void* source;
+  const int32_t* index;         ///< [R]
+  int64_t divisor;              ///< out[r] = source[index[r] / divisor]
+  void* output;
+};
+
+struct CombineArguments {
+  Dtype dtype;
+  int64_t width, choices;       ///< D, K
+  const void* rows;             ///< [R, D]; null in backward when weights need no gradient
+  const void* weights;          ///< [T, K] arithmetic type; null: all one
+  const int32_t* positions;     ///< [T*K], -1 where dropped
+  void* output;                 ///< [T, D]; forward
+  const void* grad_output;      ///< [T, D]; backward
+  void* grad_rows;              ///< [R, D]; backward, may be null
+  void* grad_weights;           ///< [T, K] arithmetic type; backward, may be null
+};
+
+struct TopKArguments {
+  Dtype dtype;                  ///< kFloat32 or kFloat64
+  int64_t experts, choices;     ///< E, K
+  const void* scores;           ///< [T, E]
+  int32_t* chosen;              ///< [T, K]
+};
+
+struct SlotOrderArguments {
+  int64_t slots_count, experts_count;  ///< N, E
+  const int32_t* experts;              ///< [N]
+  int32_t* slots;                      ///< [N]
+  int32_t* positions;                  ///< [N]
+  int64_t* counts;                     ///< [E]
+};
+
+struct CrossEntropyArguments {
+  Dtype dtype;
+  int64_t vocabulary;           ///< V
+  const void* logits;           ///< [T, V]; CPU: in dtype, CUDA: in the arithmetic type
+  const int64_t* targets;       ///< [T], -1 where a position does not count
+  void* losses;                 ///< [T] arithmetic type
+  void* grad_logits;            ///< [T, V] in dtype: softmax - onehot; null: none; may be logits where the types are one
+};
+
+namespace cpu {
+
+void swiglu(const SwigluArguments& arguments, int64_t begin, int64_t end);
+void swiglu_backward(const SwigluArguments& arguments, int64_t begin, int64_t end);
+void rms_norm(const RmsNormArguments& arguments, int64_t begin, int64_t end);
+/// Rows [begin, end) lie in one chunk when a weight gradient is asked for, and begin it.
+void rms_norm_backward(const RmsNormArguments& arguments, int64_t begin, int64_t end);
+/// sum [D] = the partial weight gradients of `chunks` chunks, in their order.
+void sum_rms_norm_partial(const RmsNormArguments& arguments, int64_t chunks, void* sum);
+void rotary(const RotaryArguments& arguments, int64_t begin, int64_t end);
+void gather_rows(const GatherArguments& arguments, int64_t begin, int64_t end);
+void combine_rows(const CombineArguments& arguments, int64_t begin, int64_t end);           ///< begin, end count tokens
+void combine_rows_backward(const CombineArguments& arguments, int64_t begin, int64_t end);  ///< begin, end count tokens
+void top_k(const TopKArguments& arguments, int64_t begin, int64_t end);
+/// @returns the first slot whose expert is outside [0, E), or -1; nothing else is written then.
+int64_t order_by_expert(const SlotOrderArguments& arguments);
+void cross_entropy(const CrossEntropyArguments& arguments, int64_t begin, int64_t end);
+
+}  // namespace cpu
+
+namespace cuda {
+
+void swiglu(const SwigluArguments& arguments, int64_t rows);
+void swiglu_backward(const SwigluArguments& arguments, int64_t rows);
+void rms_norm(const RmsNormArguments& arguments, int64_t rows);
+void rms_norm_backward(const RmsNormArguments& arguments, int64_t rows);
+void rotary(const RotaryArguments& arguments, int64_t rows);
+void gather_rows(const GatherArguments& arguments, int64_t rows);
+void combine_rows(const CombineArguments& arguments, int64_t tokens);
+void combine_rows_backward(const CombineArguments& arguments, int64_t tokens);
+void top_k(const TopKArguments& arguments, int64_t tokens);
+void cross_entropy(const CrossEntropyArguments& arguments, int64_t tokens);
+
+/// Slots that one block of the counting sort takes; the two halves of the sort agree on it.
+constexpr int64_t kSlotTile = 512;
+/// tile_counts[e * tiles + t] = slots of expert e in tile t.
+void count_slot_tiles(const SlotOrderArguments& arguments, int32_t* tile_counts);
+/// The places and totals, from the inclusive running sum of tile_counts.
+void place_slots(const SlotOrderArguments& arguments, const int32_t* running_sum);
+
+/// Zeroes the rows from *first on, where `first` is on the device.
+void zero_rows_from(void* data, int64_t row_bytes, int64_t rows, const int32_t* first);
+
+}  // namespace cuda
+}  // namespace pimoe

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace pimoe {
+
+/// y = x / sqrt(mean(x^2) + epsilon) * weight, over the last dimension; differentiable, one autograd node, so that recomputing a region
+/// that begins with it gives the same bits.
+///
+/// @param input   [..., D] contiguous; float64, float32, bfloat16 or float16; may be empty
+/// @param weight  [D], at least float32 (float64 when the input is)
+/// @returns like input. Arithmetic in float32, in float64 for float64.
+/// @cost saves input, weight and one number a row; one pass forward, one backward.
+/// @source arXiv 1910.07467, eq. 4.
+at::Tensor rms_norm(const at::Tensor& input, const at::Tensor& weight, double epsilon);
+
+}  // namespace pimoe

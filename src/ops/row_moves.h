@@ -1,0 +1,29 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace pimoe {
+
+/// out[r] = tokens[slots[r] / K]: the row that travels for each slot, in the order of `slots`. Differentiable in tokens: a token's gradient
+/// is the sum over its K slots, in slot order (deterministic, no atomics).
+/// @param tokens     [T, D] contiguous
+/// @param slots      [R] int32
+/// @param positions  [T*K] int32: place of each slot in `slots`, or -1 where a slot was dropped (then R < T*K)
+/// @returns [R, D]
+at::Tensor gather_rows(const at::Tensor& tokens, const at::Tensor& slots, const at::Tensor& positions, int64_t choices);
+
+/// out[t] = sum over k of weights[t, k] * rows[positions[t*K + k]]; a position of -1 contributes nothing. Differentiable in rows and weights.
+/// @param rows       [R, D] contiguous
+/// @param weights    [T, K] float32 (float64 when rows are); sums in that precision, k ascending
+/// @param slots, positions  as for gather_rows
+/// @returns [T, D] in the dtype of rows
+at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& slots, const at::Tensor& positions);
+
+/// out[i] = rows[index[i]] for a permutation `index` of [0, R); differentiable (the gradient goes back by the inverse).
+/// @param index    [R] int32
+/// @param inverse  [R] int32: inverse[index[i]] = i
+at::Tensor permute_rows(const at::Tensor& rows, const at::Tensor& index, const at::Tensor& inverse);
+
+}  // namespace pimoe

@@ -1,0 +1,65 @@
+#include "ops/slot_order.h"
+
+#include "ops/launch.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cumsum.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <limits>
+
+namespace pimoe {
+
+SlotOrder order_by_expert(const at::Tensor& experts, int64_t expert_count) {
+  check_shape(experts.dim() == 1 && expert_count >= 0, "order_by_expert: experts is ", describe(experts), ", expert_count ",
+              expert_count, "; needs [N] and a count of at least 0");
+  check_operand("experts", experts, at::kInt, experts);
+  const int64_t slots = experts.numel();
+  check_shape(slots <= std::numeric_limits<int32_t>::max(), "order_by_expert: ", slots, " slots do not fit int32");
+
+  SlotOrder order;
+  order.slots = at::empty({slots}, experts.options());
+  order.positions = at::empty({slots}, experts.options());
+  order.counts = at::zeros({expert_count}, experts.options().dtype(at::kLong));
+  if (slots == 0) return order;
+  const SlotOrderArguments arguments{slots,
+                                     expert_count,
+                                     experts.const_data_ptr<int32_t>(),
+                                     order.slots.mutable_data_ptr<int32_t>(),
+                                     order.positions.mutable_data_ptr<int32_t>(),
+                                     order.counts.mutable_data_ptr<int64_t>()};
+  if (experts.is_cpu()) {
+    const int64_t wrong = cpu::order_by_expert(arguments);
+    if (wrong >= 0) {
+      throw ShapeError(concat("order_by_expert: experts[", wrong, "] (", arguments.experts[wrong], ") must be in [0, ", expert_count, ")"));
+    }
+    return order;
+  }
+  if constexpr (kCudaBuild) {
+    const c10::DeviceGuard guard(experts.device());
+    const int64_t tiles = (slots + cuda::kSlotTile - 1) / cuda::kSlotTile;
+    const at::Tensor tile_counts = at::empty({expert_count * tiles}, experts.options());
+    cuda::count_slot_tiles(arguments, tile_counts.mutable_data_ptr<int32_t>());
+    const at::Tensor running_sum = at::cumsum(tile_counts, 0, at::kInt);
+    cuda::place_slots(arguments, running_sum.const_data_ptr<int32_t>());
+  }
+  return order;
+}
+
+at::Tensor top_k(const at::Tensor& scores, int64_t k) {
+  check_shape(scores.dim() == 2 && (scores.scalar_type() == at::kFloat || scores.scalar_type() == at::kDouble), "top_k: scores is ",
+              describe(scores), ", needs [T, E] in float32 or float64");
+  check_operand("scores", scores, scores.scalar_type(), scores);
+  const int64_t experts = scores.size(1);
+  check_shape(1 <= k && k <= experts, "top_k: k (", k, ") must be in [1, ", experts, "], the columns of scores ", describe(scores));
+  const int64_t tokens = scores.size(0);
+  const at::Tensor chosen = at::empty({tokens, k}, scores.options().dtype(at::kInt).requires_grad(false));
+  const TopKArguments arguments{dtype_of(scores), experts, k, scores.const_data_ptr(), chosen.mutable_data_ptr<int32_t>()};
+  launch(
+      scores, tokens, 8 * experts, [&](int64_t begin, int64_t end) { cpu::top_k(arguments, begin, end); },
+      [&] { cuda::top_k(arguments, tokens); });
+  return chosen;
+}
+
+}  // namespace pimoe

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace pimoe {
+
+/// Slots sorted by expert, in token order inside each expert (a stable counting sort).
+struct SlotOrder {
+  at::Tensor slots;      ///< [N] int32: slots[r] is the slot whose row stands at place r
+  at::Tensor positions;  ///< [N] int32: the inverse, positions[slots[r]] = r
+  at::Tensor counts;     ///< [E] int64: slots of each expert
+};
+
+/// @param experts  [N] int32 on any device, each in [0, E); slot t*K + k is choice k of token t
+SlotOrder order_by_expert(const at::Tensor& experts, int64_t expert_count);
+
+/// The K largest scores of each row, largest first; of equal scores the lower index first, everywhere, so that layouts agree
+/// (at::topk leaves ties open). NaN counts as smaller than every number.
+/// @param scores  [T, E] float32 or float64 contiguous
+/// @returns [T, K] int32
+at::Tensor top_k(const at::Tensor& scores, int64_t k);
+
+}  // namespace pimoe

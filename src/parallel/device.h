@@ -1,0 +1,60 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace pimoe {
+
+/// Everything that differs between a machine with a GPU and one without, so that no caller sees CUDA. device_cuda.cpp or device_nocuda.cpp.
+
+/// @returns visible GPUs (CUDA_VISIBLE_DEVICES respected); 0 in a build without CUDA.
+int gpu_count();
+
+/// Makes `device` current for this thread (CUDA) and readies libtorch for it; does nothing for the CPU.
+void use_device(c10::Device device);
+
+/// @returns "NVIDIA H200" or the CPU's model name.
+std::string device_name(c10::Device device);
+
+/// @returns a text that two ranks of a node share only if `device` is the same GPU for both; "cpu" for the CPU.
+std::string device_identity(c10::Device device);
+
+/// Waits until everything enqueued on the device is done.
+void synchronize(c10::Device device);
+
+struct MemoryUse {
+  int64_t now_bytes = 0;   ///< live tensors (GPU: caching allocator's; CPU: the C heap's, all arenas and mapped blocks)
+  int64_t peak_bytes = 0;  ///< most since the start (GPU: allocator's peak; CPU: the process' peak resident set)
+};
+MemoryUse memory_use(c10::Device device);
+
+/// @returns whether bfloat16 products are fast: CPU with AMX-BF16 or AVX512-BF16, GPU of compute capability 8.0 or more.
+bool has_fast_bfloat16(c10::Device device);
+
+/// @returns peak dense bfloat16 FLOP/s from a table of known devices, 0 where unknown (CPUs).
+double peak_flops(c10::Device device);
+
+/// A CUDA stream beside the current one, for sums that overlap with backward. On the CPU `run` just calls.
+class SideStream {
+ public:
+  explicit SideStream(c10::Device device);
+  ~SideStream();
+  /// Runs `work` with the side stream current, after all that is now enqueued on the caller's stream. `tensors` it touches are recorded on both.
+  void run(const std::vector<at::Tensor>& tensors, const std::function<void()>& work);
+  /// The caller's stream waits for all that was run.
+  void join();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// @returns a host tensor like `tensor` that a GPU can copy from without blocking (page-locked); an ordinary one without a GPU.
+at::Tensor pinned(const at::Tensor& tensor, c10::Device device);
+
+}  // namespace pimoe

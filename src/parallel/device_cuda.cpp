@@ -1,0 +1,125 @@
+#include "base/errors.h"
+#include "base/text.h"
+#include "parallel/device.h"
+#include "parallel/host_device.h"
+
+#include <ATen/Context.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAEvent.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+
+#include <optional>
+
+namespace pimoe {
+namespace {
+
+/// Peak dense bfloat16 FLOP/s, from the makers' data sheets; the first entry whose words are in the device's name counts.
+constexpr std::pair<const char*, double> kPeakFlops[] = {
+    {"GB200", 2500e12}, {"B300", 2250e12},     {"B200", 2250e12},     {"H100 PCIe", 756e12}, {"H100 NVL", 835e12}, {"H100", 989.5e12},
+    {"H200", 989.5e12}, {"GH200", 989.5e12},   {"H800", 989.5e12},    {"A100", 312e12},      {"A800", 312e12},     {"L40S", 362e12},
+    {"L40", 181e12},    {"RTX 6000 Ada", 364e12}, {"A40", 149.7e12},  {"A10G", 70e12},       {"A10", 125e12},      {"A30", 165e12},
+};
+
+cudaDeviceProp properties_of(c10::Device device) {
+  cudaDeviceProp properties{};
+  C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device.index()));
+  return properties;
+}
+
+}  // namespace
+
+int gpu_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  (void)cudaGetLastError();  // no driver or no device is an answer, not an error for the next call to report
+  return 0;
+}
+
+void use_device(c10::Device device) {
+  if (device.is_cpu()) return;
+  if (device.index() < 0 || device.index() >= gpu_count()) {
+    throw ConfigError(concat("device ", device.str(), " is not there; visible GPUs: ", gpu_count()));
+  }
+  at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
+  c10::cuda::set_device(device.index());
+}
+
+std::string device_name(c10::Device device) { return device.is_cpu() ? host_name_of_cpu() : properties_of(device).name; }
+
+std::string device_identity(c10::Device device) {
+  if (device.is_cpu()) return "cpu";
+  const cudaDeviceProp properties = properties_of(device);
+  return std::string(properties.uuid.bytes, sizeof(properties.uuid.bytes));
+}
+
+void synchronize(c10::Device device) {
+  if (device.is_cpu()) return;
+  const c10::cuda::CUDAGuard guard(device);
+  c10::cuda::device_synchronize();
+}
+
+MemoryUse memory_use(c10::Device device) {
+  if (device.is_cpu()) return host_memory_use();
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
+  const auto& allocated = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
+  return {allocated.current, allocated.peak};
+}
+
+bool has_fast_bfloat16(c10::Device device) { return device.is_cpu() ? host_has_fast_bfloat16() : properties_of(device).major >= 8; }
+
+double peak_flops(c10::Device device) {
+  if (device.is_cpu()) return 0;
+  const std::string name = device_name(device);
+  for (const auto& [words, flops] : kPeakFlops) {
+    if (name.find(words) != std::string::npos) return flops;
+  }
+  return 0;
+}
+
+struct SideStream::State {
+  std::optional<c10::cuda::CUDAStream> stream;  // nothing on the CPU
+};
+
+SideStream::SideStream(c10::Device device) : state_(std::make_unique<State>()) {
+  if (device.is_cuda()) state_->stream = c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device.index());
+}
+
+SideStream::~SideStream() = default;
+
+void SideStream::run(const std::vector<at::Tensor>& tensors, const std::function<void()>& work) {
+  if (!state_->stream) {
+    work();
+    return;
+  }
+  const c10::cuda::CUDAStream side = *state_->stream;
+  const c10::cuda::CUDAStream caller = c10::cuda::getCurrentCUDAStream(side.device_index());
+  c10::cuda::CUDAEvent enqueued;
+  enqueued.record(caller);
+  enqueued.block(side);
+  for (const at::Tensor& tensor : tensors) {
+    tensor.record_stream(side.unwrap());
+    tensor.record_stream(caller.unwrap());
+  }
+  const c10::cuda::CUDAStreamGuard guard(side);
+  work();
+}
+
+void SideStream::join() {
+  if (!state_->stream) return;
+  c10::cuda::CUDAEvent done;
+  done.record(*state_->stream);
+  done.block(c10::cuda::getCurrentCUDAStream(state_->stream->device_index()));
+}
+
+at::Tensor pinned(const at::Tensor& tensor, c10::Device device) {
+  if (device.is_cpu() || tensor.is_pinned()) return tensor;
+  at::Tensor result = at::empty(tensor.sizes(), tensor.options().device(c10::kCPU).pinned_memory(true));
+  result.copy_(tensor);
+  return result;
+}
+
+}  // namespace pimoe

@@ -1,0 +1,58 @@
+#include "base/errors.h"
+#include "base/text.h"
+#include "parallel/device.h"
+#include "parallel/host_device.h"
+
+namespace pimoe {
+namespace {
+
+void check_cpu(c10::Device device) {
+  if (!device.is_cpu()) throw ConfigError(concat("device ", device.str(), ": this build has no CUDA; build with PIMOE_CUDA=ON"));
+}
+
+}  // namespace
+
+int gpu_count() { return 0; }
+
+void use_device(c10::Device device) { check_cpu(device); }
+
+std::string device_name(c10::Device device) {
+  check_cpu(device);
+  return host_name_of_cpu();
+}
+
+std::string device_identity(c10::Device device) {
+  check_cpu(device);
+  return "cpu";
+}
+
+void synchronize(c10::Device device) { check_cpu(device); }
+
+MemoryUse memory_use(c10::Device device) {
+  check_cpu(device);
+  return host_memory_use();
+}
+
+bool has_fast_bfloat16(c10::Device device) {
+  check_cpu(device);
+  return host_has_fast_bfloat16();
+}
+
+double peak_flops(c10::Device device) {
+  check_cpu(device);
+  return 0;
+}
+
+struct SideStream::State {};
+
+SideStream::SideStream(c10::Device device) { check_cpu(device); }
+SideStream::~SideStream() = default;
+void SideStream::run(const std::vector<at::Tensor>& /*tensors*/, const std::function<void()>& work) { work(); }
+void SideStream::join() {}
+
+at::Tensor pinned(const at::Tensor& tensor, c10::Device device) {
+  check_cpu(device);
+  return tensor;
+}
+
+}  // namespace pimoe

@@ -1,0 +1,36 @@
+#pragma once
+
+#include "parallel/parameter_buckets.h"
+
+#include <memory>
+
+namespace pimoe {
+
+/// Adds up gradients: over micro-steps in the flat buckets (float32), then over each bucket's group, leaving every rank the sum of the
+/// slice that it owns. Sums everywhere, never averages: the loss was divided once by the global token count.
+///
+///     reducer.begin_step();                  zero the buckets
+///     for each micro-batch: reducer.begin_backward(last); loss.backward();    hooks move each gradient into its bucket
+///     reducer.finish();                      the rest is launched, and the current stream waits for all sums
+///
+/// With a GPU, a bucket of the last micro-batch is launched on a side stream as soon as its last gradient is there, while backward goes on;
+/// buckets are launched in one fixed order (last declared first), from the thread that runs backward, so that ranks cannot cross.
+/// A parameter that got no gradient counts as zero.
+class GradientReducer {
+ public:
+  GradientReducer(ParameterBuckets& buckets, const ProcessMesh& mesh);
+  ~GradientReducer();
+  GradientReducer(const GradientReducer&) = delete;
+  GradientReducer& operator=(const GradientReducer&) = delete;
+
+  void begin_step();
+  /// @param last  this backward is the step's last: sums may start
+  void begin_backward(bool last);
+  void finish();
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace pimoe

@@ -1,0 +1,91 @@
+#include "parallel/host_device.h"
+
+#include <malloc.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace pimoe {
+namespace {
+
+/// @returns what follows the colon in the first line of `file` that begins with `key`, without leading blanks; "" if there is none.
+std::string value_in(const char* file, const std::string& key) {
+  std::ifstream lines(file);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.compare(0, key.size(), key) != 0) continue;
+    const size_t begin = line.find_first_not_of(" \t", line.find(':') + 1);
+    return begin == std::string::npos ? "" : line.substr(begin);
+  }
+  return "";
+}
+
+int64_t status_bytes(const std::string& key) {
+  const std::string kilobytes = value_in("/proc/self/status", key);
+  return kilobytes.empty() ? 0 : std::stoll(kilobytes) * 1024;
+}
+
+std::string lower_case(const char* name) {
+  const char* value = std::getenv(name);
+  std::string text = value == nullptr ? "" : value;
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
+  return text;
+}
+
+/// Whether the user holds libtorch or oneDNN to instructions without bfloat16 products.
+bool bfloat16_is_switched_off() {
+  const std::string capability = lower_case("ATEN_CPU_CAPABILITY");
+  if (capability == "default" || capability == "avx2") return true;
+  for (const char* name : {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"}) {
+    const std::string limit = lower_case(name);
+    const bool has_bfloat16 = limit.find("bf16") != std::string::npos || limit.find("fp16") != std::string::npos ||
+                              limit.find("amx") != std::string::npos || limit.find("avx10") != std::string::npos;
+    if (!limit.empty() && limit != "default" && limit != "all" && !has_bfloat16) return true;
+  }
+  return false;
+}
+
+#if defined(__x86_64__)
+/// The kernel must save the tile registers, too: XCR0 bits 17 and 18.
+bool has_amx_bfloat16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & bit_OSXSAVE) == 0) return false;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  constexpr unsigned kAmxBfloat16 = 1u << 22;
+  constexpr unsigned kTileState = 3u << 17;
+  unsigned xcr0 = 0, upper = 0;
+  __asm__("xgetbv" : "=a"(xcr0), "=d"(upper) : "c"(0));
+  return (edx & kAmxBfloat16) != 0 && (xcr0 & kTileState) == kTileState;
+}
+#endif
+
+}  // namespace
+
+std::string host_name_of_cpu() {
+  const std::string name = value_in("/proc/cpuinfo", "model name");
+  return name.empty() ? "CPU" : name;
+}
+
+MemoryUse host_memory_use() {
+  const struct mallinfo2 heap = mallinfo2();
+  MemoryUse use;
+  use.now_bytes = static_cast<int64_t>(heap.uordblks + heap.hblkhd);
+  if (use.now_bytes == 0) use.now_bytes = status_bytes("VmRSS");  // another allocator took malloc's place (sanitizers)
+  use.peak_bytes = status_bytes("VmHWM");
+  return use;
+}
+
+bool host_has_fast_bfloat16() {
+#if defined(__x86_64__)
+  return (__builtin_cpu_supports("avx512bf16") || has_amx_bfloat16()) && !bfloat16_is_switched_off();
+#else
+  return false;
+#endif
+}
+
+}  // namespace pimoe

@@ -1,0 +1,12 @@
+#pragma once
+
+#include "parallel/device.h"
+
+namespace pimoe {
+
+/// What device.h says of the CPU, shared by device_cuda.cpp and device_nocuda.cpp.
+std::string host_name_of_cpu();
+MemoryUse host_memory_use();
+bool host_has_fast_bfloat16();
+
+}  // namespace pimoe

@@ -1,0 +1,127 @@
+#include "train/metrics.h"
+
+#include "base/errors.h"
+#include "base/file_io.h"
+#include "base/text.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <numeric>
+
+namespace pimoe {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double mean(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+/// key (mean over layers), key_worst and key_layers.
+void add_layers(Json& json, const std::string& key, const std::vector<double>& layers, bool largest_is_worst) {
+  json[key] = mean(layers);
+  json[key + "_worst"] = largest_is_worst ? *std::max_element(layers.begin(), layers.end()) : *std::min_element(layers.begin(), layers.end());
+  json[key + "_layers"] = layers;
+}
+
+void add_routing(Json& json, const RoutingMetrics& routing) {
+  int64_t dead = 0;
+  for (const auto& layer : routing.load) dead += std::count(layer.begin(), layer.end(), 0);
+  add_layers(json, "moe/maxvio", routing.maxvio, true);
+  add_layers(json, "moe/entropy", routing.entropy, false);
+  add_layers(json, "moe/utilization", routing.utilization, false);
+  add_layers(json, "moe/balance_loss", routing.balance_loss, true);
+  add_layers(json, "moe/z_loss", routing.z_loss, true);
+  add_layers(json, "moe/gate_confidence", routing.gate_confidence, false);
+  json["moe/dead_experts"] = dead;
+  json["moe/dropped_fraction"] = 0.0;  // routing is dropless
+  json["moe/bias_min"] = *std::min_element(routing.bias_min.begin(), routing.bias_min.end());
+  json["moe/bias_max"] = *std::max_element(routing.bias_max.begin(), routing.bias_max.end());
+  json["moe/load"] = routing.load;
+}
+
+}  // namespace
+
+RoutingMetrics routing_metrics(const at::Tensor& load) {
+  RoutingMetrics metrics;
+  const int64_t experts = load.size(1);
+  for (int64_t layer = 0; layer < load.size(0); ++layer) {
+    const int64_t* counts = load.const_data_ptr<int64_t>() + layer * experts;
+    metrics.load.emplace_back(counts, counts + experts);
+    const auto total = static_cast<double>(std::accumulate(counts, counts + experts, int64_t{0}));
+    const double average = total / static_cast<double>(experts);
+    double entropy = 0.0;
+    for (int64_t expert = 0; expert < experts; ++expert) {
+      if (counts[expert] > 0) entropy -= static_cast<double>(counts[expert]) / total * std::log(static_cast<double>(counts[expert]) / total);
+    }
+    metrics.maxvio.push_back(total > 0 ? (static_cast<double>(*std::max_element(counts, counts + experts)) - average) / average : 0.0);
+    metrics.entropy.push_back(experts > 1 ? entropy / std::log(static_cast<double>(experts)) : 1.0);
+    metrics.utilization.push_back(1.0 - static_cast<double>(std::count(counts, counts + experts, 0)) / static_cast<double>(experts));
+  }
+  return metrics;
+}
+
+std::string to_json(const StepRecord& record) {
+  Json json;
+  json["step"] = record.step;
+  json["loss"] = record.loss;
+  if (record.validation_loss) json["validation_loss"] = *record.validation_loss;
+  json["grad_norm"] = record.gradient_norm;
+  json["learning_rate"] = record.learning_rate;
+  json["loss_scale"] = record.loss_scale;
+  json["skipped"] = record.skipped;
+  json["tokens"] = record.tokens;
+  json["step_seconds"] = record.step_seconds;
+  json["tokens_per_second"] = record.tokens_per_second;
+  json["mfu"] = record.mfu ? Json(*record.mfu) : Json();
+  json["mfu_torchtitan"] = record.mfu_torchtitan ? Json(*record.mfu_torchtitan) : Json();
+  json["memory_bytes"] = record.memory_bytes;
+  json["activation_bytes"] = record.activation_bytes;
+  if (record.routing) add_routing(json, *record.routing);
+  return json.dump();
+}
+
+std::string to_line(const StepRecord& record, int64_t steps, double seconds_left) {
+  const std::string last = concat(steps);
+  const std::string step = concat(record.step);
+  std::string line = concat("step ", std::string(last.size() - std::min(last.size(), step.size()), ' '), step, "/", last, "  loss ",
+                            fixed(record.loss, 4));
+  if (record.validation_loss) line += concat("  val ", fixed(*record.validation_loss, 4));
+  if (record.routing) line += concat("  bal ", fixed(mean(record.routing->balance_loss), 3));
+  line += concat("  norm ", fixed(record.gradient_norm, 3), "  lr ", scientific(record.learning_rate, 1));
+  if (record.loss_scale != 1.0) line += concat("  scale ", record.loss_scale);
+  line += concat("  ", grouped(static_cast<int64_t>(record.tokens_per_second)), " tok/s");
+  if (record.mfu) line += concat("  ", fixed(*record.mfu * 100, 1), " % MFU");
+  if (record.routing) {
+    const auto& maxvio = record.routing->maxvio;
+    const auto worst = std::max_element(maxvio.begin(), maxvio.end());
+    line += concat("  maxvio ", fixed(mean(maxvio), 2), " (worst layer ", worst - maxvio.begin(), ": ", fixed(*worst, 2), ")");
+  }
+  line += concat("  ", human_bytes(static_cast<double>(record.memory_bytes)), " (activations ",
+                 human_bytes(static_cast<double>(record.activation_bytes)), ")");
+  if (record.skipped) line += "  SKIPPED: gradients not finite";
+  return line + concat("  left ", human_duration(seconds_left));
+}
+
+MetricsFile::MetricsFile(const std::filesystem::path& file, int64_t resumed_step) : path_(file) {
+  std::string kept;
+  if (std::filesystem::exists(file)) {
+    for (const std::string& line : split(read_file(file), '\n')) {
+      const Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+      // A kill can leave a line without its end: that step is done again.
+      if (record.is_object() && record.value("step", int64_t{-1}) >= 0 && record.value("step", int64_t{-1}) <= resumed_step) kept += line + "\n";
+    }
+  }
+  replace_file(file, kept);
+  out_.open(file, std::ios::app);
+}
+
+void MetricsFile::append(const StepRecord& record) {
+  out_ << to_json(record) << "\n" << std::flush;
+  if (!out_) throw IoError(concat("cannot write ", path_.string(), " (is the disk full?)"), EIO);
+}
+
+}  // namespace pimoe

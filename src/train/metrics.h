@@ -1,0 +1,67 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// How evenly each MoE layer's slots fell on its experts over a step's global batch (formulas and keys: docs/metrics.md).
+struct RoutingMetrics {
+  std::vector<std::vector<int64_t>> load;  ///< [N][E] slots of each expert
+  std::vector<double> maxvio;              ///< [N] (max c - mean c) / mean c
+  std::vector<double> entropy;             ///< [N] H(c) / ln E; 1 at balance
+  std::vector<double> utilization;         ///< [N] share of experts with at least one slot
+  std::vector<double> balance_loss;        ///< [N] unscaled Switch loss, 1 at balance
+  std::vector<double> z_loss;              ///< [N] unscaled
+  std::vector<double> gate_confidence;     ///< [N] mean of a token's largest gate
+  std::vector<double> bias_min;            ///< [N] loss-free bias
+  std::vector<double> bias_max;
+};
+
+/// Fills load, maxvio, entropy and utilization. @param load [N, E] int64 on the host
+RoutingMetrics routing_metrics(const at::Tensor& load);
+
+/// What one step has to say.
+struct StepRecord {
+  int64_t step = 0;   ///< steps done, this one included
+  double loss = 0.0;  ///< mean cross-entropy of a token
+  std::optional<double> validation_loss;
+  double gradient_norm = 0.0;
+  double learning_rate = 0.0;
+  double loss_scale = 1.0;
+  bool skipped = false;  ///< gradients were not finite: nothing was updated
+  int64_t tokens = 0;    ///< seen by the run so far
+  double step_seconds = 0.0;
+  double tokens_per_second = 0.0;
+  std::optional<double> mfu;             ///< Megatron's convention
+  std::optional<double> mfu_torchtitan;  ///< torchtitan's
+  int64_t memory_bytes = 0;              ///< peak of rank 0
+  int64_t activation_bytes = 0;          ///< kept for backward by rank 0's last micro-batch
+  std::optional<RoutingMetrics> routing;  ///< absent in dense models
+};
+
+/// @returns the record as one JSON line without its end
+std::string to_json(const StepRecord& record);
+
+/// @returns the record as a line for people. @param seconds_left of the run, if known
+std::string to_line(const StepRecord& record, int64_t steps, double seconds_left);
+
+/// metrics.jsonl: one object a step, each step once.
+class MetricsFile {
+ public:
+  /// Keeps what the file has of steps up to `resumed_step` and drops the rest (a killed run wrote steps that are now done again).
+  MetricsFile(const std::filesystem::path& file, int64_t resumed_step);
+  void append(const StepRecord& record);
+
+ private:
+  std::filesystem::path path_;
+  std::ofstream out_;
+};
+
+}  // namespace pimoe

@@ -1,0 +1,101 @@
+#include "train/optimizer.h"
+
+#include "parallel/precision.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace pimoe {
+
+Optimizer::Optimizer(ParameterBuckets& buckets, const OptimizerConfig& config, const ProcessMesh& mesh)
+    : config_(config), buckets_(buckets), mesh_(mesh) {
+  for (Bucket& bucket : buckets.buckets()) {
+    const at::Tensor weights = bucket.weight_slice();
+    const at::ScalarType precision = at_least_float32(bucket.dtype);
+    Slice slice;
+    slice.bucket = &bucket;
+    slice.master = precision == bucket.dtype ? weights : at::zeros(weights.sizes(), weights.options().dtype(precision));
+    slice.exp_avg = at::zeros(weights.sizes(), weights.options().dtype(precision));
+    slice.exp_avg_sq = at::zeros_like(slice.exp_avg);
+    slice.step = at::zeros({}, weights.options().dtype(at::kFloat));
+    slices_.push_back(std::move(slice));
+  }
+}
+
+void Optimizer::initialize(uint64_t seed) {
+  constexpr int64_t kChunk = int64_t{1} << 22;  // elements drawn at a time: bounds host memory whatever the model's size
+  for (Slice& slice : slices_) {
+    slice.master.zero_();
+    for (const auto& [piece, begin] : slice.bucket->slice_pieces()) {
+      const auto owner = std::find_if(slice.bucket->entries.begin(), slice.bucket->entries.end(),
+                                      [&name = piece.name](const Bucket::Entry& entry) { return entry.parameter->name == name; });
+      for (int64_t done = 0; done < piece.numel(); done += kChunk) {
+        Piece part = piece;
+        part.begin += done;
+        part.end = std::min(piece.end, part.begin + kChunk);
+        const at::Tensor values = at::empty({part.numel()}, at::kDouble);
+        initial_values(*owner->parameter, part, seed, values.mutable_data_ptr<double>());
+        slice.master.narrow(0, begin + done, part.numel()).copy_(values);
+      }
+    }
+  }
+  publish();
+}
+
+double Optimizer::gradient_norm(double loss_scale) const {
+  at::Tensor total = at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(mesh_.device()));
+  for (const Slice& slice : slices_) {
+    total += at::linalg_vector_norm(slice.bucket->gradient_slice()).to(at::kDouble).square();
+  }
+  mesh_.group(Group::kWorld).all_reduce(total);
+  return std::sqrt(total.item<double>()) / loss_scale;
+}
+
+void Optimizer::step(double learning_rate, double gradient_norm, double loss_scale) {
+  const bool clipped = config_.clip_norm > 0 && gradient_norm > config_.clip_norm;
+  const double factor = (clipped ? config_.clip_norm / gradient_norm : 1.0) / loss_scale;
+  ++steps_taken_;
+  for (Slice& slice : slices_) {
+    const at::Tensor gradient = slice.bucket->gradient_slice();
+    if (factor != 1.0) gradient.mul_(factor);
+    slice.step += 1;
+    at::_fused_adamw_({slice.master}, {gradient}, {slice.exp_avg}, {slice.exp_avg_sq}, {}, {slice.step}, learning_rate, config_.beta1,
+                      config_.beta2, slice.bucket->decay ? config_.weight_decay : 0.0, config_.epsilon, /*amsgrad=*/false,
+                      /*maximize=*/false);
+  }
+  publish();
+}
+
+void Optimizer::publish() {
+  for (Slice& slice : slices_) {
+    const at::Tensor weights = slice.bucket->weight_slice();
+    if (weights.scalar_type() != slice.master.scalar_type()) weights.copy_(slice.master);
+  }
+  buckets_.gather_weights(mesh_);
+}
+
+void Optimizer::set_steps_taken(int64_t steps) {
+  steps_taken_ = steps;
+  for (Slice& slice : slices_) slice.step.fill_(static_cast<double>(steps));
+}
+
+std::vector<StatePiece> Optimizer::state() const {
+  std::vector<StatePiece> state;
+  for (const Slice& slice : slices_) {
+    for (const auto& [piece, begin] : slice.bucket->slice_pieces()) {
+      state.push_back({"master", piece, slice.master.narrow(0, begin, piece.numel())});
+      state.push_back({"exp_avg", piece, slice.exp_avg.narrow(0, begin, piece.numel())});
+      state.push_back({"exp_avg_sq", piece, slice.exp_avg_sq.narrow(0, begin, piece.numel())});
+    }
+  }
+  return state;
+}
+
+}  // namespace pimoe

@@ -1,0 +1,56 @@
+#pragma once
+
+#include "checkpoint/snapshot.h"
+#include "parallel/parameter_buckets.h"
+#include "train/optimizer_config.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace pimoe {
+
+/// AdamW over the slices that this rank owns (ZeRO-1): master weights and moments are at least float32; compute weights are their cast.
+/// Where the compute dtype is the master's, the master *is* the rank's slice of the compute weights.
+/// @source decoupled decay: arXiv 1711.05101, algorithm 2. Sharded state: arXiv 1910.02054, stage 1.
+class Optimizer {
+ public:
+  Optimizer(ParameterBuckets& buckets, const OptimizerConfig& config, const ProcessMesh& mesh);
+
+  /// Draws every master weight from its counter and publishes.
+  void initialize(uint64_t seed);
+
+  /// The global norm of the summed gradients divided by `loss_scale`: a dense weight counts once and every expert once. The same number on
+  /// every rank; not finite if any gradient is not. @cost one collective of one number, one host synchronisation.
+  double gradient_norm(double loss_scale) const;
+
+  /// One AdamW step on gradients / loss_scale, clipped to config.clip_norm given their norm, then publishes.
+  /// REQUIRES gradient_norm finite.
+  void step(double learning_rate, double gradient_norm, double loss_scale);
+
+  /// Casts the masters into the compute weights and gathers everyone's: after `initialize`, `step` and a restore.
+  void publish();
+
+  /// Steps taken (skipped ones not counted); restored by the trainer.
+  int64_t steps_taken() const { return steps_taken_; }
+  void set_steps_taken(int64_t steps);
+
+  /// Views of this rank's masters and moments, piece by piece: "master", "exp_avg", "exp_avg_sq".
+  std::vector<StatePiece> state() const;
+
+ private:
+  struct Slice {
+    Bucket* bucket;
+    at::Tensor master;
+    at::Tensor exp_avg;
+    at::Tensor exp_avg_sq;
+    at::Tensor step;  ///< scalar float32, as at::_fused_adamw_ wants it
+  };
+
+  OptimizerConfig config_;
+  ParameterBuckets& buckets_;
+  const ProcessMesh& mesh_;
+  std::vector<Slice> slices_;
+  int64_t steps_taken_ = 0;
+};
+
+}  // namespace pimoe

@@ -1,0 +1,34 @@
+#include "train/stop_request.h"
+
+#include <csignal>
+#include <initializer_list>
+
+namespace pimoe {
+namespace {
+
+volatile std::sig_atomic_t stop_raised = 0;  // a signal handler can reach nothing else
+
+extern "C" void raise_stop(int number) {
+  stop_raised = 1;
+  if (number == SIGINT) std::signal(SIGINT, SIG_DFL);
+}
+
+}  // namespace
+
+StopRequest::StopRequest() {
+  stop_raised = 0;
+  struct sigaction action = {};
+  action.sa_handler = raise_stop;
+  action.sa_flags = SA_RESTART;
+  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) sigaction(number, &action, nullptr);
+}
+
+StopRequest::~StopRequest() {
+  for (const int number : {SIGTERM, SIGINT}) std::signal(number, SIG_DFL);
+  // A late SIGUSR1 (Slurm and mpirun may each forward one) must not kill a process that is already leaving in good order.
+  std::signal(SIGUSR1, SIG_IGN);
+}
+
+bool StopRequest::raised() const { return stop_raised != 0; }
+
+}  // namespace pimoe

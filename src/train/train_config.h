@@ -1,0 +1,75 @@
+#pragma once
+
+#include "base/config_fields.h"
+#include "checkpoint/checkpoint_store.h"
+#include "data/data_stream.h"
+#include "model/model_config.h"
+#include "model/transformer.h"
+#include "parallel/process_mesh.h"
+#include "train/optimizer_config.h"
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// `run:`
+struct RunConfig {
+  std::filesystem::path directory;  ///< empty: runs/<name of the configuration file>
+  int64_t seed = 1234;
+  bool deterministic = false;  ///< refuse operations whose bits differ from run to run
+
+  void fields(FieldVisitor& visit);
+};
+
+enum class Precision { kFloat64, kFloat32, kBfloat16, kFloat16, kAuto };
+
+/// `train:`
+struct LoopConfig {
+  int64_t steps = 300;
+  int64_t global_batch = 16;  ///< sequences of a step, over all ranks
+  int64_t micro_batch = 8;    ///< sequences that a rank computes at a time, at most
+  Precision precision = Precision::kBfloat16;
+  RecomputePolicy recompute = RecomputePolicy::kNone;
+  int64_t validate_every = 100;      ///< steps; 0: only at the end
+  int64_t validation_batches = 8;    ///< of global_batch sequences each
+  int64_t threads = 0;               ///< CPU threads of a rank; 0 is auto: cores / ranks on the node
+
+  void fields(FieldVisitor& visit);
+};
+
+/// `log:`
+struct LogConfig {
+  int64_t every_steps = 10;
+  void fields(FieldVisitor& visit);
+};
+
+/// The whole configuration: a tree of structs, each beside its component.
+struct TrainConfig {
+  RunConfig run;
+  MeshConfig mesh;
+  DataConfig data;
+  ModelConfig model;
+  LoopConfig train;
+  OptimizerConfig optimizer;
+  CheckpointConfig checkpoint;
+  LogConfig log;
+
+  void fields(FieldVisitor& visit);
+};
+
+/// Reads `file` and then `overrides` ("a.b=c"), checks every rule that spans keys, fills in run.directory and, from the tokenizer, the vocabulary.
+/// @throws ConfigError listing all violations; DataError if the tokenizer cannot be read
+TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+
+/// The same from text that a checkpoint carries.
+TrainConfig parse_train_config(const std::string& yaml, const std::string& name_for_messages);
+
+/// @returns the tree as YAML, valid input again
+std::string to_yaml(TrainConfig config);
+
+/// @returns the compute dtype: what `precision` says, for auto bfloat16 where the device is fast at it, else float32
+at::ScalarType compute_dtype(Precision precision, c10::Device device);
+
+}  // namespace pimoe

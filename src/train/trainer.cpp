@@ -1,0 +1,310 @@
+#include "train/trainer.h"
+
+#include "base/errors.h"
+#include "base/text.h"
+#include "model/flops.h"
+#include "parallel/device.h"
+#include "parallel/precision.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+
+namespace pimoe {
+namespace {
+
+constexpr int64_t kBucketBytes = int64_t{64} << 20;
+constexpr int64_t kMostSkipsInARow = 10;
+
+}  // namespace
+
+/// Sums of one step on this rank, on the device, until one collective and one copy bring them to everyone.
+struct Trainer::StepSums {
+  at::Tensor cross_entropy;  ///< scalar
+  at::Tensor load;           ///< [N, E] int64, already summed over the ranks
+  at::Tensor switch_part;    ///< [N]
+  at::Tensor z_part;         ///< [N]
+  at::Tensor confidence;     ///< [N]
+  int64_t activation_bytes = 0;
+};
+
+Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop)
+    : config_(config),
+      mesh_(mesh),
+      log_(log),
+      stop_(stop),
+      model_(config.model, compute_dtype(config.train.precision, mesh.device()), mesh),
+      moe_layers_(model_.moe_layers()),
+      buckets_(model_.parameters(), mesh, kBucketBytes, /*trained=*/true),
+      optimizer_(buckets_, config.optimizer, mesh),
+      reducer_(buckets_, mesh),
+      checkpoints_(config.run.directory / "checkpoints", config.checkpoint, mesh, log) {
+  if (model_.dtype() == at::kHalf) loss_scaler_ = LossScaler::for_float16();
+  resume();
+  if (mesh_.rank() == 0) {
+    replace_file(config_.run.directory / "config.yaml", to_yaml(config_));
+    metrics_ = std::make_unique<MetricsFile>(config_.run.directory / "metrics.jsonl", step_);
+  }
+  announce();
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::resume() {
+  std::optional<std::filesystem::path> found;
+  if (config_.checkpoint.resume == "auto") {
+    found = checkpoints_.newest_good();
+  } else if (config_.checkpoint.resume != "none") {
+    found = find_checkpoint(config_.checkpoint.resume);
+  }
+  if (!found) {
+    optimizer_.initialize(static_cast<uint64_t>(config_.run.seed));
+    return;
+  }
+  Snapshot saved = snapshot();
+  checkpoints_.restore(*found, saved);
+  step_ = saved.step;
+  saved_step_ = config_.checkpoint.resume == "auto" ? step_ : -1;
+  tokens_seen_ = saved.counters.at("tokens_seen");
+  start_.next_sample = saved.counters.at("next_sample");
+  if (loss_scaler_.dynamic) {
+    // A run saved in another precision says 1: float16 then begins as it would from scratch.
+    const double scale = saved.numbers.at("loss_scale");
+    if (scale != 1.0) loss_scaler_.scale = scale;
+    loss_scaler_.good_steps = saved.counters.at("loss_scale_good_steps");
+  }
+  optimizer_.set_steps_taken(saved.counters.at("optimizer_steps"));
+  optimizer_.publish();
+  log_.info(concat("resumed from ", found->string(), ": step ", step_, ", ", grouped(tokens_seen_), " tokens seen"));
+}
+
+Snapshot Trainer::snapshot() {
+  Snapshot state;
+  state.step = step_;
+  state.numbers = {{"loss_scale", loss_scaler_.scale}};
+  state.counters = {{"tokens_seen", tokens_seen_},
+                    {"next_sample", data_ ? data_->cursor().next_sample : start_.next_sample},
+                    {"optimizer_steps", optimizer_.steps_taken()},
+                    {"loss_scale_good_steps", loss_scaler_.good_steps}};
+  state.config = to_yaml(config_);
+  state.pieces = optimizer_.state();
+  for (MoELayer* layer : moe_layers_) {
+    const at::Tensor& bias = layer->router().bias();
+    state.pieces.push_back({"state", {layer->router().name() + ".bias", Box::whole({bias.numel()}), 0, bias.numel()}, bias});
+  }
+  return state;
+}
+
+TrainOutcome Trainer::run() {
+  if (step_ >= config_.train.steps) {
+    log_.info(concat("the run is complete: ", step_, " of ", config_.train.steps, " steps are done. To train further raise train.steps, as in train.steps=",
+                     2 * std::max<int64_t>(1, step_)));
+    return TrainOutcome::kComplete;
+  }
+  data_ = std::make_unique<DataStream>(
+      config_.data.train,
+      DataStreamOptions{.sequence_length = config_.model.sequence_length,
+                        .vocabulary = config_.model.vocabulary,
+                        .global_batch = config_.train.global_batch,
+                        .micro_batch = config_.train.micro_batch,
+                        .seed = static_cast<uint64_t>(config_.run.seed),
+                        .rank = mesh_.group(Group::kBatch).rank(),
+                        .ranks = mesh_.group(Group::kBatch).size(),
+                        .shuffle = true,
+                        .prefetch = true,
+                        .pin = [device = mesh_.device()](const at::Tensor& tensor) { return pinned(tensor, device); }},
+      start_);
+  first_step_ = step_;
+  started_ = std::chrono::steady_clock::now();
+
+  while (step_ < config_.train.steps) {
+    const auto begun = std::chrono::steady_clock::now();
+    const StepSums sums = accumulate_gradients();
+    const double gradient_norm = optimizer_.gradient_norm(loss_scaler_.scale);
+    const double learning_rate = learning_rate_at(step_, config_.train.steps, config_.optimizer);
+    const bool finite = std::isfinite(gradient_norm);
+    if (finite) {
+      optimizer_.step(learning_rate, gradient_norm, loss_scaler_.scale);
+      for (size_t layer = 0; layer < moe_layers_.size() && config_.model.moe.balance.bias_rate > 0; ++layer) {
+        update_bias(moe_layers_[layer]->router().bias(), sums.load[static_cast<int64_t>(layer)], config_.model.moe.balance.bias_rate);
+      }
+    }
+    ++step_;
+    tokens_seen_ += config_.train.global_batch * config_.model.sequence_length;
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begun;
+    StepRecord record = finish_record(sums, gradient_norm, learning_rate, !finite, seconds.count());
+    loss_scaler_.update(finite);
+    report(record);
+
+    const bool stopping = all_asked_to_stop();
+    if (stopping || due(config_.checkpoint.every_steps)) {
+      checkpoints_.save(snapshot());
+      saved_step_ = step_;
+    }
+    if (stopping && step_ < config_.train.steps) {
+      log_.info(concat("asked to stop: saved step ", step_, "; start the same command again to go on"));
+      return TrainOutcome::kStopped;
+    }
+  }
+  summarize();
+  return TrainOutcome::kComplete;
+}
+
+Trainer::StepSums Trainer::accumulate_gradients() {
+  const auto options = at::TensorOptions().device(mesh_.device());
+  const auto moe_layers = static_cast<int64_t>(moe_layers_.size());
+  const auto precision = at_least_float32(model_.dtype());
+  const double step_tokens = static_cast<double>(config_.train.global_batch * config_.model.sequence_length);
+  StepSums sums;
+  sums.cross_entropy = at::zeros({1}, options.dtype(precision));
+  sums.load = at::zeros({moe_layers, std::max<int64_t>(1, config_.model.moe.experts)}, options.dtype(at::kLong));
+  sums.switch_part = at::zeros({moe_layers}, options.dtype(precision));
+  sums.z_part = at::zeros({moe_layers}, options.dtype(precision));
+  sums.confidence = at::zeros({moe_layers}, options.dtype(precision));
+
+  reducer_.begin_step();
+  for (const MicroBatch& batch : data_->next_step()) {
+    const int64_t before = memory_use(mesh_.device()).now_bytes;
+    const at::Tensor tokens = batch.tokens.to(mesh_.device(), /*non_blocking=*/true);
+    const at::Tensor targets = batch.targets.to(mesh_.device(), /*non_blocking=*/true);
+    const Prediction prediction = model_.forward(tokens, targets, config_.train.recompute);
+    at::Tensor loss = prediction.cross_entropy_sum / step_tokens;
+    if (moe_layers > 0) {
+      const BalanceTerms balance = balance_terms(prediction.routing, config_.model.moe.balance, step_tokens, mesh_.group(Group::kBatch));
+      loss = loss + balance.loss;
+      sums.load += balance.load;
+      sums.switch_part += balance.switch_part;
+      sums.z_part += balance.z_part;
+      std::vector<at::Tensor> confidences;
+      for (const RoutingRecord& record : prediction.routing) confidences.push_back(record.confidence_sum);
+      sums.confidence += at::stack(confidences) / step_tokens;
+    }
+    sums.activation_bytes = std::max(sums.activation_bytes, memory_use(mesh_.device()).now_bytes - before);
+    reducer_.begin_backward(batch.is_last);
+    (loss * loss_scaler_.scale).backward();
+    sums.cross_entropy += prediction.cross_entropy_sum.detach();
+  }
+  reducer_.finish();
+  return sums;
+}
+
+StepRecord Trainer::finish_record(const StepSums& sums, double gradient_norm, double learning_rate, bool skipped, double seconds) {
+  const auto layers = static_cast<int64_t>(moe_layers_.size());
+  at::Tensor shared = at::cat({sums.cross_entropy, sums.switch_part, sums.z_part, sums.confidence}).to(at::kDouble);
+  mesh_.group(Group::kBatch).all_reduce(shared);
+  const at::Tensor host = shared.cpu();
+  const double* values = host.const_data_ptr<double>();
+
+  StepRecord record;
+  record.step = step_;
+  record.loss = values[0] / static_cast<double>(config_.train.global_batch * config_.model.sequence_length);
+  record.gradient_norm = gradient_norm;
+  record.learning_rate = learning_rate;
+  record.loss_scale = loss_scaler_.scale;
+  record.skipped = skipped;
+  record.tokens = tokens_seen_;
+  record.step_seconds = seconds;
+  record.tokens_per_second = static_cast<double>(config_.train.global_batch * config_.model.sequence_length) / seconds;
+  if (const double peak = peak_flops(mesh_.device()) * mesh_.size(); peak > 0) {
+    const TokenFlops flops = token_flops(config_.model);
+    record.mfu = flops.megatron * record.tokens_per_second / peak;
+    record.mfu_torchtitan = flops.torchtitan * record.tokens_per_second / peak;
+  }
+  record.memory_bytes = memory_use(mesh_.device()).peak_bytes;
+  record.activation_bytes = sums.activation_bytes;
+  if (layers > 0) {
+    RoutingMetrics routing = routing_metrics(sums.load.cpu());
+    routing.balance_loss.assign(values + 1, values + 1 + layers);
+    routing.z_loss.assign(values + 1 + layers, values + 1 + 2 * layers);
+    routing.gate_confidence.assign(values + 1 + 2 * layers, values + 1 + 3 * layers);
+    for (MoELayer* layer : moe_layers_) {
+      routing.bias_min.push_back(layer->router().bias().min().item<double>());
+      routing.bias_max.push_back(layer->router().bias().max().item<double>());
+    }
+    record.routing = std::move(routing);
+  }
+  return record;
+}
+
+void Trainer::report(StepRecord& record) {
+  skipped_in_a_row_ = record.skipped ? skipped_in_a_row_ + 1 : 0;
+  if (skipped_in_a_row_ == kMostSkipsInARow && !loss_scaler_.dynamic) {
+    throw Error(concat("the gradients were not finite in ", kMostSkipsInARow, " steps in a row, up to step ", step_, " (loss ", record.loss,
+                       "): lower optimizer.learning_rate, or look at the data of these steps"));
+  }
+  const bool last = step_ == config_.train.steps;
+  if (!config_.data.validation.empty() && (last || due(config_.train.validate_every))) {
+    record.validation_loss = validation_loss_ = validate();
+  }
+  if (!first_record_) first_record_ = record;
+  last_record_ = record;
+  if (metrics_) metrics_->append(record);
+  if (step_ == first_step_ + 1 || last || record.validation_loss || record.skipped || step_ % config_.log.every_steps == 0) {
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started_;
+    const double each = elapsed.count() / static_cast<double>(step_ - first_step_);
+    log_.info(to_line(record, config_.train.steps, each * static_cast<double>(config_.train.steps - step_)));
+  }
+}
+
+double Trainer::validate() {
+  const at::NoGradGuard no_gradients;
+  if (!validation_) validation_.emplace(config_.data.validation);
+  const int64_t length = config_.model.sequence_length;
+  const SampleReader reader(*validation_, length, 0, /*shuffle=*/false);
+  const int64_t sequences = std::min(reader.samples_per_epoch(), config_.train.validation_batches * config_.train.global_batch);
+  const Communicator& group = mesh_.group(Group::kBatch);
+  const StepPlan plan(sequences, group.size(), config_.train.micro_batch);
+  at::Tensor sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(mesh_.device()));
+  for (int64_t micro_step = 0; micro_step < plan.micro_steps(); ++micro_step) {
+    const auto [first, count] = plan.share(micro_step, group.rank());
+    const at::Tensor rows = at::zeros({count, length + 1}, at::kLong);
+    for (int64_t row = 0; row < count; ++row) reader.read(first + row, rows.mutable_data_ptr<int64_t>() + row * (length + 1));
+    const at::Tensor tokens = rows.narrow(1, 0, length).contiguous().to(mesh_.device());
+    const at::Tensor targets = rows.narrow(1, 1, length).contiguous().to(mesh_.device());
+    sum += model_.forward(tokens, targets).cross_entropy_sum.to(at::kDouble);
+  }
+  group.all_reduce(sum);
+  return sum.item<double>() / static_cast<double>(sequences * length);
+}
+
+bool Trainer::all_asked_to_stop() const {
+  at::Tensor asked = at::tensor({static_cast<int64_t>(stop_ && stop_->raised() ? 1 : 0)}, at::kLong);
+  mesh_.control().all_reduce(asked, ReduceOp::kMax);
+  return asked.item<int64_t>() != 0;
+}
+
+bool Trainer::due(int64_t every_steps) const {
+  return step_ == config_.train.steps || (every_steps > 0 && step_ % every_steps == 0);
+}
+
+void Trainer::announce() const {
+  const ParameterCount count = parameter_count(config_.model);
+  log_.info(concat("model: ", grouped(count.total), " parameters, ", grouped(count.active), " active for a token; ", config_.model.layers,
+                   " layers of which ", moe_layers_.size(), " have ", config_.model.moe.experts, " experts, ", config_.model.moe.choices,
+                   " for each token"));
+  log_.info(concat("layout: ", mesh_.size(), mesh_.size() == 1 ? " rank" : " ranks", ", experts shared out over ", mesh_.expert_parallel(), "; ",
+                   device_name(mesh_.device()), ", ", mesh_.transport() == Transport::kNccl ? "NCCL" : "MPI", ", ",
+                   c10::toString(model_.dtype()), ", ", at::get_num_threads(), at::get_num_threads() == 1 ? " thread" : " threads", " a rank"));
+  const StepPlan plan(config_.train.global_batch, mesh_.size(), config_.train.micro_batch);
+  log_.info(concat("step: ", config_.train.global_batch, " sequences of ", config_.model.sequence_length, " tokens in ", plan.micro_steps(),
+                   plan.micro_steps() == 1 ? " micro-step; " : " micro-steps; ", config_.train.steps, " steps; run folder ",
+                   config_.run.directory.string()));
+}
+
+void Trainer::summarize() const {
+  if (!first_record_ || !last_record_) return;
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started_;
+  const int64_t steps = step_ - first_step_;
+  const auto tokens = static_cast<double>(steps * config_.train.global_batch * config_.model.sequence_length);
+  log_.info(concat("done: ", steps, steps == 1 ? " step in " : " steps in ", human_duration(elapsed.count()), ", ", grouped(static_cast<int64_t>(tokens / elapsed.count())),
+                   " tok/s; loss ", fixed(first_record_->loss, 4), " -> ", fixed(last_record_->loss, 4),
+                   validation_loss_ ? concat("; validation ", fixed(*validation_loss_, 4)) : std::string(), "; ", (config_.run.directory / "checkpoints").string()));
+}
+
+}  // namespace pimoe

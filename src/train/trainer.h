@@ -1,0 +1,90 @@
+#pragma once
+
+#include "base/log.h"
+#include "checkpoint/checkpoint_store.h"
+#include "data/data_stream.h"
+#include "model/transformer.h"
+#include "moe/balance.h"
+#include "parallel/gradient_reducer.h"
+#include "parallel/parameter_buckets.h"
+#include "parallel/process_mesh.h"
+#include "train/loss_scaler.h"
+#include "train/metrics.h"
+#include "train/optimizer.h"
+#include "train/stop_request.h"
+#include "train/train_config.h"
+
+#include <chrono>
+#include <memory>
+#include <optional>
+
+namespace pimoe {
+
+enum class TrainOutcome {
+  kComplete,  ///< all steps are done
+  kStopped,   ///< asked to leave: a checkpoint was saved, and the run goes on when it is started again
+};
+
+/// Trains one model: data -> forward -> backward -> optimizer -> checkpoint, on every rank of the mesh.
+///
+/// Every rank constructs one with the same configuration; construction and `run` are collective. All ranks make the same number of micro-steps.
+class Trainer {
+ public:
+  /// @param mesh, log  must outlive the trainer
+  /// @param stop       asks the run to save and leave; null: nothing does
+  /// @throws ConfigError, DataError, CheckpointError, IoError: see their types
+  Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop);
+  ~Trainer();
+
+  TrainOutcome run();
+
+  Transformer& model() { return model_; }
+  const Optimizer& optimizer() const { return optimizer_; }
+  int64_t step() const { return step_; }
+
+  /// Mean cross-entropy of a token over the validation corpus' first validation_batches global batches. Collective.
+  double validate();
+
+ private:
+  struct StepSums;
+
+  void resume();
+  Snapshot snapshot();
+  StepSums accumulate_gradients();
+  StepRecord finish_record(const StepSums& sums, double gradient_norm, double learning_rate, bool skipped, double seconds);
+  bool all_asked_to_stop() const;
+  void report(StepRecord& record);
+  void announce() const;
+  void summarize() const;
+  bool due(int64_t every_steps) const;
+
+  TrainConfig config_;
+  const ProcessMesh& mesh_;
+  Logger& log_;
+  const StopRequest* stop_;
+
+  Transformer model_;
+  std::vector<MoELayer*> moe_layers_;
+  ParameterBuckets buckets_;
+  Optimizer optimizer_;
+  GradientReducer reducer_;
+  CheckpointStore checkpoints_;
+  LossScaler loss_scaler_;
+
+  int64_t step_ = 0;
+  int64_t tokens_seen_ = 0;
+  int64_t saved_step_ = -1;
+  int64_t skipped_in_a_row_ = 0;
+  DataCursor start_;
+  std::unique_ptr<DataStream> data_;
+  std::optional<TokenFile> validation_;
+  std::unique_ptr<MetricsFile> metrics_;  ///< rank 0 alone
+
+  int64_t first_step_ = 0;  ///< of this process
+  std::chrono::steady_clock::time_point started_;
+  std::optional<StepRecord> first_record_;
+  std::optional<StepRecord> last_record_;
+  std::optional<double> validation_loss_;
+};
+
+}  // namespace pimoe

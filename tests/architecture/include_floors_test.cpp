@@ -1,0 +1,158 @@
+/// Includes only ever point down, and rooms on one floor never see each other. Walks every #include of src/.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <regex>
+#include <string>
+#include <vector>
+
+#include "base/file_io.h"
+#include "base/text.h"
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::map<std::string, int> kFloors = {
+    {"base", 0},                                                        //
+    {"parallel", 1}, {"data", 1},       {"ops", 1},                     //
+    {"moe", 2},      {"checkpoint", 2},                                 //
+    {"model", 3},                                                       //
+    {"train", 4},    {"interop", 4},    {"compress", 4}, {"serve", 4},  //
+    {"app", 5},
+};
+
+/// A library that few of our files may see.
+struct Guarded {
+  std::regex header;
+  const char* who;
+  std::function<bool(const std::string& file)> allowed;
+};
+
+bool is_file_of(const std::string& file, const std::string& folder, const std::string& extension) {
+  return file.starts_with(folder + "/") && file.ends_with(extension);
+}
+
+const std::vector<Guarded>& guarded_headers() {
+  static const auto only = [](const std::string& name) { return [name](const std::string& file) { return file == name; }; };
+  static const std::vector<Guarded> list = {
+      {std::regex("(mpi|nccl|nccl_device)\\.h"), "parallel/*.cpp and *.cu",
+       [](const std::string& file) { return is_file_of(file, "parallel", ".cpp") || is_file_of(file, "parallel", ".cu"); }},
+      {std::regex("yaml-cpp/.*"), "base/config_fields.cpp", only("base/config_fields.cpp")},
+      {std::regex("(hdf5|H5)[^/]*\\.h"), "base/hdf5_file.cpp", only("base/hdf5_file.cpp")},
+      {std::regex("(spdlog|fmt)/.*"), "base/log.cpp", only("base/log.cpp")},
+      {std::regex("openssl/.*"), "base/digest.cpp", only("base/digest.cpp")},
+      {std::regex("CLI/.*"), "app", [](const std::string& file) { return file.starts_with("app/"); }},
+      {std::regex("(torch|ATen|c10)/.*"), "folders above base", [](const std::string& file) { return !file.starts_with("base/"); }},
+      {std::regex("torch/torch\\.h"), "no file (it takes 13 seconds to compile)", [](const std::string&) { return false; }},
+  };
+  return list;
+}
+
+std::string folder_of(const std::string& path) {
+  const size_t slash = path.find('/');
+  return slash == std::string::npos ? "" : path.substr(0, slash);
+}
+
+/// @param file    path below src/: "moe/router.cpp"
+/// @param header  as it is written between the quotes or brackets
+/// @returns what is wrong with the include, or "".
+std::string complaint_about(const std::string& file, const std::string& header, bool is_quoted) {
+  const auto from = kFloors.find(folder_of(file));
+  if (from == kFloors.end()) return "is included in a folder that is on no floor";
+  for (const Guarded& guarded : guarded_headers()) {
+    if (std::regex_match(header, guarded.header) && !guarded.allowed(file)) return concat("is for ", guarded.who, " alone");
+  }
+  const auto to = kFloors.find(folder_of(header));
+  if (to == kFloors.end()) return is_quoted ? "names no folder of src/" : "";
+  if (to->first == from->first || to->second < from->second) return "";
+  return to->second > from->second ? "points upward" : "points sideways";
+}
+
+/// @returns a line for each include of `content` that breaks a rule.
+std::vector<std::string> broken_includes(const std::string& file, const std::string& content) {
+  static const std::regex kInclude(R"re(^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"].*)re");
+  std::vector<std::string> broken;
+  const std::vector<std::string> lines = split(content, '\n');
+  for (size_t i = 0; i < lines.size(); ++i) {
+    std::smatch match;
+    if (!std::regex_match(lines[i], match, kInclude)) continue;
+    const std::string complaint = complaint_about(file, match[2], match[1] == "\"");
+    if (!complaint.empty()) broken.push_back(concat("src/", file, ":", i + 1, ": ", match[2].str(), " ", complaint));
+  }
+  return broken;
+}
+
+std::string first_complaint(const std::string& file, const std::string& line) {
+  const std::vector<std::string> broken = broken_includes(file, line);
+  return broken.empty() ? "" : broken.front();
+}
+
+TEST(IncludeFloors, DownwardAndSameFolderIsAllowed) {
+  EXPECT_EQ(first_complaint("moe/router.cpp", "#include \"moe/router.h\""), "");
+  EXPECT_EQ(first_complaint("moe/router.cpp", "#include \"ops/swiglu.h\""), "");
+  EXPECT_EQ(first_complaint("train/trainer.cpp", "#include \"data/data_stream.h\""), "");
+  EXPECT_EQ(first_complaint("app/main.cpp", "#include \"base/errors.h\""), "");
+  EXPECT_EQ(first_complaint("base/text.cpp", "#include <vector>"), "");
+  EXPECT_EQ(first_complaint("base/text.cpp", "// \"moe/router.h\" is not included"), "");
+}
+
+TEST(IncludeFloors, UpwardIsRefused) {
+  EXPECT_EQ(first_complaint("base/text.cpp", "#include \"ops/swiglu.h\""), "src/base/text.cpp:1: ops/swiglu.h points upward");
+  EXPECT_EQ(first_complaint("moe/router.h", "\n  #  include  \"model/loss.h\"  // why"), "src/moe/router.h:2: model/loss.h points upward");
+  EXPECT_EQ(first_complaint("train/trainer.h", "#include <app/command.h>"), "src/train/trainer.h:1: app/command.h points upward");
+}
+
+TEST(IncludeFloors, SidewaysIsRefused) {
+  EXPECT_EQ(first_complaint("ops/swiglu.h", "#include \"parallel/mesh.h\""), "src/ops/swiglu.h:1: parallel/mesh.h points sideways");
+  EXPECT_EQ(first_complaint("checkpoint/store.h", "#include \"moe/router.h\""), "src/checkpoint/store.h:1: moe/router.h points sideways");
+  EXPECT_EQ(first_complaint("serve/server.h", "#include \"train/trainer.h\""), "src/serve/server.h:1: train/trainer.h points sideways");
+}
+
+TEST(IncludeFloors, IncludeMustNameItsFolder) {
+  EXPECT_EQ(first_complaint("moe/router.cpp", "#include \"router.h\""), "src/moe/router.cpp:1: router.h names no folder of src/");
+  EXPECT_EQ(first_complaint("moe/router.cpp", "#include \"../model/loss.h\""),
+            "src/moe/router.cpp:1: ../model/loss.h names no folder of src/");
+  EXPECT_EQ(first_complaint("attic/x.cpp", "#include <vector>"), "src/attic/x.cpp:1: vector is included in a folder that is on no floor");
+}
+
+TEST(IncludeFloors, ThirdPartyHeadersStayInTheirRooms) {
+  EXPECT_EQ(first_complaint("parallel/mpi_communicator.cpp", "#include <mpi.h>"), "");
+  EXPECT_EQ(first_complaint("parallel/exchange_cuda.cu", "#include <nccl_device.h>"), "");
+  EXPECT_EQ(first_complaint("parallel/mpi_communicator.h", "#include <mpi.h>"),
+            "src/parallel/mpi_communicator.h:1: mpi.h is for parallel/*.cpp and *.cu alone");
+  EXPECT_NE(first_complaint("ops/swiglu_cuda.cu", "#include <nccl.h>"), "");
+  EXPECT_EQ(first_complaint("base/config_fields.cpp", "#include <yaml-cpp/parser.h>"), "");
+  EXPECT_NE(first_complaint("train/train_config.cpp", "#include <yaml-cpp/yaml.h>"), "");
+  EXPECT_EQ(first_complaint("base/hdf5_file.cpp", "#include <hdf5.h>"), "");
+  EXPECT_NE(first_complaint("base/hdf5_file.h", "#include <H5Ipublic.h>"), "");
+  EXPECT_EQ(first_complaint("base/log.cpp", "#include <spdlog/logger.h>"), "");
+  EXPECT_NE(first_complaint("base/log.h", "#include <spdlog/logger.h>"), "");
+  EXPECT_EQ(first_complaint("app/train_command.cpp", "#include <CLI/CLI.hpp>"), "");
+  EXPECT_NE(first_complaint("train/trainer.cpp", "#include <CLI/CLI.hpp>"), "");
+  EXPECT_EQ(first_complaint("ops/swiglu.h", "#include <ATen/core/Tensor.h>"), "");
+  EXPECT_NE(first_complaint("base/text.h", "#include <ATen/core/Tensor.h>"), "");
+  EXPECT_NE(first_complaint("model/loss.cpp", "#include <torch/torch.h>"), "");
+}
+
+TEST(IncludeFloors, HoldForEveryFileOfTheSource) {
+  const fs::path source = PIMOE_SOURCE_FOLDER;
+  const std::vector<std::string> extensions = {".h", ".cpp", ".cu", ".cuh"};
+  size_t files = 0;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(source)) {
+    if (!entry.is_regular_file() || std::find(extensions.begin(), extensions.end(), entry.path().extension()) == extensions.end()) continue;
+    ++files;
+    for (const std::string& line : broken_includes(fs::relative(entry.path(), source).generic_string(), read_file(entry.path()))) {
+      ADD_FAILURE() << line;
+    }
+  }
+  EXPECT_GT(files, 20u) << "the walk found too little under " << source;
+}
+
+}  // namespace
+}  // namespace pimoe

@@ -1,0 +1,301 @@
+#include "base/errors.h"
+#include "checkpoint/checkpoint_store.h"
+#include "checkpoint/step_folders.h"
+#include "checkpoint/tiny_checkpoint.h"
+#include "support/ranks.h"
+
+#include <ATen/ops/from_blob.h>
+#include <gtest/gtest.h>
+
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <optional>
+#include <set>
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kExperts = 12;
+
+/// Pieces as an optimizer holds them: dense tensors and each rank's block of experts in flat slices among their copies, cut wherever the
+/// count falls; the router bias on every rank.
+template <class Make>
+std::vector<StatePiece> layout(const ProcessMesh& mesh, Make make) {
+  std::vector<StatePiece> pieces;
+  const auto slice = [&](const std::string& name, const Box& box, int index, int of) {
+    const int64_t length = (box.numel() + of - 1) / of;
+    const int64_t begin = std::min(box.numel(), index * length);
+    const int64_t end = std::min(box.numel(), begin + length);
+    pieces.push_back(make("master", Piece{name, box, begin, end}, at::kFloat));
+    pieces.push_back(make("exp_avg", Piece{name, box, begin, end}, at::kBFloat16));
+  };
+  slice("layers.0.qkv", Box::whole({5, 7}), mesh.rank(), mesh.size());
+  slice("layers.0.norm", Box::whole({3}), mesh.rank(), mesh.size());  // at 4 ranks one has nothing of it
+  const int shard = mesh.rank() % mesh.expert_parallel();
+  const int64_t local = kExperts / mesh.expert_parallel();
+  slice("layers.0.experts", Box::rows({kExperts, 2, 3}, shard * local, local), mesh.rank() / mesh.expert_parallel(),
+        mesh.size() / mesh.expert_parallel());
+  pieces.push_back(make("state", Piece{"layers.0.router_bias", Box::whole({kExperts}), 0, kExperts}, at::kDouble));
+  return pieces;
+}
+
+Snapshot snapshot_of(const ProcessMesh& mesh, int64_t step, int64_t salt = 0) {
+  Snapshot snapshot;
+  snapshot.step = step;
+  snapshot.numbers = {{"loss_scale", 65536.0}};
+  snapshot.counters = {{"next_sample", step * 16}};
+  snapshot.config = "run: {seed: 1234}\n";
+  snapshot.pieces =
+      layout(mesh, [salt](const char* kind, Piece piece, at::ScalarType dtype) { return filled(kind, std::move(piece), dtype, salt); });
+  return snapshot;
+}
+
+/// Restores into blank pieces of the mesh's own layout. @returns "" or what differs.
+std::string restored_trouble(CheckpointStore& store, const fs::path& checkpoint, const ProcessMesh& mesh, int64_t salt = 0) {
+  Snapshot wanted;
+  wanted.pieces = layout(mesh, blank);
+  store.restore(checkpoint, wanted);
+  for (const StatePiece& state : wanted.pieces) {
+    if (const std::string trouble = wrong_element(state, salt); !trouble.empty()) return trouble;
+  }
+  return wanted.counters.at("next_sample") == wanted.step * 16 ? "" : "counters";
+}
+
+class StoreOnRanks : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    world_ = test_session().world();
+    if (world_->rank() == 0) own_.emplace();
+    folder_ = world_->broadcast_text(world_->rank() == 0 ? own_->path().string() : "", 0);
+  }
+  void TearDown() override { world_->barrier(); }
+
+  bool is_last() const { return world_->rank() == world_->size() - 1; }
+
+  /// @returns what `work` threw as CheckpointError, after checking that every rank got the same.
+  template <class Work>
+  std::string same_error(Work work) {
+    std::string text = "nothing";
+    try {
+      work();
+    } catch (const CheckpointError& error) {
+      text = error.what();
+    }
+    for (const std::string& other : world_->all_gather_text(text)) EXPECT_EQ(other, text);
+    return text;
+  }
+
+  std::set<std::string> names() const {
+    world_->barrier();
+    std::set<std::string> names;
+    for (const auto& entry : fs::directory_iterator(folder_)) names.insert(entry.path().filename().string());
+    world_->barrier();
+    return names;
+  }
+
+  std::unique_ptr<HostCommunicator> world_;
+  std::optional<TemporaryFolder> own_;
+  fs::path folder_;
+  Logger log_;
+};
+using Names = std::set<std::string>;
+
+TEST_F(StoreOnRanks, WhatOneLayoutSavesEveryOtherRestores) {
+  for (int savers = 1; savers <= world_->size(); ++savers) {
+    for (const int64_t expert_parallel : std::set<int64_t>{1, 2, savers}) {
+      if (savers % expert_parallel != 0) continue;
+      const auto saving = sub_mesh(savers, cpu_mesh(expert_parallel), kExperts);
+      const fs::path group = folder_ / std::to_string(world_->rank() / savers);  // each group of ranks saves on its own
+      CheckpointConfig config;
+      config.part_bytes = 100;
+      if (saving) CheckpointStore(group, config, *saving, log_).save(snapshot_of(*saving, 100));
+      world_->barrier();
+      const fs::path checkpoint = folder_ / "0" / step_name(100);
+      EXPECT_EQ(verify_checkpoint(checkpoint, true), "");
+      EXPECT_EQ(read_manifest(checkpoint).ranks, savers);
+
+      for (int readers = 1; readers <= world_->size(); ++readers) {
+        for (const int64_t other_parallel : std::set<int64_t>{1, readers}) {
+          const auto reading = sub_mesh(readers, cpu_mesh(other_parallel), kExperts);
+          if (!reading) continue;
+          CheckpointStore store(folder_ / ("reader-" + std::to_string(world_->rank() / readers)), config, *reading, log_);
+          EXPECT_EQ(restored_trouble(store, checkpoint, *reading), "") << "saved by " << savers << " (experts over " << expert_parallel
+                                                                       << "), read by " << readers << " (over " << other_parallel << ")";
+        }
+      }
+      world_->barrier();
+    }
+  }
+}
+
+TEST_F(StoreOnRanks, CopiesAreWrittenOnceByTheFirstRank) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore(folder_, {}, *mesh, log_).save(snapshot_of(*mesh, 100));
+  std::vector<std::string> files;
+  for (const StoredPiece& stored : read_manifest(folder_ / step_name(100)).pieces) {
+    if (stored.kind == "state") files.push_back(stored.file);
+  }
+  EXPECT_EQ(files, std::vector{"rank-0000-of-000" + std::to_string(world_->size()) + "-part-000.h5"});
+}
+
+TEST_F(StoreOnRanks, ARankThatCannotWriteStopsTheSaveOnEveryRankAndHarmsNothing) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore store(folder_, {}, *mesh, log_);
+  store.save(snapshot_of(*mesh, 100));
+
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto old_handler = ::signal(SIGXFSZ, SIG_IGN);  // the write then fails with EFBIG, as it would with ENOSPC
+  if (is_last()) {
+    const rlimit tight{64, before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &tight), 0);
+  }
+  const std::string error = same_error([&] { store.save(snapshot_of(*mesh, 200)); });
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  ::signal(SIGXFSZ, old_handler);
+
+  const std::string last = std::to_string(world_->size() - 1);
+  EXPECT_EQ(error.find("step-00000200 was not saved: rank " + last + ": cannot write "), 0U) << error;
+  EXPECT_NE(error.find("rank-000" + last + "-of-"), std::string::npos) << error;
+  EXPECT_NE(error.find("File too large"), std::string::npos) << error;
+  EXPECT_EQ(names(), Names{"step-00000100"});
+  EXPECT_EQ(store.newest_good(), folder_ / "step-00000100");
+  store.save(snapshot_of(*mesh, 200));
+  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000200"}));
+}
+
+TEST_F(StoreOnRanks, AGapIsFoundBeforeAnythingIsWritten) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore store(folder_, {}, *mesh, log_);
+  Snapshot snapshot = snapshot_of(*mesh, 100);
+  if (is_last()) {
+    std::erase_if(snapshot.pieces,
+                  [](const StatePiece& state) { return state.piece.name == "layers.0.experts" && state.kind == "exp_avg"; });
+  }
+  const std::string error = same_error([&] { store.save(snapshot); });
+  EXPECT_NE(error.find(world_->size() == 1 ? "nothing" : "exp_avg/layers.0.experts: no piece holds elements"), std::string::npos) << error;
+  if (world_->size() > 1) {
+    EXPECT_EQ(names(), Names{});
+  }
+}
+
+TEST_F(StoreOnRanks, RanksThatDisagreeOnACounterAreFound) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore store(folder_, {}, *mesh, log_);
+  Snapshot snapshot = snapshot_of(*mesh, 100);
+  snapshot.counters["next_sample"] += world_->rank();
+  const std::string error = same_error([&] { store.save(snapshot); });
+  EXPECT_NE(error.find(world_->size() == 1 ? "nothing" : "rank 1: its step, numbers, counters or config"), std::string::npos) << error;
+}
+
+TEST_F(StoreOnRanks, APieceThatIsNoPieceIsNamedOnEveryRank) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore store(folder_, {}, *mesh, log_);
+  Snapshot snapshot = snapshot_of(*mesh, 100);
+  if (is_last()) snapshot.pieces.back().piece.end += 1;
+  EXPECT_NE(same_error([&] { store.save(snapshot); }).find("state/layers.0.router_bias: elements [0, 13) do not lie"), std::string::npos);
+}
+
+TEST_F(StoreOnRanks, AFullDiskIsForeseen) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore store(folder_, {}, *mesh, log_);
+  Snapshot snapshot = snapshot_of(*mesh, 100);
+  constexpr int64_t kHuge = int64_t{1} << 55;
+  uint8_t byte = 0;  // never read: the check comes first
+  snapshot.pieces.push_back(
+      {"state", {"huge", Box::whole({kHuge}), 0, kHuge}, at::from_blob(&byte, {kHuge}, at::TensorOptions().dtype(at::kByte))});
+  const std::string error = same_error([&] { store.save(snapshot); });
+  EXPECT_NE(error.find("rank 0: needs "), std::string::npos) << error;
+  EXPECT_NE(error.find(" free"), std::string::npos) << error;
+  EXPECT_EQ(names(), Names{});
+}
+
+TEST_F(StoreOnRanks, AFolderThatIsNotSharedIsSaid) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  const bool apart = is_last() && world_->size() > 1;
+  const TemporaryFolder elsewhere;
+  CheckpointStore store(apart ? elsewhere.path() : folder_, {}, *mesh, log_);
+  const std::string error = same_error([&] { store.save(snapshot_of(*mesh, 100)); });
+  if (world_->size() == 1) {
+    EXPECT_EQ(error, "nothing");
+    return;
+  }
+  EXPECT_NE(error.find("the checkpoint folder must be shared by all nodes"), std::string::npos) << error;
+  EXPECT_EQ(names(), Names{});
+}
+
+TEST_F(StoreOnRanks, ARankThatDoesNotSeeACheckpointDoesNotCondemnIt) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore(folder_, {}, *mesh, log_).save(snapshot_of(*mesh, 100));
+  const bool apart = is_last() && world_->size() > 1;
+  const TemporaryFolder elsewhere;
+  CheckpointStore store(apart ? elsewhere.path() : folder_, {}, *mesh, log_);
+  const std::string error = same_error([&] { store.newest_good(); });
+  EXPECT_NE(error.find(world_->size() == 1 ? "nothing" : "the folder must be shared by all nodes"), std::string::npos) << error;
+  EXPECT_EQ(names(), Names{"step-00000100"});
+}
+
+TEST_F(StoreOnRanks, TheOldestBeyondKeepGoAndLeftoversAreSwept) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  if (world_->rank() == 0) fs::create_directory(folder_ / "step-00000001.tmp");
+  world_->barrier();
+  CheckpointConfig config;
+  config.keep = 3;
+  CheckpointStore store(folder_, config, *mesh, log_);
+  EXPECT_EQ(names(), Names{});
+  for (const int64_t step : {100, 200, 300, 400, 500}) store.save(snapshot_of(*mesh, step));
+  EXPECT_EQ(names(), (Names{"step-00000300", "step-00000400", "step-00000500"}));
+}
+
+TEST_F(StoreOnRanks, SavingAStepAgainReplacesIt) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore store(folder_, {}, *mesh, log_);
+  store.save(snapshot_of(*mesh, 100));
+  store.save(snapshot_of(*mesh, 100, /*salt=*/1));
+  EXPECT_EQ(names(), Names{"step-00000100"});
+  EXPECT_EQ(restored_trouble(store, folder_ / "step-00000100", *mesh, /*salt=*/1), "");
+}
+
+TEST_F(StoreOnRanks, DamagedOnesAreSetAsideAndTheNewestGoodOneIsTheSameOnEveryRank) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointConfig config;
+  config.keep = 4;
+  CheckpointStore store(folder_, config, *mesh, log_);
+  EXPECT_EQ(store.newest_good(), std::nullopt);
+  for (const int64_t step : {100, 200, 300, 400}) store.save(snapshot_of(*mesh, step));
+  EXPECT_EQ(store.newest_good(), folder_ / "step-00000400");
+  world_->barrier();
+  const std::string last_file = read_manifest(folder_ / "step-00000400").files.back().name;
+  world_->barrier();
+  if (world_->rank() == 0) {
+    std::string bytes = read_text(folder_ / "step-00000400" / last_file);
+    bytes[bytes.size() / 2] ^= 1;
+    write_text(folder_ / "step-00000400" / last_file, bytes);
+    fs::remove(folder_ / "step-00000300" / last_file);
+    fs::resize_file(folder_ / "step-00000200" / "manifest.json", 100);
+  }
+  world_->barrier();
+  EXPECT_EQ(store.newest_good(), folder_ / "step-00000100");
+  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000200.bad", "step-00000300.bad", "step-00000400.bad"}));
+  const std::string reason = read_text(folder_ / "step-00000400.bad" / "reason.txt");
+  EXPECT_NE(reason.find(last_file + " is damaged: its bytes do not have the digest"), std::string::npos) << reason;
+}
+
+TEST_F(StoreOnRanks, WhatOneRankCannotRestoreEveryRankSays) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore store(folder_, {}, *mesh, log_);
+  store.save(snapshot_of(*mesh, 100));
+  Snapshot wanted;
+  wanted.pieces = layout(*mesh, blank);
+  if (is_last()) wanted.pieces.push_back(blank("master", {"layers.0.nrom", Box::whole({3}), 0, 3}, at::kFloat));
+  const std::string error = same_error([&] { store.restore(folder_ / "step-00000100", wanted); });
+  EXPECT_NE(error.find("has no tensor master/layers.0.nrom; the nearest that it has is master/layers.0.norm"), std::string::npos) << error;
+  EXPECT_NE(same_error([&] { store.restore(folder_ / "step-00000900", wanted); }), "nothing");
+}
+
+}  // namespace
+}  // namespace pimoe

@@ -1,0 +1,121 @@
+#include "checkpoint/step_folders.h"
+
+#include "base/errors.h"
+#include "checkpoint/checkpoint_store.h"
+#include "checkpoint/tiny_checkpoint.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+class StepFolders : public ::testing::Test {
+ protected:
+  fs::path save(const std::string& name, int64_t salt = 0) {
+    save_snapshot(path(name), tiny_snapshot(100, salt));
+    return path(name);
+  }
+  fs::path path(const std::string& name) const { return folder_.path() / name; }
+  std::set<std::string> names() const {
+    std::set<std::string> names;
+    for (const auto& entry : fs::directory_iterator(folder_.path())) names.insert(entry.path().filename().string());
+    return names;
+  }
+  std::string digest(const std::string& name) const { return read_text(path(name) / "manifest.json"); }
+
+  TemporaryFolder folder_;
+};
+using Names = std::set<std::string>;
+
+TEST(StepName, IsReadBackAndNothingElseIs) {
+  EXPECT_EQ(step_name(100), "step-00000100");
+  EXPECT_EQ(step_name(1234567890), "step-1234567890");
+  for (const int64_t step : {int64_t{0}, int64_t{100}, int64_t{99999999}, int64_t{1234567890}}) EXPECT_EQ(step_of(step_name(step)), step);
+  for (const char* name : {"", "step-", "step-100", "step-00000100.tmp", "step-0000010x", "step--0000100", "step-000000100",
+                           "Step-00000100", "step-99999999999999999999"}) {
+    EXPECT_EQ(step_of(name), std::nullopt) << name;
+  }
+}
+
+TEST_F(StepFolders, AreListedOldestFirst) {
+  for (const char* name : {"step-1234567890", "step-00000200", "step-00000100", "step-00000150.tmp", "step-00000150.bad", "notes"})
+    fs::create_directory(path(name));
+  std::vector<int64_t> steps;
+  for (const StepFolder& step : list_steps(folder_.path())) steps.push_back(step.step);
+  EXPECT_EQ(steps, (std::vector<int64_t>{100, 200, 1234567890}));
+  EXPECT_TRUE(list_steps(path("nothing")).empty());
+}
+
+TEST_F(StepFolders, SweepRemovesUnfinishedSavesAndNothingElse) {
+  save("step-00000100");
+  fs::create_directory(path("step-00000200.tmp"));
+  write_text(path("step-00000200.tmp") / "rank-0000-of-0001-part-000.h5", "half");
+  fs::create_directory(path("step-00000050.bad"));
+  fs::create_directory(path("mine.tmp"));
+  EXPECT_EQ(sweep_leftovers(folder_.path()).size(), 1U);
+  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000050.bad", "mine.tmp"}));
+}
+
+TEST_F(StepFolders, SweepMovesBackACheckpointWhoseReplacementWasKilled) {
+  save("step-00000100");
+  const std::string before = digest("step-00000100");
+  fs::rename(path("step-00000100"), path("step-00000100.old"));
+  fs::create_directory(path("step-00000100.tmp"));
+  sweep_leftovers(folder_.path());
+  EXPECT_EQ(names(), (Names{"step-00000100"}));
+  EXPECT_EQ(digest("step-00000100"), before);
+}
+
+TEST_F(StepFolders, SweepFinishesADeletionAndKeepsTheReplacement) {
+  save("step-00000100");
+  const std::string before = digest("step-00000100");
+  save("step-00000100.old", /*salt=*/1);
+  save("step-00000050.old");
+  fs::remove(path("step-00000050.old") / "manifest.json");
+  sweep_leftovers(folder_.path());
+  EXPECT_EQ(names(), (Names{"step-00000100"}));
+  EXPECT_EQ(digest("step-00000100"), before);
+}
+
+TEST_F(StepFolders, CommitReplacesACheckpointOfTheSameStep) {
+  save("step-00000100");
+  save("step-00000100.tmp", /*salt=*/1);
+  const std::string wanted = digest("step-00000100.tmp");
+  commit_folder(path("step-00000100.tmp"), path("step-00000100"));
+  EXPECT_EQ(names(), (Names{"step-00000100"}));
+  EXPECT_EQ(digest("step-00000100"), wanted);
+}
+
+TEST_F(StepFolders, CommitThatCannotLeavesTheOldOneInPlace) {
+  save("step-00000100");
+  EXPECT_THROW(commit_folder(path("step-00000100.tmp"), path("step-00000100")), IoError);  // there is no such folder
+  EXPECT_EQ(names(), (Names{"step-00000100"}));
+}
+
+TEST_F(StepFolders, SetAsideKeepsTheReasonAndEarlierOnes) {
+  for (const char* expected : {"step-00000100.bad", "step-00000100.bad-2", "step-00000100.bad-3"}) {
+    save("step-00000100");
+    EXPECT_EQ(set_aside(path("step-00000100"), "for a reason"), path(expected));
+    EXPECT_EQ(read_text(path(expected) / "reason.txt"), "for a reason\n");
+  }
+}
+
+TEST_F(StepFolders, PruneKeepsTheNewestGoodOnes) {
+  for (const char* name : {"step-00000100", "step-00000200", "step-00000300", "step-00000400"}) save(name);
+  fs::resize_file(path("step-00000300") / "manifest.json", 10);  // damaged: not counted, not touched
+  EXPECT_EQ(prune_steps(folder_.path(), 400, 2), (std::vector<fs::path>{path("step-00000100")}));
+  EXPECT_EQ(names(), (Names{"step-00000200", "step-00000300", "step-00000400"}));
+}
+
+TEST_F(StepFolders, PruneNeverTakesTheOneJustSavedNorLaterSteps) {
+  for (const char* name : {"step-00000100", "step-00000200", "step-00000300", "step-00000400", "step-00000500"}) save(name);
+  prune_steps(folder_.path(), 300, 2);
+  EXPECT_EQ(names(), (Names{"step-00000200", "step-00000300", "step-00000400", "step-00000500"}));
+}
+
+}  // namespace
+}  // namespace pimoe

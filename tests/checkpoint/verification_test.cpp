@@ -1,0 +1,130 @@
+#include "base/errors.h"
+#include "checkpoint/checkpoint_store.h"
+#include "checkpoint/manifest.h"
+#include "checkpoint/tiny_checkpoint.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A tiny checkpoint in two files.
+class Verification : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    save_snapshot(checkpoint_, tiny_snapshot(100), /*part_bytes=*/100);
+    for (const auto& entry : fs::directory_iterator(checkpoint_)) files_.push_back(entry.path());
+    ASSERT_GE(files_.size(), 3U);
+  }
+
+  TemporaryFolder folder_;
+  fs::path checkpoint_ = folder_.path() / "step-00000100";
+  std::vector<fs::path> files_;
+};
+
+TEST_F(Verification, FindsNothingInAnUntouchedCheckpoint) {
+  EXPECT_EQ(verify_checkpoint(checkpoint_, true), "");
+  EXPECT_EQ(verify_checkpoint(checkpoint_, false), "");
+}
+
+TEST_F(Verification, FindsEverySingleChangedByteOfEveryFile) {
+  for (const fs::path& path : files_) {
+    const std::string original = read_text(path);
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    for (size_t at = 0; at < original.size(); ++at) {
+      const char changed = static_cast<char>(original[at] ^ static_cast<char>(1 << at % 8));
+      file.seekp(static_cast<std::streamoff>(at)).write(&changed, 1).flush();
+      EXPECT_NE(verify_checkpoint(checkpoint_, true), "") << path << ", byte " << at;
+      file.seekp(static_cast<std::streamoff>(at)).write(&original[at], 1).flush();
+    }
+  }
+  EXPECT_EQ(verify_checkpoint(checkpoint_, true), "");
+}
+
+TEST_F(Verification, FindsEveryTruncationWithoutReadingTheBytes) {
+  for (const fs::path& path : files_) {
+    const std::string original = read_text(path);
+    for (size_t length = 0; length < original.size(); length += 1 + original.size() / 100) {
+      fs::resize_file(path, length);
+      EXPECT_NE(verify_checkpoint(checkpoint_, false), "") << path << ", first " << length << " bytes";
+      write_text(path, original);
+    }
+    write_text(path, original + " ");
+    EXPECT_NE(verify_checkpoint(checkpoint_, false), "") << path << ", one byte more";
+    write_text(path, original);
+  }
+  EXPECT_EQ(verify_checkpoint(checkpoint_, true), "");
+}
+
+TEST_F(Verification, NamesTheFileItsTensorsAndTheReason) {
+  const fs::path shard = checkpoint_ / "rank-0000-of-0001-part-000.h5";
+  const std::string original = read_text(shard);
+  fs::resize_file(shard, 17);
+  const std::string trouble = verify_checkpoint(checkpoint_, false);
+  EXPECT_EQ(trouble.find("rank-0000-of-0001-part-000.h5 has 17 bytes, the manifest says "), 0U) << trouble;
+  EXPECT_NE(trouble.find("master/layers.0.norm"), std::string::npos) << trouble;
+  fs::remove(shard);
+  EXPECT_NE(verify_checkpoint(checkpoint_, false).find("No such file"), std::string::npos);
+  write_text(shard, original);
+}
+
+TEST_F(Verification, FindsEachMissingFile) {
+  for (const fs::path& path : files_) {
+    fs::rename(path, folder_.path() / "away");
+    EXPECT_NE(verify_checkpoint(checkpoint_, false), "") << path;
+    fs::rename(folder_.path() / "away", path);
+  }
+}
+
+TEST_F(Verification, FindsTwoFilesThatTradedPlaces) {
+  const fs::path first = checkpoint_ / "rank-0000-of-0001-part-000.h5";
+  const fs::path second = checkpoint_ / "rank-0000-of-0001-part-001.h5";
+  fs::rename(first, folder_.path() / "away");
+  fs::rename(second, first);
+  fs::rename(folder_.path() / "away", second);
+  EXPECT_NE(verify_checkpoint(checkpoint_, true), "");
+}
+
+TEST_F(Verification, FindsAFileOfAnotherSaveOfTheSameStep) {
+  const fs::path other = folder_.path() / "step-00000200";
+  save_snapshot(other, tiny_snapshot(100, /*salt=*/1), 100);
+  const fs::path shard = checkpoint_ / "rank-0000-of-0001-part-000.h5";
+  fs::copy_file(other / shard.filename(), shard, fs::copy_options::overwrite_existing);
+  EXPECT_EQ(verify_checkpoint(checkpoint_, false), "") << "the same sizes";
+  EXPECT_NE(verify_checkpoint(checkpoint_, true), "");
+}
+
+TEST_F(Verification, IgnoresFilesThatTheManifestDoesNotList) {
+  write_text(checkpoint_ / "notes.txt", "best run so far");
+  EXPECT_EQ(verify_checkpoint(checkpoint_, true), "");
+}
+
+TEST_F(Verification, FindsAManifestThatContradictsItsFiles) {
+  const std::string text = read_text(checkpoint_ / "manifest.json");
+  const auto trouble_with = [&](const std::string& from, const std::string& to) {
+    std::string changed = text;
+    const size_t place = changed.find(from);
+    EXPECT_NE(place, std::string::npos) << from;
+    write_text(checkpoint_ / "manifest.json", signed_again(changed.replace(place, from.size(), to)));
+    return verify_checkpoint(checkpoint_, true);
+  };
+  EXPECT_NE(trouble_with("\"name\":\"calls\"", "\"name\":\"call\""), "");
+  EXPECT_NE(trouble_with("\"type\":\"int64\"", "\"type\":\"float64\"").find("state/calls"), std::string::npos);
+  EXPECT_NE(trouble_with("\"range\":[0,7]", "\"range\":[0,6]").find("master/layers.0.experts: no piece holds elements [6, 7)"),
+            std::string::npos);
+  EXPECT_NE(trouble_with("\"range\":[7,13]", "\"range\":[6,12]").find("master/layers.0.experts"), std::string::npos);
+  EXPECT_EQ(trouble_with("\"step\"", "\"step\""), "");
+}
+
+TEST_F(Verification, SaysWhatIsMissingOfAFolderThatIsNoCheckpoint) {
+  fs::remove(checkpoint_ / "manifest.json");
+  EXPECT_NE(verify_checkpoint(checkpoint_, true).find("manifest.json"), std::string::npos);
+  EXPECT_NE(verify_checkpoint(folder_.path() / "nothing", true), "");
+}
+
+}  // namespace
+}  // namespace pimoe

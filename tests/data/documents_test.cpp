@@ -1,0 +1,238 @@
+#include "data/documents.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "base/errors.h"
+#include "data/input_stream.h"
+#include "data/sample_text.h"
+#include "data/temporary_folder.h"
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<std::string> names_of(const InputFiles& found) {
+  std::vector<std::string> names;
+  for (const InputFile& file : found.files) names.push_back(file.path.filename().string());
+  return names;
+}
+
+std::vector<std::string> documents_of(const fs::path& path) {
+  std::vector<std::string> documents;
+  std::string current;
+  const InputFile file{path, static_cast<int64_t>(fs::file_size(path)), path.extension() == ".jsonl"};
+  read_documents(file, "text", [&](const DocumentPart& part) {
+    EXPECT_LE(part.text.size(), 1u << 20);
+    EXPECT_LE(part.file_position, file.bytes);
+    current += part.text;
+    if (part.ends_document) documents.push_back(std::exchange(current, ""));
+  });
+  EXPECT_EQ(current, "") << "a document was not ended";
+  return documents;
+}
+
+std::string jsonl_complaint(const TemporaryFolder& folder, const std::string& content) {
+  try {
+    documents_of(folder.write("bad.jsonl", content));
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(FindInput, WalksFoldersInSortedOrderAndSkipsWhatIsNoText) {
+  const TemporaryFolder folder;
+  folder.write("in/b.txt", "b");
+  folder.write("in/a/z.py", "z");
+  folder.write("in/.hidden", "h");
+  folder.write("in/empty.txt", "");
+  folder.write("in/library.so", std::string("\177ELF\0\0", 6));
+  folder.write("in/latin1.txt", "caf\xE9 au lait");
+  Logger log;
+  const InputFiles found = find_input({folder / "in"}, {}, log);
+  EXPECT_EQ(names_of(found), (std::vector<std::string>{".hidden", "z.py", "b.txt"}));
+  EXPECT_EQ(found.bytes, 3);
+  EXPECT_EQ(found.skipped, 3);
+}
+
+TEST(FindInput, PatternsChooseInFoldersButNotAmongNamedFiles) {
+  const TemporaryFolder folder;
+  folder.write("in/a.py", "a");
+  folder.write("in/b.cpp", "b");
+  folder.write("in/c.txt", "c");
+  const fs::path named = folder.write("named.txt", "n");
+  Logger log;
+  EXPECT_EQ(names_of(find_input({folder / "in", named}, {"*.py", "?.c*"}, log)), (std::vector<std::string>{"a.py", "b.cpp", "named.txt"}));
+}
+
+TEST(FindInput, LinksToFoldersAreNotFollowedAndLinksToFilesAre) {
+  const TemporaryFolder folder;
+  const fs::path real = folder.write("in/real.txt", "r");
+  fs::create_directory_symlink(folder / "in", folder / "in/loop");
+  fs::create_symlink(real, folder / "in/same.txt");
+  fs::create_symlink(folder / "nowhere", folder / "in/broken.txt");
+  Logger log;
+  EXPECT_EQ(names_of(find_input({folder / "in"}, {}, log)), (std::vector<std::string>{"real.txt", "same.txt"}));
+}
+
+TEST(FindInput, AMissingInputIsADataError) {
+  const TemporaryFolder folder;
+  Logger log;
+  EXPECT_THROW(find_input({folder / "nowhere"}, {}, log), DataError);
+}
+
+TEST(ReadDocuments, ATextFileIsOneDocumentWhateverItsSize) {
+  const TemporaryFolder folder;
+  constexpr size_t kPart = 1 << 20;
+  std::string text;
+  while (text.size() < 3 * kPart) text += "a line of words " + std::to_string(text.size()) + "\n";
+  for (const size_t length : {size_t{1}, size_t{100}, kPart - 1, kPart, kPart + 1, 2 * kPart + 5, text.size()}) {
+    const std::string content = text.substr(0, length);
+    const auto documents = documents_of(folder.write("t.txt", content));
+    ASSERT_EQ(documents.size(), 1u) << length;
+    EXPECT_TRUE(documents[0] == content) << length;
+  }
+}
+
+// The bad byte stands in the last block: nothing of the blocks before it may have been handed out.
+TEST(ReadDocuments, ALargeFileThatTurnsOutBinaryGivesNothing) {
+  const TemporaryFolder folder;
+  const fs::path path = folder.write("t.txt", std::string(3 << 20, 'a') + "\xFF");
+  bool was_called = false;
+  const InputFile file{path, static_cast<int64_t>(fs::file_size(path)), false};
+  EXPECT_FALSE(read_documents(file, "text", [&](const DocumentPart&) { was_called = true; }));
+  EXPECT_FALSE(was_called);
+}
+
+TEST(ReadDocuments, EachJsonlLineIsADocument) {
+  const TemporaryFolder folder;
+  const auto documents = documents_of(folder.write("d.jsonl",
+                                                   "{\"text\": \"one\\ntwo\"}\r\n"
+                                                   "\n"
+                                                   "  \t\n"
+                                                   "{\"id\": 7, \"text\": \"caf\\u00e9 \\ud83d\\ude00\"}\n"
+                                                   "{\"text\": \"last, without a newline\"}"));
+  EXPECT_EQ(documents, (std::vector<std::string>{"one\ntwo", "café 😀", "last, without a newline"}));
+}
+
+TEST(ReadDocuments, ALongJsonlTextComesInPartsOfOneDocument) {
+  const TemporaryFolder folder;
+  const std::string text(5 << 20, 'x');
+  EXPECT_EQ(documents_of(folder.write("d.jsonl", "{\"text\": \"" + text + "\"}\n{\"text\": \"b\"}\n")),
+            (std::vector<std::string>{text, "b"}));
+}
+
+TEST(ReadDocuments, ABadJsonlLineIsNamedWithItsNumber) {
+  const TemporaryFolder folder;
+  const std::string good = "{\"text\": \"a\"}\n";
+  const auto says = [&](const std::string& line, const char* expected) {
+    const std::string message = jsonl_complaint(folder, good + "\n" + line + "\n" + good);
+    EXPECT_NE(message.find("bad.jsonl:3: "), std::string::npos) << message;
+    EXPECT_NE(message.find(expected), std::string::npos) << message;
+  };
+  says("{\"text\": \"a\"", "no JSON");
+  says("{\"text\": \"\xFF\"}", "no JSON");
+  says("{\"text\": \"\\ud800\"}", "no JSON");
+  says("[1, 2]", "not an object");
+  says("{\"txt\": \"a\", \"id\": 1}", "no key \"text\" but id, txt; did you mean txt?");
+  says("{}", "none at all");
+  says("{\"text\": 5}", "\"text\" is a number, not a string");
+}
+
+TEST(InputStream, CountsLinesAndTheirEnds) {
+  const TemporaryFolder folder;
+  InputStream stream(folder.write("lines", "ab\n\ncdef"));
+  std::string line;
+  ASSERT_TRUE(stream.read_line(line));
+  EXPECT_EQ(line, "ab");
+  EXPECT_EQ(stream.line_end(), 3);
+  ASSERT_TRUE(stream.read_line(line));
+  EXPECT_EQ(line, "");
+  ASSERT_TRUE(stream.read_line(line));
+  EXPECT_EQ(line, "cdef");
+  EXPECT_EQ(stream.line_number(), 3);
+  EXPECT_EQ(stream.line_end(), 8);
+  EXPECT_FALSE(stream.read_line(line));
+}
+
+TEST(InputStream, RefusesALineAboveTheLimit) {
+  const TemporaryFolder folder;
+  const fs::path path = folder.write("long.jsonl", "{}\n");
+  fs::resize_file(path, 3 + kJsonlLineLimit + 1);  // a hole of NULs: no bytes on the disk
+  InputStream stream(path);
+  std::string line;
+  ASSERT_TRUE(stream.read_line(line));
+  try {
+    stream.read_line(line);
+    FAIL() << "a line above the limit was read";
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find("long.jsonl:2: the line is longer than 256 MiB"), std::string::npos) << error.what();
+  }
+}
+
+/// Files of 100 lines, each line naming its file: "file-03 ...".
+InputFiles numbered_files(const TemporaryFolder& folder, int count) {
+  for (int i = 0; i < count; ++i) {
+    std::string text;
+    for (int line = 0; line < 100; ++line) text += "file-" + std::to_string(10 + i) + std::string(192, 'x') + "\n";
+    folder.write("in/" + std::to_string(10 + i) + ".txt", text);
+  }
+  Logger log;
+  return find_input({folder / "in"}, {}, log);
+}
+
+TEST(SampleLines, TakesAllOfASmallInput) {
+  const TemporaryFolder folder;
+  const InputFiles input = numbered_files(folder, 3);
+  EXPECT_EQ(sample_lines_of(input, "text", 1 << 20, 1).size(), 300u);
+}
+
+TEST(SampleLines, DrawsWholeLinesEvenlyFromAllFiles) {
+  const TemporaryFolder folder;
+  const InputFiles input = numbered_files(folder, 40);  // 40 x 20,000 bytes; 25 windows of 8 KiB, one for each 32,000 bytes
+  const auto lines = sample_lines_of(input, "text", 25 * 8192, 1);
+  std::set<std::string> files;
+  size_t bytes = 0;
+  for (const std::string& line : lines) {
+    EXPECT_EQ(line.size(), 199u);
+    files.insert(line.substr(0, 7));
+    bytes += line.size();
+  }
+  EXPECT_LE(bytes, 25u * 8192);
+  EXPECT_GT(bytes, 25u * 8192 * 9 / 10);
+  EXPECT_GE(files.size(), 25u);
+  EXPECT_EQ(sample_lines_of(input, "text", 25 * 8192, 1), lines);
+  EXPECT_NE(sample_lines_of(input, "text", 25 * 8192, 2), lines);
+}
+
+TEST(SampleLines, CutsBetweenCharactersWhereThereAreNoLines) {
+  const TemporaryFolder folder;
+  std::string text;
+  while (text.size() < 200000) text += "日本語é";
+  folder.write("in/a.txt", text);
+  Logger log;
+  const auto lines = sample_lines_of(find_input({folder / "in"}, {}, log), "text", 40000, 3);
+  ASSERT_FALSE(lines.empty());
+  size_t bytes = 0;
+  for (const std::string& line : lines) bytes += line.size();
+  EXPECT_GT(bytes, 30000u);
+}
+
+TEST(SampleLines, DrawsTheTextOfJsonlLinesAndPassesOverBadOnes) {
+  const TemporaryFolder folder;
+  std::string content;
+  for (int i = 0; i < 2000; ++i) content += i % 10 == 0 ? "{broken\n" : "{\"text\": \"first " + std::string(80, 'y') + "\\nsecond\"}\n";
+  folder.write("in/a.jsonl", content);
+  Logger log;
+  const InputFiles input = find_input({folder / "in"}, {}, log);
+  EXPECT_EQ(sample_lines_of(input, "text", 1 << 20, 1).size(), 2u * 1800);
+  const auto some = sample_lines_of(input, "text", 32768, 1);
+  EXPECT_GT(some.size(), 300u);
+  for (const std::string& line : some) EXPECT_TRUE(line == "second" || line.starts_with("first yyy")) << line;
+}
+
+}  // namespace
+}  // namespace pimoe

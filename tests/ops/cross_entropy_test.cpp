@@ -1,0 +1,163 @@
+#include "ops/cross_entropy.h"
+
+#include "base/errors.h"
+#include "ops/op_checks.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <limits>
+
+namespace pimoe::checks {
+namespace cross_entropy_tests {
+
+at::Tensor targets_of(const std::vector<int32_t>& values) { return int_tensor(values).to(at::kLong); }
+
+Operation loss_for(const std::vector<int32_t>& targets) {
+  return [=](const std::vector<at::Tensor>& inputs) { return linear_cross_entropy(inputs[0], inputs[1], targets_of(targets)); };
+}
+
+double reference(const at::Tensor& hidden, const at::Tensor& weight, const std::vector<int32_t>& targets) {
+  double sum = 0;
+  for (int64_t t = 0; t < hidden.size(0); ++t) {
+    const int32_t target = targets[static_cast<size_t>(t)];
+    if (target < 0) continue;
+    double exponentials = 0;
+    double target_logit = 0;
+    for (int64_t v = 0; v < weight.size(0); ++v) {
+      double logit = 0;
+      for (int64_t d = 0; d < hidden.size(1); ++d) {
+        logit += hidden.const_data_ptr<double>()[t * hidden.size(1) + d] * weight.const_data_ptr<double>()[v * hidden.size(1) + d];
+      }
+      exponentials += std::exp(logit);
+      if (v == target) target_logit = logit;
+    }
+    sum += std::log(exponentials) - target_logit;
+  }
+  return sum;
+}
+
+TEST(LinearCrossEntropy, MatchesPlainLoopsAtAnyShapeAndDtype) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  for (const at::ScalarType dtype : all_dtypes()) {
+    for (const auto& [positions, width, vocabulary] : {std::tuple<int, int, int>{1, 1, 1}, {5, 3, 7}, {9, 16, 40}, {40, 8, 700}}) {
+      SCOPED_TRACE(concat(dtype, " T ", positions, " D ", width, " V ", vocabulary));
+      const std::vector<int32_t> targets = random.integers(positions, -1, vocabulary);
+      const at::Tensor hidden = on_device(random.normal({positions, width}), dtype);
+      const at::Tensor weight = on_device(random.normal({vocabulary, width}) / std::sqrt(width), dtype);
+      const at::Tensor loss = loss_for(targets)({hidden, weight});
+      EXPECT_EQ(loss.dim(), 0);
+      EXPECT_EQ(loss.scalar_type(), arithmetic_of(dtype));
+      const double expected = reference(on_host(hidden), on_host(weight), targets);
+      EXPECT_NEAR(loss.item<double>(), expected, tolerance_of(dtype) * positions);
+    }
+  }
+}
+
+TEST(LinearCrossEntropy, GradientsAreThoseOfTheFormula) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  check_gradients(loss_for({3, -1, 0, 6, 2}), {{random.normal({5, 3})}, {random.normal({7, 3})}}, random);
+  check_gradients(loss_for({19, 8}), {{random.normal({2, 8})}, {random.normal({20, 8})}}, random);
+}
+
+// More positions than one chunk of logits holds (64 MiB on the CPU, 1 GiB on a GPU): together they are what two halves are.
+TEST(LinearCrossEntropy, ChunksAddUp) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  const int64_t vocabulary = 4096;
+  const int64_t positions = test_device().is_cuda() ? 70000 : 4500;
+  const std::vector<int32_t> targets = random.integers(positions, -1, static_cast<int32_t>(vocabulary));
+  const int64_t half = positions / 2;
+  const std::vector<Input> inputs = {{random.normal({positions, 8})}, {random.normal({vocabulary, 8})}};
+  const std::vector<at::Tensor> whole = leaves(inputs, at::kFloat);
+  const std::vector<at::Tensor> parts = leaves(inputs, at::kFloat);
+  const at::Tensor loss = loss_for(targets)(whole);
+  const at::Tensor first = loss_for({targets.begin(), targets.begin() + half})({parts[0].narrow(0, 0, half), parts[1]});
+  const at::Tensor second = loss_for({targets.begin() + half, targets.end()})({parts[0].narrow(0, half, positions - half), parts[1]});
+  loss.backward();
+  (first + second).backward();
+  expect_close(loss, first + second, 1e-5);
+  expect_close(whole[0].grad(), parts[0].grad(), 1e-5);
+  expect_close(whole[1].grad(), parts[1].grad(), 1e-4);
+}
+
+TEST(LinearCrossEntropy, NoPositionsGiveZeroAndDefinedGradients) {
+  for (const at::ScalarType dtype : all_dtypes()) {
+    const std::vector<at::Tensor> inputs = leaves({{at::zeros({0, 4}, at::kDouble)}, {at::ones({6, 4}, at::kDouble)}}, dtype);
+    const at::Tensor loss = loss_for({})(inputs);
+    EXPECT_EQ(loss.item<double>(), 0.0);
+    loss.backward();
+    EXPECT_EQ(inputs[0].grad().sizes(), (std::vector<int64_t>{0, 4}));
+    expect_close(inputs[1].grad(), at::zeros({6, 4}, at::kDouble), 0.0);
+  }
+}
+
+TEST(LinearCrossEntropy, PositionsThatDoNotCountChangeNothing) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  const at::Tensor hidden = random.normal({4, 8});
+  const at::Tensor weight = random.normal({10, 8});
+  const at::Tensor factor = at::ones({}, at::kDouble);
+  const auto all = gradients(loss_for({-1, 4, -1, 2}), leaves({{hidden}, {weight}}, at::kDouble), factor);
+  const at::Tensor counted = at::stack({hidden[1], hidden[3]});
+  const auto some = gradients(loss_for({4, 2}), leaves({{counted}, {weight}}, at::kDouble), factor);
+  expect_close(all[0].index_select(0, int_tensor({1, 3})), some[0], 1e-14);
+  expect_close(all[0].index_select(0, int_tensor({0, 2})), at::zeros({2, 8}, at::kDouble), 0.0);
+  expect_close(all[1], some[1], 1e-13);
+}
+
+TEST(LinearCrossEntropy, AGraphThatIsKeptGivesItsGradientsAgain) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  const std::vector<at::Tensor> inputs = leaves({{random.normal({3, 8})}, {random.normal({5, 8})}}, at::kFloat);
+  const at::Tensor loss = loss_for({1, 2, 3})(inputs);
+  (loss * 3).backward({}, /*retain_graph=*/true);
+  const at::Tensor once = inputs[1].grad().clone();
+  (loss * 3).backward();
+  expect_close(inputs[1].grad(), 2 * once, 1e-6);
+}
+
+TEST(LinearCrossEntropy, WithoutGradientsKeepsNothing) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  const std::vector<at::Tensor> inputs = leaves({{random.normal({3, 8})}, {random.normal({5, 8})}}, at::kFloat);
+  const at::Tensor with = loss_for({1, 2, 3})(inputs);
+  const at::NoGradGuard no_grad;
+  const at::Tensor without = loss_for({1, 2, 3})(inputs);
+  EXPECT_TRUE(with.requires_grad());
+  EXPECT_FALSE(without.requires_grad());
+  expect_same_bits(with.detach(), without);
+}
+
+TEST(LinearCrossEntropy, NeverHidesWhatIsNotFinite) {
+  for (const at::ScalarType dtype : all_dtypes()) {
+    for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+      at::Tensor hidden = at::ones({2, 4}, at::kDouble);
+      hidden[1][2] = bad;
+      const std::vector<at::Tensor> inputs = leaves({{hidden}, {at::ones({40, 4}, at::kDouble)}}, dtype);
+      const at::Tensor loss = loss_for({0, 1})(inputs);
+      EXPECT_FALSE(std::isfinite(loss.item<double>()));
+      loss.backward();
+      EXPECT_FALSE(at::isfinite(inputs[1].grad()).all().item<bool>());
+      EXPECT_TRUE(at::isfinite(inputs[0].grad()[0]).all().item<bool>());
+    }
+  }
+}
+
+TEST(LinearCrossEntropy, StaysExactWhereExponentialsWouldOverflow) {
+  const std::vector<at::Tensor> inputs =
+      leaves({{at::tensor(std::vector<double>{1000.0}, at::kDouble).view({1, 1})}, {at::tensor(std::vector<double>{1, -1, 0.5}, at::kDouble).view({3, 1})}},
+             at::kFloat);
+  EXPECT_NEAR(loss_for({2})(inputs).item<double>(), 500.0, 1e-3);
+}
+
+TEST(LinearCrossEntropy, RefusesOtherShapesAndDtypes) {
+  const at::Tensor hidden = on_device(at::zeros({2, 4}), at::kFloat);
+  EXPECT_THROW(loss_for({0, 1})({hidden, on_device(at::zeros({3, 5}), at::kFloat)}), ShapeError);
+  EXPECT_THROW(loss_for({0})({hidden, hidden}), ShapeError);
+  EXPECT_THROW(loss_for({0, 1})({hidden, hidden.to(at::kBFloat16)}), ShapeError);
+}
+
+}  // namespace cross_entropy_tests
+}  // namespace pimoe::checks

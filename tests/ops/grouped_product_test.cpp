@@ -1,0 +1,160 @@
+#include "ops/grouped_product.h"
+
+#include "base/errors.h"
+#include "ops/op_checks.h"
+
+#include <limits>
+
+namespace pimoe::checks {
+namespace grouped_product_tests {
+
+struct Sizes {
+  std::vector<int32_t> ends;
+  int64_t rows, in, out;
+};
+
+/// Even and odd sizes, empty groups at either end and inside, unused rows, no rows at all.
+const std::vector<Sizes>& all_sizes() {
+  static const std::vector<Sizes> sizes = {{{4}, 4, 8, 16},          {{0, 3, 3, 10, 10}, 10, 16, 8}, {{2, 5}, 9, 24, 32},
+                                           {{0, 0, 0}, 6, 8, 8},     {{0, 0}, 0, 8, 16},             {{3, 4, 7}, 8, 5, 3},
+                                           {{70, 71, 200}, 210, 64, 40}};
+  return sizes;
+}
+
+/// @returns the group of a row, or -1 for an unused one.
+int64_t group_of(const std::vector<int32_t>& ends, int64_t row) {
+  for (size_t group = 0; group < ends.size(); ++group) {
+    if (row < ends[group]) return static_cast<int64_t>(group);
+  }
+  return -1;
+}
+
+/// values [R, columns] whose unused rows are NaN: a product must not look at them.
+at::Tensor with_unused_nan(at::Tensor values, const std::vector<int32_t>& ends) {
+  for (int64_t row = ends.back(); row < values.size(0); ++row) values[row].fill_(std::numeric_limits<double>::quiet_NaN());
+  return values;
+}
+
+TEST(GroupedLinear, MatchesALoopOverRowsAtAnySizeAndDtype) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  for (const at::ScalarType dtype : all_dtypes()) {
+    for (const Sizes& sizes : all_sizes()) {
+      SCOPED_TRACE(concat(dtype, " rows ", sizes.rows, " in ", sizes.in, " out ", sizes.out));
+      const auto groups = static_cast<int64_t>(sizes.ends.size());
+      const at::Tensor rows = on_device(with_unused_nan(random.normal({sizes.rows, sizes.in}), sizes.ends), dtype);
+      const at::Tensor grad = on_device(with_unused_nan(random.normal({sizes.rows, sizes.out}), sizes.ends), dtype);
+      const at::Tensor weights = on_device(random.normal({groups, sizes.out, sizes.in}), dtype);
+      const at::Tensor ends = int_tensor(sizes.ends);
+
+      const at::Tensor x = on_host(rows), g = on_host(grad), w = on_host(weights);
+      at::Tensor product = at::zeros({sizes.rows, sizes.out}, at::kDouble);
+      at::Tensor input_gradient = at::zeros({sizes.rows, sizes.in}, at::kDouble);
+      at::Tensor weight_gradient = at::zeros({groups, sizes.out, sizes.in}, at::kDouble);
+      for (int64_t row = 0; row < sizes.ends.back(); ++row) {
+        const int64_t group = group_of(sizes.ends, row);
+        product[row].copy_((w[group] * x[row]).sum(1));
+        input_gradient[row].copy_((w[group] * g[row].unsqueeze(1)).sum(0));
+        weight_gradient[group] += g[row].unsqueeze(1) * x[row];
+      }
+      const double scale = 30.0;  // sums of up to 130 products of normal values
+      expect_close(grouped_linear(rows, weights, ends), product, tolerance_of(dtype), scale);
+      expect_close(grouped_linear_input_gradient(grad, weights, ends), input_gradient, tolerance_of(dtype), scale);
+      expect_close(grouped_linear_weight_gradient(grad, rows, ends), weight_gradient, tolerance_of(dtype), scale);
+    }
+  }
+}
+
+TEST(GroupedLinear, TakesWeightsThatTrain) {
+  const at::Tensor rows = on_device(at::ones({2, 8}), at::kFloat).requires_grad_(true);
+  const at::Tensor weights = on_device(at::ones({1, 8, 8}), at::kFloat).requires_grad_(true);
+  EXPECT_FALSE(grouped_linear(rows, weights, int_tensor({2})).requires_grad());
+}
+
+Operation mlp(const std::vector<int32_t>& ends) {
+  return [=](const std::vector<at::Tensor>& inputs) { return grouped_swiglu_mlp(inputs[0], inputs[1], inputs[2], int_tensor(ends)); };
+}
+
+at::Tensor mlp_reference(const at::Tensor& rows, const at::Tensor& gate_up, const at::Tensor& down, const std::vector<int32_t>& ends) {
+  const int64_t hidden_width = down.size(2);
+  at::Tensor output = at::zeros_like(rows);
+  for (int64_t row = 0; row < ends.back(); ++row) {
+    const int64_t group = group_of(ends, row);
+    const at::Tensor both = (gate_up[group] * rows[row]).sum(1);
+    const at::Tensor gate = both.narrow(0, 0, hidden_width);
+    const at::Tensor hidden = gate / (1 + (-gate).exp()) * both.narrow(0, hidden_width, hidden_width);
+    output[row].copy_((down[group] * hidden).sum(1));
+  }
+  return output;
+}
+
+std::vector<Input> mlp_inputs(Random& random, int64_t rows, int64_t groups, int64_t width, int64_t hidden_width) {
+  return {{random.normal({rows, width})},
+          {random.normal({groups, 2 * hidden_width, width}) / std::sqrt(static_cast<double>(width))},
+          {random.normal({groups, width, hidden_width}) / std::sqrt(static_cast<double>(hidden_width))}};
+}
+
+TEST(GroupedSwigluMlp, MatchesALoopOverRowsAtAnySizeAndDtype) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  for (const at::ScalarType dtype : all_dtypes()) {
+    for (const Sizes& sizes : all_sizes()) {
+      SCOPED_TRACE(concat(dtype, " rows ", sizes.rows, " in ", sizes.in, " out ", sizes.out));
+      std::vector<Input> inputs = mlp_inputs(random, sizes.rows, static_cast<int64_t>(sizes.ends.size()), sizes.in, sizes.out);
+      inputs[0].values = with_unused_nan(inputs[0].values, sizes.ends);
+      const std::vector<at::Tensor> tensors = leaves(inputs, dtype);
+      const at::Tensor expected = mlp_reference(on_host(tensors[0]), on_host(tensors[1]), on_host(tensors[2]), sizes.ends);
+      expect_close(mlp(sizes.ends)(tensors), expected, 2 * tolerance_of(dtype), 3.0);
+    }
+  }
+}
+
+TEST(GroupedSwigluMlp, GradientsAreThoseOfTheFormula) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  check_gradients(mlp({2, 2, 3}), mlp_inputs(random, 5, 3, 3, 2), random);
+  check_gradients(mlp({0, 2}), mlp_inputs(random, 3, 2, 8, 8), random);
+}
+
+TEST(GroupedSwigluMlp, UnusedRowsLeaveNoTraceInAnyGradient) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  for (const at::ScalarType dtype : all_dtypes()) {
+    SCOPED_TRACE(concat(dtype));
+    const std::vector<int32_t> ends = {3, 3, 5};
+    std::vector<Input> inputs = mlp_inputs(random, 9, 3, 16, 8);
+    const at::Tensor factors = random.normal({9, 16});
+    std::vector<Input> spoiled = inputs;
+    spoiled[0].values = with_unused_nan(inputs[0].values.clone(), ends);
+    const auto clean = gradients(mlp(ends), leaves(inputs, dtype), factors);
+    const auto grads = gradients(mlp(ends), leaves(spoiled, dtype), with_unused_nan(factors.clone(), ends));
+    for (size_t i = 0; i < grads.size(); ++i) expect_same_bits(grads[i], clean[i]);
+    expect_close(grads[0].narrow(0, 5, 4), at::zeros({4, 16}, at::kDouble), 0.0);
+    expect_close(grads[1][1], at::zeros({16, 16}, at::kDouble), 0.0);
+    expect_close(grads[2][1], at::zeros({16, 8}, at::kDouble), 0.0);
+  }
+}
+
+TEST(GroupedSwigluMlp, NoRowsGiveDefinedZeroGradients) {
+  Random random;
+  for (const at::ScalarType dtype : all_dtypes()) {
+    const std::vector<Input> inputs = mlp_inputs(random, 0, 2, 8, 8);
+    const auto grads = gradients(mlp({0, 0}), leaves(inputs, dtype), at::zeros({0, 8}, at::kDouble));
+    for (size_t i = 0; i < grads.size(); ++i) expect_close(grads[i], at::zeros_like(inputs[i].values), 0.0);
+  }
+}
+
+TEST(GroupedLinear, RefusesShapesThatDoNotFit) {
+  const at::Tensor rows = on_device(at::zeros({4, 8}), at::kFloat);
+  const at::Tensor weights = on_device(at::zeros({2, 3, 8}), at::kFloat);
+  const at::Tensor ends = int_tensor({1, 4});
+  EXPECT_THROW(grouped_linear(rows, weights, int_tensor({4})), ShapeError);
+  EXPECT_THROW(grouped_linear(rows, weights.narrow(2, 0, 4).contiguous(), ends), ShapeError);
+  EXPECT_THROW(grouped_linear(rows, weights, ends.to(at::kLong)), ShapeError);
+  EXPECT_THROW(grouped_linear(rows, weights.to(at::kDouble), ends), ShapeError);
+  EXPECT_THROW(grouped_linear_weight_gradient(rows, rows.narrow(0, 0, 3), ends), ShapeError);
+  EXPECT_THROW(grouped_swiglu_mlp(rows, weights, weights, ends), ShapeError);
+}
+
+}  // namespace grouped_product_tests
+}  // namespace pimoe::checks

@@ -1,0 +1,11 @@
+/// The properties of every operation once more, on a GPU: the same tests against the same references.
+
+#define PIMOE_TEST_DEVICE at::kCUDA
+
+#include "ops/cross_entropy_test.cpp"
+#include "ops/grouped_product_test.cpp"
+#include "ops/rms_norm_test.cpp"
+#include "ops/rotary_test.cpp"
+#include "ops/row_moves_test.cpp"
+#include "ops/slot_order_test.cpp"
+#include "ops/swiglu_test.cpp"

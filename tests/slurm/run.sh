@@ -1,0 +1,202 @@
+#!/usr/bin/env bash
+# Trains under a real two-node Slurm on this machine, through launch/slurm.sbatch, as a user would:
+#
+#   tests/slurm/run.sh [--install]     --install gets Slurm and munge by apt first, where they are missing
+#
+# PIMOE_BUILD (default: build) holds the pimoe binary. Needs root and unshare; see cluster.sh. Takes about three minutes.
+# Exits with 0 if every check holds. Otherwise the logs stay in the folder that the last line names.
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+
+if [ "${1:-}" = --install ]; then
+  for package in slurmctld slurmd slurm-client munge; do
+    dpkg-query --show --showformat='${Status}' $package 2>/dev/null | grep -q 'ok installed' && continue
+    echo "installing slurmctld slurmd slurm-client munge"
+    apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends slurmctld slurmd slurm-client munge >/dev/null || exit 1
+    break
+  done
+fi
+
+PIMOE_BUILD=$(realpath --canonicalize-missing "${PIMOE_BUILD:-build}")
+export PIMOE_BUILD
+readonly pimoe=$PIMOE_BUILD/pimoe
+[ -x "$pimoe" ] || { echo "run.sh: $pimoe is not there: build it, or set PIMOE_BUILD" >&2; exit 1; }
+
+dir=$(mktemp -d /tmp/pimoe-slurm.XXXXXX)
+readonly dir
+passed=0
+failed=0
+trap 'tests/slurm/cluster.sh down "$dir"' EXIT
+trap 'exit 130' INT TERM
+
+check() {  # check TEXT COMMAND...: the command says whether the text is true
+  local text=$1
+  shift
+  if "$@" >"$dir/check.out" 2>&1; then
+    passed=$((passed + 1))
+    echo "  ok      $text"
+  else
+    failed=$((failed + 1))
+    echo "  FAILED  $text"
+    tail -n 5 "$dir/check.out" | sed 's/^/          /'
+    [ ! -s "${log:-}" ] || { echo "          end of $log:"; tail -n 15 "$log" | sed 's/^/          | /'; }
+  fi
+}
+
+# submit NAME SBATCH_OPTION... -- KEY=VALUE...: sets job, log and run. Four ranks on two nodes, threads that yield: this machine may have two cores.
+submit() {
+  local name=$1 options=()
+  shift
+  while [ "$1" != -- ]; do options+=("$1"); shift; done
+  shift
+  run=$dir/runs/$name
+  log=$dir/$name.log
+  job=$(sbatch --parsable --nodes=2 --ntasks-per-node=2 --output="$log" "${options[@]}" launch/slurm.sbatch tests/slurm/tiny.yaml \
+    run.directory="$run" data.train="$dir/corpus" data.tokenizer="$dir/corpus.model" "$@")
+}
+
+until_true() {  # until_true SECONDS COMMAND...
+  local tries=$(($1 * 5))
+  shift
+  until "$@"; do
+    [ $((tries -= 1)) -gt 0 ] || return 1
+    sleep 0.2
+  done
+}
+
+field() { scontrol show job --oneliner "$job" | grep -o "\b$1=[^ ]*" | head -n 1 | cut -d= -f2; }
+ended() { case $(field JobState) in COMPLETED | FAILED | CANCELLED | TIMEOUT | NODE_FAIL | OUT_OF_MEMORY) ;; *) false ;; esac; }
+# is FIELD VALUE: of the job, as scontrol gives it.
+is() { echo "$1 is '$(field "$1")', expected '$2'"; [ "$(field "$1")" = "$2" ]; }
+says() { grep -qF -- "$2" "$1" || { echo "'$2' is not in $1"; false; }; }
+steps_logged() { sed -n 's/.*"step": *\([0-9]*\).*/\1/p' "$run/metrics.jsonl" 2>/dev/null; }
+has_steps() { [ "$(steps_logged | wc -l)" -ge "$1" ]; }
+each_step_once() { diff <(seq 1 "$1") <(steps_logged); }
+has_checkpoint() { local name; name=$(printf '%s/checkpoints/step-%08d' "$run" "$1"); ls "$name"; [ -s "$name/manifest.json" ] && ls "$name"/rank-0003-of-0004*; }
+has_rank_logs() { diff <(cd "$run/log" && ls rank-*.log) <(printf 'rank-%04d.log\n' 0 1 2 3); }
+newest_checkpoint() { find "$run/checkpoints" -maxdepth 1 -name 'step-*' -printf '%f\n' 2>/dev/null | sort | tail -n 1 | sed 's/step-0*//'; }
+rank_processes() {
+  local process
+  for process in $(pgrep -f "run.directory=$run"); do [ "$(readlink "/proc/$process/exe")" != "$pimoe" ] || echo "$process"; done
+}
+
+no_rank_is_left() { [ -z "$(rank_processes)" ]; }
+
+trains() {
+  submit "$1-plain" -- train.steps=20
+  check "the job ends" until_true 120 ended
+  check "its state is COMPLETED" is JobState COMPLETED
+  check "four ranks took part" has_rank_logs
+  check "metrics.jsonl holds each of 20 steps once" each_step_once 20
+  check "the checkpoint of step 20 is there, of four ranks" has_checkpoint 20
+}
+
+is_asked_to_leave() {
+  submit "$1-leaves" -- train.steps=300
+  check "training starts" until_true 120 has_steps 5
+  scancel --batch --signal=USR1 "$job"
+  check "asked to leave, the job is requeued" until_true 60 is Restarts 1
+  check "because the ranks said 75" says "$log" "slurm.sbatch: saved"
+  local saved
+  saved=$(newest_checkpoint)
+  check "a checkpoint was saved between start and end (step ${saved:-none})" test "${saved:-0}" -ge 5 -a "${saved:-300}" -lt 300
+  head -n "${saved:-0}" "$run/metrics.jsonl" >"$dir/before"
+  check "the job ends" until_true 240 ended
+  check "its state is COMPLETED" is JobState COMPLETED
+  check "it is the second start that ended it" says "$log" "start 2"
+  check "no step was trained again" cmp "$dir/before" <(head -n "${saved:-0}" "$run/metrics.jsonl")
+  check "metrics.jsonl holds each of 300 steps once" each_step_once 300
+}
+
+# The signal may come before the launcher, the ranks or the training loop are there to hear it.
+is_asked_to_leave_at_once() {
+  submit "$1-at-once" -- train.steps=100000
+  check "the job starts" until_true 60 says "$log" "start 1"
+  scancel --batch --signal=USR1 "$job"
+  check "asked to leave at once, the job is requeued" until_true 60 is Restarts 1
+  local early
+  early=$(steps_logged | wc -l)
+  check "the second start trains on" until_true 120 has_steps $((early + 3))
+  scancel "$job"
+  check "the job ends" until_true 60 ended
+}
+
+is_cancelled() {
+  submit "$1-cancelled" -- train.steps=100000
+  check "training starts" until_true 120 has_steps 2
+  scancel "$job"
+  check "a cancelled job ends" until_true 60 ended
+  check "no rank is left" until_true 20 no_rank_is_left
+  check "it is not requeued" is Restarts 0
+  check "its state is CANCELLED" is JobState CANCELLED
+}
+
+loses_a_rank() {
+  submit "$1-dies" -- train.steps=100000
+  check "training starts" until_true 120 has_steps 2
+  kill -9 "$(rank_processes | tail -n 1)"
+  check "killing one rank ends the job" until_true 60 ended
+  check "its state is FAILED" is JobState FAILED
+  check "it is not requeued" is Restarts 0
+  check "no rank is left" until_true 10 no_rank_is_left
+}
+
+has_a_wrong_key() {
+  submit "$1-wrong" -- train.step=20
+  check "the job ends" until_true 120 ended
+  check "its exit code is that of a bad configuration" is ExitCode 78:0
+  check "the message names the right key" says "$log" train.steps
+}
+
+# Slurm's own warning before the time limit, which comes in ticks of half a minute. The second start is not waited for.
+reaches_its_time_limit() {
+  submit time-limit --time=2 --signal=B:USR1@90 -- train.steps=100000
+  check "Slurm's warning before the time limit has the job requeued" until_true 150 is Restarts 1
+  check "because the ranks said 75" says "$log" "slurm.sbatch: saved"
+  scancel "$job"
+}
+
+is_refused_without_pmix() {
+  log=$dir/singletons.log
+  run=$dir/runs/singletons
+  timeout 60 srun --mpi=none --nodes=2 --ntasks-per-node=2 "$pimoe" train tests/slurm/tiny.yaml run.directory="$run" \
+    data.train="$dir/corpus" data.tokenizer="$dir/corpus.model" >"$log" 2>&1
+  local status=$?
+  check "four tasks that are each a world of one are refused, not left waiting (status $status)" test $status -ne 0 -a $status -ne 124
+  check "the message says how to start them" says "$log" --mpi=pmix
+  check "nothing was trained" test ! -e "$run/metrics.jsonl"
+}
+
+has_no_binary() {
+  PIMOE_BUILD=$dir/nowhere submit no-binary -- train.steps=20
+  check "the job ends" until_true 60 ended
+  check "its exit code is that of wrong usage" is ExitCode 64:0
+  check "the message names the file and PIMOE_BUILD" says "$log" "$dir/nowhere/pimoe is not there"
+}
+
+section() { echo "$1"; "${@:2}"; }
+
+tests/slurm/cluster.sh up "$dir" || exit 1
+# shellcheck disable=SC1091
+. "$dir/env"
+export OMPI_MCA_mpi_yield_when_idle=1
+"$pimoe" data build --output "$dir/corpus" --vocabulary 512 --include '*.h' src >"$dir/corpus.log" 2>&1 || { cat "$dir/corpus.log"; exit 1; }
+
+for launcher in srun mpirun; do
+  export PIMOE_LAUNCHER=$launcher
+  section "$launcher: a job that ends by itself" trains $launcher
+  section "$launcher: a job that is asked to leave" is_asked_to_leave $launcher
+  section "$launcher: a job that is asked to leave at once" is_asked_to_leave_at_once $launcher
+  section "$launcher: a job that is cancelled" is_cancelled $launcher
+  section "$launcher: a job of which one rank dies" loses_a_rank $launcher
+  section "$launcher: a job with a wrong key" has_a_wrong_key $launcher
+done
+unset PIMOE_LAUNCHER
+section "a job that reaches its time limit" reaches_its_time_limit
+section "srun without PMIx" is_refused_without_pmix
+section "a job without a binary" has_no_binary
+
+tests/slurm/cluster.sh down "$dir"
+if [ $failed = 0 ]; then rm -rf "$dir"; else echo "logs: $dir"; fi
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]
