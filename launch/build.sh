@@ -36,7 +36,8 @@ stage "configure $PIMOE_BUILD" "$PIMOE_BUILD/configure.log" "${configure[@]}" ||
     "Where compilers or Python have changed since the last build: rm -r $PIMOE_BUILD"
 
 export NINJA_STATUS="[%f of %t] "
-stage "build with $jobs jobs" "$PIMOE_BUILD/build.log" "$PIMOE_CMAKE" --build "$PIMOE_BUILD" -j "$jobs" ${targets[@]+--target "${targets[@]}"} || {
+stage "build with $jobs jobs" "$PIMOE_BUILD/build.log" "$PIMOE_CMAKE" --build "$PIMOE_BUILD" -j "$jobs" \
+  ${targets[@]+--target "${targets[@]}"} || {
   say "the first errors in $PIMOE_BUILD/build.log:" >&2
   grep -m 8 -E 'error:|undefined reference|Killed' "$PIMOE_BUILD/build.log" | sed 's/^/  | /' >&2 || true
   fail "the build of $PIMOE_BUILD did not succeed." "The whole output is in $PIMOE_BUILD/build.log." \

@@ -34,7 +34,9 @@ fi
 
 # resolved SECTION KEY: a value of the configuration that would be trained.
 config=$("$pimoe" train configs/quickstart.yaml "$@" --print-config)
-resolved() { awk -v section="$1:" -v key="$2:" '/^[a-z]/ { inside = $1 == section } inside && $1 == key { print $2; exit }' <<<"$config"; }
+resolved() {
+  awk -v section="$1:" -v key="$2:" '/^[a-z]/ { inside = $1 == section } inside && $1 == key { print $2; exit }' <<<"$config"
+}
 run=$(resolved run directory)
 steps=$(resolved train steps)
 
@@ -57,7 +59,8 @@ if [ "$ranks" -gt "$cores" ]; then mpirun+=(--oversubscribe); fi
 
 at_step=$(saved_step)
 if [ "$at_step" -ge "$steps" ]; then
-  say "the run $run is complete: $at_step of $steps steps. To train further: launch/quickstart.sh train.steps=$((at_step + steps)); to start anew: rm -r $run"
+  say "the run $run is complete: $at_step of $steps steps."
+  say "to train further: launch/quickstart.sh train.steps=$((at_step + steps)); to start anew: rm -r $run"
 else
   if [ "$at_step" -gt 0 ]; then say "going on from step $at_step of $steps"; fi
   # In the background, so that a SIGTERM to this script alone reaches mpirun, and by it every rank. A ctrl-C reaches mpirun by itself;

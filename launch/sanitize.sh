@@ -27,6 +27,7 @@ for kind in "${kinds[@]}"; do
     ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 sanitized_tests build-debug -DPIMOE_SANITIZE=ON .
   else
     # libgomp is not built for the thread sanitizer, which reports its barriers as races: one OpenMP thread.
-    OMP_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 sanitized_tests build-tsan -DPIMOE_THREAD_SANITIZE=ON '^data\.' data_unit_test
+    OMP_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
+      sanitized_tests build-tsan -DPIMOE_THREAD_SANITIZE=ON '^data\.' data_unit_test
   fi
 done

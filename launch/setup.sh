@@ -81,8 +81,8 @@ install_packages() {
   local apt=(${sudo[@]+"${sudo[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -q)
   # A failed update is no reason to stop: the lists that are there may do.
   stage "package lists (apt-get update)" "$logs/apt-update.log" "${apt[@]}" update || true
-  # shellcheck disable=SC2086  # a list of words
   say "installing $missing"
+  # shellcheck disable=SC2086  # a list of words
   stage "system packages (apt-get install)" "$logs/apt-install.log" "${apt[@]}" install -y --no-install-recommends $missing ||
     fail "apt-get could not install: $missing" "If the network is the reason, mend it and run this again; nothing is done twice." \
       "To install them by hand:" "${by_hand[@]}"
@@ -151,7 +151,8 @@ pip_install() {
   local title=$1
   shift
   touch "$installing"
-  stage "$title" "$logs/pip.log" "$environment/bin/python3" -m pip install --no-input --no-compile --disable-pip-version-check --progress-bar off "$@" ||
+  local pip=("$environment/bin/python3" -m pip --no-input --disable-pip-version-check)
+  stage "$title" "$logs/pip.log" "${pip[@]}" install --no-compile --progress-bar off "$@" ||
     fail "pip could not install: $*" "It needs a package index (PyPI, or the one that PIP_INDEX_URL names)" \
       "and disk space: $(df -h --output=avail "$PIMOE_DEPS" | tail -n 1 | tr -d ' ') are free." \
       "Run this again when that is mended. With torch on the machine already: PIMOE_TORCH=<python> launch/setup.sh"
@@ -164,7 +165,8 @@ install_torch() {
   if [ "$cuda" = on ]; then
     pip_install "torch $PIMOE_TORCH_VERSION with its CUDA libraries (2.5 GB to fetch, 5 GB on disk)" "torch==$PIMOE_TORCH_VERSION"
   else
-    pip_install "torch $PIMOE_TORCH_VERSION for the CPU (0.5 GB to fetch, 1.3 GB on disk)" --no-deps "torch==$PIMOE_TORCH_VERSION" $PIMOE_CPU_WHEELS
+    pip_install "torch $PIMOE_TORCH_VERSION for the CPU (0.5 GB to fetch, 1.3 GB on disk)" \
+      --no-deps "torch==$PIMOE_TORCH_VERSION" $PIMOE_CPU_WHEELS
   fi
   probe_torch "$environment/bin/python3" || fail "torch was installed but cannot be used: $torch_misfit." "The log is $logs/pip.log"
 }
@@ -200,7 +202,8 @@ toolkit_of() {
 
 find_nvcc() {
   local candidate
-  for candidate in ${CUDACXX:+"$CUDACXX"} nvcc "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" "/usr/local/cuda-$PIMOE_CUDA_RELEASE/bin/nvcc" "$PIMOE_DEPS/cuda/bin/nvcc"; do
+  for candidate in ${CUDACXX:+"$CUDACXX"} nvcc "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" "/usr/local/cuda-$PIMOE_CUDA_RELEASE/bin/nvcc" \
+    "$PIMOE_DEPS/cuda/bin/nvcc"; do
     if nvcc_fits "$candidate"; then return 0; fi
   done
   return 1
@@ -211,7 +214,8 @@ install_nvcc() {
   # shellcheck disable=SC2086  # a list of words
   pip_install "CUDA compiler $PIMOE_CUDA_RELEASE from PyPI" --no-deps $PIMOE_TOOLKIT_WHEELS
   lay_out_toolkit
-  nvcc_fits "$PIMOE_DEPS/cuda/bin/nvcc" || fail "the CUDA compiler was installed in $PIMOE_DEPS/cuda, but does not run or is not of release $PIMOE_CUDA_RELEASE." \
+  nvcc_fits "$PIMOE_DEPS/cuda/bin/nvcc" ||
+    fail "the CUDA compiler was installed in $PIMOE_DEPS/cuda, but does not run or is not of release $PIMOE_CUDA_RELEASE." \
     "Install the CUDA toolkit $PIMOE_CUDA_RELEASE and put its nvcc on the PATH, or build without: PIMOE_CUDA=off launch/setup.sh"
 }
 

@@ -50,7 +50,8 @@ if [[ " ${labels[*]} " == *" slurm "* ]]; then
   "$repository/tests/slurm/run.sh" --install || failed+=(slurm)
 fi
 if [ -n "$chosen" ]; then
-  "$PIMOE_CTEST" --test-dir "$PIMOE_BUILD" -L "^($chosen)\$" -j "$(nproc)" --output-on-failure --no-tests=error || failed+=("${chosen//|/ }")
+  "$PIMOE_CTEST" --test-dir "$PIMOE_BUILD" -L "^($chosen)\$" -j "$(nproc)" --output-on-failure --no-tests=error ||
+    failed+=("${chosen//|/ }")
 fi
 
 printf '\n'

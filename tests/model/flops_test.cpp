@@ -1,0 +1,32 @@
+#include "model/flops.h"
+#include "model/model_fixture.h"
+
+#include <gtest/gtest.h>
+
+namespace pimoe {
+namespace {
+
+// D 8, 2 heads and 1 kv head of 4: attention 8 * 4 * (2*2 + 2*1) = 192 weights a layer. Dense layer 3*8*6 = 144. Expert 3*8*6 = 144, two
+// for a token; router 8*4 = 32. Head 8*11 = 88. S 5: attention scores 2 layers * 2 heads * 4 * 5 = 80.
+TEST(TokenFlops, FollowBothConventions) {
+  const TokenFlops flops = token_flops(tiny_model());
+  const double active = 2 * 192 + 144 + 2 * 144 + 88;
+  EXPECT_EQ(flops.megatron, 6 * active + 6 * 80);
+  EXPECT_EQ(flops.torchtitan, 6 * (active + 32) + 12 * 80);
+}
+
+TEST(ParameterCount, EqualsWhatTheModelDeclares) {
+  for (const bool tied : {false, true}) {
+    ModelConfig config = tiny_model();
+    config.tie_embeddings = tied;
+    config.moe.shared_width = 5;
+    ModelFixture fixture(config, at::kFloat);
+    int64_t total = 0;
+    for (const auto& parameter : fixture.model.parameters()) total += parameter->box.global_numel();
+    EXPECT_EQ(parameter_count(config).total, total);
+    EXPECT_EQ(parameter_count(config).total - parameter_count(config).active, 2 * 144 + (tied ? 0 : 88));  // two idle experts, the embedding
+  }
+}
+
+}  // namespace
+}  // namespace pimoe
