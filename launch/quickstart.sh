@@ -35,14 +35,14 @@ fi
 # resolved SECTION KEY: a value of the configuration that would be trained.
 config=$("$pimoe" train configs/quickstart.yaml "$@" --print-config)
 resolved() {
-  awk -v section="$1:" -v key="$2:" '/^[a-z]/ { inside = $1 == section } inside && $1 == key { print $2; exit }' <<<"$config"
+  awk -v section="$1:" -v key="$2:" '/^[a-z]/ { inside = $1 == section } inside && $1 == key { print $2; exit }' <<<"$config" | tr -d '"\
 }
 run=$(resolved run directory)
 steps=$(resolved train steps)
 
 saved_step() {
-  "$pimoe" checkpoint list "$run" --json 2>/dev/null |
-    "$PIMOE_PYTHON" -c 'import json, sys; print(max((c["step"] for c in json.load(sys.stdin) if c["good"]), default=0))' 2>/dev/null || echo 0
+  local newest='import json, sys; print(max((c["step"] for c in json.load(sys.stdin) if c["good"]), default=0))'
+  "$pimoe" checkpoint list "$run" --json 2>/dev/null | "$PIMOE_PYTHON" -c "$newest" 2>/dev/null || echo 0
 }
 
 # As many ranks as there are GPUs, up to two; mpirun counts cores, and wants to be told where there are fewer of those than ranks.

@@ -27,8 +27,8 @@ struct CheckpointConfig {
 /// The checkpoints of one run: folder/step-00000100/{manifest.json, rank-0000-of-0002-part-000.h5, ...}; docs/checkpoint.md draws them.
 ///
 /// Saving is atomic: every rank writes its shards into step-N.tmp (image in memory, own write loop, fsync), all ranks agree that they
-/// could, rank 0 writes the manifest with size and SHA-256 of every file and piece, fsync, and the folder is renamed. A folder without suffix
-/// whose manifest verifies is a good checkpoint; nothing else is trusted, no marker file exists.
+/// could, rank 0 writes the manifest with size and SHA-256 of every file and piece, fsync, and the folder is renamed. A folder without
+/// suffix whose manifest verifies is a good checkpoint; nothing else is trusted, no marker file exists.
 ///
 /// REQUIRES: one job at a time uses a folder, and every rank sees it.
 class CheckpointStore {

@@ -30,8 +30,8 @@ void check_reducible(const Communicator& group, const char* collective, const at
   check_contiguous(group, collective, tensor);
   const at::ScalarType dtype = tensor.scalar_type();
   if (dtype != at::kFloat && dtype != at::kDouble && dtype != at::kLong && dtype != at::kInt) {
-    throw ShapeError(concat(where(group, collective), "dtype ", c10::toString(dtype),
-                            " is not reduced; it must be float32, float64, int64 or int32"));
+    throw ShapeError(
+        concat(where(group, collective), "dtype ", c10::toString(dtype), " is not reduced; it must be float32, float64, int64 or int32"));
   }
 }
 
@@ -63,8 +63,8 @@ void check_rows(const Communicator& group, const at::Tensor& rows, const std::ve
   }
   const int64_t total = std::accumulate(send_rows.begin(), send_rows.end(), int64_t{0});
   if (total != rows.size(0)) {
-    throw ShapeError(concat(where(group, "all_to_all"), "the counts to send add up to ", total, "; they must to the ", rows.size(0),
-                            " rows"));
+    throw ShapeError(
+        concat(where(group, "all_to_all"), "the counts to send add up to ", total, "; they must to the ", rows.size(0), " rows"));
   }
   const auto self = static_cast<size_t>(group.rank());
   if (send_rows[self] != recv_rows[self]) {

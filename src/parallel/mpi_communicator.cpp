@@ -51,9 +51,9 @@ struct Span {
   int64_t bytes = 0;
 };
 
-/// Reductions do not use MPI's: parts travel as they are, and each is summed up by one rank in rank order. So the bits depend neither on the
-/// message's size nor on the algorithm that the library would choose, they are the same on every rank, and all_reduce, reduce_scatter and a
-/// loop over the ranks agree. The bytes sent are those of a ring.
+/// Reductions do not use MPI's: parts travel as they are, and each is summed up by one rank in rank order. So the bits depend neither on
+/// the message's size nor on the algorithm that the library would choose, they are the same on every rank, and all_reduce, reduce_scatter
+/// and a loop over the ranks agree. The bytes sent are those of a ring.
 class MpiCommunicator final : public HostCommunicator {
  public:
   /// Owns `communicator`.
@@ -192,7 +192,8 @@ class MpiCommunicator final : public HostCommunicator {
   /// Room for one part from every rank.
   struct Scratch {
     Scratch(int size, int64_t largest_part, const at::TensorOptions& options)
-        : part(std::min(largest_part, kPartBytes / static_cast<int64_t>(options.dtype().itemsize()))), received(at::empty({size, part}, options)) {}
+        : part(std::min(largest_part, kPartBytes / static_cast<int64_t>(options.dtype().itemsize()))),
+          received(at::empty({size, part}, options)) {}
     int64_t part;  ///< elements
     at::Tensor received;
   };
@@ -392,25 +393,6 @@ void MpiSession::abort(int exit_code) {
   MPI_Finalized(&finalized);
   if (initialized && !finalized) MPI_Abort(MPI_COMM_WORLD, exit_code);
   std::_Exit(exit_code);
-}
-
-int MpiSession::launcher_rank() {
-  const bool in_slurm_step = std::getenv("SLURM_STEP_ID") != nullptr;  // a batch script has a SLURM_PROCID too
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
-    const char* value = std::getenv(name);
-    if (value != nullptr && (in_slurm_step || std::strcmp(name, "SLURM_PROCID") != 0)) return std::atoi(value);
-  }
-  return 0;
-}
-
-std::string slurm_trouble(int mpi_size, const std::function<const char*(const char*)>& environment) {
-  // mpirun below sbatch says its own size; a batch script's shell has SLURM_NTASKS and SLURM_PROCID, but no step.
-  if (mpi_size != 1 || environment("OMPI_COMM_WORLD_SIZE") != nullptr) return "";
-  if (environment("SLURM_STEP_ID") == nullptr || environment("SLURM_PROCID") == nullptr) return "";
-  const char* tasks = environment("SLURM_STEP_NUM_TASKS");
-  if (tasks == nullptr) tasks = environment("SLURM_NTASKS");
-  if (tasks == nullptr || std::atoi(tasks) <= 1) return "";
-  return concat("srun started ", tasks, " tasks, but MPI sees 1: use srun --mpi=pmix, or mpirun inside the batch script");
 }
 
 }  // namespace pimoe

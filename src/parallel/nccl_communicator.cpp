@@ -166,8 +166,8 @@ class NcclCommunicator final : public Communicator {
 
   void check(ncclResult_t result, const char* collective) const {
     if (result == ncclSuccess) return;
-    throw CommError(concat(collective, " in ", name(), ", rank ", rank(), ": ", ncclGetErrorString(result), "; ",
-                           ncclGetLastError(communicator_)));
+    throw CommError(
+        concat(collective, " in ", name(), ", rank ", rank(), ": ", ncclGetErrorString(result), "; ", ncclGetLastError(communicator_)));
   }
 
   void check_device(const char* collective, const at::Tensor& tensor) const {

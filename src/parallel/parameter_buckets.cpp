@@ -1,8 +1,8 @@
 #include "parallel/parameter_buckets.h"
 
-#include "base/errors.h"
 #include "base/random.h"
 #include "base/text.h"
+#include "parallel/precision.h"
 
 #include <ATen/ops/zeros.h>
 
@@ -19,19 +19,16 @@ constexpr int64_t kAlignment = 64;
 
 int64_t rounded_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-at::ScalarType gradient_dtype(at::ScalarType weights) { return weights == at::kDouble ? at::kDouble : at::kFloat; }
-
 /// Which parameter lies where: closes a bucket when the next parameter would take its gradients past `bucket_bytes`.
 std::vector<Bucket> lay_out(ParameterList& parameters, int64_t bucket_bytes) {
   std::vector<Bucket> buckets;
   std::map<std::tuple<Group, at::ScalarType, bool>, size_t> open;  // index of the bucket that a kind of parameter goes on filling
   for (const auto& parameter : parameters) {
     const auto kind = std::make_tuple(parameter->copies, parameter->dtype, parameter->decay);
-    const auto element_bytes = static_cast<int64_t>(c10::elementSize(gradient_dtype(parameter->dtype)));
+    const auto element_bytes = static_cast<int64_t>(c10::elementSize(at_least_float32(parameter->dtype)));
     const int64_t numel = parameter->box.numel();
     const auto found = open.find(kind);
-    const bool fits =
-        found != open.end() && (rounded_up(buckets[found->second].numel, kAlignment) + numel) * element_bytes <= bucket_bytes;
+    const bool fits = found != open.end() && (rounded_up(buckets[found->second].numel, kAlignment) + numel) * element_bytes <= bucket_bytes;
     if (!fits) {
       open[kind] = buckets.size();
       Bucket& fresh = buckets.emplace_back();
@@ -73,7 +70,7 @@ ParameterBuckets::ParameterBuckets(ParameterList& parameters, const ProcessMesh&
 
     const at::TensorOptions options = at::TensorOptions().device(mesh.device()).dtype(bucket.dtype);
     bucket.weights = at::zeros({bucket.padded_numel}, options);
-    if (trained) bucket.gradients = at::zeros({bucket.padded_numel}, options.dtype(gradient_dtype(bucket.dtype)));
+    if (trained) bucket.gradients = at::zeros({bucket.padded_numel}, options.dtype(at_least_float32(bucket.dtype)));
     for (const Bucket::Entry& entry : bucket.entries) {
       Parameter& parameter = *entry.parameter;
       // Detached, so that it is a leaf of its own: the optimizer writes to the flat weights without autograd seeing a write to a view.

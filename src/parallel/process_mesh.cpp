@@ -48,8 +48,8 @@ c10::Device choose_device(DeviceChoice choice, const HostCommunicator& world, co
   std::string trouble;
   if (gpus == 0) {
     trouble = concat("mesh.device (", choice == DeviceChoice::kCuda ? "cuda" : "auto", "): ", host_name(), " has no visible GPU",
-                     choice == DeviceChoice::kCuda ? "" : " while other ranks have", "; set mesh.device=cpu, or look at CUDA_VISIBLE_DEVICES,",
-                     " the driver, and that PiMoE was built with PIMOE_CUDA=ON");
+                     choice == DeviceChoice::kCuda ? "" : " while other ranks have",
+                     "; set mesh.device=cpu, or look at CUDA_VISIBLE_DEVICES,", " the driver, and that PiMoE was built with PIMOE_CUDA=ON");
   }
   agree_or_throw(world, trouble);
   return c10::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(node.rank() % gpus));
@@ -134,8 +134,7 @@ ProcessMesh::ProcessMesh(const MeshConfig& config, std::unique_ptr<HostCommunica
   State& state = *state_;
   state.world = std::move(world);
   state.node = std::move(node);
-  state.expert_parallel =
-      choose_expert_parallel(config.expert_parallel, experts, size(), common_node_size(*state.world, *state.node));
+  state.expert_parallel = choose_expert_parallel(config.expert_parallel, experts, size(), common_node_size(*state.world, *state.node));
   state.device = choose_device(config.device, *state.world, *state.node);
   state.transport = choose_transport(config.transport, state.device, *state.world, *state.node);
   use_device(state.device);

@@ -59,7 +59,7 @@ class ProcessMesh {
 
   /// Collectives on tensors of device().
   const Communicator& group(Group group) const;
-  /// As group(), but (kExpert excepted: its ranks hold different experts) a communicator of its own for gradient sums, so that they may overlap with collectives of the forward and backward pass.
+  /// As group(), but a communicator of its own for gradient sums, which may overlap with other collectives; none for kExpert (ShapeError).
   const Communicator& gradient_group(Group group) const;
   /// The control plane over all ranks, on the host.
   const HostCommunicator& control() const;

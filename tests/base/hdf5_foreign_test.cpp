@@ -1,8 +1,9 @@
-/// Files that another program could hand to Hdf5Reader, made with HDF5 itself.
+/// Files that another program could hand to Hdf5Reader, made with HDF5 itself, and what such a program makes of ours.
 
 #include <gtest/gtest.h>
 #include <hdf5.h>
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
@@ -68,6 +69,38 @@ std::string refusal_of(const Image& image) {
     return error.what();
   }
   return "";
+}
+
+TEST(OurHdf5File, OtherProgramsReadItsNumbers) {
+  const uint16_t halves[3] = {0x3C00, 0xC100, 0x7BFF};  // 1, -2.5 and the largest float16
+  const int64_t integer = INT64_MIN;
+  Hdf5Writer writer;
+  writer.add("halves", ElementType::kFloat16, halves, 3);
+  writer.add("bits", ElementType::kBfloat16, halves, 3);
+  writer.add("integer", ElementType::kInt64, &integer, 1);
+  Image image = writer.finish();
+
+  const hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+  H5Pset_fapl_core(access, 4096, false);
+  H5Pset_file_image(access, image.data(), image.size());
+  const hid_t file = H5Fopen("ours", H5F_ACC_RDONLY, access);
+  ASSERT_GE(file, 0);
+  const auto read = [file](const char* name, hid_t type, void* out) {
+    const hid_t dataset = H5Dopen2(file, name, H5P_DEFAULT);
+    EXPECT_GE(H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, out), 0) << name;
+    H5Dclose(dataset);
+  };
+  std::vector<double> numbers(3);
+  read("halves", H5T_NATIVE_DOUBLE, numbers.data());
+  EXPECT_EQ(numbers, (std::vector<double>{1.0, -2.5, 65504.0}));
+  std::vector<uint16_t> bits(3);
+  read("bits", H5T_NATIVE_USHORT, bits.data());
+  EXPECT_EQ(bits, std::vector<uint16_t>(halves, halves + 3));
+  int64_t seen = 0;
+  read("integer", H5T_NATIVE_INT64, &seen);
+  EXPECT_EQ(seen, integer);
+  H5Fclose(file);
+  H5Pclose(access);
 }
 
 TEST(ForeignHdf5File, PlainContiguousDatasetIsRead) {

@@ -5,6 +5,7 @@
 #include "support/ranks.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 namespace pimoe {
 

@@ -4,6 +4,8 @@
 #include "moe/reference_layer.h"
 #include "parallel/parameter_buckets.h"
 
+#include <ATen/core/grad_mode.h>
+
 namespace pimoe {
 
 /// A float64 MoE layer with random weights on a mesh, and the whole of its weights for the reference.

@@ -147,9 +147,9 @@ TEST(LinearCrossEntropy, NeverHidesWhatIsNotFinite) {
 
 TEST(LinearCrossEntropy, StaysExactWhereExponentialsWouldOverflow) {
   const std::vector<at::Tensor> inputs =
-      leaves({{at::tensor(std::vector<double>{1000.0}, at::kDouble).view({1, 1})}, {at::tensor(std::vector<double>{1, -1, 0.5}, at::kDouble).view({3, 1})}},
+      leaves({{at::tensor(std::vector<double>{1000.0}, at::kDouble).view({1, 1})}, {at::tensor(std::vector<double>{1, -1, 0.5}, at::kDouble).repeat({6}).view({18, 1})}},
              at::kFloat);
-  EXPECT_NEAR(loss_for({2})(inputs).item<double>(), 500.0, 1e-3);
+  EXPECT_NEAR(loss_for({17})(inputs).item<double>(), 500.0 + std::log(6.0), 1e-3);
 }
 
 TEST(LinearCrossEntropy, RefusesOtherShapesAndDtypes) {

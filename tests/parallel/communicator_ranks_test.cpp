@@ -40,9 +40,7 @@ class Draws {
 };
 
 /// A new seed in each run, the same on every rank.
-uint64_t common_seed(const HostCommunicator& world) {
-  return std::stoull(world.broadcast_text(std::to_string(std::random_device()()), 0));
-}
+uint64_t common_seed(const HostCommunicator& world) { return std::stoull(world.broadcast_text(std::to_string(std::random_device()()), 0)); }
 
 TEST(AllReduce, SumsMaximaAndMinimaOfEveryReducibleDtype) {
   const auto world = test_session().world();
@@ -68,7 +66,8 @@ TEST(AllReduce, HasTheBitsOfALoopOverTheRanksAtEveryLength) {
   std::mt19937_64 engine(seed);
   std::normal_distribution<float> normal;
   const int64_t part = (1 << 20) / 4;
-  for (const int64_t length : {int64_t{0}, int64_t{1}, int64_t{7}, int64_t{4096}, int64_t{4097}, part * world->size() - 1, part * world->size() + 1}) {
+  for (const int64_t length :
+       {int64_t{0}, int64_t{1}, int64_t{7}, int64_t{4096}, int64_t{4097}, part * world->size() - 1, part * world->size() + 1}) {
     at::Tensor expected;
     at::Tensor own;
     for (int rank = 0; rank < world->size(); ++rank) {

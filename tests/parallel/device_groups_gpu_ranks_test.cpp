@@ -1,5 +1,5 @@
-/// Device tensors between two ranks, over what `mesh.transport=auto` picks: NCCL where each has a GPU of its own, MPI through the host where
-/// they share one. The properties are the same.
+/// Device tensors between two ranks, over what `mesh.transport=auto` picks: NCCL where each has a GPU of its own, MPI through the host
+/// where they share one. The properties are the same.
 
 #include "parallel/gradient_reducer.h"
 
@@ -89,7 +89,8 @@ void check_all_to_all(const ProcessMesh& mesh) {
   const Communicator& group = mesh.group(Group::kWorld);
   const auto host = test_session().world();
   // [from][to], zeros to itself, to the other and everywhere
-  for (const auto& counts : std::vector<std::vector<std::vector<int64_t>>>{{{3, 1}, {0, 4}}, {{0, 2}, {5, 0}}, {{0, 0}, {2, 0}}, {{0, 0}, {0, 0}}}) {
+  for (const auto& counts :
+       std::vector<std::vector<std::vector<int64_t>>>{{{3, 1}, {0, 4}}, {{0, 2}, {5, 0}}, {{0, 0}, {2, 0}}, {{0, 0}, {0, 0}}}) {
     const auto self = static_cast<size_t>(group.rank());
     const std::vector<int64_t> receive = {counts[0][self], counts[1][self]};
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kLong}) {
@@ -145,8 +146,8 @@ TEST(GradientReducer, OverlapsWithExchangesOfTheBackwardPass) {
       for (size_t layer = 0; layer < 6; ++layer) {
         const Bucket& bucket = buckets.buckets()[layer];
         const bool summed = layer % 2 == 0 || expert_parallel == 1;
-        const double expected = summed ? 3.0 * (static_cast<double>(layer) + 1) + 2 * step
-                                       : (mesh->rank() + 1.0) * (static_cast<double>(layer) + 1) + step;
+        const double expected =
+            summed ? 3.0 * (static_cast<double>(layer) + 1) + 2 * step : (mesh->rank() + 1.0) * (static_cast<double>(layer) + 1) + step;
         ASSERT_TRUE(bucket.gradient_slice().eq(expected).all().item<bool>()) << "step " << step << ", layer " << layer;
       }
     }

@@ -92,7 +92,7 @@ TEST(GradientReducer, LeavesTheSumOverRanksInTheSliceThatOwnsIt) {
       for (int step = 0; step < 2; ++step) {
         run_step(*mesh, list, reducer);
         const Tensors sums = gather_slices(*mesh, buckets, /*gradients=*/true);
-        double of_ranks = 0;   // sum of r + 1 over all ranks
+        double of_ranks = 0;  // sum of r + 1 over all ranks
         for (int rank = 0; rank < ranks; ++rank) of_ranks += rank + 1;
         for (const double value : sums.at("first")) EXPECT_EQ(value, of_ranks * 6);
         // The first micro-step reached `last` on rank 0 alone.

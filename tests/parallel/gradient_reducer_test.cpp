@@ -40,7 +40,9 @@ struct Fixture {
     };
     return one_value(0, 3) + " " + one_value(64, 2);
   }
-  double gaps() { return bucket().gradients.narrow(0, 3, 61).abs().sum().item<double>() + bucket().gradients.narrow(0, 66, 62).abs().sum().item<double>(); }
+  double gaps() {
+    return bucket().gradients.narrow(0, 3, 61).abs().sum().item<double>() + bucket().gradients.narrow(0, 66, 62).abs().sum().item<double>();
+  }
 
   std::unique_ptr<ProcessMesh> mesh;
   ParameterList list;

@@ -85,8 +85,8 @@ TEST(ParameterBuckets, KeepsGroupsDtypesAndDecayApart) {
 TEST(ParameterBuckets, ClosesABucketBeforeItsGradientsPassTheLimit) {
   ParameterList list;
   list.declare(make("a", {64}));
-  list.declare(make("b", {64}));    // 512 bytes with a: fits exactly
-  list.declare(make("c", {1}));     // one element too many
+  list.declare(make("b", {64}));     // 512 bytes with a: fits exactly
+  list.declare(make("c", {1}));      // one element too many
   list.declare(make("big", {500}));  // larger than a bucket: one of its own
   list.declare(make("e", {64}));
   const auto mesh = single_mesh();
@@ -142,7 +142,8 @@ TEST(Bucket, SlicePiecesNameWhatLiesInTheSlice) {
   EXPECT_EQ(bucket.slice_pieces(), first);
   bucket.slice_begin = 128;
   bucket.slice_end = 256;
-  const std::vector<std::pair<Piece, int64_t>> second = {{Piece{"b", Box::whole({65}), 64, 65}, 0}, {Piece{"c", Box::whole({64}), 0, 64}, 64}};
+  const std::vector<std::pair<Piece, int64_t>> second = {{Piece{"b", Box::whole({65}), 64, 65}, 0},
+                                                         {Piece{"c", Box::whole({64}), 0, 64}, 64}};
   EXPECT_EQ(bucket.slice_pieces(), second);
   bucket.slice_begin = 4;
   bucket.slice_end = 64;

@@ -66,9 +66,7 @@ TEST(ProcessMesh, AutoSpreadsTheExpertsOverTheNode) {
   EXPECT_EQ(mesh->expert_parallel(), mesh->size());
 }
 
-TEST(ProcessMesh, RefusesAWidthThatDoesNotDivideTheRanksOnEveryRank) {
-  EXPECT_THROW(world_mesh(cpu_mesh(5), 10), ConfigError);
-}
+TEST(ProcessMesh, RefusesAWidthThatDoesNotDivideTheRanksOnEveryRank) { EXPECT_THROW(world_mesh(cpu_mesh(5), 10), ConfigError); }
 
 TEST(SubMesh, CutsTheWorldIntoMeshesOfTheWidthAsked) {
   const auto world = test_session().world();

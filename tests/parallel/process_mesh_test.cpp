@@ -24,7 +24,8 @@ TEST(ExpertParallel, AutoTakesTheLargestDivisorOfTheNodesRanksThatDividesTheExpe
     int64_t experts, ranks, node_ranks;
     int expected;
   };
-  const Row table[] = {{8, 4, 4, 4}, {6, 4, 4, 2}, {7, 4, 4, 1}, {64, 16, 8, 8}, {60, 16, 8, 4}, {3, 6, 6, 3}, {2, 6, 6, 2}, {8, 6, 3, 1}, {0, 4, 4, 1}};
+  const Row table[] = {{8, 4, 4, 4}, {6, 4, 4, 2}, {7, 4, 4, 1}, {64, 16, 8, 8}, {60, 16, 8, 4},
+                       {3, 6, 6, 3}, {2, 6, 6, 2}, {8, 6, 3, 1}, {0, 4, 4, 1}};
   for (const Row& row : table) {
     EXPECT_EQ(choose_expert_parallel(0, row.experts, row.ranks, row.node_ranks), row.expected)
         << row.experts << " experts, " << row.ranks << " ranks, " << row.node_ranks << " a node";
@@ -38,13 +39,14 @@ TEST(ExpertParallel, TakesWhatIsAskedWhereItFits) {
 }
 
 TEST(ExpertParallel, RefusalNamesTheRuleAndWhatWouldWork) {
-  EXPECT_EQ(refusal(8, 60, 8),
-            "model.moe.experts (60) must be divisible by mesh.expert_parallel (8). Nearest that works: experts 56 or 64, or expert_parallel "
-            "1, 2, 4");
-  EXPECT_EQ(refusal(8, 4, 8),
-            "model.moe.experts (4) must be divisible by mesh.expert_parallel (8). Nearest that works: experts 8, or expert_parallel 1, 2, 4");
-  EXPECT_EQ(refusal(3, 6, 4),
-            "mesh.expert_parallel (3) must divide the 4 ranks. Nearest that works: expert_parallel 1, 2, or 6 ranks");
+  EXPECT_EQ(
+      refusal(8, 60, 8),
+      "model.moe.experts (60) must be divisible by mesh.expert_parallel (8). Nearest that works: experts 56 or 64, or expert_parallel "
+      "1, 2, 4");
+  EXPECT_EQ(
+      refusal(8, 4, 8),
+      "model.moe.experts (4) must be divisible by mesh.expert_parallel (8). Nearest that works: experts 8, or expert_parallel 1, 2, 4");
+  EXPECT_EQ(refusal(3, 6, 4), "mesh.expert_parallel (3) must divide the 4 ranks. Nearest that works: expert_parallel 1, 2, or 6 ranks");
   EXPECT_EQ(refusal(2, 0, 4), "mesh.expert_parallel (2) must be 1 or auto: the model has no experts (model.moe.experts 0)");
 }
 

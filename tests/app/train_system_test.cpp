@@ -1,0 +1,128 @@
+#include "app/user.h"
+
+#include <signal.h>
+
+namespace pimoe {
+namespace {
+
+using TrainCommand = User;
+
+std::vector<int64_t> one_to(int64_t last) {
+  std::vector<int64_t> all;
+  for (int64_t step = 1; step <= last; ++step) all.push_back(step);
+  return all;
+}
+
+TEST_F(TrainCommand, LeavesTheRunFolderThatItPromises) {
+  prepare();
+  const Outcome trained = run("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=12");
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  EXPECT_EQ(steps("runs/tiny"), one_to(12));
+  for (const char* file : {"config.yaml", "log/rank-0000.log", "log/rank-0001.log", "checkpoints/step-00000012/manifest.json"}) {
+    EXPECT_TRUE(std::filesystem::exists(folder_ / "runs/tiny" / file)) << file;
+  }
+  EXPECT_EQ(run("pimoe checkpoint verify runs/tiny/checkpoints/step-00000012").code, 0);
+  const Outcome again = run("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=12");
+  EXPECT_EQ(again.code, 0);
+  EXPECT_NE((again.out + again.err).find("the run is complete"), std::string::npos) << again.err;
+  const Outcome text = run("pimoe generate --checkpoint runs/tiny --prompt 'the 3 cats' --tokens 8 --json");
+  ASSERT_EQ(text.code, 0) << text.err;
+  EXPECT_EQ(nlohmann::json::parse(text.out).at("tokens").size(), 8u);
+}
+
+TEST_F(TrainCommand, ResumesAfterSigkillWithTheSameBits) {
+  prepare();
+  for (const char* layout : {"$MPIRUN -n 1 $PIMOE train tiny.yaml", "$MPIRUN -n 2 $PIMOE train tiny.yaml mesh.expert_parallel=2"}) {
+    for (const char* recompute : {"none", "full"}) {
+      SCOPED_TRACE(concat(layout, " recompute ", recompute));
+      const std::string common = concat(layout, " train.recompute=", recompute, " train.threads=1 ");
+      ASSERT_EQ(run(common + "run.directory=runs/whole").code, 0);
+      const pid_t killed = start(common + "run.directory=runs/killed");
+      wait_for_step("runs/killed", 26);
+      kill(-killed, SIGKILL);
+      wait_for(killed);
+      run("pkill -9 -f run.directory=runs/killed; sleep 0.3");
+      ASSERT_LT(steps("runs/killed").size(), 60u) << "killed too late to prove anything";
+      const Outcome resumed = run(common + "run.directory=runs/killed");
+      ASSERT_EQ(resumed.code, 0) << resumed.err;
+      EXPECT_NE((resumed.out + resumed.err).find("resumed from"), std::string::npos);
+      EXPECT_EQ(steps("runs/killed"), one_to(60));
+      const auto whole = digests("runs/whole/checkpoints/step-00000060");
+      EXPECT_GT(whole.size(), 30u);
+      EXPECT_EQ(digests("runs/killed/checkpoints/step-00000060"), whole);
+      std::filesystem::remove_all(folder_ / "runs");
+    }
+  }
+}
+
+TEST_F(TrainCommand, SavesAndLeavesWith75WhenAsked) {
+  prepare();
+  const pid_t asked = start("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=100000 checkpoint.every_steps=0");
+  wait_for_step("runs/tiny", 3);
+  kill(asked, SIGUSR1);  // mpirun forwards it
+  EXPECT_EQ(wait_for(asked), 75) << read_file(folder_ / "background.txt");
+  const auto done = steps("runs/tiny");
+  const Outcome listed = run("pimoe checkpoint list runs/tiny --json");
+  ASSERT_EQ(listed.code, 0) << listed.err;
+  const auto checkpoints = nlohmann::json::parse(listed.out);
+  ASSERT_EQ(checkpoints.size(), 1u);
+  EXPECT_EQ(checkpoints[0].at("step"), done.back());
+  EXPECT_TRUE(checkpoints[0].at("good").get<bool>());
+  EXPECT_EQ(run(concat("$MPIRUN -n 1 $PIMOE train tiny.yaml train.steps=", done.back() + 2)).code, 0);
+  EXPECT_EQ(steps("runs/tiny"), one_to(done.back() + 2));
+}
+
+TEST_F(TrainCommand, EndsTheJobWhenARankDies) {
+  prepare();
+  const pid_t job = start("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=100000 checkpoint.every_steps=0");
+  wait_for_step("runs/tiny", 3);
+  const auto begun = std::chrono::steady_clock::now();
+  run("pkill -9 -n -f '^[^ ]*pimoe train tiny.yaml'");
+  EXPECT_NE(wait_for(job), 0);
+  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count(), 20.0);
+}
+
+TEST_F(TrainCommand, PrintConfigIsValidInputAgain) {
+  prepare();
+  const Outcome first = run("pimoe train tiny.yaml train.steps=7 --print-config");
+  ASSERT_EQ(first.code, 0) << first.err;
+  write("again.yaml", first.out);
+  const Outcome second = run("pimoe train again.yaml --print-config");
+  EXPECT_EQ(second.out, first.out);
+  EXPECT_NE(first.out.find("steps: 7"), std::string::npos);
+}
+
+struct BadInput {
+  const char* arguments;
+  int code;
+  std::vector<const char*> said;
+};
+
+TEST_F(TrainCommand, RefusesBadInputWithTheRightCodeAndSaysWhatToChange) {
+  prepare();
+  write("typo.yaml", "data: {train: corpus, tokenizer: corpus.model}\nmodel:\n  moe:\n    expert: 4\n    choices: zwei\n");
+  write("foreign.yaml", "data: {train: corpus}\nmodel: {vocabulary: 40, width: 32, heads: 2, kv_heads: 1, sequence_length: 16, moe: {experts: 4}}\n");
+  const std::vector<BadInput> cases = {
+      {"train typo.yaml", 78, {"typo.yaml:4:5", "experts", "typo.yaml:5:14", "choices"}},
+      {"train missing.yaml", 78, {"missing.yaml"}},
+      {"train tiny.yaml train.stepz=3", 78, {"train.stepz", "train.steps"}},
+      {"train tiny.yaml mesh.expert_parallel=3", 78, {"model.moe.experts (4)", "mesh.expert_parallel (3)"}},
+      {"train tiny.yaml mesh.expert_parallel=4", 78, {"mesh.expert_parallel", "4", "2"}},
+      {"train tiny.yaml mesh.transport=nccl mesh.device=cpu", 78, {"mesh.transport"}},
+      {"train tiny.yaml data.train=nowhere", 65, {"nowhere"}},
+      {"train foreign.yaml", 65, {"40", "corpus"}},
+      {"train tiny.yaml checkpoint.resume=nowhere", 65, {"nowhere"}},
+      {"trian tiny.yaml", 64, {"train"}},
+      {"train", 64, {"config"}},
+  };
+  for (const BadInput& bad : cases) {
+    SCOPED_TRACE(bad.arguments);
+    const Outcome outcome = run(concat("$MPIRUN -n 2 $PIMOE ", bad.arguments));
+    EXPECT_EQ(outcome.code, bad.code) << outcome.err;
+    for (const char* part : bad.said) EXPECT_NE(outcome.err.find(part), std::string::npos) << part << "\n" << outcome.err;
+    EXPECT_LT(outcome.seconds, 15.0);
+  }
+}
+
+}  // namespace
+}  // namespace pimoe
