@@ -1,7 +1,7 @@
 # pimoe_library(NAME FLOORS lower... LINKS PUBLIC|PRIVATE third-party...)
 # One static library for a folder of src/. Files named *_cuda.* and nccl_* are compiled in a CUDA build alone, *_nocuda.cpp without CUDA alone.
-# Files named *_cpu.cpp are kernels without libtorch: they are free of traps and errno, so that loops with comparisons and exp vectorise; NaN
-# and infinity keep their meaning.
+# Files named *_cpu.cpp are kernels without libtorch: free of traps and errno, so that loops with comparisons and exp vectorise; NaN and
+# infinity keep their meaning.
 set(PIMOE_KERNEL_OPTIONS -O3 -fno-math-errno -fno-trapping-math)
 function(pimoe_library name)
   cmake_parse_arguments(ARG "" "" "FLOORS;LINKS" ${ARGN})

@@ -35,7 +35,8 @@ fi
 # resolved SECTION KEY: a value of the configuration that would be trained.
 config=$("$pimoe" train configs/quickstart.yaml "$@" --print-config)
 resolved() {
-  awk -v section="$1:" -v key="$2:" '/^[a-z]/ { inside = $1 == section } inside && $1 == key { print $2; exit }' <<<"$config" | tr -d '"\
+  tr -d '"' <<<"$config" |
+    awk -v section="$1:" -v key="$2:" '/^[a-z]/ { inside = $1 == section } inside && $1 == key && !found++ { print $2 }'
 }
 run=$(resolved run directory)
 steps=$(resolved train steps)

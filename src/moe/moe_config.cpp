@@ -5,6 +5,8 @@
 namespace pimoe {
 
 void RouterConfig::fields(FieldVisitor& visit) {
+  visit.choice("kind", kind, {{"softmax", RouterKind::kSoftmax}, {"uniform", RouterKind::kUniform}},
+               "softmax top-k, or uniform: a baseline that spreads tokens evenly whatever they are");
   visit.flag("renormalize", renormalize, "divide a token's K gates by their sum");
 }
 

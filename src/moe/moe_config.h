@@ -6,8 +6,15 @@
 
 namespace pimoe {
 
+/// How experts are chosen.
+enum class RouterKind {
+  kSoftmax,  ///< softmax top-k
+  kUniform,  ///< a baseline that learns nothing: row t's choice k is expert (t K + k) mod E, gates 1 / K
+};
+
 /// `model.moe.router:`
 struct RouterConfig {
+  RouterKind kind = RouterKind::kSoftmax;
   bool renormalize = true;  ///< the K gates of a token are divided by their sum (Mixtral, Qwen3); false keeps the softmax values (OLMoE)
 
   void fields(FieldVisitor& visit);

@@ -28,6 +28,8 @@ class Router {
   const std::string& name() const { return name_; }
 
  private:
+  Routing route_uniformly(int64_t tokens) const;
+
   std::string name_;
   MoeConfig config_;
   Parameter* weight_;

@@ -17,8 +17,8 @@
 #else
 #define PIMOE_CPU_CLONES
 #endif
-// Before a loop whose arrays are distinct: __restrict is lost where a function is inlined, and past ten pairs of arrays the compiler gives up
-// comparing addresses and writes plain code, twenty times slower.
+// Before a loop whose arrays are distinct: __restrict is lost where a function is inlined, and past ten pairs of arrays the compiler gives
+// up comparing addresses and writes plain code, twenty times slower.
 #define PIMOE_CPU_NO_OVERLAP _Pragma("GCC ivdep")
 #define PIMOE_CPU_INLINE inline __attribute__((always_inline))
 

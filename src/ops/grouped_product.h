@@ -6,11 +6,11 @@ namespace pimoe {
 
 /// Products of consecutive groups of rows with a matrix of their own. Not differentiable: building blocks.
 ///
-/// at::_grouped_mm where it applies (bfloat16; float32 on the CPU), a loop over groups elsewhere (float64, float16 or float32 on a GPU, sizes or
-/// strides that are not multiples of 16 bytes); the callers cannot tell. Groups may be empty, all of them too.
+/// at::_grouped_mm for bfloat16 on a GPU, without a host synchronisation; a loop over groups elsewhere (on the CPU; other dtypes, 1024 groups
+/// or more, strides that are not multiples of 16 bytes), which on a GPU reads `ends` to the host. Groups may be empty, all of them too.
 ///
-/// `ends` [G] int32 on the rows' device: group g is rows [ends[g-1], ends[g]). Rows past the last end are unused: their outputs are zero
-/// in `linear` (what follows would turn garbage into NaN), and their gradients count nowhere.
+/// `ends` [G] int32 on the rows' device: group g is rows [ends[g-1], ends[g]). Rows past the last end are unused: what they
+/// hold is never looked at, and their outputs and input gradients are zero (what follows would turn garbage into NaN).
 
 /// @param rows [R, A], weights [G, B, A]  @returns [R, B]: rows[r] W_g^T
 at::Tensor grouped_linear(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& ends);

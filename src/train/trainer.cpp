@@ -22,6 +22,20 @@ namespace {
 constexpr int64_t kBucketBytes = int64_t{64} << 20;
 constexpr int64_t kMostSkipsInARow = 10;
 
+/// As the configuration spells it; libtorch says BFloat16 and Half.
+const char* dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kDouble:
+      return "float64";
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    default:
+      return "float32";
+  }
+}
+
 }  // namespace
 
 /// Sums of one step on this rank, on the device, until one collective and one copy bring them to everyone.
@@ -56,13 +70,27 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
 
 Trainer::~Trainer() = default;
 
-void Trainer::resume() {
-  std::optional<std::filesystem::path> found;
-  if (config_.checkpoint.resume == "auto") {
-    found = checkpoints_.newest_good();
-  } else if (config_.checkpoint.resume != "none") {
-    found = find_checkpoint(config_.checkpoint.resume);
+std::optional<std::filesystem::path> Trainer::checkpoint_to_resume() {
+  const std::string& wish = config_.checkpoint.resume;
+  const std::optional<std::filesystem::path> own = checkpoints_.newest_good();
+  if (wish == "auto") return own;
+  if (wish == "none") {
+    // A second run in the same folder would leave two runs' checkpoints side by side, and the next `auto` could take the wrong one.
+    if (own) {
+      throw ConfigError(concat("checkpoint.resume is none, but run.directory (", config_.run.directory.string(), ") has ", own->filename().string(),
+                               ": choose another run.directory, or remove that one"));
+    }
+    return std::nullopt;
   }
+  const std::filesystem::path start = find_checkpoint(wish);
+  const bool of_this_run = std::filesystem::equivalent(start.parent_path(), config_.run.directory / "checkpoints");
+  if (!own || of_this_run) return start;
+  log_.info(concat("going on with this run's own ", own->filename().string(), "; checkpoint.resume (", wish, ") is where it began"));
+  return own;
+}
+
+void Trainer::resume() {
+  const std::optional<std::filesystem::path> found = checkpoint_to_resume();
   if (!found) {
     optimizer_.initialize(static_cast<uint64_t>(config_.run.seed));
     return;
@@ -70,7 +98,6 @@ void Trainer::resume() {
   Snapshot saved = snapshot();
   checkpoints_.restore(*found, saved);
   step_ = saved.step;
-  saved_step_ = config_.checkpoint.resume == "auto" ? step_ : -1;
   tokens_seen_ = saved.counters.at("tokens_seen");
   start_.next_sample = saved.counters.at("next_sample");
   if (loss_scaler_.dynamic) {
@@ -145,7 +172,6 @@ TrainOutcome Trainer::run() {
     const bool stopping = all_asked_to_stop();
     if (stopping || due(config_.checkpoint.every_steps)) {
       checkpoints_.save(snapshot());
-      saved_step_ = step_;
     }
     if (stopping && step_ < config_.train.steps) {
       log_.info(concat("asked to stop: saved step ", step_, "; start the same command again to go on"));
@@ -290,7 +316,7 @@ void Trainer::announce() const {
                    " for each token"));
   log_.info(concat("layout: ", mesh_.size(), mesh_.size() == 1 ? " rank" : " ranks", ", experts shared out over ", mesh_.expert_parallel(), "; ",
                    device_name(mesh_.device()), ", ", mesh_.transport() == Transport::kNccl ? "NCCL" : "MPI", ", ",
-                   c10::toString(model_.dtype()), ", ", at::get_num_threads(), at::get_num_threads() == 1 ? " thread" : " threads", " a rank"));
+                   dtype_name(model_.dtype()), ", ", at::get_num_threads(), at::get_num_threads() == 1 ? " thread" : " threads", " a rank"));
   const StepPlan plan(config_.train.global_batch, mesh_.size(), config_.train.micro_batch);
   log_.info(concat("step: ", config_.train.global_batch, " sequences of ", config_.model.sequence_length, " tokens in ", plan.micro_steps(),
                    plan.micro_steps() == 1 ? " micro-step; " : " micro-steps; ", config_.train.steps, " steps; run folder ",

@@ -48,6 +48,8 @@ class Trainer {
  private:
   struct StepSums;
 
+  /// Which checkpoint this run goes on from, if any; the same on every rank.
+  std::optional<std::filesystem::path> checkpoint_to_resume();
   void resume();
   Snapshot snapshot();
   StepSums accumulate_gradients();
@@ -73,7 +75,6 @@ class Trainer {
 
   int64_t step_ = 0;
   int64_t tokens_seen_ = 0;
-  int64_t saved_step_ = -1;
   int64_t skipped_in_a_row_ = 0;
   DataCursor start_;
   std::unique_ptr<DataStream> data_;

@@ -114,6 +114,22 @@ TEST(MoELayer, AMemoReplaysTheDecisionWhateverTheScoresSayNow) {
   EXPECT_FALSE(at::equal(fixture.layer.forward(input, anew).tokens, first));
 }
 
+// Five tokens, two choices, four experts: 0 1 | 2 3 | 0 1 | 2 3 | 0 1, and half of each expert's result.
+TEST(MoELayer, TheUniformRouterSpreadsTokensWhateverTheyAre) {
+  MoeConfig config = small(4, 2, true);
+  config.router.kind = RouterKind::kUniform;
+  const auto mesh = single_mesh(cpu_mesh(), 4);
+  LayerFixture fixture(config, 5, *mesh, 11);
+  at::manual_seed(7);
+  const Routing routing = fixture.layer.router().route(at::randn({5, 5}, at::kDouble), {});
+  EXPECT_TRUE(at::equal(routing.experts.view({-1}), at::tensor({0, 1, 2, 3, 0, 1, 2, 3, 0, 1}, at::kInt)));
+  EXPECT_TRUE((routing.weights == 0.5).all().item<bool>());
+  std::optional<RoutingMemo> memo;
+  const at::Tensor input = at::randn({5, 5}, at::kDouble).requires_grad_(true);
+  fixture.layer.forward(input, memo).tokens.sum().backward();
+  EXPECT_FALSE(fixture.parameters.at("moe.router.weight").value.grad().defined());
+}
+
 TEST(MoELayer, TheSharedExpertIsAddedForEveryToken) {
   MoeConfig config = small(4, 2, true);
   const auto mesh = single_mesh(cpu_mesh(), 4);

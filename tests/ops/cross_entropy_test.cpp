@@ -146,9 +146,9 @@ TEST(LinearCrossEntropy, NeverHidesWhatIsNotFinite) {
 }
 
 TEST(LinearCrossEntropy, StaysExactWhereExponentialsWouldOverflow) {
-  const std::vector<at::Tensor> inputs =
-      leaves({{at::tensor(std::vector<double>{1000.0}, at::kDouble).view({1, 1})}, {at::tensor(std::vector<double>{1, -1, 0.5}, at::kDouble).repeat({6}).view({18, 1})}},
-             at::kFloat);
+  const at::Tensor hidden = at::full({1, 1}, 1000.0, at::kDouble);
+  const at::Tensor weight = at::tensor(std::vector<double>{1, -1, 0.5}, at::kDouble).repeat({6}).view({18, 1});
+  const std::vector<at::Tensor> inputs = leaves({{hidden}, {weight}}, at::kFloat);
   EXPECT_NEAR(loss_for({17})(inputs).item<double>(), 500.0 + std::log(6.0), 1e-3);
 }
 

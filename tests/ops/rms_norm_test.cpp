@@ -30,8 +30,9 @@ at::Tensor apply(const std::vector<at::Tensor>& inputs) { return rms_norm(inputs
 TEST(RmsNorm, MatchesPlainLoopsAtAnyShapeAndDtype) {
   Random random;
   SCOPED_TRACE(random.trace());
+  const std::vector<std::vector<int64_t>> shapes = {{0, 8}, {1, 1}, {5, 7}, {2, 3, 16}, {33, 40}, {130, 264}, {9}};
   for (const at::ScalarType dtype : all_dtypes()) {
-    for (const std::vector<int64_t>& shape : std::vector<std::vector<int64_t>>{{0, 8}, {1, 1}, {5, 7}, {2, 3, 16}, {33, 40}, {130, 264}, {9}}) {
+    for (const std::vector<int64_t>& shape : shapes) {
       SCOPED_TRACE(concat(dtype, " ", at::IntArrayRef(shape)));
       const at::Tensor input = on_device(random.normal(shape) * 3, dtype);
       const at::Tensor weight = on_device(random.normal({shape.back()}), arithmetic_of(dtype));
@@ -90,7 +91,8 @@ TEST(RmsNorm, SpoilsTheRowOfANanAndNoOther) {
 TEST(RmsNorm, RefusesAWeightOfAnotherWidthOrDtype) {
   const auto options = at::TensorOptions().device(test_device());
   EXPECT_THROW(rms_norm(at::zeros({2, 4}, options), at::ones({3}, options), kEpsilon), ShapeError);
-  EXPECT_THROW(rms_norm(at::zeros({2, 4}, options.dtype(at::kBFloat16)), at::ones({4}, options.dtype(at::kBFloat16)), kEpsilon), ShapeError);
+  const auto bfloat16 = options.dtype(at::kBFloat16);
+  EXPECT_THROW(rms_norm(at::zeros({2, 4}, bfloat16), at::ones({4}, bfloat16), kEpsilon), ShapeError);
   EXPECT_THROW(rms_norm(at::zeros({4, 4}, options).t(), at::ones({4}, options.dtype(at::kDouble)), kEpsilon), ShapeError);
 }
 

@@ -55,8 +55,9 @@ TEST(CombineRows, AddsWhatWasNotDropped) {
 TEST(RowMoves, MatchPlainLoopsAtAnyShapeAndDtype) {
   Random random;
   SCOPED_TRACE(random.trace());
+  const std::vector<std::tuple<int, int, int>> sizes = {{0, 2, 8}, {1, 1, 1}, {5, 3, 7}, {20, 2, 40}, {33, 8, 16}, {6, 2, 600}};
   for (const at::ScalarType dtype : all_dtypes()) {
-    for (const auto& [tokens, choices, width] : {std::tuple<int, int, int>{0, 2, 8}, {1, 1, 1}, {5, 3, 7}, {20, 2, 40}, {33, 8, 16}, {6, 2, 600}}) {
+    for (const auto& [tokens, choices, width] : sizes) {
       for (const bool drop : {false, true}) {
         SCOPED_TRACE(concat(dtype, " T ", tokens, " K ", choices, " D ", width, " drop ", drop));
         const Moves moves = random_moves(random, tokens, choices, drop);

@@ -3,7 +3,7 @@
 #
 #   tests/slurm/run.sh [--install]     --install gets Slurm and munge by apt first, where they are missing
 #
-# PIMOE_BUILD (default: build) holds the pimoe binary. Needs root and unshare; see cluster.sh. Takes about three minutes.
+# PIMOE_BUILD (default: build) holds the pimoe binary. Needs root and unshare; see cluster.sh. Takes four minutes, or twice that on a busy machine.
 # Exits with 0 if every check holds. Otherwise the logs stay in the folder that the last line names.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
