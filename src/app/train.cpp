@@ -4,8 +4,8 @@
 #include "parallel/device.h"
 #include "train/trainer.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
 
 #include <sched.h>
@@ -58,8 +58,9 @@ void add_train_command(CLI::App& app, AppContext& context) {
   command->add_option("config", options->config, "configuration file (YAML)")->required();
   command->add_option("overrides", options->overrides, "key.path=value, stronger than the file");
   command->add_flag("--print-config", options->print_config, "print the resolved configuration and leave");
-  command->footer("Example:\n  mpirun -n 4 pimoe train configs/quickstart.yaml mesh.expert_parallel=2 train.steps=500\n"
-                  "Leaves with 75 when SIGUSR1, SIGTERM or Ctrl-C asked it to save and stop; the same command then goes on.");
+  command->footer(
+      "Example:\n  mpirun -n 4 pimoe train configs/quickstart.yaml mesh.expert_parallel=2 train.steps=500\n"
+      "Leaves with 75 when SIGUSR1, SIGTERM or Ctrl-C asked it to save and stop; the same command then goes on.");
   command->callback([options, &context] { context.action = [options, &context] { return train(*options, context); }; });
 }
 

@@ -20,7 +20,8 @@ class Attention {
  public:
   /// Declares name.qkv.weight [(heads + 2 kv_heads) d, D] (queries, keys, values), name.output.weight [D, heads d], and with qk_norm
   /// name.q_norm.weight and name.k_norm.weight [d].
-  Attention(ParameterList& parameters, const std::string& name, const ModelConfig& config, at::ScalarType dtype, InitialDeviation deviation);
+  Attention(ParameterList& parameters, const std::string& name, const ModelConfig& config, at::ScalarType dtype,
+            InitialDeviation deviation);
 
   /// @param hidden [B, S, D] contiguous, B may be 0, S at most the table's  @returns [B, S, D]
   at::Tensor forward(const at::Tensor& hidden, const RotaryTable& table) const;

@@ -4,12 +4,12 @@ namespace pimoe {
 namespace {
 
 struct Sizes {
-  int64_t attention;      // weights of one layer's projections
-  int64_t dense;          // weights of one dense feed-forward
-  int64_t expert;         // weights of one expert
-  int64_t shared;         // weights of the shared expert
-  int64_t router;         // weights of one router
-  int64_t head;           // weights of the head
+  int64_t attention;  // weights of one layer's projections
+  int64_t dense;      // weights of one dense feed-forward
+  int64_t expert;     // weights of one expert
+  int64_t shared;     // weights of the shared expert
+  int64_t router;     // weights of one router
+  int64_t head;       // weights of the head
   int64_t dense_layers;
   int64_t moe_layers;
 };

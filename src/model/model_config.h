@@ -8,15 +8,15 @@ namespace pimoe {
 /// `model:`
 struct ModelConfig {
   int64_t layers = 6;
-  int64_t width = 256;               ///< D
+  int64_t width = 256;  ///< D
   int64_t heads = 4;
-  int64_t kv_heads = 4;              ///< heads of keys and values; fewer than heads is grouped-query attention
-  int64_t head_width = 0;            ///< d; 0 is auto: width / heads
-  int64_t sequence_length = 256;     ///< S in training; rotary positions go no further
-  int64_t vocabulary = 0;            ///< V; 0 takes the tokenizer's
-  int64_t feed_forward_width = 1024; ///< of dense layers
-  bool tie_embeddings = false;       ///< the head is the embedding
-  bool qk_norm = false;              ///< RMSNorm of each head's queries and keys (Qwen3)
+  int64_t kv_heads = 4;               ///< heads of keys and values; fewer than heads is grouped-query attention
+  int64_t head_width = 0;             ///< d; 0 is auto: width / heads
+  int64_t sequence_length = 256;      ///< S in training; rotary positions go no further
+  int64_t vocabulary = 0;             ///< V; 0 takes the tokenizer's
+  int64_t feed_forward_width = 1024;  ///< of dense layers
+  bool tie_embeddings = false;        ///< the head is the embedding
+  bool qk_norm = false;               ///< RMSNorm of each head's queries and keys (Qwen3)
   double rope_theta = 10000.0;
   double norm_epsilon = 1e-5;
   double initial_deviation = 0.02;

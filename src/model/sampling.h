@@ -9,11 +9,11 @@
 namespace pimoe {
 
 struct SamplingOptions {
-  int64_t tokens = 128;       ///< most tokens to add
-  double temperature = 0.8;   ///< 0: the likeliest token, of equals the first
-  double top_p = 0.95;        ///< the fewest likeliest tokens that hold this probability; 1: all
+  int64_t tokens = 128;      ///< most tokens to add
+  double temperature = 0.8;  ///< 0: the likeliest token, of equals the first
+  double top_p = 0.95;       ///< the fewest likeliest tokens that hold this probability; 1: all
   uint64_t seed = 1234;
-  int32_t stop_token = -1;    ///< ends the text, and is not returned; -1: none
+  int32_t stop_token = -1;  ///< ends the text, and is not returned; -1: none
 };
 
 /// Draws one token. @param logits [V] on the host  @param draw in [0, 1)

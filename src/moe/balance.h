@@ -10,8 +10,8 @@ namespace pimoe {
 
 /// The balance losses of one micro-step over all MoE layers (N of them).
 struct BalanceTerms {
-  at::Tensor loss;         ///< scalar: this rank's share of the scaled losses; adds up to the whole over ranks and micro-steps; differentiable
-  at::Tensor load;         ///< [N, E] int64, summed over all ranks of the batch group
+  at::Tensor loss;  ///< scalar: this rank's share of the scaled losses; adds up to the whole over ranks and micro-steps; differentiable
+  at::Tensor load;  ///< [N, E] int64, summed over all ranks of the batch group
   at::Tensor switch_part;  ///< [N] this rank's share of E * sum_i f_i P_i, unscaled, times the micro-step's share of the step's tokens
   at::Tensor z_part;       ///< [N] this rank's share of the mean of logsumexp^2, likewise
 };

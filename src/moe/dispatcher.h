@@ -15,10 +15,10 @@ struct DispatchPlan {
   SlotOrder order;                 ///< this rank's slots by expert, and with that by rank of the expert group
   std::vector<int64_t> send_rows;  ///< [P] rows to each rank of the expert group
   std::vector<int64_t> recv_rows;  ///< [P] rows from each rank
-  at::Tensor by_expert;            ///< [R] int32: row r of an expert-ordered batch is the by_expert[r]-th that arrived; undefined for one rank
-  at::Tensor by_arrival;           ///< [R] int32: the inverse
-  at::Tensor ends;                 ///< [L] int32 on the device: local expert l has rows [ends[l-1], ends[l])
-  int64_t rows = 0;                ///< R, rows received
+  at::Tensor by_expert;   ///< [R] int32: row r of an expert-ordered batch is the by_expert[r]-th that arrived; undefined for one rank
+  at::Tensor by_arrival;  ///< [R] int32: the inverse
+  at::Tensor ends;        ///< [L] int32 on the device: local expert l has rows [ends[l-1], ends[l])
+  int64_t rows = 0;       ///< R, rows received
 };
 
 /// Moves each token's rows to the ranks that hold its experts, and the results back.

@@ -72,9 +72,9 @@ at::Tensor ExchangeDispatcher::dispatch(const at::Tensor& tokens, const Dispatch
 }
 
 at::Tensor ExchangeDispatcher::combine(const at::Tensor& rows, const at::Tensor& weights, const DispatchPlan& plan) const {
-  const at::Tensor returned = group_.size() == 1 ? rows
-                                                 : exchange_rows(permute_rows(rows, plan.by_arrival, plan.by_expert), plan.recv_rows,
-                                                                 plan.send_rows, group_);
+  const at::Tensor returned =
+      group_.size() == 1 ? rows
+                         : exchange_rows(permute_rows(rows, plan.by_arrival, plan.by_expert), plan.recv_rows, plan.send_rows, group_);
   return combine_rows(returned, weights, plan.order.slots, plan.order.positions);
 }
 

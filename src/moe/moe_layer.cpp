@@ -28,8 +28,8 @@ ExpertPlacement placement_on(const ProcessMesh& mesh, const MoeConfig& config) {
 
 FeedForward::FeedForward(ParameterList& parameters, const std::string& name, int64_t width, int64_t hidden, at::ScalarType dtype,
                          InitialDeviation deviation)
-    : gate_up_(&declare_weight(parameters, name + ".gate_up.weight", Box::whole({2 * hidden, width}), Group::kDense, dtype,
-                               deviation.inner)),
+    : gate_up_(
+          &declare_weight(parameters, name + ".gate_up.weight", Box::whole({2 * hidden, width}), Group::kDense, dtype, deviation.inner)),
       down_(&declare_weight(parameters, name + ".down.weight", Box::whole({width, hidden}), Group::kDense, dtype, deviation.output)) {}
 
 at::Tensor FeedForward::forward(const at::Tensor& tokens) const {
@@ -37,8 +37,8 @@ at::Tensor FeedForward::forward(const at::Tensor& tokens) const {
   return grouped_swiglu_mlp(tokens, gate_up_->value.unsqueeze(0), down_->value.unsqueeze(0), ends);
 }
 
-ExpertBank::ExpertBank(ParameterList& parameters, const std::string& name, const ExpertPlacement& placement, int64_t width,
-                       int64_t hidden, at::ScalarType dtype, InitialDeviation deviation)
+ExpertBank::ExpertBank(ParameterList& parameters, const std::string& name, const ExpertPlacement& placement, int64_t width, int64_t hidden,
+                       at::ScalarType dtype, InitialDeviation deviation)
     : gate_up_(&declare_weight(parameters, name + ".gate_up.weight",
                                Box::rows({placement.experts(), 2 * hidden, width}, placement.first_local(), placement.local()),
                                Group::kExpertReplica, dtype, deviation.inner)),

@@ -50,7 +50,8 @@ Routing Router::route_uniformly(int64_t tokens) const {
   Routing routing;
   routing.experts = at::arange(tokens * choices, bias_.options().dtype(at::kInt)).remainder(config_.experts).view({tokens, choices});
   routing.weights = at::full({tokens, choices}, 1.0 / static_cast<double>(choices), bias_.options());
-  routing.probability_sum = at::full({config_.experts}, static_cast<double>(tokens) / static_cast<double>(config_.experts), bias_.options());
+  routing.probability_sum =
+      at::full({config_.experts}, static_cast<double>(tokens) / static_cast<double>(config_.experts), bias_.options());
   routing.z_sum = at::zeros({}, bias_.options());
   routing.confidence_sum = at::full({}, static_cast<double>(tokens) / static_cast<double>(choices), bias_.options());
   return routing;

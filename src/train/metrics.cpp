@@ -23,7 +23,8 @@ double mean(const std::vector<double>& values) {
 /// key (mean over layers), key_worst and key_layers.
 void add_layers(Json& json, const std::string& key, const std::vector<double>& layers, bool largest_is_worst) {
   json[key] = mean(layers);
-  json[key + "_worst"] = largest_is_worst ? *std::max_element(layers.begin(), layers.end()) : *std::min_element(layers.begin(), layers.end());
+  json[key + "_worst"] =
+      largest_is_worst ? *std::max_element(layers.begin(), layers.end()) : *std::min_element(layers.begin(), layers.end());
   json[key + "_layers"] = layers;
 }
 
@@ -55,7 +56,8 @@ RoutingMetrics routing_metrics(const at::Tensor& load) {
     const double average = total / static_cast<double>(experts);
     double entropy = 0.0;
     for (int64_t expert = 0; expert < experts; ++expert) {
-      if (counts[expert] > 0) entropy -= static_cast<double>(counts[expert]) / total * std::log(static_cast<double>(counts[expert]) / total);
+      if (counts[expert] > 0)
+        entropy -= static_cast<double>(counts[expert]) / total * std::log(static_cast<double>(counts[expert]) / total);
     }
     metrics.maxvio.push_back(total > 0 ? (static_cast<double>(*std::max_element(counts, counts + experts)) - average) / average : 0.0);
     metrics.entropy.push_back(experts > 1 ? entropy / std::log(static_cast<double>(experts)) : 1.0);
@@ -112,7 +114,8 @@ MetricsFile::MetricsFile(const std::filesystem::path& file, int64_t resumed_step
     for (const std::string& line : split(read_file(file), '\n')) {
       const Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
       // A kill can leave a line without its end: that step is done again.
-      if (record.is_object() && record.value("step", int64_t{-1}) >= 0 && record.value("step", int64_t{-1}) <= resumed_step) kept += line + "\n";
+      if (record.is_object() && record.value("step", int64_t{-1}) >= 0 && record.value("step", int64_t{-1}) <= resumed_step)
+        kept += line + "\n";
     }
   }
   replace_file(file, kept);

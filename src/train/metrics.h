@@ -39,10 +39,10 @@ struct StepRecord {
   int64_t tokens = 0;    ///< seen by the run so far
   double step_seconds = 0.0;
   double tokens_per_second = 0.0;
-  std::optional<double> mfu;             ///< Megatron's convention
-  std::optional<double> mfu_torchtitan;  ///< torchtitan's
-  int64_t memory_bytes = 0;              ///< peak of rank 0
-  int64_t activation_bytes = 0;          ///< kept for backward by rank 0's last micro-batch
+  std::optional<double> mfu;              ///< Megatron's convention
+  std::optional<double> mfu_torchtitan;   ///< torchtitan's
+  int64_t memory_bytes = 0;               ///< peak of rank 0
+  int64_t activation_bytes = 0;           ///< kept for backward by rank 0's last micro-batch
   std::optional<RoutingMetrics> routing;  ///< absent in dense models
 };
 

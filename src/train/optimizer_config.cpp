@@ -34,14 +34,9 @@ double learning_rate_at(int64_t step, int64_t steps, const OptimizerConfig& conf
   const double progress = std::min(1.0, static_cast<double>(step - config.warmup_steps) / span(config.warmup_steps, steps - 1));
   double ratio = 1.0;
   switch (config.schedule) {
-    case Schedule::kConstant:
-      break;
-    case Schedule::kCosine:
-      ratio = falling(0.5 * (1 - std::cos(std::numbers::pi * progress)));
-      break;
-    case Schedule::kLinear:
-      ratio = falling(progress);
-      break;
+    case Schedule::kConstant: break;
+    case Schedule::kCosine: ratio = falling(0.5 * (1 - std::cos(std::numbers::pi * progress))); break;
+    case Schedule::kLinear: ratio = falling(progress); break;
     case Schedule::kWarmupStableDecay: {
       const auto begin = steps - 1 - static_cast<int64_t>(config.decay_share * static_cast<double>(steps));
       if (step > begin) ratio = falling(std::min(1.0, static_cast<double>(step - begin) / span(begin, steps - 1)));

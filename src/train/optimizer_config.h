@@ -11,13 +11,13 @@ struct OptimizerConfig {
   double learning_rate = 1e-3;
   int64_t warmup_steps = 20;
   Schedule schedule = Schedule::kCosine;
-  double final_ratio = 0.1;      ///< learning rate of the last step / peak
-  double decay_share = 0.2;      ///< of the steps, for warm-up-stable-decay
-  double weight_decay = 0.1;     ///< not on norms
+  double final_ratio = 0.1;   ///< learning rate of the last step / peak
+  double decay_share = 0.2;   ///< of the steps, for warm-up-stable-decay
+  double weight_decay = 0.1;  ///< not on norms
   double beta1 = 0.9;
   double beta2 = 0.95;
   double epsilon = 1e-8;
-  double clip_norm = 1.0;        ///< 0: no clipping
+  double clip_norm = 1.0;  ///< 0: no clipping
 
   void fields(FieldVisitor& visit);
 };

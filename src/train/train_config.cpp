@@ -23,8 +23,7 @@ void LoopConfig::fields(FieldVisitor& visit) {
                 {"float16", Precision::kFloat16},
                 {"auto", Precision::kAuto}},
                "of weights and activations in the products; master weights, norms, router and losses are at least float32");
-  visit.choice("recompute", recompute,
-               {{"none", RecomputePolicy::kNone}, {"moe", RecomputePolicy::kMoe}, {"full", RecomputePolicy::kFull}},
+  visit.choice("recompute", recompute, {{"none", RecomputePolicy::kNone}, {"moe", RecomputePolicy::kMoe}, {"full", RecomputePolicy::kFull}},
                "what backward computes again instead of keeping");
   visit.integer("validate_every", validate_every, {.at_least = 0}, "steps between validations; 0: only at the end");
   visit.integer("validation_batches", validation_batches, {.at_least = 1}, "global batches of a validation");
@@ -84,16 +83,11 @@ std::string to_yaml(TrainConfig config) { return print_fields(fields_of(config))
 
 at::ScalarType compute_dtype(Precision precision, c10::Device device) {
   switch (precision) {
-    case Precision::kFloat64:
-      return at::kDouble;
-    case Precision::kFloat32:
-      return at::kFloat;
-    case Precision::kBfloat16:
-      return at::kBFloat16;
-    case Precision::kFloat16:
-      return at::kHalf;
-    case Precision::kAuto:
-      break;
+    case Precision::kFloat64: return at::kDouble;
+    case Precision::kFloat32: return at::kFloat;
+    case Precision::kBfloat16: return at::kBFloat16;
+    case Precision::kFloat16: return at::kHalf;
+    case Precision::kAuto: break;
   }
   return has_fast_bfloat16(device) ? at::kBFloat16 : at::kFloat;
 }

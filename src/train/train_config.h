@@ -32,9 +32,9 @@ struct LoopConfig {
   int64_t micro_batch = 8;    ///< sequences that a rank computes at a time, at most
   Precision precision = Precision::kBfloat16;
   RecomputePolicy recompute = RecomputePolicy::kNone;
-  int64_t validate_every = 100;      ///< steps; 0: only at the end
-  int64_t validation_batches = 8;    ///< of global_batch sequences each
-  int64_t threads = 0;               ///< CPU threads of a rank; 0 is auto: cores / ranks on the node
+  int64_t validate_every = 100;    ///< steps; 0: only at the end
+  int64_t validation_batches = 8;  ///< of global_batch sequences each
+  int64_t threads = 0;             ///< CPU threads of a rank; 0 is auto: cores / ranks on the node
 
   void fields(FieldVisitor& visit);
 };

@@ -25,14 +25,10 @@ constexpr int64_t kMostSkipsInARow = 10;
 /// As the configuration spells it; libtorch says BFloat16 and Half.
 const char* dtype_name(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kDouble:
-      return "float64";
-    case at::kBFloat16:
-      return "bfloat16";
-    case at::kHalf:
-      return "float16";
-    default:
-      return "float32";
+    case at::kDouble: return "float64";
+    case at::kBFloat16: return "bfloat16";
+    case at::kHalf: return "float16";
+    default: return "float32";
   }
 }
 
@@ -77,8 +73,8 @@ std::optional<std::filesystem::path> Trainer::checkpoint_to_resume() {
   if (wish == "none") {
     // A second run in the same folder would leave two runs' checkpoints side by side, and the next `auto` could take the wrong one.
     if (own) {
-      throw ConfigError(concat("checkpoint.resume is none, but run.directory (", config_.run.directory.string(), ") has ", own->filename().string(),
-                               ": choose another run.directory, or remove that one"));
+      throw ConfigError(concat("checkpoint.resume is none, but run.directory (", config_.run.directory.string(), ") has ",
+                               own->filename().string(), ": choose another run.directory, or remove that one"));
     }
     return std::nullopt;
   }
@@ -130,8 +126,8 @@ Snapshot Trainer::snapshot() {
 
 TrainOutcome Trainer::run() {
   if (step_ >= config_.train.steps) {
-    log_.info(concat("the run is complete: ", step_, " of ", config_.train.steps, " steps are done. To train further raise train.steps, as in train.steps=",
-                     2 * std::max<int64_t>(1, step_)));
+    log_.info(concat("the run is complete: ", step_, " of ", config_.train.steps,
+                     " steps are done. To train further raise train.steps, as in train.steps=", 2 * std::max<int64_t>(1, step_)));
     return TrainOutcome::kComplete;
   }
   data_ = std::make_unique<DataStream>(
@@ -305,18 +301,17 @@ bool Trainer::all_asked_to_stop() const {
   return asked.item<int64_t>() != 0;
 }
 
-bool Trainer::due(int64_t every_steps) const {
-  return step_ == config_.train.steps || (every_steps > 0 && step_ % every_steps == 0);
-}
+bool Trainer::due(int64_t every_steps) const { return step_ == config_.train.steps || (every_steps > 0 && step_ % every_steps == 0); }
 
 void Trainer::announce() const {
   const ParameterCount count = parameter_count(config_.model);
   log_.info(concat("model: ", grouped(count.total), " parameters, ", grouped(count.active), " active for a token; ", config_.model.layers,
                    " layers of which ", moe_layers_.size(), " have ", config_.model.moe.experts, " experts, ", config_.model.moe.choices,
                    " for each token"));
-  log_.info(concat("layout: ", mesh_.size(), mesh_.size() == 1 ? " rank" : " ranks", ", experts shared out over ", mesh_.expert_parallel(), "; ",
-                   device_name(mesh_.device()), ", ", mesh_.transport() == Transport::kNccl ? "NCCL" : "MPI", ", ",
-                   dtype_name(model_.dtype()), ", ", at::get_num_threads(), at::get_num_threads() == 1 ? " thread" : " threads", " a rank"));
+  log_.info(concat("layout: ", mesh_.size(), mesh_.size() == 1 ? " rank" : " ranks", ", experts shared out over ", mesh_.expert_parallel(),
+                   "; ", device_name(mesh_.device()), ", ", mesh_.transport() == Transport::kNccl ? "NCCL" : "MPI", ", ",
+                   dtype_name(model_.dtype()), ", ", at::get_num_threads(), at::get_num_threads() == 1 ? " thread" : " threads",
+                   " a rank"));
   const StepPlan plan(config_.train.global_batch, mesh_.size(), config_.train.micro_batch);
   log_.info(concat("step: ", config_.train.global_batch, " sequences of ", config_.model.sequence_length, " tokens in ", plan.micro_steps(),
                    plan.micro_steps() == 1 ? " micro-step; " : " micro-steps; ", config_.train.steps, " steps; run folder ",
@@ -328,9 +323,10 @@ void Trainer::summarize() const {
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started_;
   const int64_t steps = step_ - first_step_;
   const auto tokens = static_cast<double>(steps * config_.train.global_batch * config_.model.sequence_length);
-  log_.info(concat("done: ", steps, steps == 1 ? " step in " : " steps in ", human_duration(elapsed.count()), ", ", grouped(static_cast<int64_t>(tokens / elapsed.count())),
-                   " tok/s; loss ", fixed(first_record_->loss, 4), " -> ", fixed(last_record_->loss, 4),
-                   validation_loss_ ? concat("; validation ", fixed(*validation_loss_, 4)) : std::string(), "; ", (config_.run.directory / "checkpoints").string()));
+  log_.info(concat("done: ", steps, steps == 1 ? " step in " : " steps in ", human_duration(elapsed.count()), ", ",
+                   grouped(static_cast<int64_t>(tokens / elapsed.count())), " tok/s; loss ", fixed(first_record_->loss, 4), " -> ",
+                   fixed(last_record_->loss, 4), validation_loss_ ? concat("; validation ", fixed(*validation_loss_, 4)) : std::string(),
+                   "; ", (config_.run.directory / "checkpoints").string()));
 }
 
 }  // namespace pimoe

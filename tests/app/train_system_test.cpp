@@ -101,7 +101,8 @@ struct BadInput {
 TEST_F(TrainCommand, RefusesBadInputWithTheRightCodeAndSaysWhatToChange) {
   prepare();
   write("typo.yaml", "data: {train: corpus, tokenizer: corpus.model}\nmodel:\n  moe:\n    expert: 4\n    choices: zwei\n");
-  write("foreign.yaml", "data: {train: corpus}\nmodel: {vocabulary: 40, width: 32, heads: 2, kv_heads: 1, sequence_length: 16, moe: {experts: 4}}\n");
+  write("foreign.yaml",
+        "data: {train: corpus}\nmodel: {vocabulary: 40, width: 32, heads: 2, kv_heads: 1, sequence_length: 16, moe: {experts: 4}}\n");
   const std::vector<BadInput> cases = {
       {"train typo.yaml", 78, {"typo.yaml:4:5", "experts", "typo.yaml:5:14", "choices"}},
       {"train missing.yaml", 78, {"missing.yaml"}},

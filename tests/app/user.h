@@ -6,9 +6,9 @@
 #include "base/text.h"
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <nlohmann/json.hpp>
 
 #include <chrono>
 #include <cstdlib>
@@ -125,7 +125,8 @@ checkpoint: {every_steps: 5}
 
  private:
   std::string shell_prefix() const {
-    return concat("cd '", folder_.string(), "'; pimoe() { ", PIMOE_BINARY, " \"$@\"; }; export PIMOE=", PIMOE_BINARY, " MPIRUN='", PIMOE_MPIRUN, "'; ");
+    return concat("cd '", folder_.string(), "'; pimoe() { ", PIMOE_BINARY, " \"$@\"; }; export PIMOE=", PIMOE_BINARY, " MPIRUN='",
+                  PIMOE_MPIRUN, "'; ");
   }
 };
 

@@ -24,7 +24,8 @@ TEST(ParameterCount, EqualsWhatTheModelDeclares) {
     int64_t total = 0;
     for (const auto& parameter : fixture.model.parameters()) total += parameter->box.global_numel();
     EXPECT_EQ(parameter_count(config).total, total);
-    EXPECT_EQ(parameter_count(config).total - parameter_count(config).active, 2 * 144 + (tied ? 0 : 88));  // two idle experts, the embedding
+    EXPECT_EQ(parameter_count(config).total - parameter_count(config).active,
+              2 * 144 + (tied ? 0 : 88));  // two idle experts, the embedding
   }
 }
 

@@ -31,7 +31,9 @@ inline ModelConfig tiny_model() {
 /// A model on this rank alone with its initial values, in any precision.
 struct ModelFixture {
   ModelFixture(const ModelConfig& config, at::ScalarType dtype)
-      : mesh(single_mesh(cpu_mesh(), config.moe.experts)), model(config, dtype, *mesh), buckets(model.parameters(), *mesh, 1 << 20, /*trained=*/true) {
+      : mesh(single_mesh(cpu_mesh(), config.moe.experts)),
+        model(config, dtype, *mesh),
+        buckets(model.parameters(), *mesh, 1 << 20, /*trained=*/true) {
     const at::NoGradGuard no_gradients;
     for (const auto& parameter : model.parameters()) {
       const at::Tensor values = at::empty(parameter->box.shape, at::kDouble);

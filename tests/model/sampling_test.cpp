@@ -1,5 +1,5 @@
-#include "model/model_fixture.h"
 #include "model/sampling.h"
+#include "model/model_fixture.h"
 
 #include <gtest/gtest.h>
 
@@ -25,9 +25,7 @@ TEST(SampleToken, TopPKeepsTheFewestThatHoldIt) {
   EXPECT_EQ(sample_token(logits, 1.0, 0.85, 0.999), 2);  // two hold 0.85: the third is never drawn
 }
 
-TEST(SampleToken, TemperatureZeroTakesTheFirstOfTheLikeliest) {
-  EXPECT_EQ(sample_token(logits_of({0.2, 0.4, 0.4}), 0.0, 1.0, 0.999), 1);
-}
+TEST(SampleToken, TemperatureZeroTakesTheFirstOfTheLikeliest) { EXPECT_EQ(sample_token(logits_of({0.2, 0.4, 0.4}), 0.0, 1.0, 0.999), 1); }
 
 TEST(SampleTokens, DependOnTheSeedAloneAndEndAtTheStopToken) {
   ModelFixture fixture(tiny_model(), at::kDouble);

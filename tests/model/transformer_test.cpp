@@ -26,7 +26,8 @@ void expect_gradients_right(const ModelConfig& config, int64_t batch, int64_t po
       flat[element] = value - step;
       const double below = fixture.loss(tokens, targets).item<double>();
       flat[element] = value;
-      EXPECT_NEAR(gradient[element].item<double>(), (above - below) / (2 * step), 1e-6 * scale + 1e-8) << parameter->name << "[" << element << "]";
+      EXPECT_NEAR(gradient[element].item<double>(), (above - below) / (2 * step), 1e-6 * scale + 1e-8)
+          << parameter->name << "[" << element << "]";
     }
   }
 }

@@ -34,8 +34,8 @@ void expect_layout_equals_reference(int64_t expert_parallel, int64_t experts, in
   const at::Tensor ours = input.narrow(0, first, share[mesh->rank()]).clone().requires_grad_(true);
   std::optional<RoutingMemo> memo;
   const MoEOutput output = fixture.layer.forward(ours, memo);
-  const BalanceTerms balance = balance_terms({output.record}, {.switch_loss = 0.7, .z_loss = 0.3}, std::max<double>(1, static_cast<double>(total)),
-                                             mesh->group(Group::kBatch));
+  const BalanceTerms balance = balance_terms({output.record}, {.switch_loss = 0.7, .z_loss = 0.3},
+                                             std::max<double>(1, static_cast<double>(total)), mesh->group(Group::kBatch));
   ((output.tokens * gradient.narrow(0, first, share[mesh->rank()])).sum() + balance.loss).backward();
   if (total == 0) return;
 

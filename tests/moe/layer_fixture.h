@@ -11,7 +11,9 @@ namespace pimoe {
 /// A float64 MoE layer with random weights on a mesh, and the whole of its weights for the reference.
 struct LayerFixture {
   LayerFixture(const MoeConfig& moe, int64_t width, const ProcessMesh& mesh, uint64_t seed)
-      : config(moe), layer(parameters, "moe", moe, width, at::kDouble, {0.5, 0.5}, mesh), buckets(parameters, mesh, 1 << 20, /*trained=*/true) {
+      : config(moe),
+        layer(parameters, "moe", moe, width, at::kDouble, {0.5, 0.5}, mesh),
+        buckets(parameters, mesh, 1 << 20, /*trained=*/true) {
     const at::NoGradGuard no_gradients;
     const auto fill = [&](Parameter& parameter) {
       Piece all{parameter.name, Box::whole(parameter.box.global), 0, parameter.box.global_numel()};

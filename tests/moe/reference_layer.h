@@ -25,7 +25,8 @@ struct ReferenceOutput {
   at::Tensor z_loss;       // mean of logsumexp^2
 };
 
-inline ReferenceOutput reference_moe(const at::Tensor& tokens, const ReferenceWeights& weights, const at::Tensor& bias, const MoeConfig& config) {
+inline ReferenceOutput reference_moe(const at::Tensor& tokens, const ReferenceWeights& weights, const at::Tensor& bias,
+                                     const MoeConfig& config) {
   const int64_t experts = config.experts;
   const int64_t width = weights.down.size(2);
   std::vector<at::Tensor> rows;

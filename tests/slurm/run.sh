@@ -3,16 +3,19 @@
 #
 #   tests/slurm/run.sh [--install]     --install gets Slurm and munge by apt first, where they are missing
 #
-# PIMOE_BUILD (default: build) holds the pimoe binary. Needs root and unshare; see cluster.sh. Takes four minutes, or twice that on a busy machine.
+# PIMOE_BUILD (default: build) holds the pimoe binary. Needs root and unshare; see cluster.sh. Takes four minutes, or twice
+# that on a busy machine.
 # Exits with 0 if every check holds. Otherwise the logs stay in the folder that the last line names.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 
 if [ "${1:-}" = --install ]; then
-  for package in slurmctld slurmd slurm-client munge; do
-    dpkg-query --show --showformat='${Status}' $package 2>/dev/null | grep -q 'ok installed' && continue
-    echo "installing slurmctld slurmd slurm-client munge"
-    apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends slurmctld slurmd slurm-client munge >/dev/null || exit 1
+  packages=(slurmctld slurmd slurm-client munge)
+  for package in "${packages[@]}"; do
+    dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' && continue
+    echo "installing ${packages[*]}"
+    apt-get update -q >/dev/null || exit 1
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}" >/dev/null || exit 1
     break
   done
 fi
@@ -43,7 +46,7 @@ check() {  # check TEXT COMMAND...: the command says whether the text is true
   fi
 }
 
-# submit NAME SBATCH_OPTION... -- KEY=VALUE...: sets job, log and run. Four ranks on two nodes, threads that yield: this machine may have two cores.
+# submit NAME SBATCH_OPTION... -- KEY=VALUE...: four ranks on two nodes; sets job, log and run.
 submit() {
   local name=$1 options=()
   shift
@@ -72,9 +75,15 @@ says() { grep -qF -- "$2" "$1" || { echo "'$2' is not in $1"; false; }; }
 steps_logged() { sed -n 's/.*"step": *\([0-9]*\).*/\1/p' "$run/metrics.jsonl" 2>/dev/null; }
 has_steps() { [ "$(steps_logged | wc -l)" -ge "$1" ]; }
 each_step_once() { diff <(seq 1 "$1") <(steps_logged); }
-has_checkpoint() { local name; name=$(printf '%s/checkpoints/step-%08d' "$run" "$1"); ls "$name"; [ -s "$name/manifest.json" ] && ls "$name"/rank-0003-of-0004*; }
+has_checkpoint() {
+  local name
+  name=$(printf '%s/checkpoints/step-%08d' "$run" "$1")
+  [ -s "$name/manifest.json" ] && ls "$name"/rank-0003-of-0004*
+}
 has_rank_logs() { diff <(cd "$run/log" && ls rank-*.log) <(printf 'rank-%04d.log\n' 0 1 2 3); }
-newest_checkpoint() { find "$run/checkpoints" -maxdepth 1 -name 'step-*' -printf '%f\n' 2>/dev/null | sort | tail -n 1 | sed 's/step-0*//'; }
+newest_checkpoint() {  # its step
+  find "$run/checkpoints" -maxdepth 1 -name 'step-*' -printf '%f\n' 2>/dev/null | sort | tail -n 1 | sed 's/step-0*//'
+}
 rank_processes() {
   local process
   for process in $(pgrep -f "run.directory=$run"); do [ "$(readlink "/proc/$process/exe")" != "$pimoe" ] || echo "$process"; done
@@ -179,8 +188,9 @@ section() { echo "$1"; "${@:2}"; }
 tests/slurm/cluster.sh up "$dir" || exit 1
 # shellcheck disable=SC1091
 . "$dir/env"
-export OMPI_MCA_mpi_yield_when_idle=1
-"$pimoe" data build --output "$dir/corpus" --vocabulary 512 --include '*.h' src >"$dir/corpus.log" 2>&1 || { cat "$dir/corpus.log"; exit 1; }
+export OMPI_MCA_mpi_yield_when_idle=1  # four ranks may have two cores
+"$pimoe" data build --output "$dir/corpus" --vocabulary 512 --include '*.h' src >"$dir/corpus.log" 2>&1 ||
+  { cat "$dir/corpus.log"; exit 1; }
 
 for launcher in srun mpirun; do
   export PIMOE_LAUNCHER=$launcher

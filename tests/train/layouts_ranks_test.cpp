@@ -166,7 +166,8 @@ TEST(Layouts, ARunResumesAtAnotherWorldSize) {
   world->barrier();
   const Result cut = read_result(first);
   ASSERT_EQ(cut.loss.size(), 30u) << "each step once";
-  for (size_t step = 0; step < 30; ++step) EXPECT_NEAR(cut.loss[step], undisturbed.loss[step], 1e-10 * undisturbed.loss[step]) << "step " << step + 1;
+  for (size_t step = 0; step < 30; ++step)
+    EXPECT_NEAR(cut.loss[step], undisturbed.loss[step], 1e-10 * undisturbed.loss[step]) << "step " << step + 1;
 }
 
 }  // namespace

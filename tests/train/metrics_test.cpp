@@ -5,8 +5,8 @@
 
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 #include <unistd.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 
@@ -79,7 +79,8 @@ TEST(StepLine, SaysWhatAPersonNeeds) {
   record.memory_bytes = 61'200'000'000;
   record.activation_bytes = 1'500'000;
   const std::string line = to_line(record, 20000, 11520);
-  for (const char* part : {"step    12/20000", "loss 3.4123", "val 3.3771", "norm 0.840", "lr 9.4e-04", "41,230 tok/s", "38.1 % MFU", "61.2 GB", "left 3h 12m"}) {
+  for (const char* part : {"step    12/20000", "loss 3.4123", "val 3.3771", "norm 0.840", "lr 9.4e-04", "41,230 tok/s", "38.1 % MFU",
+                           "61.2 GB", "left 3h 12m"}) {
     EXPECT_NE(line.find(part), std::string::npos) << part << " in: " << line;
   }
 }
