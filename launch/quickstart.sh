@@ -82,5 +82,12 @@ else
   fi
 fi
 
+# What the model has learned beyond the frequencies of tokens.
+facts='import json, sys
+loss = [r["validation_loss"] for r in map(json.loads, open(sys.argv[1])) if "validation_loss" in r][-1]
+entropy = json.load(sys.stdin)["unigram_entropy"]
+print(f"validation loss {loss:.3f} nats a token; knowing only how frequent each token is would give {entropy:.3f}: {entropy - loss:.3f} nats better")'
+say "$("$pimoe" data inspect "$corpus" --json | "$PIMOE_PYTHON" -c "$facts" "$run/metrics.jsonl")"
+
 say "a sample, after $(saved_step) steps, of what follows 'def ':"
 "$pimoe" generate --checkpoint "$run" --prompt $'\ndef ' --tokens 100 --temperature 0.8 --top-p 0.9 --seed 1

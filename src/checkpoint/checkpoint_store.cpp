@@ -61,6 +61,7 @@ std::string share_trouble(const fs::path& checkpoint, const Manifest& manifest, 
 
 void CheckpointConfig::fields(FieldVisitor& visit) {
   visit.integer("every_steps", every_steps, {.at_least = 0}, "steps between checkpoints; 0: only at the end");
+  visit.flag("at_end", at_end, "save when the last step is done");
   visit.integer("keep", keep, {.at_least = kFewestKept}, "newest good checkpoints that stay");
   visit.text("resume", resume, "auto (newest good one of this run, else from scratch) | none | PATH");
   visit.integer("part_bytes", part_bytes, {.at_least = 1 << 20}, "elements in one shard file; a save needs host memory for twice that");

@@ -16,9 +16,10 @@ namespace pimoe {
 
 /// `checkpoint:` in the configuration.
 struct CheckpointConfig {
-  int64_t every_steps = 100;              ///< 0: only at the end
-  int64_t keep = 2;                       ///< newest good checkpoints that stay; at least 2
-  std::string resume = "auto";            ///< auto (the newest good one of this run, else from scratch) | none | PATH (where a new run begins)
+  int64_t every_steps = 100;    ///< 0: only at the end
+  bool at_end = true;           ///< save when the last step is done; false for benchmarks
+  int64_t keep = 2;             ///< newest good checkpoints that stay; at least 2
+  std::string resume = "auto";  ///< auto (the newest good one of this run, else from scratch) | none | PATH (where a new run begins)
   int64_t part_bytes = int64_t{1} << 30;  ///< elements in one shard file; a save needs host memory for twice that on each rank
 
   void fields(FieldVisitor& visit);

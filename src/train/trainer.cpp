@@ -56,12 +56,12 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       reducer_(buckets_, mesh),
       checkpoints_(config.run.directory / "checkpoints", config.checkpoint, mesh, log) {
   if (model_.dtype() == at::kHalf) loss_scaler_ = LossScaler::for_float16();
+  announce();
   resume();
   if (mesh_.rank() == 0) {
     replace_file(config_.run.directory / "config.yaml", to_yaml(config_));
     metrics_ = std::make_unique<MetricsFile>(config_.run.directory / "metrics.jsonl", step_);
   }
-  announce();
 }
 
 Trainer::~Trainer() = default;
@@ -88,6 +88,7 @@ std::optional<std::filesystem::path> Trainer::checkpoint_to_resume() {
 void Trainer::resume() {
   const std::optional<std::filesystem::path> found = checkpoint_to_resume();
   if (!found) {
+    log_.info(concat("from scratch: drawing the initial weights with seed ", config_.run.seed));
     optimizer_.initialize(static_cast<uint64_t>(config_.run.seed));
     return;
   }
@@ -166,10 +167,11 @@ TrainOutcome Trainer::run() {
     report(record);
 
     const bool stopping = all_asked_to_stop();
-    if (stopping || due(config_.checkpoint.every_steps)) {
+    const bool last = step_ == config_.train.steps;
+    if (stopping || (last ? config_.checkpoint.at_end : due(config_.checkpoint.every_steps))) {
       checkpoints_.save(snapshot());
     }
-    if (stopping && step_ < config_.train.steps) {
+    if (stopping && !last) {
       log_.info(concat("asked to stop: saved step ", step_, "; start the same command again to go on"));
       return TrainOutcome::kStopped;
     }

@@ -102,14 +102,14 @@ TEST_F(TrainCommand, RefusesBadInputWithTheRightCodeAndSaysWhatToChange) {
   prepare();
   write("typo.yaml", "data: {train: corpus, tokenizer: corpus.model}\nmodel:\n  moe:\n    expert: 4\n    choices: zwei\n");
   write("foreign.yaml",
-        "data: {train: corpus}\nmodel: {vocabulary: 40, width: 32, heads: 2, kv_heads: 1, sequence_length: 16, moe: {experts: 4}}\n");
+        "mesh: {device: cpu}\ndata: {train: corpus}\nmodel: {vocabulary: 40, width: 32, heads: 2, kv_heads: 1, sequence_length: 16, moe: {experts: 4}}\n");
   const std::vector<BadInput> cases = {
       {"train typo.yaml", 78, {"typo.yaml:4:5", "experts", "typo.yaml:5:14", "choices"}},
       {"train missing.yaml", 78, {"missing.yaml"}},
       {"train tiny.yaml train.stepz=3", 78, {"train.stepz", "train.steps"}},
       {"train tiny.yaml mesh.expert_parallel=3", 78, {"model.moe.experts (4)", "mesh.expert_parallel (3)"}},
       {"train tiny.yaml mesh.expert_parallel=4", 78, {"mesh.expert_parallel", "4", "2"}},
-      {"train tiny.yaml mesh.transport=nccl mesh.device=cpu", 78, {"mesh.transport"}},
+      {"train tiny.yaml mesh.transport=nccl", 78, {"mesh.transport"}},
       {"train tiny.yaml data.train=nowhere", 65, {"nowhere"}},
       {"train foreign.yaml", 65, {"40", "corpus"}},
       {"train tiny.yaml checkpoint.resume=nowhere", 65, {"nowhere"}},

@@ -93,6 +93,7 @@ class User : public testing::Test {
     const Outcome built = run("pimoe data build --output corpus --vocabulary 300 --validation 0 text");
     ASSERT_EQ(built.code, 0) << built.err;
     write("tiny.yaml", R"(run: {directory: runs/tiny}
+mesh: {device: cpu}
 data: {train: corpus, tokenizer: corpus.model}
 model: {layers: 2, width: 32, heads: 2, kv_heads: 1, sequence_length: 16, moe: {experts: 4, choices: 2, expert_width: 32}}
 train: {steps: 60, global_batch: 5, micro_batch: 2, precision: float32}
