@@ -10,6 +10,7 @@
 
 #include <sched.h>
 
+#include <cstdlib>
 #include <iostream>
 #include <thread>
 
@@ -22,9 +23,11 @@ struct TrainOptions {
   bool print_config = false;
 };
 
-/// Threads of this rank: the cores it is bound to, or where it is bound to none its share of the node's.
+/// Threads of this rank: train.threads, else OMP_NUM_THREADS (launch/slurm.sbatch sets it), else the cores it is bound to, or where it is bound
+/// to none its share of the node's.
 int thread_count(const TrainConfig& config, const ProcessMesh& mesh) {
   if (config.train.threads > 0) return static_cast<int>(config.train.threads);
+  if (const char* variable = std::getenv("OMP_NUM_THREADS"); variable != nullptr && std::atoi(variable) > 0) return std::atoi(variable);
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
   const int all = static_cast<int>(std::thread::hardware_concurrency());

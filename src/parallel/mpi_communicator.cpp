@@ -350,11 +350,17 @@ MpiSession::MpiSession(int& argc, char**& argv) {
   if (initialized) throw CommError("MPI is initialised already; a process has one MpiSession in its life");
   // Started alone, Open MPI forks a daemon for MPI_Comm_spawn, which nobody here calls: a third of the start-up time.
   if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) setenv("OMPI_MCA_ess_singleton_isolated", "1", /*overwrite=*/0);
+  const auto environment = [](const char* name) { return std::getenv(name); };
+  // Without PMIx, Open MPI ends the process within MPI_Init with advice about its own build: speak first.
+  if (environment("PMIX_RANK") == nullptr) {
+    const std::string alone = slurm_trouble(1, environment);
+    if (!alone.empty()) throw CommError(alone);
+  }
   int provided = 0;
   check_mpi(MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
   int size = 1;
   MPI_Comm_size(MPI_COMM_WORLD, &size);
-  std::string trouble = slurm_trouble(size, [](const char* name) { return std::getenv(name); });
+  std::string trouble = slurm_trouble(size, environment);
   if (provided < MPI_THREAD_MULTIPLE) {
     trouble = concat("MPI offers thread level ", provided, "; MPI_THREAD_MULTIPLE (", MPI_THREAD_MULTIPLE,
                      ") is needed: backward calls MPI from its own thread");

@@ -31,24 +31,28 @@ Optimizer::Optimizer(ParameterBuckets& buckets, const OptimizerConfig& config, c
 }
 
 void Optimizer::initialize(uint64_t seed) {
-  constexpr int64_t kChunk = int64_t{1} << 24;  // elements drawn at a time: bounds host memory whatever the model's size
+  constexpr int64_t kChunk = int64_t{1} << 22;  // elements drawn at a time: bounds host memory whatever the model's size
   constexpr int64_t kGrain = int64_t{1} << 16;
+  // One buffer for all: fresh pages for each chunk would take longer to map than the numbers to draw.
+  const at::Tensor values = at::empty({kChunk}, at::kDouble);
+  double* out = values.mutable_data_ptr<double>();
   for (Slice& slice : slices_) {
+    const at::Tensor staged = at::empty({kChunk}, slice.master.scalar_type());
     slice.master.zero_();
     for (const auto& [piece, begin] : slice.bucket->slice_pieces()) {
       const auto owner = std::find_if(slice.bucket->entries.begin(), slice.bucket->entries.end(),
                                       [&name = piece.name](const Bucket::Entry& entry) { return entry.parameter->name == name; });
       for (int64_t done = 0; done < piece.numel(); done += kChunk) {
         const int64_t count = std::min(kChunk, piece.numel() - done);
-        const at::Tensor values = at::empty({count}, at::kDouble);
-        double* out = values.mutable_data_ptr<double>();
         at::parallel_for(0, count, kGrain, [&, &piece = piece](int64_t begin_value, int64_t end_value) {
           Piece part = piece;
           part.begin = piece.begin + done + begin_value;
           part.end = piece.begin + done + end_value;
           initial_values(*owner->parameter, part, seed, out + begin_value);
         });
-        slice.master.narrow(0, begin + done, count).copy_(values);
+        const at::Tensor rounded = staged.narrow(0, 0, count);
+        rounded.copy_(values.narrow(0, 0, count));
+        slice.master.narrow(0, begin + done, count).copy_(rounded);
       }
     }
   }

@@ -78,7 +78,8 @@ TEST(LinearCrossEntropy, ChunksAddUp) {
   loss.backward();
   (first + second).backward();
   expect_close(loss, first + second, 1e-5);
-  expect_close(whole[0].grad(), parts[0].grad(), 1e-5);
+  // Float32 against float32: products of other shapes add their thousands of terms in another order.
+  expect_close(whole[0].grad(), parts[0].grad(), 1e-4);
   expect_close(whole[1].grad(), parts[1].grad(), 1e-4);
 }
 
