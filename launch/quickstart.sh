@@ -54,7 +54,8 @@ elif [ "$PIMOE_CUDA_BUILD" = OFF ] || [ "$(gpu_count)" -eq 0 ]; then
   if [ "$(nproc)" -lt 2 ]; then ranks=1; fi
 fi
 cores=$(lscpu -p=CORE,SOCKET 2>/dev/null | grep -v '^#' | sort -u | wc -l) || cores=1
-mpirun=(mpirun --bind-to none -n "$ranks")
+# Time to save after a Ctrl-C: Open MPI kills its ranks a second after it, unless told otherwise.
+mpirun=(mpirun --bind-to none --mca odls_base_sigkill_timeout 60 -n "$ranks")
 if [ "$(id -u)" -eq 0 ]; then mpirun+=(--allow-run-as-root); fi
 if [ "$ranks" -gt "$cores" ]; then mpirun+=(--oversubscribe); fi
 

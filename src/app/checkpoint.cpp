@@ -58,10 +58,10 @@ void print_rows(const std::vector<Row>& rows) {
   for (const Row& row : rows) {
     std::cout << std::setw(10) << row.step;
     if (row.good()) {
-      const auto tokens = row.manifest.numbers.find("tokens_seen");
+      const auto tokens = row.manifest.counters.find("tokens_seen");
       std::cout << "  yes " << std::setw(12) << human_bytes(static_cast<double>(row.bytes)) << std::setw(7) << row.manifest.ranks
                 << std::setw(14) << row.manifest.expert_parallel << std::setw(16)
-                << (tokens == row.manifest.numbers.end() ? "-" : grouped(static_cast<int64_t>(tokens->second))) << "  " << row.path << "\n";
+                << (tokens == row.manifest.counters.end() ? "-" : grouped(tokens->second)) << "  " << row.path << "\n";
     } else {
       std::cout << "  no            -      -             -               -  " << row.path << "\n            " << row.trouble << "\n";
     }
@@ -209,11 +209,12 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
 
   command = checkpoint->add_subcommand("extract", "Writes one whole tensor into an HDF5 file");
   command->add_option("path", options->path, kPath)->required()->type_name("PATH");
-  command->add_option("tensor", options->tensor, "layers.0.norm for the master weights, KIND/NAME for others: exp_avg/layers.0.norm")
+  command
+      ->add_option("tensor", options->tensor, "final_norm.weight for the master weights, KIND/NAME for others: exp_avg/final_norm.weight")
       ->required()
       ->type_name("TENSOR");
   command->add_option("--output", options->output, "HDF5 file to write; one that is there is replaced")->required()->type_name("FILE.h5");
-  command->footer("Example:\n  pimoe checkpoint extract runs/quickstart layers.0.norm --output norm.h5");
+  command->footer("Example:\n  pimoe checkpoint extract runs/quickstart layers.0.attention_norm.weight --output norm.h5");
   command->callback([&context, options] { context.action = [options] { return extract(*options); }; });
 }
 

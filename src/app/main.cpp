@@ -37,6 +37,12 @@ std::string suggestion(const CLI::App& app, int argc, char** argv) {
   return "";
 }
 
+/// The same trouble often strikes every rank at once (a missing file): rank 0 speaks and ends all; a rank alone in trouble speaks a moment
+/// later. Leaving quietly would leave its peers waiting.
+void let_rank_0_speak_first() {
+  if (MpiSession::launcher_rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(3));
+}
+
 int run(int argc, char** argv) {
   Logger log(MpiSession::launcher_rank());
   std::optional<MpiSession> session;
@@ -52,7 +58,8 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    if (error.get_exit_code() == 0) return MpiSession::launcher_rank() == 0 ? app.exit(error) : 0;  // --help, --version
+    let_rank_0_speak_first();
     std::cerr << "pimoe: " << error.what() << suggestion(app, argc, argv) << "\nRun 'pimoe --help' or 'pimoe SUBCOMMAND --help'.\n";
     return static_cast<int>(ExitCode::kUsage);
   }
@@ -60,9 +67,7 @@ int run(int argc, char** argv) {
   try {
     return static_cast<int>(context.action());
   } catch (const std::exception& error) {
-    // The same trouble often strikes every rank at once (a missing file): rank 0 speaks first and ends all; a rank alone in trouble speaks a
-    // moment later. Leaving quietly would leave its peers waiting.
-    if (MpiSession::launcher_rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+    let_rank_0_speak_first();
     log.error(error.what());
     const int code = static_cast<int>(exit_code(error));
     if (session && session->size() > 1) MpiSession::abort(code);

@@ -1,5 +1,6 @@
 #include "app/train.h"
 
+#include "base/file_io.h"
 #include "base/text.h"
 #include "parallel/device.h"
 #include "train/trainer.h"
@@ -10,6 +11,7 @@
 
 #include <sched.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <iostream>
 #include <thread>
@@ -35,6 +37,20 @@ int thread_count(const TrainConfig& config, const ProcessMesh& mesh) {
   return std::max(1, bound < all ? bound : all / mesh.node_size());
 }
 
+/// Rank 0 holds the run folder: two jobs in one would mix their checkpoints and metrics. Collective.
+std::unique_ptr<FileLock> lock_run(const std::filesystem::path& folder, const ProcessMesh& mesh) {
+  std::unique_ptr<FileLock> lock;
+  std::string trouble;
+  try {
+    if (mesh.rank() == 0) lock = std::make_unique<FileLock>(folder / "lock");
+  } catch (const IoError& error) {
+    if (error.code() != EWOULDBLOCK) throw;
+    trouble = concat("run.directory (", folder.string(), ") is in use by another job: wait for it, or choose another one");
+  }
+  if (const std::string agreed = mesh.control().agree(trouble); !agreed.empty()) throw ConfigError(agreed);
+  return lock;
+}
+
 ExitCode train(const TrainOptions& options, AppContext& context) {
   Logger& log = context.log;
   TrainConfig config = load_train_config(options.config, options.overrides);
@@ -42,13 +58,16 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
     if (MpiSession::launcher_rank() == 0) std::cout << to_yaml(config);
     return ExitCode::kDone;
   }
+  const StopRequest stop;  // first: a signal that comes while MPI starts is kept, and the run leaves after its first step
+  // cuBLAS reads it when CUDA starts; without it libtorch refuses products in deterministic mode.
+  if (config.run.deterministic) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   const MpiSession& session = context.mpi();
-  const StopRequest stop;
   const ProcessMesh mesh(config.mesh, session.world(), session.node(), config.model.moe.experts);
   at::set_num_threads(thread_count(config, mesh));
   use_device(mesh.device());
   if (config.run.deterministic) at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
   log.open_file(config.run.directory / "log" / concat("rank-", padded(mesh.rank(), 4), ".log"));
+  const std::unique_ptr<FileLock> lock = lock_run(config.run.directory, mesh);
   Trainer trainer(config, mesh, log, &stop);
   return trainer.run() == TrainOutcome::kStopped ? ExitCode::kRequeue : ExitCode::kDone;
 }
@@ -63,7 +82,8 @@ void add_train_command(CLI::App& app, AppContext& context) {
   command->add_flag("--print-config", options->print_config, "print the resolved configuration and leave");
   command->footer(
       "Example:\n  mpirun -n 4 pimoe train configs/quickstart.yaml mesh.expert_parallel=2 train.steps=500\n"
-      "Leaves with 75 when SIGUSR1, SIGTERM or Ctrl-C asked it to save and stop; the same command then goes on.");
+      "SIGUSR1 (mpirun and srun forward it), and SIGTERM or Ctrl-C where the launcher gives time, save and leave with 75;\nthe same "
+      "command then goes on.");
   command->callback([options, &context] { context.action = [options, &context] { return train(*options, context); }; });
 }
 

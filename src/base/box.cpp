@@ -40,7 +40,7 @@ Box Box::whole(std::vector<int64_t> global) {
 
 Box Box::rows(std::vector<int64_t> global, int64_t first, int64_t count) {
   if (global.empty() || first < 0 || count < 0 || first > global[0] - count) {
-    throw ShapeError(concat("rows [", first, ", ", first + count, ") do not lie inside a tensor of shape ", shape_text(global)));
+    throw ShapeError(concat(count, " rows from ", first, " on do not lie inside a tensor of shape ", shape_text(global)));
   }
   Box box = whole(std::move(global));
   box.offset[0] = first;

@@ -11,7 +11,7 @@
 ///       }
 ///     };
 ///
-/// The struct lives beside its component; `load_fields` reads a whole tree of them; yaml-cpp is seen by config_fields.cpp alone.
+/// The struct lives beside its component; `load_fields` reads a whole tree of them; yaml-cpp is seen by config_*.cpp alone.
 
 #include <cstdint>
 #include <filesystem>

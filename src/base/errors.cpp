@@ -13,8 +13,8 @@ bool is(const std::exception& error) {
 ExitCode exit_code(const std::exception& error) {
   if (is<UsageError>(error)) return ExitCode::kUsage;
   if (is<ConfigError>(error)) return ExitCode::kBadConfig;
+  if (is<SaveError>(error) || is<IoError>(error)) return ExitCode::kInputOutput;
   if (is<DataError>(error) || is<CheckpointError>(error)) return ExitCode::kBadData;
-  if (is<IoError>(error)) return ExitCode::kInputOutput;
   return ExitCode::kInternal;
 }
 

@@ -31,10 +31,16 @@ class DataError : public Error {
   using Error::Error;
 };
 
-/// A checkpoint cannot be written, is damaged or does not fit the model.
+/// A checkpoint is damaged or does not fit the model.
 class CheckpointError : public Error {
  public:
   using Error::Error;
+};
+
+/// A checkpoint could not be written: no space, no permission, I/O error. Those before it stay good.
+class SaveError : public CheckpointError {
+ public:
+  using CheckpointError::CheckpointError;
 };
 
 /// The file system refused: no space, no permission, I/O error. `code` is the errno.

@@ -1,6 +1,7 @@
 #include "base/file_io.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -157,6 +158,15 @@ void sync_folder(const fs::path& folder) {
     if (error.code() != EINVAL) throw;  // some network file systems know no fsync of a folder; they write names through
   }
 }
+
+FileLock::FileLock(const std::filesystem::path& path) : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+  if (descriptor_ >= 0 && ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
+  const int code = errno;
+  if (descriptor_ >= 0) ::close(descriptor_);
+  throw IoError(concat("cannot lock ", path.string(), ": ", std::generic_category().message(code)), code);
+}
+
+FileLock::~FileLock() { ::close(descriptor_); }
 
 MappedFile::MappedFile(const fs::path& path) {
   const Descriptor file(path, O_RDONLY, "map");

@@ -28,6 +28,19 @@ void rename_durably(const std::filesystem::path& from, const std::filesystem::pa
 /// Flushes a folder's own entries to the disk.
 void sync_folder(const std::filesystem::path& folder);
 
+/// Holds a file's lock for the life of the object, so that a second job cannot use the same folder; a dead process holds nothing.
+class FileLock {
+ public:
+  /// Makes `path` where it is missing. @throws IoError with code EWOULDBLOCK if another process holds the lock
+  explicit FileLock(const std::filesystem::path& path);
+  ~FileLock();
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
 /// A read-only memory map of a whole file, released with the object. An empty file maps to a null pointer and size 0.
 class MappedFile {
  public:

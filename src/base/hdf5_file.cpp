@@ -374,7 +374,7 @@ void Hdf5Reader::read(const std::string& name, int64_t begin, int64_t count, voi
   const Dataset& dataset = handles_->find(name);
   const std::string what = handles_->what(name);
   if (begin < 0 || count < 0 || begin > dataset.count - count) {
-    throw Error(concat(what, ": elements [", begin, ", ", begin + count, ") do not lie inside its ", dataset.count));
+    throw Error(concat(what, ": ", count, " elements from ", begin, " on do not lie inside its ", dataset.count));
   }
   if (count == 0) return;
   if (handles_->open_name != name) {

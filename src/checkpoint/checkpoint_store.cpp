@@ -69,13 +69,14 @@ void CheckpointConfig::fields(FieldVisitor& visit) {
 
 CheckpointStore::CheckpointStore(fs::path folder, const CheckpointConfig& config, const ProcessMesh& mesh, Logger& log)
     : folder_(std::move(folder)), config_(config), mesh_(mesh), log_(log) {
-  agree(trouble_of([&] {
+  const std::string trouble = mesh_.control().agree(trouble_of([&] {
     if (mesh_.rank() != 0) return;
     std::error_code failed;
     fs::create_directories(folder_, failed);
     if (failed) throw CheckpointError(concat("cannot make ", folder_.string(), ": ", failed.message()));
     for (const std::string& line : sweep_leftovers(folder_)) log_.info(line);
   }));
+  if (!trouble.empty()) throw SaveError(trouble);
 }
 
 void CheckpointStore::agree(const std::string& trouble) const {
@@ -178,7 +179,7 @@ void save_snapshot(const fs::path& checkpoint, const Snapshot& snapshot, int64_t
 } catch (const std::exception& error) {
   std::error_code ignored;
   fs::remove_all(fs::path(checkpoint) += ".tmp", ignored);
-  throw CheckpointError(concat("checkpoint ", checkpoint.string(), " was not saved: ", error.what()));
+  throw SaveError(concat("checkpoint ", checkpoint.string(), " was not saved: ", error.what()));
 }
 
 fs::path find_checkpoint(const fs::path& path) {

@@ -35,12 +35,12 @@ struct CheckpointConfig {
 class CheckpointStore {
  public:
   /// Makes the folder; leftovers of killed saves (step-*.tmp, step-*.old) are removed by rank 0. Collective.
-  /// @throws CheckpointError, the same on every rank.
+  /// @throws SaveError, the same on every rank.
   CheckpointStore(std::filesystem::path folder, const CheckpointConfig& config, const ProcessMesh& mesh, Logger& log);
 
   /// Writes a checkpoint of `snapshot`. Collective; every rank returns or every rank throws the same error.
   /// A checkpoint of the same step is replaced; then the oldest beyond `keep` are deleted, never one of a later step.
-  /// @throws CheckpointError naming rank, file and reason; the checkpoints before it stay good.
+  /// @throws SaveError naming rank, file and reason; the checkpoints before it stay good.
   /// @cost host memory of one part twice; about ten small collectives on the control group.
   void save(const Snapshot& snapshot);
 
@@ -72,7 +72,7 @@ class CheckpointStore {
 void restore_snapshot(const std::filesystem::path& checkpoint, Snapshot& wanted);
 
 /// Saving without a mesh, for tools: as CheckpointStore::save on one process, into `checkpoint` itself (".../step-00000100", which must not
-/// exist). @throws CheckpointError
+/// exist). @throws SaveError
 void save_snapshot(const std::filesystem::path& checkpoint, const Snapshot& snapshot, int64_t part_bytes = int64_t{1} << 30);
 
 /// PATH of a checkpoint on a command line: a step-* folder, or a run folder (its newest good checkpoint).

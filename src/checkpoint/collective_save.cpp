@@ -52,7 +52,7 @@ void CollectiveSave::run() try {
   std::error_code failed;
   if (ranks_.rank() == 0) fs::remove_all(temporary_, failed);  // what cannot be removed now is swept at the next start
   ranks_.barrier();                                            // a retry must not meet the removal
-  throw CheckpointError(concat(step_name(snapshot_.step), " was not saved: ", error.what()));
+  throw SaveError(concat(step_name(snapshot_.step), " was not saved: ", error.what()));
 }
 
 void CollectiveSave::agree(const std::string& trouble) const {
@@ -144,14 +144,16 @@ void CollectiveSave::write() {
   agree(trouble);
 
   const std::vector<std::string> parts = ranks_.all_gather_text(to_json(manifest_));
-  if (ranks_.rank() != 0) return;
-  manifest_.files.clear();
-  manifest_.pieces.clear();
-  for (const std::string& text : parts) {
-    const Manifest part = parse_manifest(text, "a rank's part of the manifest");
-    manifest_.files.insert(manifest_.files.end(), part.files.begin(), part.files.end());
-    manifest_.pieces.insert(manifest_.pieces.end(), part.pieces.begin(), part.pieces.end());
-  }
+  agree(trouble_of([&] {
+    if (ranks_.rank() != 0) return;
+    manifest_.files.clear();
+    manifest_.pieces.clear();
+    for (const std::string& text : parts) {
+      const Manifest part = parse_manifest(text, "a rank's part of the manifest");
+      manifest_.files.insert(manifest_.files.end(), part.files.begin(), part.files.end());
+      manifest_.pieces.insert(manifest_.pieces.end(), part.pieces.begin(), part.pieces.end());
+    }
+  }));
 }
 
 void CollectiveSave::commit() {

@@ -22,7 +22,7 @@ struct StatePiece {
 /// allowed); the rest is the same on every rank.
 struct Snapshot {
   int64_t step = 0;                         ///< steps done
-  std::map<std::string, double> numbers;    ///< loss_scale, tokens_seen, ...: restored bit-exactly
+  std::map<std::string, double> numbers;    ///< loss_scale, ...: restored bit-exactly
   std::map<std::string, int64_t> counters;  ///< next_sample, ...
   std::string config;                       ///< the resolved configuration, YAML
   std::vector<StatePiece> pieces;

@@ -50,17 +50,10 @@ Parameter& declare_norm(ParameterList& parameters, const std::string& name, int6
 Attention::Attention(ParameterList& parameters, const std::string& name, const ModelConfig& config, at::ScalarType dtype,
                      InitialDeviation deviation)
     : heads_(config.heads), kv_heads_(config.kv_heads), head_size_(config.head_size()), norm_epsilon_(config.norm_epsilon) {
-  const auto declare = [&](const char* part, int64_t rows, int64_t columns, double scale) {
-    return &parameters.declare({.name = name + part,
-                                .box = Box::whole({rows, columns}),
-                                .copies = Group::kDense,
-                                .dtype = dtype,
-                                .decay = true,
-                                .initializer = {Initializer::Kind::kNormal, scale},
-                                .value = {}});
-  };
-  qkv_ = declare(".qkv.weight", (heads_ + 2 * kv_heads_) * head_size_, config.width, deviation.inner);
-  output_ = declare(".output.weight", config.width, heads_ * head_size_, deviation.output);
+  const Box qkv = Box::whole({(heads_ + 2 * kv_heads_) * head_size_, config.width});
+  const Box output = Box::whole({config.width, heads_ * head_size_});
+  qkv_ = &declare_weight(parameters, name + ".qkv.weight", qkv, Group::kDense, dtype, deviation.inner);
+  output_ = &declare_weight(parameters, name + ".output.weight", output, Group::kDense, dtype, deviation.output);
   if (config.qk_norm) {
     query_norm_ = &declare_norm(parameters, name + ".q_norm", head_size_, dtype);
     key_norm_ = &declare_norm(parameters, name + ".k_norm", head_size_, dtype);

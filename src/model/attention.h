@@ -1,7 +1,7 @@
 #pragma once
 
 #include "model/model_config.h"
-#include "moe/moe_layer.h"
+#include "moe/weights.h"
 
 #include <string>
 

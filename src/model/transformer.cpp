@@ -23,13 +23,7 @@ InitialDeviation deviation_of(const ModelConfig& config) {
 }
 
 Parameter& declare_table(ParameterList& parameters, const std::string& name, const ModelConfig& config, at::ScalarType dtype) {
-  return parameters.declare({.name = name,
-                             .box = Box::whole({config.vocabulary, config.width}),
-                             .copies = Group::kDense,
-                             .dtype = dtype,
-                             .decay = true,
-                             .initializer = {Initializer::Kind::kNormal, config.initial_deviation},
-                             .value = {}});
+  return declare_weight(parameters, name, Box::whole({config.vocabulary, config.width}), Group::kDense, dtype, config.initial_deviation);
 }
 
 }  // namespace

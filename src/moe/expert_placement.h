@@ -9,20 +9,16 @@ class ExpertPlacement {
  public:
   /// REQUIRES experts % group_size == 0 (ProcessMesh refuses other layouts).
   ExpertPlacement(int64_t experts, int group_size, int group_rank)
-      : experts_(experts), local_(experts / group_size), first_(local_ * group_rank), group_size_(group_size) {}
+      : experts_(experts), local_(experts / group_size), first_(local_ * group_rank) {}
 
   int64_t experts() const { return experts_; }    ///< E
   int64_t local() const { return local_; }        ///< L
   int64_t first_local() const { return first_; }  ///< this rank holds [first_local, first_local + local)
-  int group_size() const { return group_size_; }
-  int rank_of(int64_t expert) const { return static_cast<int>(expert / local_); }
-  int64_t index_of(int64_t expert) const { return expert % local_; }
 
  private:
   int64_t experts_;
   int64_t local_;
   int64_t first_;
-  int group_size_;
 };
 
 }  // namespace pimoe

@@ -1,10 +1,11 @@
 #pragma once
 
 #include "moe/dispatcher.h"
+#include "moe/expert_bank.h"
+#include "moe/feed_forward.h"
 #include "moe/router.h"
 #include "parallel/process_mesh.h"
 
-#include <memory>
 #include <optional>
 #include <string>
 
@@ -28,40 +29,6 @@ struct RoutingMemo {
 struct MoEOutput {
   at::Tensor tokens;  ///< [T, D]
   RoutingRecord record;
-};
-
-/// How a layer's weights begin: standard deviation of what reads the residual stream, and of what adds to it.
-struct InitialDeviation {
-  double inner = 0.02;
-  double output = 0.02;
-};
-
-/// A gated feed-forward network that every token passes: the dense layers, and the shared expert.
-class FeedForward {
- public:
-  /// Declares name.gate_up.weight [2F, D] (gate rows first) and name.down.weight [D, F], copied on every rank.
-  FeedForward(ParameterList& parameters, const std::string& name, int64_t width, int64_t hidden, at::ScalarType dtype,
-              InitialDeviation deviation);
-  /// @param tokens [T, D] contiguous  @returns [T, D]
-  at::Tensor forward(const at::Tensor& tokens) const;
-
- private:
-  Parameter* gate_up_;
-  Parameter* down_;
-};
-
-/// The experts of one shape that this rank holds.
-class ExpertBank {
- public:
-  /// Declares name.gate_up.weight [E, 2F, D] and name.down.weight [E, D, F]; this rank holds rows [first_local, first_local + L).
-  ExpertBank(ParameterList& parameters, const std::string& name, const ExpertPlacement& placement, int64_t width, int64_t hidden,
-             at::ScalarType dtype, InitialDeviation deviation);
-  /// @param rows [R, D], ends [L] int32 as in DispatchPlan  @returns [R, D]
-  at::Tensor forward(const at::Tensor& rows, const at::Tensor& ends) const;
-
- private:
-  Parameter* gate_up_;
-  Parameter* down_;
 };
 
 /// A sparsely gated layer: route, plan, dispatch, experts, combine; plus the shared expert where there is one.

@@ -1,5 +1,6 @@
 #include "moe/router.h"
 
+#include "moe/weights.h"
 #include "ops/slot_order.h"
 #include "parallel/precision.h"
 
@@ -16,13 +17,8 @@ namespace pimoe {
 Router::Router(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, at::ScalarType compute_dtype,
                c10::Device device, double initial_deviation)
     : name_(name), config_(config) {
-  weight_ = &parameters.declare({.name = name + ".weight",
-                                 .box = Box::whole({config.experts, width}),
-                                 .copies = Group::kDense,
-                                 .dtype = at_least_float32(compute_dtype),
-                                 .decay = true,
-                                 .initializer = {Initializer::Kind::kNormal, initial_deviation},
-                                 .value = {}});
+  weight_ = &declare_weight(parameters, name + ".weight", Box::whole({config.experts, width}), Group::kDense,
+                            at_least_float32(compute_dtype), initial_deviation);
   bias_ = at::zeros({config.experts}, at::TensorOptions().dtype(at_least_float32(compute_dtype)).device(device));
 }
 

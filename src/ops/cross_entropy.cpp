@@ -26,9 +26,7 @@ struct LossAndGradients {
   at::Tensor grad_weight;  ///< [V, D] in the arithmetic type; undefined when not wanted
 };
 
-bool is_reduced(const at::Tensor& tensor) {
-  return tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
-}
+bool is_reduced(const at::Tensor& tensor) { return tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf; }
 
 /// @returns hidden weight^T: in float32 on a GPU, whose units add in it anyway; on the CPU no product of ours widens, so in hidden's dtype.
 at::Tensor logits_of(const at::Tensor& hidden, const at::Tensor& weight) {
@@ -81,8 +79,7 @@ LossAndGradients compute(const at::Tensor& hidden, const at::Tensor& weight, con
     arguments.grad_logits = want_logits ? grad_logits.mutable_data_ptr() : nullptr;
     launch(
         hidden, count, 4 * vocabulary * logits.element_size(),
-        [&](int64_t first, int64_t last) { cpu::cross_entropy(arguments, first, last); },
-        [&] { cuda::cross_entropy(arguments, count); });
+        [&](int64_t first, int64_t last) { cpu::cross_entropy(arguments, first, last); }, [&] { cuda::cross_entropy(arguments, count); });
     if (want_hidden) {
       at::Tensor out = result.grad_hidden.narrow(0, begin, count);
       at::mm_out(out, grad_logits, weight);
@@ -118,10 +115,10 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
 }  // namespace
 
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets) {
-  check_shape(hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1) && targets.dim() == 1 &&
-                  targets.size(0) == hidden.size(0),
-              "linear_cross_entropy: hidden ", describe(hidden), ", weight ", describe(weight), ", targets ", describe(targets),
-              "; needs [T, D], [V, D], [T]");
+  check_shape(
+      hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1) && targets.dim() == 1 && targets.size(0) == hidden.size(0),
+      "linear_cross_entropy: hidden ", describe(hidden), ", weight ", describe(weight), ", targets ", describe(targets),
+      "; needs [T, D], [V, D], [T]");
   dtype_of(hidden);
   check_operand("hidden", hidden, hidden.scalar_type(), hidden);
   check_operand("weight", weight, hidden.scalar_type(), hidden);

@@ -72,7 +72,8 @@ PIMOE_CPU_INLINE void loss_rows(const CrossEntropyArguments& a, int64_t begin, i
 }  // namespace
 
 PIMOE_CPU_CLONES void loss_rows_any(const CrossEntropyArguments& a, int64_t begin, int64_t end, void* scratch) {
-  by_dtype(a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { loss_rows<T>(a, begin, end, scratch); });
+  by_dtype(
+      a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { loss_rows<T>(a, begin, end, scratch); });
 }
 
 void cross_entropy(const CrossEntropyArguments& a, int64_t begin, int64_t end) {

@@ -15,24 +15,24 @@ enum class Dtype { kFloat64, kFloat32, kBFloat16, kFloat16 };
 
 struct SwigluArguments {
   Dtype dtype;
-  int64_t width;                ///< F
-  const void* gate_up;          ///< [R, 2F]
-  void* hidden;                 ///< [R, F]; backward: written again unless null
-  const void* grad_hidden;      ///< [R, F]; backward
-  void* grad_gate_up;           ///< [R, 2F]; backward
+  int64_t width;            ///< F
+  const void* gate_up;      ///< [R, 2F]
+  void* hidden;             ///< [R, F]; backward: written again unless null
+  const void* grad_hidden;  ///< [R, F]; backward
+  void* grad_gate_up;       ///< [R, 2F]; backward
 };
 
 struct RmsNormArguments {
   Dtype dtype;
-  int64_t width;                ///< D
+  int64_t width;  ///< D
   double epsilon;
-  const void* input;            ///< [R, D]
-  const void* weight;           ///< [D] arithmetic type
-  void* inverse_rms;            ///< [R] arithmetic type; written forward, read backward
-  void* output;                 ///< [R, D]
-  const void* grad_output;      ///< [R, D]; backward
-  void* grad_input;             ///< [R, D]; backward, may be null
-  void* grad_weight_partial;    ///< [ceil(R / kRmsNormChunk), D] arithmetic type; backward, may be null
+  const void* input;          ///< [R, D]
+  const void* weight;         ///< [D] arithmetic type
+  void* inverse_rms;          ///< [R] arithmetic type; written forward, read backward
+  void* output;               ///< [R, D]
+  const void* grad_output;    ///< [R, D]; backward
+  void* grad_input;           ///< [R, D]; backward, may be null
+  void* grad_weight_partial;  ///< [ceil(R / kRmsNormChunk), D] arithmetic type; backward, may be null
 };
 
 /// Rows whose part of the weight gradient is summed before the parts are added up: fixed, so that the bits are those of any thread count.
@@ -51,28 +51,28 @@ struct RotaryArguments {
 struct GatherArguments {
   int64_t row_bytes;
   const void* source;
-  const int32_t* index;         ///< [R]
-  int64_t divisor;              ///< out[r] = source[index[r] / divisor]
+  const int32_t* index;  ///< [R]
+  int64_t divisor;       ///< out[r] = source[index[r] / divisor]
   void* output;
 };
 
 struct CombineArguments {
   Dtype dtype;
-  int64_t width, choices;       ///< D, K
-  const void* rows;             ///< [R, D]; null in backward when weights need no gradient
-  const void* weights;          ///< [T, K] arithmetic type; null: all one
-  const int32_t* positions;     ///< [T*K], -1 where dropped
-  void* output;                 ///< [T, D]; forward
-  const void* grad_output;      ///< [T, D]; backward
-  void* grad_rows;              ///< [R, D]; backward, may be null
-  void* grad_weights;           ///< [T, K] arithmetic type; backward, may be null
+  int64_t width, choices;    ///< D, K
+  const void* rows;          ///< [R, D]; null in backward when weights need no gradient
+  const void* weights;       ///< [T, K] arithmetic type; null: all one
+  const int32_t* positions;  ///< [T*K], -1 where dropped
+  void* output;              ///< [T, D]; forward
+  const void* grad_output;   ///< [T, D]; backward
+  void* grad_rows;           ///< [R, D]; backward, may be null
+  void* grad_weights;        ///< [T, K] arithmetic type; backward, may be null
 };
 
 struct TopKArguments {
-  Dtype dtype;                  ///< kFloat32 or kFloat64
-  int64_t experts, choices;     ///< E, K
-  const void* scores;           ///< [T, E]
-  int32_t* chosen;              ///< [T, K]
+  Dtype dtype;               ///< kFloat32 or kFloat64
+  int64_t experts, choices;  ///< E, K
+  const void* scores;        ///< [T, E]
+  int32_t* chosen;           ///< [T, K]
 };
 
 struct SlotOrderArguments {
@@ -85,11 +85,11 @@ struct SlotOrderArguments {
 
 struct CrossEntropyArguments {
   Dtype dtype;
-  int64_t vocabulary;           ///< V
-  const void* logits;           ///< [T, V]; CPU: in dtype, CUDA: in the arithmetic type
-  const int64_t* targets;       ///< [T], -1 where a position does not count
-  void* losses;                 ///< [T] arithmetic type
-  void* grad_logits;            ///< [T, V] in dtype: softmax - onehot; null: none; may be logits where the types are one
+  int64_t vocabulary;      ///< V
+  const void* logits;      ///< [T, V]; CPU: in dtype, CUDA: in the arithmetic type
+  const int64_t* targets;  ///< [T], -1 where a position does not count
+  void* losses;            ///< [T] arithmetic type
+  void* grad_logits;       ///< [T, V] in dtype: softmax - onehot; null: none; may be logits where the types are one
 };
 
 namespace cpu {

@@ -6,9 +6,7 @@
 
 namespace pimoe {
 
-std::string describe(const at::Tensor& tensor) {
-  return concat(tensor.sizes(), " ", tensor.scalar_type());
-}
+std::string describe(const at::Tensor& tensor) { return concat(tensor.sizes(), " ", tensor.scalar_type()); }
 
 void check_operand(const char* name, const at::Tensor& tensor, at::ScalarType dtype, const at::Tensor& like) {
   check_shape(tensor.scalar_type() == dtype, name, " has dtype ", tensor.scalar_type(), ", needs ", dtype);
@@ -26,9 +24,7 @@ Dtype dtype_of(const at::Tensor& tensor) {
   }
 }
 
-at::ScalarType arithmetic_type(const at::Tensor& tensor) {
-  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
+at::ScalarType arithmetic_type(const at::Tensor& tensor) { return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 void parallel_rows(int64_t rows, int64_t row_bytes, const std::function<void(int64_t begin, int64_t end)>& kernel) {
   constexpr int64_t kGrainBytes = 64 << 10;

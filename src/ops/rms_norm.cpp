@@ -34,8 +34,8 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     RmsNormArguments arguments = arguments_of(input, weight, inverse_rms, epsilon);
     arguments.output = output.mutable_data_ptr();
     launch(
-        input, rows, 2 * width * input.element_size(),
-        [&](int64_t begin, int64_t end) { cpu::rms_norm(arguments, begin, end); }, [&] { cuda::rms_norm(arguments, rows); });
+        input, rows, 2 * width * input.element_size(), [&](int64_t begin, int64_t end) { cpu::rms_norm(arguments, begin, end); },
+        [&] { cuda::rms_norm(arguments, rows); });
     context->save_for_backward({input, weight, inverse_rms});
     return output;
   }

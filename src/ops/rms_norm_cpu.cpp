@@ -10,7 +10,8 @@ PIMOE_CPU_INLINE void forward_rows(const RmsNormArguments& a, int64_t begin, int
   for (int64_t row = begin; row < end; ++row) {
     const T* __restrict x = static_cast<const T*>(a.input) + row * a.width;
     T* __restrict y = static_cast<T*>(a.output) + row * a.width;
-    const A squares = sum_of<A>(a.width, [&](int64_t i) __attribute__((always_inline)) { return load(x[i]) * load(x[i]); });
+    const A squares = sum_of<A>(
+        a.width, [&](int64_t i) __attribute__((always_inline)) { return load(x[i]) * load(x[i]); });
     const A inverse = A(1) / std::sqrt(squares / static_cast<A>(a.width) + static_cast<A>(a.epsilon));
     static_cast<A*>(a.inverse_rms)[row] = inverse;
     PIMOE_CPU_NO_OVERLAP
@@ -38,8 +39,8 @@ PIMOE_CPU_INLINE void backward_rows(const RmsNormArguments& a, int64_t begin, in
     }
     if (a.grad_input == nullptr) continue;
     T* __restrict dx = static_cast<T*>(a.grad_input) + row * a.width;
-    const A dot =
-        sum_of<A>(a.width, [&](int64_t i) __attribute__((always_inline)) { return load(dy[i]) * weight[i] * load(x[i]); });
+    const A dot = sum_of<A>(
+        a.width, [&](int64_t i) __attribute__((always_inline)) { return load(dy[i]) * weight[i] * load(x[i]); });
     const A pull = dot * inverse * inverse / static_cast<A>(a.width);
     PIMOE_CPU_NO_OVERLAP
     for (int64_t i = 0; i < a.width; ++i) store(&dx[i], inverse * (load(dy[i]) * weight[i] - load(x[i]) * pull));
@@ -62,11 +63,13 @@ void sum_rms_norm_partial(const RmsNormArguments& a, int64_t chunks, void* sum) 
 }
 
 PIMOE_CPU_CLONES void rms_norm(const RmsNormArguments& a, int64_t begin, int64_t end) {
-  by_dtype(a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { forward_rows<T>(a, begin, end); });
+  by_dtype(
+      a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { forward_rows<T>(a, begin, end); });
 }
 
 PIMOE_CPU_CLONES void rms_norm_backward(const RmsNormArguments& a, int64_t begin, int64_t end) {
-  by_dtype(a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { backward_rows<T>(a, begin, end); });
+  by_dtype(
+      a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { backward_rows<T>(a, begin, end); });
 }
 
 }  // namespace pimoe::cpu

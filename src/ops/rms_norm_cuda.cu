@@ -87,8 +87,8 @@ struct Forward {
     const RowGrid grid = warp_grid(rows);
     const auto kernel = packs_fit<T>(a.width, a.input, a.weight, a.output) ? forward<T, kPack<T>> : forward<T, 1>;
     kernel<<<grid.blocks, grid.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(
-        static_cast<const T*>(a.input), static_cast<const A*>(a.weight), static_cast<A*>(a.inverse_rms), static_cast<T*>(a.output),
-        a.width, static_cast<A>(a.epsilon), rows);
+        static_cast<const T*>(a.input), static_cast<const A*>(a.weight), static_cast<A*>(a.inverse_rms), static_cast<T*>(a.output), a.width,
+        static_cast<A>(a.epsilon), rows);
     check_launch("rms_norm");
   }
 };

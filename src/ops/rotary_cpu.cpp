@@ -37,7 +37,8 @@ PIMOE_CPU_INLINE void turn_rows(const RotaryArguments& a, int64_t begin, int64_t
 }  // namespace
 
 PIMOE_CPU_CLONES void rotary(const RotaryArguments& a, int64_t begin, int64_t end) {
-  by_dtype(a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { turn_rows<T>(a, begin, end); });
+  by_dtype(
+      a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { turn_rows<T>(a, begin, end); });
 }
 
 }  // namespace pimoe::cpu

@@ -72,11 +72,13 @@ void gather_rows(const GatherArguments& a, int64_t begin, int64_t end) {
 }
 
 PIMOE_CPU_CLONES void combine_rows(const CombineArguments& a, int64_t begin, int64_t end) {
-  by_dtype(a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { combine_tokens<T>(a, begin, end); });
+  by_dtype(
+      a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { combine_tokens<T>(a, begin, end); });
 }
 
 PIMOE_CPU_CLONES void combine_rows_backward(const CombineArguments& a, int64_t begin, int64_t end) {
-  by_dtype(a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { combine_backward_tokens<T>(a, begin, end); });
+  by_dtype(
+      a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { combine_backward_tokens<T>(a, begin, end); });
 }
 
 }  // namespace pimoe::cpu

@@ -18,8 +18,8 @@ template <class Word>
 void launch_gather(const GatherArguments& a, int64_t rows) {
   const int64_t words = a.row_bytes / static_cast<int64_t>(sizeof(Word));
   const RowGrid grid = row_grid(rows, words);
-  gather<Word><<<grid.blocks, grid.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(
-      static_cast<const Word*>(a.source), a.index, a.divisor, static_cast<Word*>(a.output), words, rows);
+  gather<Word><<<grid.blocks, grid.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(static_cast<const Word*>(a.source), a.index, a.divisor,
+                                                                                    static_cast<Word*>(a.output), words, rows);
   check_launch("gather_rows");
 }
 
@@ -36,8 +36,8 @@ void launch_zero(void* data, int64_t row_bytes, int64_t rows, const int32_t* fir
   // Most often there is nothing to do, so the grid stays small and goes through the rows in strides.
   constexpr unsigned kBlocks = 512;
   const RowGrid grid = row_grid(rows, words);
-  zero_from<Word><<<std::min(grid.blocks.x, kBlocks), grid.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(static_cast<Word*>(data),
-                                                                                                            words, rows, first);
+  zero_from<Word><<<std::min(grid.blocks.x, kBlocks), grid.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(static_cast<Word*>(data), words,
+                                                                                                            rows, first);
   check_launch("zero_rows_from");
 }
 
@@ -110,8 +110,7 @@ struct CombineBackward {
   template <class T>
   static void run(const CombineArguments& a, int64_t tokens) {
     const RowGrid grid = warp_grid(tokens * a.choices);
-    const auto kernel =
-        packs_fit<T>(a.width, a.rows, a.grad_output, a.grad_rows) ? combine_backward<T, kPack<T>> : combine_backward<T, 1>;
+    const auto kernel = packs_fit<T>(a.width, a.rows, a.grad_output, a.grad_rows) ? combine_backward<T, kPack<T>> : combine_backward<T, 1>;
     kernel<<<grid.blocks, grid.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(a, tokens * a.choices);
     check_launch("combine_rows_backward");
   }

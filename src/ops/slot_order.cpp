@@ -12,8 +12,8 @@
 namespace pimoe {
 
 SlotOrder order_by_expert(const at::Tensor& experts, int64_t expert_count) {
-  check_shape(experts.dim() == 1 && expert_count >= 0, "order_by_expert: experts is ", describe(experts), ", expert_count ",
-              expert_count, "; needs [N] and a count of at least 0");
+  check_shape(experts.dim() == 1 && expert_count >= 0, "order_by_expert: experts is ", describe(experts), ", expert_count ", expert_count,
+              "; needs [N] and a count of at least 0");
   check_operand("experts", experts, at::kInt, experts);
   const int64_t slots = experts.numel();
   check_shape(slots <= std::numeric_limits<int32_t>::max(), "order_by_expert: ", slots, " slots do not fit int32");

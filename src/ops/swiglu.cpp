@@ -22,8 +22,8 @@ SwigluArguments arguments_of(const at::Tensor& gate_up) {
 at::Tensor run_backward(const at::Tensor& grad_hidden, const at::Tensor& gate_up, const at::Tensor& hidden) {
   SwigluArguments arguments = arguments_of(gate_up);
   const int64_t rows = gate_up.size(0);
-  check_shape(grad_hidden.dim() == 2 && grad_hidden.size(0) == rows && grad_hidden.size(1) == arguments.width,
-              "grad_hidden is ", describe(grad_hidden), ", needs [", rows, ", ", arguments.width, "]");
+  check_shape(grad_hidden.dim() == 2 && grad_hidden.size(0) == rows && grad_hidden.size(1) == arguments.width, "grad_hidden is ",
+              describe(grad_hidden), ", needs [", rows, ", ", arguments.width, "]");
   check_operand("grad_hidden", grad_hidden, gate_up.scalar_type(), gate_up);
   at::Tensor grad_gate_up = at::empty_like(gate_up);
   arguments.grad_hidden = grad_hidden.const_data_ptr();
@@ -31,8 +31,7 @@ at::Tensor run_backward(const at::Tensor& grad_hidden, const at::Tensor& gate_up
   if (hidden.defined()) arguments.hidden = hidden.mutable_data_ptr();
   launch(
       gate_up, rows, 6 * arguments.width * gate_up.element_size(),
-      [&](int64_t begin, int64_t end) { cpu::swiglu_backward(arguments, begin, end); },
-      [&] { cuda::swiglu_backward(arguments, rows); });
+      [&](int64_t begin, int64_t end) { cpu::swiglu_backward(arguments, begin, end); }, [&] { cuda::swiglu_backward(arguments, rows); });
   return grad_gate_up;
 }
 
@@ -44,14 +43,12 @@ at::Tensor swiglu(const at::Tensor& gate_up) {
   at::Tensor hidden = at::empty({rows, arguments.width}, gate_up.options());
   arguments.hidden = hidden.mutable_data_ptr();
   launch(
-      gate_up, rows, 3 * arguments.width * gate_up.element_size(),
-      [&](int64_t begin, int64_t end) { cpu::swiglu(arguments, begin, end); }, [&] { cuda::swiglu(arguments, rows); });
+      gate_up, rows, 3 * arguments.width * gate_up.element_size(), [&](int64_t begin, int64_t end) { cpu::swiglu(arguments, begin, end); },
+      [&] { cuda::swiglu(arguments, rows); });
   return hidden;
 }
 
-at::Tensor swiglu_backward(const at::Tensor& grad_hidden, const at::Tensor& gate_up) {
-  return run_backward(grad_hidden, gate_up, {});
-}
+at::Tensor swiglu_backward(const at::Tensor& grad_hidden, const at::Tensor& gate_up) { return run_backward(grad_hidden, gate_up, {}); }
 
 SwigluBackward swiglu_backward_and_hidden(const at::Tensor& grad_hidden, const at::Tensor& gate_up) {
   at::Tensor hidden = at::empty(grad_hidden.sizes(), gate_up.options());

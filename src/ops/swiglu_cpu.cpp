@@ -46,11 +46,13 @@ PIMOE_CPU_INLINE void backward_rows(const SwigluArguments& a, int64_t begin, int
 }  // namespace
 
 PIMOE_CPU_CLONES void swiglu(const SwigluArguments& a, int64_t begin, int64_t end) {
-  by_dtype(a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { forward_rows<T>(a, begin, end); });
+  by_dtype(
+      a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { forward_rows<T>(a, begin, end); });
 }
 
 PIMOE_CPU_CLONES void swiglu_gradient(const SwigluArguments& a, int64_t begin, int64_t end) {
-  by_dtype(a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { backward_rows<T>(a, begin, end); });
+  by_dtype(
+      a.dtype, [&]<class T>(T*) __attribute__((always_inline)) { backward_rows<T>(a, begin, end); });
 }
 
 void swiglu_backward(const SwigluArguments& a, int64_t begin, int64_t end) {

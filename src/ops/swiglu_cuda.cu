@@ -57,8 +57,8 @@ struct Forward {
     const bool packed = packs_fit<T>(a.width, a.gate_up, a.hidden);
     const RowGrid grid = row_grid(rows, packed ? a.width / kPack<T> : a.width);
     const auto kernel = packed ? forward<T, kPack<T>> : forward<T, 1>;
-    kernel<<<grid.blocks, grid.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(static_cast<const T*>(a.gate_up),
-                                                                               static_cast<T*>(a.hidden), a.width, rows);
+    kernel<<<grid.blocks, grid.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(static_cast<const T*>(a.gate_up), static_cast<T*>(a.hidden),
+                                                                                a.width, rows);
     check_launch("swiglu");
   }
 };
@@ -70,8 +70,8 @@ struct Backward {
     const RowGrid grid = row_grid(rows, packed ? a.width / kPack<T> : a.width);
     const auto kernel = packed ? backward<T, kPack<T>> : backward<T, 1>;
     kernel<<<grid.blocks, grid.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(
-        static_cast<const T*>(a.gate_up), static_cast<const T*>(a.grad_hidden), static_cast<T*>(a.grad_gate_up),
-        static_cast<T*>(a.hidden), a.width, rows);
+        static_cast<const T*>(a.gate_up), static_cast<const T*>(a.grad_hidden), static_cast<T*>(a.grad_gate_up), static_cast<T*>(a.hidden),
+        a.width, rows);
     check_launch("swiglu_backward");
   }
 };

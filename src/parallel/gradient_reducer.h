@@ -9,7 +9,7 @@ namespace pimoe {
 /// Adds up gradients: over micro-steps in the flat buckets (float32), then over each bucket's group, leaving every rank the sum of the
 /// slice that it owns. Sums everywhere, never averages: the loss was divided once by the global token count.
 ///
-///     reducer.begin_step();                  zero the buckets
+///     reducer.begin_step();                  forget the last step's gradients
 ///     for each micro-batch: reducer.begin_backward(last); loss.backward();    hooks move each gradient into its bucket
 ///     reducer.finish();                      the rest is launched, and the current stream waits for all sums
 ///

@@ -20,11 +20,11 @@ struct Initializer {
 
 /// One weight of the model as this rank holds it. Its master weight and moments live in the optimizer's flat slices.
 struct Parameter {
-  std::string name;                ///< logical name, the same in every layout: "layers.3.moe.experts.gate_up"
-  Box box;                         ///< global shape, and the block that this rank holds
-  Group copies = Group::kDense;    ///< ranks with a copy of the same block: kDense or kExpertReplica
+  std::string name;                   ///< logical name, the same in every layout: "layers.3.moe.experts.gate_up"
+  Box box;                            ///< global shape, and the block that this rank holds
+  Group copies = Group::kDense;       ///< ranks with a copy of the same block: kDense or kExpertReplica
   at::ScalarType dtype = at::kFloat;  ///< of `value`: the run's compute dtype, or at least float32 for norms and the router
-  bool decay = true;               ///< weight decay applies (not to norms and biases)
+  bool decay = true;                  ///< weight decay applies (not to norms and biases)
   Initializer initializer;
 
   at::Tensor value;  ///< [box.shape], a leaf that views its bucket's flat weights; defined once ParameterBuckets exists

@@ -38,6 +38,9 @@ struct Bucket {
 /// Lays out and owns all buckets, and binds every Parameter::value to its view.
 class ParameterBuckets {
  public:
+  /// What training uses: large enough for links to run at full speed, small enough for sums to begin early in backward.
+  static constexpr int64_t kBucketBytes = int64_t{64} << 20;
+
   /// @param bucket_bytes  a bucket is closed when its gradients pass this; a larger parameter has a bucket of its own
   /// @param trained       allocate gradients, and make the values leaves that require them
   ParameterBuckets(ParameterList& parameters, const ProcessMesh& mesh, int64_t bucket_bytes, bool trained);

@@ -42,7 +42,7 @@ struct StepRecord {
   std::optional<double> mfu;              ///< Megatron's convention
   std::optional<double> mfu_torchtitan;   ///< torchtitan's
   int64_t memory_bytes = 0;               ///< peak of rank 0
-  int64_t activation_bytes = 0;           ///< kept for backward by rank 0's last micro-batch
+  int64_t activation_bytes = 0;           ///< most that rank 0 kept for backward of a micro-batch
   std::optional<RoutingMetrics> routing;  ///< absent in dense models
 };
 

@@ -38,7 +38,7 @@ double learning_rate_at(int64_t step, int64_t steps, const OptimizerConfig& conf
     case Schedule::kCosine: ratio = falling(0.5 * (1 - std::cos(std::numbers::pi * progress))); break;
     case Schedule::kLinear: ratio = falling(progress); break;
     case Schedule::kWarmupStableDecay: {
-      const auto begin = steps - 1 - static_cast<int64_t>(config.decay_share * static_cast<double>(steps));
+      const auto begin = std::max(config.warmup_steps, steps - 1 - static_cast<int64_t>(config.decay_share * static_cast<double>(steps)));
       if (step > begin) ratio = falling(std::min(1.0, static_cast<double>(step - begin) / span(begin, steps - 1)));
       break;
     }

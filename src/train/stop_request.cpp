@@ -24,9 +24,9 @@ StopRequest::StopRequest() {
 }
 
 StopRequest::~StopRequest() {
-  for (const int number : {SIGTERM, SIGINT}) std::signal(number, SIG_DFL);
-  // A late SIGUSR1 (Slurm and mpirun may each forward one) must not kill a process that is already leaving in good order.
-  std::signal(SIGUSR1, SIG_IGN);
+  std::signal(SIGINT, SIG_DFL);
+  // A late one (Slurm and mpirun may each forward one) must not kill a process that is already leaving in good order.
+  for (const int number : {SIGUSR1, SIGTERM}) std::signal(number, SIG_IGN);
 }
 
 bool StopRequest::raised() const { return stop_raised != 0; }

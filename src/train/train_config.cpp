@@ -27,7 +27,8 @@ void LoopConfig::fields(FieldVisitor& visit) {
                "what backward computes again instead of keeping");
   visit.integer("validate_every", validate_every, {.at_least = 0}, "steps between validations; 0: only at the end");
   visit.integer("validation_batches", validation_batches, {.at_least = 1}, "global batches of a validation");
-  visit.integer_or_auto("threads", threads, {.at_least = 1}, "CPU threads of a rank; auto: cores / ranks on the node");
+  visit.integer_or_auto("threads", threads, {.at_least = 1},
+                        "CPU threads of a rank; auto: OMP_NUM_THREADS, else the cores it is bound to, else cores / ranks on the node");
 }
 
 void LogConfig::fields(FieldVisitor& visit) { visit.integer("every_steps", every_steps, {.at_least = 1}, "steps between log lines"); }
@@ -48,6 +49,7 @@ namespace {
 void validate(const TrainConfig& config, const ConfigOrigins& origins) {
   Violations violations;
   config.model.validate(violations);
+  if (config.data.train.empty()) violations.add("data.train", "must name a corpus: the PREFIX of `pimoe data build --output PREFIX`");
   if (config.model.vocabulary == 0 && config.data.tokenizer.empty()) {
     violations.add("model.vocabulary", "(0) takes the tokenizer's, and data.tokenizer is empty: set one of them");
   }

@@ -34,7 +34,7 @@ struct LoopConfig {
   RecomputePolicy recompute = RecomputePolicy::kNone;
   int64_t validate_every = 100;    ///< steps; 0: only at the end
   int64_t validation_batches = 8;  ///< of global_batch sequences each
-  int64_t threads = 0;             ///< CPU threads of a rank; 0 is auto: cores / ranks on the node
+  int64_t threads = 0;             ///< CPU threads of a rank; 0 is auto
 
   void fields(FieldVisitor& visit);
 };

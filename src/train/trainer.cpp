@@ -1,10 +1,13 @@
 #include "train/trainer.h"
 
 #include "base/errors.h"
+#include "base/file_io.h"
 #include "base/text.h"
 #include "model/flops.h"
+#include "moe/balance.h"
 #include "parallel/device.h"
 #include "parallel/precision.h"
+#include "train/router_state.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
@@ -14,12 +17,12 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace pimoe {
 namespace {
 
-constexpr int64_t kBucketBytes = int64_t{64} << 20;
 constexpr int64_t kMostSkipsInARow = 10;
 
 /// As the configuration spells it; libtorch says BFloat16 and Half.
@@ -32,9 +35,38 @@ const char* dtype_name(at::ScalarType dtype) {
   }
 }
 
+/// A run goes on with the model that it began with: weights of equal shape can mean other maths, and layers left out would be lost with the
+/// next checkpoint.
+/// @throws ConfigError with every line of `model:` that differs
+void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, const std::string& checkpoint) {
+  const auto lines = [&](const TrainConfig& config) {
+    ModelConfig model = config.model;
+    model.moe.balance = wanted.model.moe.balance;  // losses and the scale of initial weights may change
+    model.initial_deviation = wanted.model.initial_deviation;
+    return split(print_fields([&](FieldVisitor& visit) { model.fields(visit); }), '\n');
+  };
+  const std::vector<std::string> had = lines(saved);
+  const std::vector<std::string> has = lines(wanted);
+  std::string differences;
+  for (size_t line = 0; line < std::min(had.size(), has.size()); ++line) {
+    if (had[line] != has[line]) differences += concat("\n  the checkpoint has ", had[line], ", the configuration ", has[line]);
+  }
+  if (differences.empty()) return;
+  throw ConfigError(concat("the configuration's model is not the one of ", checkpoint, ":", differences,
+                           "\n  Go on with the checkpoint's model, or choose another run.directory for a new one."));
+}
+
+/// `auto` is what the slowest rank's device is fast at: ranks of different machines must not train in different dtypes.
+at::ScalarType agreed_dtype(Precision precision, const ProcessMesh& mesh) {
+  if (precision != Precision::kAuto) return compute_dtype(precision, mesh.device());
+  at::Tensor fast = at::tensor({static_cast<int64_t>(has_fast_bfloat16(mesh.device()) ? 1 : 0)}, at::kLong);
+  mesh.control().all_reduce(fast, ReduceOp::kMin);
+  return fast.item<int64_t>() != 0 ? at::kBFloat16 : at::kFloat;
+}
+
 }  // namespace
 
-/// Sums of one step on this rank, on the device, until one collective and one copy bring them to everyone.
+/// Sums of one step on this rank, on the device, until a collective brings them to everyone.
 struct Trainer::StepSums {
   at::Tensor cross_entropy;  ///< scalar
   at::Tensor load;           ///< [N, E] int64, already summed over the ranks
@@ -49,13 +81,21 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       mesh_(mesh),
       log_(log),
       stop_(stop),
-      model_(config.model, compute_dtype(config.train.precision, mesh.device()), mesh),
+      model_(config.model, agreed_dtype(config.train.precision, mesh), mesh),
       moe_layers_(model_.moe_layers()),
-      buckets_(model_.parameters(), mesh, kBucketBytes, /*trained=*/true),
+      buckets_(model_.parameters(), mesh, ParameterBuckets::kBucketBytes, /*trained=*/true),
       optimizer_(buckets_, config.optimizer, mesh),
       reducer_(buckets_, mesh),
-      checkpoints_(config.run.directory / "checkpoints", config.checkpoint, mesh, log) {
+      checkpoints_(config.run.directory / "checkpoints", config.checkpoint, mesh, log),
+      peak_flops_(peak_flops(mesh.device()) * mesh.size()) {
   if (model_.dtype() == at::kHalf) loss_scaler_ = LossScaler::for_float16();
+  // What is missing is said now, not after hours.
+  const TokenFile corpus(config_.data.train);
+  SampleReader(corpus, config_.model.sequence_length, 0, /*shuffle=*/true);
+  if (!config_.data.validation.empty()) {
+    validation_.emplace(config_.data.validation);
+    SampleReader(*validation_, config_.model.sequence_length, 0, /*shuffle=*/false);
+  }
   announce();
   resume();
   if (mesh_.rank() == 0) {
@@ -69,7 +109,15 @@ Trainer::~Trainer() = default;
 std::optional<std::filesystem::path> Trainer::checkpoint_to_resume() {
   const std::string& wish = config_.checkpoint.resume;
   const std::optional<std::filesystem::path> own = checkpoints_.newest_good();
-  if (wish == "auto") return own;
+  if (wish == "auto") {
+    // Beginning again would wipe the record of a run that somebody may still repair.
+    if (const auto damaged = damaged_checkpoints(); !own && damaged > 0) {
+      throw CheckpointError(concat("none of this run's checkpoints is good: ", damaged, " set aside as ",
+                                   (config_.run.directory / "checkpoints/step-*.bad").string(),
+                                   ". To begin again choose another run.directory, or set checkpoint.resume=none"));
+    }
+    return own;
+  }
   if (wish == "none") {
     // A second run in the same folder would leave two runs' checkpoints side by side, and the next `auto` could take the wrong one.
     if (own) {
@@ -78,11 +126,16 @@ std::optional<std::filesystem::path> Trainer::checkpoint_to_resume() {
     }
     return std::nullopt;
   }
-  const std::filesystem::path start = find_checkpoint(wish);
+  const std::filesystem::path start = std::filesystem::canonical(find_checkpoint(wish));
   const bool of_this_run = std::filesystem::equivalent(start.parent_path(), config_.run.directory / "checkpoints");
   if (!own || of_this_run) return start;
   log_.info(concat("going on with this run's own ", own->filename().string(), "; checkpoint.resume (", wish, ") is where it began"));
   return own;
+}
+
+int64_t Trainer::damaged_checkpoints() const {
+  const std::filesystem::directory_iterator folder(config_.run.directory / "checkpoints");
+  return std::count_if(begin(folder), end(folder), [](const auto& entry) { return entry.path().extension() == ".bad"; });
 }
 
 void Trainer::resume() {
@@ -92,15 +145,19 @@ void Trainer::resume() {
     optimizer_.initialize(static_cast<uint64_t>(config_.run.seed));
     return;
   }
+  const TrainConfig before = parse_train_config(read_manifest(*found).config, (*found / "manifest.json").string());
+  require_same_model(before, config_, found->string());
+  if (before.run.seed != config_.run.seed) {
+    log_.warning(concat("run.seed was ", before.run.seed, " and is ", config_.run.seed, ": the order of the data changes from here on"));
+  }
   Snapshot saved = snapshot();
   checkpoints_.restore(*found, saved);
   step_ = saved.step;
   tokens_seen_ = saved.counters.at("tokens_seen");
+  skipped_in_a_row_ = saved.counters.at("skipped_in_a_row");
   start_.next_sample = saved.counters.at("next_sample");
-  if (loss_scaler_.dynamic) {
-    // A run saved in another precision says 1: float16 then begins as it would from scratch.
-    const double scale = saved.numbers.at("loss_scale");
-    if (scale != 1.0) loss_scaler_.scale = scale;
+  if (loss_scaler_.dynamic && saved.counters.at("loss_scale_dynamic") != 0) {
+    loss_scaler_.scale = saved.numbers.at("loss_scale");
     loss_scaler_.good_steps = saved.counters.at("loss_scale_good_steps");
   }
   optimizer_.set_steps_taken(saved.counters.at("optimizer_steps"));
@@ -115,20 +172,19 @@ Snapshot Trainer::snapshot() {
   state.counters = {{"tokens_seen", tokens_seen_},
                     {"next_sample", data_ ? data_->cursor().next_sample : start_.next_sample},
                     {"optimizer_steps", optimizer_.steps_taken()},
+                    {"skipped_in_a_row", skipped_in_a_row_},
+                    {"loss_scale_dynamic", loss_scaler_.dynamic ? 1 : 0},
                     {"loss_scale_good_steps", loss_scaler_.good_steps}};
   state.config = to_yaml(config_);
   state.pieces = optimizer_.state();
-  for (MoELayer* layer : moe_layers_) {
-    const at::Tensor& bias = layer->router().bias();
-    state.pieces.push_back({"state", {layer->router().name() + ".bias", Box::whole({bias.numel()}), 0, bias.numel()}, bias});
-  }
+  for (MoELayer* layer : moe_layers_) state.pieces.push_back(router_bias_state(*layer));
   return state;
 }
 
 TrainOutcome Trainer::run() {
   if (step_ >= config_.train.steps) {
-    log_.info(concat("the run is complete: ", step_, " of ", config_.train.steps,
-                     " steps are done. To train further raise train.steps, as in train.steps=", 2 * std::max<int64_t>(1, step_)));
+    log_.info(concat("the run is complete: it has done ", step_, " steps, and train.steps is ", config_.train.steps,
+                     ". To train further raise it, as in train.steps=", 2 * std::max<int64_t>(1, step_)));
     return TrainOutcome::kComplete;
   }
   data_ = std::make_unique<DataStream>(
@@ -161,13 +217,17 @@ TrainOutcome Trainer::run() {
     }
     ++step_;
     tokens_seen_ += config_.train.global_batch * config_.model.sequence_length;
+    StepRecord record = finish_record(sums, gradient_norm, learning_rate, !finite);
+    synchronize(mesh_.device());  // the optimizer's work was only enqueued: without this the clock would not see it
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begun;
-    StepRecord record = finish_record(sums, gradient_norm, learning_rate, !finite, seconds.count());
+    add_speed(record, seconds.count());
     loss_scaler_.update(finite);
     report(record);
 
     const bool stopping = all_asked_to_stop();
     const bool last = step_ == config_.train.steps;
+    // While steps are skipped nothing changes: checkpoints of it would only push out good ones.
+    if (is_diverging() && !stopping) continue;
     if (stopping || (last ? config_.checkpoint.at_end : due(config_.checkpoint.every_steps))) {
       checkpoints_.save(snapshot());
     }
@@ -177,6 +237,10 @@ TrainOutcome Trainer::run() {
     }
   }
   summarize();
+  if (is_diverging()) {
+    throw Error(concat("the run ended diverged: the gradients of its last ", skipped_in_a_row_, " steps were not finite (loss ",
+                       last_record_->loss, "); lower optimizer.learning_rate"));
+  }
   return TrainOutcome::kComplete;
 }
 
@@ -218,7 +282,7 @@ Trainer::StepSums Trainer::accumulate_gradients() {
   return sums;
 }
 
-StepRecord Trainer::finish_record(const StepSums& sums, double gradient_norm, double learning_rate, bool skipped, double seconds) {
+StepRecord Trainer::finish_record(const StepSums& sums, double gradient_norm, double learning_rate, bool skipped) {
   const auto layers = static_cast<int64_t>(moe_layers_.size());
   at::Tensor shared = at::cat({sums.cross_entropy, sums.switch_part, sums.z_part, sums.confidence}).to(at::kDouble);
   mesh_.group(Group::kBatch).all_reduce(shared);
@@ -233,13 +297,6 @@ StepRecord Trainer::finish_record(const StepSums& sums, double gradient_norm, do
   record.loss_scale = loss_scaler_.scale;
   record.skipped = skipped;
   record.tokens = tokens_seen_;
-  record.step_seconds = seconds;
-  record.tokens_per_second = static_cast<double>(config_.train.global_batch * config_.model.sequence_length) / seconds;
-  if (const double peak = peak_flops(mesh_.device()) * mesh_.size(); peak > 0) {
-    const TokenFlops flops = token_flops(config_.model);
-    record.mfu = flops.megatron * record.tokens_per_second / peak;
-    record.mfu_torchtitan = flops.torchtitan * record.tokens_per_second / peak;
-  }
   record.memory_bytes = memory_use(mesh_.device()).peak_bytes;
   record.activation_bytes = sums.activation_bytes;
   if (layers > 0) {
@@ -256,9 +313,19 @@ StepRecord Trainer::finish_record(const StepSums& sums, double gradient_norm, do
   return record;
 }
 
+void Trainer::add_speed(StepRecord& record, double seconds) const {
+  record.step_seconds = seconds;
+  record.tokens_per_second = static_cast<double>(config_.train.global_batch * config_.model.sequence_length) / seconds;
+  if (peak_flops_ > 0) {
+    const TokenFlops flops = token_flops(config_.model);
+    record.mfu = flops.megatron * record.tokens_per_second / peak_flops_;
+    record.mfu_torchtitan = flops.torchtitan * record.tokens_per_second / peak_flops_;
+  }
+}
+
 void Trainer::report(StepRecord& record) {
   skipped_in_a_row_ = record.skipped ? skipped_in_a_row_ + 1 : 0;
-  if (skipped_in_a_row_ == kMostSkipsInARow && !loss_scaler_.dynamic) {
+  if (skipped_in_a_row_ >= kMostSkipsInARow && is_diverging()) {
     throw Error(concat("the gradients were not finite in ", kMostSkipsInARow, " steps in a row, up to step ", step_, " (loss ", record.loss,
                        "): lower optimizer.learning_rate, or look at the data of these steps"));
   }
@@ -278,7 +345,6 @@ void Trainer::report(StepRecord& record) {
 
 double Trainer::validate() {
   const at::NoGradGuard no_gradients;
-  if (!validation_) validation_.emplace(config_.data.validation);
   const int64_t length = config_.model.sequence_length;
   const SampleReader reader(*validation_, length, 0, /*shuffle=*/false);
   const int64_t sequences = std::min(reader.samples_per_epoch(), config_.train.validation_batches * config_.train.global_batch);
@@ -288,7 +354,11 @@ double Trainer::validate() {
   for (int64_t micro_step = 0; micro_step < plan.micro_steps(); ++micro_step) {
     const auto [first, count] = plan.share(micro_step, group.rank());
     const at::Tensor rows = at::zeros({count, length + 1}, at::kLong);
-    for (int64_t row = 0; row < count; ++row) reader.read(first + row, rows.mutable_data_ptr<int64_t>() + row * (length + 1));
+    for (int64_t row = 0; row < count; ++row) {
+      int64_t* ids = rows.mutable_data_ptr<int64_t>() + row * (length + 1);
+      reader.read(first + row, ids);
+      validation_->require_ids_below(config_.model.vocabulary, (first + row) * length, ids, length + 1);
+    }
     const at::Tensor tokens = rows.narrow(1, 0, length).contiguous().to(mesh_.device());
     const at::Tensor targets = rows.narrow(1, 1, length).contiguous().to(mesh_.device());
     sum += model_.forward(tokens, targets).cross_entropy_sum.to(at::kDouble);
@@ -303,6 +373,8 @@ bool Trainer::all_asked_to_stop() const {
   return asked.item<int64_t>() != 0;
 }
 
+bool Trainer::is_diverging() const { return skipped_in_a_row_ > 0 && loss_scaler_.scale <= 1.0; }
+
 bool Trainer::due(int64_t every_steps) const { return step_ == config_.train.steps || (every_steps > 0 && step_ % every_steps == 0); }
 
 void Trainer::announce() const {
@@ -314,7 +386,7 @@ void Trainer::announce() const {
                    "; ", device_name(mesh_.device()), ", ", mesh_.transport() == Transport::kNccl ? "NCCL" : "MPI", ", ",
                    dtype_name(model_.dtype()), ", ", at::get_num_threads(), at::get_num_threads() == 1 ? " thread" : " threads",
                    " a rank"));
-  const StepPlan plan(config_.train.global_batch, mesh_.size(), config_.train.micro_batch);
+  const StepPlan plan(config_.train.global_batch, mesh_.group(Group::kBatch).size(), config_.train.micro_batch);
   log_.info(concat("step: ", config_.train.global_batch, " sequences of ", config_.model.sequence_length, " tokens in ", plan.micro_steps(),
                    plan.micro_steps() == 1 ? " micro-step; " : " micro-steps; ", config_.train.steps, " steps; run folder ",
                    config_.run.directory.string()));

@@ -4,7 +4,6 @@
 #include "checkpoint/checkpoint_store.h"
 #include "data/data_stream.h"
 #include "model/transformer.h"
-#include "moe/balance.h"
 #include "parallel/gradient_reducer.h"
 #include "parallel/parameter_buckets.h"
 #include "parallel/process_mesh.h"
@@ -50,15 +49,19 @@ class Trainer {
 
   /// Which checkpoint this run goes on from, if any; the same on every rank.
   std::optional<std::filesystem::path> checkpoint_to_resume();
+  int64_t damaged_checkpoints() const;
   void resume();
   Snapshot snapshot();
   StepSums accumulate_gradients();
-  StepRecord finish_record(const StepSums& sums, double gradient_norm, double learning_rate, bool skipped, double seconds);
+  StepRecord finish_record(const StepSums& sums, double gradient_norm, double learning_rate, bool skipped);
+  void add_speed(StepRecord& record, double seconds) const;
   bool all_asked_to_stop() const;
   void report(StepRecord& record);
   void announce() const;
   void summarize() const;
   bool due(int64_t every_steps) const;
+  /// Steps are being skipped, and not because float16's scale is still falling.
+  bool is_diverging() const;
 
   TrainConfig config_;
   const ProcessMesh& mesh_;
@@ -71,6 +74,7 @@ class Trainer {
   Optimizer optimizer_;
   GradientReducer reducer_;
   CheckpointStore checkpoints_;
+  double peak_flops_;  ///< of all devices together; 0 where unknown
   LossScaler loss_scaler_;
 
   int64_t step_ = 0;

@@ -36,6 +36,7 @@ TEST(Box, RowsCutTheFirstDimension) {
 TEST(Box, RowsOutsideTheTensorAreRefused) {
   EXPECT_THROW(Box::rows({8, 3}, 5, 4), ShapeError);
   EXPECT_THROW(Box::rows({8, 3}, -1, 2), ShapeError);
+  EXPECT_THROW(Box::rows({8, 3}, INT64_MAX, 1), ShapeError);
   EXPECT_THROW(Box::rows({8, 3}, 2, -1), ShapeError);
   EXPECT_THROW(Box::rows({}, 0, 1), ShapeError);
   EXPECT_EQ(Box::rows({8, 3}, 8, 0).numel(), 0);

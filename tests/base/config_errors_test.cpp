@@ -204,6 +204,7 @@ TEST(ConfigErrors, KeysMustBeWords) {
 TEST(ConfigErrors, SeveralDocumentsAreRefused) {
   EXPECT_EQ(complaint("---\nmodel: {layers: 1}\n---\nmodel: {layers: 2}\n"),
             "a.yaml:3:1: the configuration ends here, and something follows: a second document, or a bracket too many");
+  EXPECT_EQ(split(complaint("model: {layers: 0}\n---\n{}\n"), '\n').front(), "a.yaml:1:17: model.layers: 0 must be at least 1");
   EXPECT_EQ(complaint("model: {layers: 1}}\n"), "a.yaml:1:19: not valid YAML: illegal flow end");
   EXPECT_EQ(complaint(", model: {layers: 1}\n").find("a.yaml:1:1: "), 0u);
   EXPECT_EQ(loaded("---\nmodel: {layers: 1}\n...\n").model.layers, 1);

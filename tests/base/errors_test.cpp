@@ -13,6 +13,7 @@ TEST(ExitCode, FollowsTheTypeOfTheError) {
   EXPECT_EQ(exit_code(ConfigError("x")), ExitCode::kBadConfig);
   EXPECT_EQ(exit_code(DataError("x")), ExitCode::kBadData);
   EXPECT_EQ(exit_code(CheckpointError("x")), ExitCode::kBadData);
+  EXPECT_EQ(exit_code(SaveError("x")), ExitCode::kInputOutput);
   EXPECT_EQ(exit_code(IoError("x", ENOSPC)), ExitCode::kInputOutput);
   EXPECT_EQ(exit_code(CommError("x")), ExitCode::kInternal);
   EXPECT_EQ(exit_code(ShapeError("x")), ExitCode::kInternal);

@@ -137,7 +137,7 @@ TEST(Hdf5File, ReadingOutsideADatasetIsRefused) {
   const Image image = image_of({1, 2, 3});
   const Hdf5Reader reader(image.data(), image.size(), "test.h5");
   float out[4];
-  EXPECT_EQ(message_of([&] { reader.read("values", 2, 2, out); }), "test.h5: dataset values: elements [2, 4) do not lie inside its 3");
+  EXPECT_EQ(message_of([&] { reader.read("values", 2, 2, out); }), "test.h5: dataset values: 2 elements from 2 on do not lie inside its 3");
   EXPECT_THROW(reader.read("values", -1, 1, out), Error);
   EXPECT_THROW(reader.read("values", 0, -1, out), Error);
   EXPECT_THROW(reader.read("values", INT64_MAX, 1, out), Error);

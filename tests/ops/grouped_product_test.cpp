@@ -15,9 +15,9 @@ struct Sizes {
 
 /// Even and odd sizes, empty groups at either end and inside, unused rows, no rows at all.
 const std::vector<Sizes>& all_sizes() {
-  static const std::vector<Sizes> sizes = {{{4}, 4, 8, 16},          {{0, 3, 3, 10, 10}, 10, 16, 8}, {{2, 5}, 9, 24, 32},
-                                           {{0, 0, 0}, 6, 8, 8},     {{0, 0}, 0, 8, 16},             {{3, 4, 7}, 8, 5, 3},
-                                           {{70, 71, 200}, 210, 64, 40}};
+  static const std::vector<Sizes> sizes = {
+      {{4}, 4, 8, 16},    {{0, 3, 3, 10, 10}, 10, 16, 8}, {{2, 5}, 9, 24, 32},         {{0, 0, 0}, 6, 8, 8},
+      {{0, 0}, 0, 8, 16}, {{3, 4, 7}, 8, 5, 3},           {{70, 71, 200}, 210, 64, 40}};
   return sizes;
 }
 

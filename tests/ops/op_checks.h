@@ -71,9 +71,7 @@ class Random {
   std::mt19937_64 engine_;
 };
 
-inline at::Tensor int_tensor(const std::vector<int32_t>& values) {
-  return at::tensor(values, at::kInt).to(test_device());
-}
+inline at::Tensor int_tensor(const std::vector<int32_t>& values) { return at::tensor(values, at::kInt).to(test_device()); }
 
 inline std::vector<int64_t> int_values(const at::Tensor& tensor) {
   const at::Tensor host = tensor.to(at::kCPU, at::kLong).contiguous();

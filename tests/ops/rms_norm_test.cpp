@@ -68,9 +68,8 @@ TEST(RmsNorm, WeightGradientAddsEveryRowOnce) {
 }
 
 TEST(RmsNorm, NoRowsGiveDefinedZeroGradients) {
-  const std::vector<at::Tensor> grads =
-      gradients(apply, leaves({{at::zeros({0, 6}, at::kDouble)}, {at::ones({6}, at::kDouble), true}}, at::kBFloat16),
-                at::zeros({0, 6}, at::kDouble));
+  const std::vector<at::Tensor> grads = gradients(
+      apply, leaves({{at::zeros({0, 6}, at::kDouble)}, {at::ones({6}, at::kDouble), true}}, at::kBFloat16), at::zeros({0, 6}, at::kDouble));
   EXPECT_EQ(grads[0].sizes(), (std::vector<int64_t>{0, 6}));
   expect_close(grads[1], at::zeros({6}, at::kDouble), 0.0);
 }

@@ -85,9 +85,7 @@ TEST(TopK, IsTheHeadOfAStableSortAtAnySize) {
   }
 }
 
-TEST(TopK, NoTokensGiveNoChoices) {
-  EXPECT_EQ(top_k(scores({}, 4), 2).sizes(), (Integers{0, 2}));
-}
+TEST(TopK, NoTokensGiveNoChoices) { EXPECT_EQ(top_k(scores({}, 4), 2).sizes(), (Integers{0, 2})); }
 
 TEST(TopK, RefusesMoreChoicesThanExperts) {
   EXPECT_THROW(top_k(scores({1, 2}, 2), 3), ShapeError);

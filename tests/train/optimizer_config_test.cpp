@@ -40,6 +40,14 @@ TEST(LearningRate, StaysStableAndThenDecays) {
   EXPECT_NEAR(learning_rate_at(99, 100, config), 0.1, 1e-12);
 }
 
+TEST(LearningRate, ADecayThatWouldBeginInTheWarmUpBeginsAfterIt) {
+  OptimizerConfig config = schedule(Schedule::kWarmupStableDecay);
+  config.decay_share = 1.0;
+  EXPECT_DOUBLE_EQ(learning_rate_at(4, 11, config), 1.0);
+  EXPECT_NEAR(learning_rate_at(7, 11, config), 0.55, 1e-12);
+  EXPECT_NEAR(learning_rate_at(10, 11, config), 0.1, 1e-12);
+}
+
 TEST(LearningRate, NoWarmUpAndASingleStepAreOrdinary) {
   OptimizerConfig config = schedule(Schedule::kCosine);
   config.warmup_steps = 0;
