@@ -54,8 +54,7 @@ elif [ "$PIMOE_CUDA_BUILD" = OFF ] || [ "$(gpu_count)" -eq 0 ]; then
   if [ "$(nproc)" -lt 2 ]; then ranks=1; fi
 fi
 cores=$(lscpu -p=CORE,SOCKET 2>/dev/null | grep -v '^#' | sort -u | wc -l) || cores=1
-# Time to save after a Ctrl-C: Open MPI kills its ranks a second after it, unless told otherwise.
-mpirun=(mpirun --bind-to none --mca odls_base_sigkill_timeout 60 -n "$ranks")
+mpirun=(mpirun --bind-to none -n "$ranks")
 if [ "$(id -u)" -eq 0 ]; then mpirun+=(--allow-run-as-root); fi
 if [ "$ranks" -gt "$cores" ]; then mpirun+=(--oversubscribe); fi
 
@@ -65,16 +64,23 @@ if [ "$at_step" -ge "$steps" ]; then
   say "to train further: launch/quickstart.sh train.steps=$((at_step + steps)); to start anew: rm -r $run"
 else
   if [ "$at_step" -gt 0 ]; then say "going on from step $at_step of $steps"; fi
-  # In the background, so that a SIGTERM to this script alone reaches mpirun, and by it every rank. A ctrl-C reaches mpirun by itself;
-  # a second signal would make it leave before its ranks have ended.
+  # In a session of its own, so that a ctrl-C reaches this script alone, which asks the ranks to save and leave: SIGUSR1 is what mpirun
+  # forwards and then waits for. A second one ends them at once.
   status=0
   stopped=
-  "${mpirun[@]}" "$pimoe" train configs/quickstart.yaml "$@" &
-  trap 'stopped=yes' INT
-  trap 'stopped=yes; kill -TERM $! 2>/dev/null || true' TERM
-  wait $! || status=$?
-  while kill -0 $! 2>/dev/null; do wait $! || true; done
-  trap - INT TERM
+  setsid "${mpirun[@]}" "$pimoe" train configs/quickstart.yaml "$@" &
+  training=$!
+  ask_to_stop() {
+    if [ -n "$stopped" ]; then kill -TERM $training 2>/dev/null; else kill -USR1 $training 2>/dev/null; fi
+    stopped=yes
+  }
+  trap ask_to_stop INT TERM HUP
+  wait $training || status=$?
+  while kill -0 $training 2>/dev/null; do
+    status=0
+    wait $training || status=$?
+  done
+  trap - INT TERM HUP
   if [ -n "$stopped" ] || [ $status -eq 75 ]; then
     say "stopped; the same command goes on from step $(saved_step)."
     exit 130
