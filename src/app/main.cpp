@@ -6,10 +6,12 @@
 #include "base/text.h"
 #include "parallel/mpi_communicator.h"
 
+#include <c10/util/Exception.h>
 #include <CLI/CLI.hpp>
 
 #include <chrono>
 #include <iostream>
+#include <new>
 #include <optional>
 #include <thread>
 
@@ -43,6 +45,15 @@ void let_rank_0_speak_first() {
   if (MpiSession::launcher_rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(3));
 }
 
+/// What to change when memory ran out; "" for every other trouble.
+std::string advice(const std::exception& error) {
+  const bool host = dynamic_cast<const std::bad_alloc*>(&error) != nullptr ||
+                    std::string(error.what()).find("you tried to allocate") != std::string::npos;
+  if (!host && dynamic_cast<const c10::OutOfMemoryError*>(&error) == nullptr) return "";
+  return "\nOut of memory. What helps, cheapest first: a smaller train.micro_batch; train.recompute=moe, then full; more ranks (optimizer "
+         "state is shared out over all of them, experts over mesh.expert_parallel); a shorter model.sequence_length.";
+}
+
 int run(int argc, char** argv) {
   Logger log(MpiSession::launcher_rank());
   std::optional<MpiSession> session;
@@ -56,6 +67,9 @@ int run(int argc, char** argv) {
   add_checkpoint_command(app, context);
   add_generate_command(app, context);
   try {
+    // CLI11 would print the general help for `pimoe trian --help`.
+    const auto is_named = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
+    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_named).empty()) throw CLI::ExtrasError({argv[1]});
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return MpiSession::launcher_rank() == 0 ? app.exit(error) : 0;  // --help, --version
@@ -68,7 +82,7 @@ int run(int argc, char** argv) {
     return static_cast<int>(context.action());
   } catch (const std::exception& error) {
     let_rank_0_speak_first();
-    log.error(error.what());
+    log.error(error.what() + advice(error));
     const int code = static_cast<int>(exit_code(error));
     if (session && session->size() > 1) MpiSession::abort(code);
     return code;

@@ -13,15 +13,16 @@ namespace pimoe {
 namespace {
 
 /// Rows arrive as blocks in one order and are wanted as the same blocks in another.
-/// @param lengths  [N] int64 on the host, blocks in the wanted order
-/// @param begins   [N] int64 on the host, where each block begins in the given order
-/// @returns [sum of lengths] int32 on `device`: place in the given order of each row in the wanted order
-at::Tensor block_permutation(const at::Tensor& lengths, const at::Tensor& begins, int64_t rows, c10::Device device) {
-  const at::Tensor wanted_begins = lengths.cumsum(0) - lengths;
-  const at::Tensor shift = (begins - wanted_begins).to(device, at::kLong);
-  const at::Tensor repeated = at::repeat_interleave(shift, lengths.to(device), std::nullopt, rows);
+/// @param lengths  [N] int64, blocks in the wanted order
+/// @param shifts   [N] int64, how much further along each block stands in the given order than in the wanted one
+/// @returns [rows] int32: place in the given order of each row in the wanted order
+at::Tensor block_permutation(const at::Tensor& lengths, const at::Tensor& shifts, int64_t rows) {
+  const at::Tensor repeated = at::repeat_interleave(shifts, lengths, std::nullopt, rows);
   return (repeated + at::arange(rows, repeated.options())).to(at::kInt);
 }
+
+/// Where each block begins when blocks of these lengths stand one after the other.
+at::Tensor begins_of(const at::Tensor& lengths) { return lengths.cumsum(0) - lengths; }
 
 std::vector<int64_t> row_sums(const at::Tensor& matrix) {
   const at::Tensor sums = matrix.sum(1).contiguous();
@@ -54,14 +55,21 @@ DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts) const {
   plan.recv_rows = row_sums(arrived);
   plan.rows = std::accumulate(plan.recv_rows.begin(), plan.recv_rows.end(), int64_t{0});
 
-  const c10::Device device = experts.device();
+  // Blocks by arrival are (source, expert), by expert (expert, source): the same blocks, transposed.
   const at::Tensor arrival_lengths = arrived.reshape({-1});
-  const at::Tensor arrival_begins = (arrival_lengths.cumsum(0) - arrival_lengths).view_as(arrived);
   const at::Tensor expert_lengths = arrived.t().reshape({-1});
-  const at::Tensor expert_begins = (expert_lengths.cumsum(0) - expert_lengths).view({placement_.local(), ranks});
-  plan.by_expert = block_permutation(expert_lengths, arrival_begins.t().reshape({-1}), plan.rows, device);
-  plan.by_arrival = block_permutation(arrival_lengths, expert_begins.t().reshape({-1}), plan.rows, device);
-  plan.ends = arrived.sum(0).cumsum(0).to(device, at::kInt);
+  const at::Tensor arrival_begins = begins_of(arrival_lengths);
+  const at::Tensor expert_begins = begins_of(expert_lengths);
+  const at::Tensor shift_by_expert = arrival_begins.view_as(arrived).t().reshape({-1}) - expert_begins;
+  const at::Tensor shift_by_arrival = expert_begins.view({placement_.local(), ranks}).t().reshape({-1}) - arrival_begins;
+  // All tables in one copy: each would cost as much as all of them.
+  const at::Tensor tables =
+      at::cat({expert_lengths, shift_by_expert, arrival_lengths, shift_by_arrival, arrived.sum(0).cumsum(0)}).to(experts.device());
+  const int64_t blocks = arrival_lengths.numel();
+  const auto table = [&](int64_t index) { return tables.narrow(0, index * blocks, blocks); };
+  plan.by_expert = block_permutation(table(0), table(1), plan.rows);
+  plan.by_arrival = block_permutation(table(2), table(3), plan.rows);
+  plan.ends = tables.narrow(0, 4 * blocks, placement_.local()).to(at::kInt);
   return plan;
 }
 

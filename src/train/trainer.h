@@ -10,6 +10,7 @@
 #include "train/loss_scaler.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
+#include "train/step_sums.h"
 #include "train/stop_request.h"
 #include "train/train_config.h"
 
@@ -42,14 +43,9 @@ class Trainer {
   int64_t step() const { return step_; }
 
   /// Mean cross-entropy of a token over the validation corpus' first validation_batches global batches. Collective.
-  double validate();
+  double validate() const;
 
  private:
-  struct StepSums;
-
-  /// Which checkpoint this run goes on from, if any; the same on every rank.
-  std::optional<std::filesystem::path> checkpoint_to_resume();
-  int64_t damaged_checkpoints() const;
   void resume();
   Snapshot snapshot();
   StepSums accumulate_gradients();
@@ -74,7 +70,8 @@ class Trainer {
   Optimizer optimizer_;
   GradientReducer reducer_;
   CheckpointStore checkpoints_;
-  double peak_flops_;  ///< of all devices together; 0 where unknown
+  double peak_flops_;    ///< of all devices together; 0 where unknown
+  int64_t step_tokens_;  ///< of a step, over all ranks
   LossScaler loss_scaler_;
 
   int64_t step_ = 0;

@@ -158,6 +158,7 @@ TEST_F(TrainCommand, RefusesBadInputWithTheRightCodeAndSaysWhatToChange) {
       {"train tiny.yaml data.train=''", 78, {"data.train"}},
       {"train tiny.yaml checkpoint.resume=nowhere", 65, {"nowhere"}},
       {"trian tiny.yaml", 64, {"train"}},
+      {"trian --help", 64, {"did you mean 'train'"}},
       {"train", 64, {"config"}},
   };
   for (const BadInput& bad : cases) {

@@ -1,0 +1,22 @@
+#pragma once
+
+#include "base/log.h"
+#include "checkpoint/checkpoint_store.h"
+#include "train/train_config.h"
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+namespace pimoe {
+
+/// Which checkpoint a run goes on from, by checkpoint.resume; nothing: it begins from scratch. Collective, the same on every rank.
+/// @throws ConfigError where resuming would mix two runs, CheckpointError where none of the run's checkpoints is good
+std::optional<std::filesystem::path> checkpoint_to_resume(const TrainConfig& config, CheckpointStore& checkpoints, Logger& log);
+
+/// A run goes on with the model that it began with: weights of equal shape can mean other maths, and layers left out would be lost with the
+/// next checkpoint.
+/// @throws ConfigError with every line of `model:` that differs; balance losses and the scale of initial weights may
+void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, const std::string& checkpoint);
+
+}  // namespace pimoe

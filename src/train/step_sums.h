@@ -1,0 +1,38 @@
+#pragma once
+
+#include "model/transformer.h"
+#include "moe/balance.h"
+#include "parallel/process_mesh.h"
+#include "train/metrics.h"
+
+namespace pimoe {
+
+/// What one step adds up on this rank, on the device; one collective and one copy to the host at its end bring the totals to everyone.
+class StepSums {
+ public:
+  /// @param step_tokens  of the whole step over all ranks: what every mean is divided by
+  StepSums(const Transformer& model, const ProcessMesh& mesh, double step_tokens);
+
+  /// One micro-step's forward pass. `balance` is what balance_terms made of it; absent for a dense model.
+  void add(const Prediction& prediction, const std::optional<BalanceTerms>& balance);
+  void note_activation_bytes(int64_t bytes) { activation_bytes_ = std::max(activation_bytes_, bytes); }
+
+  /// [N, E] slots of each layer's experts over the step's global batch, on the device.
+  const at::Tensor& load() const { return load_; }
+
+  /// Fills in the losses and the routing of `record`. Collective over the batch group. @param biases  [N] of [E], the loss-free biases
+  void finish(StepRecord& record, const std::vector<at::Tensor>& biases) const;
+
+ private:
+  const ProcessMesh& mesh_;
+  double step_tokens_;
+  int64_t layers_;
+  at::Tensor cross_entropy_;  ///< [1]
+  at::Tensor load_;           ///< [N, E] int64, summed over the ranks by balance_terms
+  at::Tensor switch_part_;    ///< [N]
+  at::Tensor z_part_;         ///< [N]
+  at::Tensor confidence_;     ///< [N]
+  int64_t activation_bytes_ = 0;
+};
+
+}  // namespace pimoe
