@@ -35,6 +35,8 @@ stage "configure $PIMOE_BUILD" "$PIMOE_BUILD/configure.log" "${configure[@]}" ||
     "A library that was not found is a package in launch/packages.txt: launch/setup.sh installs it or says that it cannot." \
     "Where compilers or Python have changed since the last build: rm -r $PIMOE_BUILD"
 
+# Clones in other folders share what ccache has compiled: paths count from the repository on.
+export CCACHE_BASEDIR=$repository CCACHE_NOHASHDIR=1
 export NINJA_STATUS="[%f of %t] "
 stage "build with $jobs jobs" "$PIMOE_BUILD/build.log" "$PIMOE_CMAKE" --build "$PIMOE_BUILD" -j "$jobs" \
   ${targets[@]+--target "${targets[@]}"} || {

@@ -40,7 +40,7 @@ int gpu_count() {
 }
 
 void use_device(c10::Device device) {
-  if (device.is_cpu()) return;
+  if (device.is_cpu()) return use_host();
   if (device.index() < 0 || device.index() >= gpu_count()) {
     throw ConfigError(concat("device ", device.str(), " is not there; visible GPUs: ", gpu_count()));
   }

@@ -14,7 +14,10 @@ void check_cpu(c10::Device device) {
 
 int gpu_count() { return 0; }
 
-void use_device(c10::Device device) { check_cpu(device); }
+void use_device(c10::Device device) {
+  check_cpu(device);
+  use_host();
+}
 
 std::string device_name(c10::Device device) {
   check_cpu(device);

@@ -66,6 +66,12 @@ bool has_amx_bfloat16() {
 
 }  // namespace
 
+void use_host() {
+  // oneDNN compiles and keeps a kernel for each shape, by default 1024 of them at a megabyte each; a MoE layer has another number of rows
+  // for each expert in each step, so that nearly none of those is ever used again. Read at its first product; the user's own value holds.
+  setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64", /*overwrite=*/0);
+}
+
 std::string host_name_of_cpu() {
   const std::string name = value_in("/proc/cpuinfo", "model name");
   return name.empty() ? "CPU" : name;

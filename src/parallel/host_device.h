@@ -5,6 +5,7 @@
 namespace pimoe {
 
 /// What device.h says of the CPU, shared by device_cuda.cpp and device_nocuda.cpp.
+void use_host();
 std::string host_name_of_cpu();
 MemoryUse host_memory_use();
 bool host_has_fast_bfloat16();
