@@ -12,7 +12,7 @@ LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSessi
   MeshConfig alone = config.mesh;
   alone.expert_parallel = 1;
   alone.transport = Transport::kAuto;
-  mesh = std::make_unique<ProcessMesh>(alone, session.self(), session.self(), config.model.moe.experts);
+  mesh = std::make_unique<ProcessMesh>(alone, session.self(), session.self(), config.model.moe.common_divisor());
   model = std::make_unique<Transformer>(config.model, compute_dtype(config.train.precision, mesh->device()), *mesh);
   buckets = std::make_unique<ParameterBuckets>(model->parameters(), *mesh, ParameterBuckets::kBucketBytes, /*trained=*/false);
 

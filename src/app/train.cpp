@@ -62,7 +62,7 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   // cuBLAS reads it when CUDA starts; without it libtorch refuses products in deterministic mode.
   if (config.run.deterministic) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   const MpiSession& session = context.mpi();
-  const ProcessMesh mesh(config.mesh, session.world(), session.node(), config.model.moe.experts);
+  const ProcessMesh mesh(config.mesh, session.world(), session.node(), config.model.moe.common_divisor());
   at::set_num_threads(thread_count(config, mesh));
   use_device(mesh.device());
   if (config.run.deterministic) at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);

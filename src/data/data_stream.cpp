@@ -121,6 +121,7 @@ struct DataStream::State {
       batch.targets = options.pin(batch.targets);
     }
     batch.micro_step = micro_step;
+    batch.first_sequence = first;
     batch.global_sequences = plan.micro_step_sequences(micro_step);
     batch.is_last = micro_step + 1 == plan.micro_steps();
     return batch;

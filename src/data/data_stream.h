@@ -55,6 +55,7 @@ struct MicroBatch {
   at::Tensor tokens;   ///< [B, S] int64 on the host (page-locked where asked for); B may be 0
   at::Tensor targets;  ///< [B, S] int64: the token after each position
   int64_t micro_step = 0;
+  int64_t first_sequence = 0;    ///< within the step's global batch, of this rank's first
   int64_t global_sequences = 0;  ///< of this micro-step, over all ranks
   bool is_last = false;          ///< of the step
 };

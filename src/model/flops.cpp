@@ -1,12 +1,15 @@
 #include "model/flops.h"
 
+#include <algorithm>
+
 namespace pimoe {
 namespace {
 
 struct Sizes {
   int64_t attention;  // weights of one layer's projections
   int64_t dense;      // weights of one dense feed-forward
-  int64_t expert;     // weights of one expert
+  int64_t experts;    // weights of all experts of a layer
+  double chosen;      // weights of the experts that a token passes, for experts of several shapes at balance
   int64_t shared;     // weights of the shared expert
   int64_t router;     // weights of one router
   int64_t head;       // weights of the head
@@ -14,14 +17,28 @@ struct Sizes {
   int64_t moe_layers;
 };
 
+bool is_gated(Activation activation) { return activation == Activation::kSwiglu || activation == Activation::kGeglu; }
+
+int64_t all_experts(const ModelConfig& config) {
+  int64_t weights = 0;
+  for (const ExpertGroupConfig& group : config.moe.expert_groups()) {
+    const int64_t in_and_out = (is_gated(group.activation) ? 3 : 2) * config.width * group.width;
+    weights += group.count * (in_and_out + (group.layers - 2) * group.width * group.width);
+  }
+  return weights;
+}
+
 Sizes sizes_of(const ModelConfig& config) {
+  const int64_t experts = all_experts(config);
+  const int64_t router_input = config.moe.router.projection > 0 ? config.moe.router.projection : config.width;
   const int64_t d = config.head_size();
   const int64_t moe_layers = config.moe_layers();
   return {.attention = config.width * d * (2 * config.heads + 2 * config.kv_heads),
           .dense = 3 * config.width * config.feed_forward_width,
-          .expert = 3 * config.width * config.moe.expert_width,
+          .experts = experts,
+          .chosen = static_cast<double>(experts * config.moe.choices) / static_cast<double>(std::max<int64_t>(1, config.moe.experts)),
           .shared = 3 * config.width * config.moe.shared_width,
-          .router = config.width * config.moe.experts,
+          .router = router_input * config.moe.experts + config.width * config.moe.router.projection,
           .head = config.width * config.vocabulary,
           .dense_layers = config.layers - moe_layers,
           .moe_layers = moe_layers};
@@ -31,8 +48,9 @@ Sizes sizes_of(const ModelConfig& config) {
 
 TokenFlops token_flops(const ModelConfig& config) {
   const Sizes sizes = sizes_of(config);
-  const auto active = static_cast<double>(config.layers * sizes.attention + sizes.dense_layers * sizes.dense +
-                                          sizes.moe_layers * (config.moe.choices * sizes.expert + sizes.shared) + sizes.head);
+  const double active = static_cast<double>(config.layers * sizes.attention + sizes.dense_layers * sizes.dense +
+                                            sizes.moe_layers * sizes.shared + sizes.head) +
+                        static_cast<double>(sizes.moe_layers) * sizes.chosen;
   const auto router = static_cast<double>(sizes.moe_layers * sizes.router);
   const auto attention = static_cast<double>(config.layers * config.heads * config.head_size() * config.sequence_length);
   return {.megatron = 6 * active + 6 * attention, .torchtitan = 6 * (active + router) + 12 * attention};
@@ -41,10 +59,11 @@ TokenFlops token_flops(const ModelConfig& config) {
 ParameterCount parameter_count(const ModelConfig& config) {
   const Sizes sizes = sizes_of(config);
   const int64_t norms = config.layers * (2 * config.width + (config.qk_norm ? 2 * config.head_size() : 0)) + config.width;
+  const int64_t beside = 3 * config.width * config.moe.fallback_width + (config.moe.router.linear_bias ? config.moe.experts : 0);
   const int64_t everywhere = norms + config.layers * sizes.attention + sizes.dense_layers * sizes.dense +
                              sizes.moe_layers * (sizes.shared + sizes.router) + sizes.head;
-  return {.total = everywhere + sizes.moe_layers * config.moe.experts * sizes.expert + (config.tie_embeddings ? 0 : sizes.head),
-          .active = everywhere + sizes.moe_layers * config.moe.choices * sizes.expert};
+  return {.total = everywhere + sizes.moe_layers * (sizes.experts + beside) + (config.tie_embeddings ? 0 : sizes.head),
+          .active = everywhere + static_cast<int64_t>(static_cast<double>(sizes.moe_layers) * sizes.chosen)};
 }
 
 }  // namespace pimoe

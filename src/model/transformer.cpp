@@ -1,7 +1,7 @@
 #include "model/transformer.h"
 
 #include "base/text.h"
-#include "model/recompute.h"
+#include "moe/recompute.h"
 #include "ops/cross_entropy.h"
 #include "ops/rms_norm.h"
 #include "parallel/precision.h"
@@ -35,7 +35,7 @@ TransformerBlock::TransformerBlock(ParameterList& parameters, const std::string&
       attention_(parameters, name + ".attention", config, dtype, deviation_of(config)),
       feed_forward_norm_(&declare_norm(parameters, name + ".feed_forward_norm", config.width, dtype)) {
   if (config.is_moe_layer(layer)) {
-    moe_.emplace(parameters, name + ".moe", config.moe, config.width, dtype, deviation_of(config), mesh);
+    moe_.emplace(parameters, name + ".moe", config.moe, config.width, config.vocabulary, dtype, deviation_of(config), mesh);
   } else {
     dense_.emplace(parameters, name + ".feed_forward", config.width, config.feed_forward_width, dtype, deviation_of(config));
   }
@@ -45,35 +45,42 @@ at::Tensor TransformerBlock::attend(const at::Tensor& hidden, const RotaryTable&
   return hidden + attention_.forward(rms_norm(hidden, attention_norm_->value, norm_epsilon_), table);
 }
 
-TransformerBlock::Output TransformerBlock::feed_forward(const at::Tensor& hidden, std::optional<RoutingMemo>& memo) const {
+TransformerBlock::Output TransformerBlock::feed_forward(const at::Tensor& hidden, const BatchContext& context,
+                                                        std::optional<RoutingMemo>& memo) const {
   const at::Tensor tokens = rms_norm(hidden, feed_forward_norm_->value, norm_epsilon_).view({-1, hidden.size(-1)});
   if (dense_) return {hidden + dense_->forward(tokens).view_as(hidden), std::nullopt};
-  MoEOutput output = moe_->forward(tokens, memo);
+  MoEOutput output = moe_->forward(tokens, context, memo);
   return {hidden + output.tokens.view_as(hidden), std::move(output.record)};
 }
 
-TransformerBlock::Output TransformerBlock::forward(const at::Tensor& hidden, const RotaryTable& table, RecomputePolicy policy) const {
+TransformerBlock::Output TransformerBlock::forward(const at::Tensor& hidden, const RotaryTable& table, const BatchContext& context,
+                                                   RecomputePolicy policy) const {
   const bool whole = policy == RecomputePolicy::kFull;
   const bool part = whole || (policy == RecomputePolicy::kMoe && is_moe());
   if (!part || !at::GradMode::is_enabled() || !hidden.requires_grad()) {
     std::optional<RoutingMemo> memo;
-    return feed_forward(attend(hidden, table), memo);
+    return feed_forward(attend(hidden, table), context, memo);
   }
 
   // The first pass through the region fills the memo; the second takes the same decisions from it. What carries no gradient (load,
   // confidence) leaves by the side, once.
   auto memo = std::make_shared<std::optional<RoutingMemo>>();
   auto record = std::make_shared<std::optional<RoutingRecord>>();
-  const Region region = [this, whole, table, memo, record](const at::Tensor& input) -> std::vector<at::Tensor> {
-    Output output = feed_forward(whole ? attend(input, table) : input, *memo);
+  const Region region = [this, whole, table, context, memo, record](const std::vector<at::Tensor>& inputs) -> std::vector<at::Tensor> {
+    Output output = feed_forward(whole ? attend(inputs[0], table) : inputs[0], context, *memo);
     if (!output.record) return {output.hidden};
-    const std::vector<at::Tensor> outputs = {output.hidden, output.record->probability_sum, output.record->z_sum};
+    std::vector<at::Tensor> outputs = {output.hidden, output.record->probability_sum, output.record->z_sum};
+    if (output.record->sequence_balance.defined()) outputs.push_back(output.record->sequence_balance);
     if (!record->has_value()) *record = std::move(output.record);
     return outputs;
   };
-  const std::vector<at::Tensor> outputs = recompute(region, whole ? hidden : attend(hidden, table));
+  const std::vector<at::Tensor> outputs = recompute(region, {whole ? hidden : attend(hidden, table)});
   if (!record->has_value()) return {outputs[0], std::nullopt};
-  return {outputs[0], RoutingRecord{(*record)->load, outputs[1], outputs[2], (*record)->confidence_sum}};
+  RoutingRecord result = **record;
+  result.probability_sum = outputs[1];
+  result.z_sum = outputs[2];
+  if (outputs.size() > 3) result.sequence_balance = outputs[3];
+  return {outputs[0], std::move(result)};
 }
 
 Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, const ProcessMesh& mesh)
@@ -87,26 +94,30 @@ Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, const 
   if (!config.tie_embeddings) head_ = &declare_table(*parameters_, "head.weight", config, dtype);
 }
 
-at::Tensor Transformer::hidden_states(const at::Tensor& tokens, RecomputePolicy policy, std::vector<RoutingRecord>& routing) const {
+at::Tensor Transformer::hidden_states(const at::Tensor& tokens, BatchContext context, RecomputePolicy policy,
+                                      std::vector<RoutingRecord>& routing) const {
+  context.token_ids = tokens;
+  context.sequence_length = std::max<int64_t>(1, tokens.size(1));
   at::Tensor hidden = at::embedding(embedding_->value, tokens);
   for (const TransformerBlock& block : blocks_) {
-    TransformerBlock::Output output = block.forward(hidden, rotary_, policy);
+    TransformerBlock::Output output = block.forward(hidden, rotary_, context, policy);
     hidden = std::move(output.hidden);
     if (output.record) routing.push_back(std::move(*output.record));
   }
   return rms_norm(hidden, final_norm_->value, config_.norm_epsilon);
 }
 
-Prediction Transformer::forward(const at::Tensor& tokens, const at::Tensor& targets, RecomputePolicy policy) const {
+Prediction Transformer::forward(const at::Tensor& tokens, const at::Tensor& targets, const BatchContext& context,
+                                RecomputePolicy policy) const {
   Prediction prediction;
-  const at::Tensor hidden = hidden_states(tokens, policy, prediction.routing);
+  const at::Tensor hidden = hidden_states(tokens, context, policy, prediction.routing);
   prediction.cross_entropy_sum = linear_cross_entropy(hidden.view({-1, config_.width}), head_weight(), targets.reshape({-1}));
   return prediction;
 }
 
 at::Tensor Transformer::next_token_logits(const at::Tensor& tokens) const {
   std::vector<RoutingRecord> routing;
-  const at::Tensor hidden = hidden_states(tokens, RecomputePolicy::kNone, routing);
+  const at::Tensor hidden = hidden_states(tokens, {}, RecomputePolicy::kNone, routing);
   return at::linear(hidden.select(1, hidden.size(1) - 1), head_weight()).to(at_least_float32(dtype_));
 }
 

@@ -25,14 +25,14 @@ class TransformerBlock {
     std::optional<RoutingRecord> record;  ///< of a MoE layer
   };
   /// @param hidden [B, S, D]
-  Output forward(const at::Tensor& hidden, const RotaryTable& table, RecomputePolicy policy) const;
+  Output forward(const at::Tensor& hidden, const RotaryTable& table, const BatchContext& context, RecomputePolicy policy) const;
 
   bool is_moe() const { return moe_.has_value(); }
   MoELayer& moe() { return *moe_; }
 
  private:
   at::Tensor attend(const at::Tensor& hidden, const RotaryTable& table) const;
-  Output feed_forward(const at::Tensor& hidden, std::optional<RoutingMemo>& memo) const;
+  Output feed_forward(const at::Tensor& hidden, const BatchContext& context, std::optional<RoutingMemo>& memo) const;
 
   double norm_epsilon_;
   Parameter* attention_norm_;
@@ -58,7 +58,9 @@ class Transformer {
   Transformer(const ModelConfig& config, at::ScalarType dtype, const ProcessMesh& mesh);
 
   /// @param tokens, targets  [B, S] int64 on the model's device, B may be 0, S at most sequence_length; a target of -1 does not count
-  Prediction forward(const at::Tensor& tokens, const at::Tensor& targets, RecomputePolicy policy = RecomputePolicy::kNone) const;
+  /// @param context  token_ids and sequence_length are filled in from `tokens`
+  Prediction forward(const at::Tensor& tokens, const at::Tensor& targets, const BatchContext& context = {},
+                     RecomputePolicy policy = RecomputePolicy::kNone) const;
 
   /// @param tokens [B, S]  @returns [B, V] logits of the token after the last position, at least float32
   at::Tensor next_token_logits(const at::Tensor& tokens) const;
@@ -72,7 +74,8 @@ class Transformer {
 
  private:
   /// @returns [B, S, D] after the last norm
-  at::Tensor hidden_states(const at::Tensor& tokens, RecomputePolicy policy, std::vector<RoutingRecord>& routing) const;
+  at::Tensor hidden_states(const at::Tensor& tokens, BatchContext context, RecomputePolicy policy,
+                           std::vector<RoutingRecord>& routing) const;
   const at::Tensor& head_weight() const;
 
   ModelConfig config_;

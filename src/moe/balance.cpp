@@ -4,32 +4,52 @@
 #include <ATen/ops/sign.h>
 #include <ATen/ops/stack.h>
 
+#include <cmath>
+#include <numbers>
+
 namespace pimoe {
+namespace {
+
+/// [N] E * sum_i f_i * (sum of p_i), f from these loads.
+at::Tensor switch_sums(const at::Tensor& load, const at::Tensor& probability) {
+  const at::Tensor slots = load.sum(1, true).clamp_min(1).to(probability.dtype());
+  const at::Tensor share = load.to(probability.dtype()) / slots;
+  return static_cast<double>(load.size(1)) * (share * probability).sum(1);
+}
+
+}  // namespace
 
 BalanceTerms balance_terms(const std::vector<RoutingRecord>& layers, const BalanceConfig& config, double step_tokens,
-                           const Communicator& batch_group) {
+                           const at::Tensor& load_before, const Communicator& batch_group) {
   std::vector<at::Tensor> loads;
   std::vector<at::Tensor> probabilities;
   std::vector<at::Tensor> squares;
+  std::vector<at::Tensor> sequences;
   for (const RoutingRecord& layer : layers) {
     loads.push_back(layer.load);
     probabilities.push_back(layer.probability_sum);
     squares.push_back(layer.z_sum);
+    if (layer.sequence_balance.defined()) sequences.push_back(layer.sequence_balance);
   }
+  const at::Tensor local = at::stack(loads);
   BalanceTerms terms;
-  terms.load = at::stack(loads);
+  terms.load = local.clone();
   batch_group.all_reduce(terms.load);
 
   const at::Tensor probability = at::stack(probabilities);
-  const int64_t experts = terms.load.size(1);
-  // The micro-step's slots T K are the sum of its counts; a micro-step without a token would divide by zero.
-  const at::Tensor slots = terms.load.sum(1, true).clamp_min(1).to(probability.dtype());
-  const at::Tensor share = terms.load.to(probability.dtype()) / slots;  // f_i
-  const at::Tensor switch_part = (share * probability).sum(1) * (static_cast<double>(experts) / step_tokens);
+  const at::Tensor switch_part = switch_sums(terms.load, probability) / step_tokens;
   const at::Tensor z_part = at::stack(squares) / step_tokens;
-  terms.loss = config.switch_loss * switch_part.sum() + config.z_loss * z_part.sum();
+  at::Tensor scaled = config.switch_loss * switch_part + config.z_loss * z_part;
+  if (config.step_loss > 0) {
+    const at::Tensor so_far = load_before.defined() ? load_before + terms.load : terms.load;
+    scaled = scaled + config.step_loss * switch_sums(so_far, probability) / step_tokens;
+  }
+  if (config.sequence_loss > 0) scaled = scaled + config.sequence_loss * at::stack(sequences) / step_tokens;
+  if (config.local_loss > 0) scaled = scaled + config.local_loss * switch_sums(local, probability) / step_tokens;
+  terms.loss = scaled.sum();
   terms.switch_part = switch_part.detach();
   terms.z_part = z_part.detach();
+  terms.scaled_part = scaled.detach();
   return terms;
 }
 
@@ -37,6 +57,16 @@ void update_bias(at::Tensor& bias, const at::Tensor& load, double rate) {
   const at::Tensor counts = load.to(bias.dtype());
   bias.add_(at::sign(counts.mean() - counts), rate);
   bias.sub_(bias.mean());
+}
+
+double scheduled_bias_rate(const BalanceConfig& config, int64_t step, int64_t steps) {
+  const double done = steps > 0 ? std::min(1.0, static_cast<double>(step) / static_cast<double>(steps)) : 0.0;
+  switch (config.bias_schedule) {
+    case BiasSchedule::kConstant: return config.bias_rate;
+    case BiasSchedule::kLinear: return config.bias_rate * (1.0 - done);
+    case BiasSchedule::kCosine: return config.bias_rate * 0.5 * (1.0 + std::cos(std::numbers::pi * done));
+  }
+  return config.bias_rate;
 }
 
 }  // namespace pimoe

@@ -14,22 +14,34 @@ struct BalanceTerms {
   at::Tensor load;  ///< [N, E] int64, summed over all ranks of the batch group
   at::Tensor switch_part;  ///< [N] this rank's share of E * sum_i f_i P_i, unscaled, times the micro-step's share of the step's tokens
   at::Tensor z_part;       ///< [N] this rank's share of the mean of logsumexp^2, likewise
+  at::Tensor scaled_part;  ///< [N] this rank's share of all scaled losses of a layer
 };
 
-/// Switch balance loss and z-loss, equal in every layout at the same number of micro-steps.
+/// Balance losses, each with its coefficient, equal in every layout at the same number of micro-steps (but for local_loss).
 ///
-/// The counts of all layers are summed over the batch group in one all-reduce; with f_i = c_i / (T K) of the micro-step, each rank's loss is
-/// E * sum_i f_i * (local sum of p_i) / (tokens of the step): linear in what is local, so gradients add up to the same in every layout.
+/// With c_i the slots of expert i, f_i = c_i / (T K), P_i = mean_t p_i over T tokens, p a token's scores normalised to sum 1:
+///
+///     switch_loss    E sum_i f_i P_i over all ranks' tokens of the micro-step      arXiv 2101.03961 eq. 4-6; over a global batch arXiv 2501.11873
+///     step_loss      the same, f over the tokens of the step so far                arXiv 2501.11873, section 3 (counts kept over micro-batches)
+///     sequence_loss  the same within each sequence, averaged                       arXiv 2412.19437 eq. 17-20
+///     local_loss     the same over this rank's tokens, as Megatron's aux_loss      changes with the layout
+///     z_loss         mean_t logsumexp(x_t)^2                                       arXiv 2202.08906 eq. 5
+///
+/// The counts of all layers are summed over the batch group in one all-reduce; then each rank's loss is E * sum_i f_i * (local sum of p_i) /
+/// (tokens of the step): linear in what is local, so that gradients add up to the same in every layout. f carries no gradient.
 ///
 /// @param step_tokens  tokens of the whole step over all ranks
-/// @source arXiv 2101.03961 eq. 4-6 (f, P, loss); over the global batch as in arXiv 2501.11873; z-loss arXiv 2202.08906 eq. 5
+/// @param load_before  [N, E] int64, global loads of the step's micro-steps before this one; undefined: none
 /// @cost one collective of N * E integers; no host synchronisation
 BalanceTerms balance_terms(const std::vector<RoutingRecord>& layers, const BalanceConfig& config, double step_tokens,
-                           const Communicator& batch_group);
+                           const at::Tensor& load_before, const Communicator& batch_group);
 
 /// Loss-free balancing after an optimizer step: b_i += rate * sign(mean c - c_i), then centred.
 /// @param load  [E] slots of each expert over the step's global batch
 /// @source arXiv 2408.15664, algorithm 1; centring keeps the bias from drifting as a whole, which no choice would see.
 void update_bias(at::Tensor& bias, const at::Tensor& load, double rate);
+
+/// @returns bias_rate as its schedule has it after `step` of `steps` steps
+double scheduled_bias_rate(const BalanceConfig& config, int64_t step, int64_t steps);
 
 }  // namespace pimoe

@@ -12,13 +12,14 @@ namespace pimoe {
 
 /// What planning learned about one batch's slots: all that dispatch, experts and combine need, and what recompute takes again.
 struct DispatchPlan {
-  SlotOrder order;                 ///< this rank's slots by expert, and with that by rank of the expert group
+  SlotOrder order;                 ///< this rank's slots by place (ExpertPlacement), and with that by rank of the expert group
   std::vector<int64_t> send_rows;  ///< [P] rows to each rank of the expert group
   std::vector<int64_t> recv_rows;  ///< [P] rows from each rank
   at::Tensor by_expert;   ///< [R] int32: row r of an expert-ordered batch is the by_expert[r]-th that arrived; undefined for one rank
   at::Tensor by_arrival;  ///< [R] int32: the inverse
   at::Tensor ends;        ///< [L] int32 on the device: local expert l has rows [ends[l-1], ends[l])
-  int64_t rows = 0;       ///< R, rows received
+  at::Tensor padding;     ///< [sent] bool: rows that stand for no slot; undefined where nothing is padded
+  int64_t rows = 0;       ///< R, rows received; on one GPU, where nothing is read to the host, an upper bound of ends[L-1]
 };
 
 /// Moves each token's rows to the ranks that hold its experts, and the results back.
@@ -29,18 +30,27 @@ class Dispatcher {
  public:
   virtual ~Dispatcher() = default;
 
-  /// @param experts  [T, K] int32; T may be 0, also on some ranks only
-  /// @cost one collective on the expert group (counts) and one host synchronisation; neither where the group is one rank and the device the CPU
-  virtual DispatchPlan plan(const at::Tensor& experts) const = 0;
+  /// @param experts   [T, K] int32, -1 where a slot goes nowhere; T may be 0, also on some ranks only
+  /// @param capacity  rows that every expert gets from this rank, which is also the most that any has: short ones are padded, and no counts
+  ///                  travel; the same on every rank of the group. 0: no padding
+  /// @cost one collective on the expert group (counts) and one host synchronisation; neither where the group is one rank and the device the
+  ///       CPU, nor with a capacity
+  virtual DispatchPlan plan(const at::Tensor& experts, int64_t capacity) const = 0;
 
   /// @param tokens  [T, D] contiguous
   /// @returns [R, D]: rows of one expert side by side, in global token order inside an expert
   /// @cost one collective on the expert group
   virtual at::Tensor dispatch(const at::Tensor& tokens, const DispatchPlan& plan) const = 0;
 
+  /// The same for one number of each slot: [T, K] -> [R, 1]; differentiable.
+  virtual at::Tensor dispatch_slots(const at::Tensor& slots, const DispatchPlan& plan) const = 0;
+
+  /// The way back of dispatch_slots: [R, 1] -> [T * K, 1], 0 for a slot that went nowhere. Not differentiated.
+  virtual at::Tensor return_slots(const at::Tensor& values, const DispatchPlan& plan) const = 0;
+
   /// @param rows     [R, D] the experts' results, in dispatch's order
   /// @param weights  [T, K] gates
-  /// @returns [T, D]: each token's weighted sum over its choices
+  /// @returns [T, D]: each token's weighted sum over its choices; a slot that went nowhere contributes nothing
   /// @cost one collective on the expert group
   virtual at::Tensor combine(const at::Tensor& rows, const at::Tensor& weights, const DispatchPlan& plan) const = 0;
 };
@@ -50,15 +60,27 @@ class Dispatcher {
 class ExchangeDispatcher : public Dispatcher {
  public:
   /// @param group  the expert group; must outlive the dispatcher
-  ExchangeDispatcher(const ExpertPlacement& placement, int64_t choices, const Communicator& group);
+  ExchangeDispatcher(ExpertPlacement placement, const Communicator& group, c10::Device device);
 
-  DispatchPlan plan(const at::Tensor& experts) const override;
+  DispatchPlan plan(const at::Tensor& experts, int64_t capacity) const override;
   at::Tensor dispatch(const at::Tensor& tokens, const DispatchPlan& plan) const override;
+  at::Tensor dispatch_slots(const at::Tensor& slots, const DispatchPlan& plan) const override;
+  at::Tensor return_slots(const at::Tensor& values, const DispatchPlan& plan) const override;
   at::Tensor combine(const at::Tensor& rows, const at::Tensor& weights, const DispatchPlan& plan) const override;
 
+  /// @returns [T, K] int32: the place of each slot's expert, -1 for none
+  at::Tensor places(const at::Tensor& experts) const;
+
  private:
+  /// Rows in order of sending to rows of experts, and back.
+  at::Tensor send(const at::Tensor& rows, const DispatchPlan& plan) const;
+  at::Tensor bring_back(const at::Tensor& rows, const DispatchPlan& plan) const;
+  /// Fills in what follows from the blocks of arrived rows. @param arrived  [P, L] int64 on the host
+  void lay_out(DispatchPlan& plan, const at::Tensor& arrived, c10::Device device) const;
+  void pad(DispatchPlan& plan, int64_t capacity) const;
+
   ExpertPlacement placement_;
-  int64_t choices_;
+  at::Tensor place_of_;  ///< [E] int32 on the device; undefined where places are the experts
   const Communicator& group_;
 };
 

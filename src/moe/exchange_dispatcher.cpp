@@ -5,8 +5,16 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/repeat_interleave.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <numeric>
 
 namespace pimoe {
@@ -29,33 +37,68 @@ std::vector<int64_t> row_sums(const at::Tensor& matrix) {
   return {sums.const_data_ptr<int64_t>(), sums.const_data_ptr<int64_t>() + sums.numel()};
 }
 
+int64_t sum_of(const std::vector<int64_t>& values) { return std::accumulate(values.begin(), values.end(), int64_t{0}); }
+
+/// The slots that travel; the rest of the order stands for nothing.
+at::Tensor sent_slots(const DispatchPlan& plan) { return plan.order.slots.narrow(0, 0, sum_of(plan.send_rows)); }
+
+/// The rows that travel from `tokens` [T, D], `choices` slots each.
+at::Tensor rows_to_send(const at::Tensor& tokens, const DispatchPlan& plan, int64_t choices) {
+  const at::Tensor slots = sent_slots(plan);
+  // A rank without a token may still send padding, and has to take part in the exchange's backward.
+  if (tokens.size(0) == 0) return at::zeros({slots.numel(), tokens.size(1)}, tokens.options().requires_grad(false)) + tokens.sum();
+  return gather_rows(tokens, slots, plan.order.positions, choices);
+}
+
 }  // namespace
 
-ExchangeDispatcher::ExchangeDispatcher(const ExpertPlacement& placement, int64_t choices, const Communicator& group)
-    : placement_(placement), choices_(choices), group_(group) {}
+ExchangeDispatcher::ExchangeDispatcher(ExpertPlacement placement, const Communicator& group, c10::Device device)
+    : placement_(std::move(placement)), group_(group) {
+  if (!placement_.places().empty()) place_of_ = at::tensor(placement_.places(), at::kInt).to(device);
+}
 
-DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts) const {
+at::Tensor ExchangeDispatcher::places(const at::Tensor& experts) const {
+  if (!place_of_.defined()) return experts;
+  const at::Tensor places = place_of_.index_select(0, experts.reshape({-1}).clamp_min(0).to(at::kLong)).view_as(experts);
+  return at::where(experts >= 0, places, at::full_like(places, -1));
+}
+
+DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts, int64_t capacity) const {
   DispatchPlan plan;
-  plan.order = order_by_expert(experts.reshape({-1}), placement_.experts());
+  plan.order = order_by_expert(places(experts).reshape({-1}), placement_.experts());
   const int64_t ranks = group_.size();
+  const int64_t local = placement_.local();
+  if (capacity > 0) {
+    pad(plan, capacity);
+    plan.send_rows.assign(ranks, local * capacity);
+    plan.recv_rows = plan.send_rows;
+    lay_out(plan, at::full({ranks, local}, capacity, at::kLong), experts.device());
+    return plan;
+  }
   if (ranks == 1) {
-    plan.rows = experts.numel();
-    plan.send_rows = plan.recv_rows = {plan.rows};
     plan.ends = plan.order.counts.cumsum(0).to(at::kInt);
+    // A GPU is not asked how many slots went nowhere: their rows follow the last end, and nobody looks at them.
+    plan.rows = experts.is_cpu() ? plan.order.counts.sum().item<int64_t>() : experts.numel();
+    plan.send_rows = plan.recv_rows = {plan.rows};
     return plan;
   }
 
   // Counts of my slots for each (rank, its expert), and of every rank's slots for each of my experts: one copy brings both to the host.
   const std::vector<int64_t> one_each(ranks, 1);
-  const at::Tensor sent = plan.order.counts.view({ranks, placement_.local()});
+  const at::Tensor sent = plan.order.counts.view({ranks, local});
   const at::Tensor received = group_.all_to_all(sent, one_each, one_each);
   const at::Tensor both = at::cat({sent, received}).cpu();
-  const at::Tensor arrived = both.slice(0, ranks);  // [P, L]: blocks in order of arrival
+  const at::Tensor arrived = both.slice(0, ranks);
   plan.send_rows = row_sums(both.slice(0, 0, ranks));
   plan.recv_rows = row_sums(arrived);
-  plan.rows = std::accumulate(plan.recv_rows.begin(), plan.recv_rows.end(), int64_t{0});
+  lay_out(plan, arrived, experts.device());
+  return plan;
+}
 
+void ExchangeDispatcher::lay_out(DispatchPlan& plan, const at::Tensor& arrived, c10::Device device) const {
+  plan.rows = sum_of(plan.recv_rows);
   // Blocks by arrival are (source, expert), by expert (expert, source): the same blocks, transposed.
+  const int64_t ranks = arrived.size(0);
   const at::Tensor arrival_lengths = arrived.reshape({-1});
   const at::Tensor expert_lengths = arrived.t().reshape({-1});
   const at::Tensor arrival_begins = begins_of(arrival_lengths);
@@ -64,26 +107,61 @@ DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts) const {
   const at::Tensor shift_by_arrival = expert_begins.view({placement_.local(), ranks}).t().reshape({-1}) - arrival_begins;
   // All tables in one copy: each would cost as much as all of them.
   const at::Tensor tables =
-      at::cat({expert_lengths, shift_by_expert, arrival_lengths, shift_by_arrival, arrived.sum(0).cumsum(0)}).to(experts.device());
+      at::cat({expert_lengths, shift_by_expert, arrival_lengths, shift_by_arrival, arrived.sum(0).cumsum(0)}).to(device);
   const int64_t blocks = arrival_lengths.numel();
   const auto table = [&](int64_t index) { return tables.narrow(0, index * blocks, blocks); };
-  plan.by_expert = block_permutation(table(0), table(1), plan.rows);
-  plan.by_arrival = block_permutation(table(2), table(3), plan.rows);
+  if (ranks > 1) {
+    plan.by_expert = block_permutation(table(0), table(1), plan.rows);
+    plan.by_arrival = block_permutation(table(2), table(3), plan.rows);
+  }
   plan.ends = tables.narrow(0, 4 * blocks, placement_.local()).to(at::kInt);
-  return plan;
+}
+
+/// Row r of an expert moves from its place among all slots to its place among its expert's `capacity` rows.
+void ExchangeDispatcher::pad(DispatchPlan& plan, int64_t capacity) const {
+  const int64_t experts = placement_.experts();
+  const at::Tensor& counts = plan.order.counts;
+  const at::Tensor shifts = at::arange(experts, counts.options()) * capacity - begins_of(counts);
+  const at::Tensor places = at::arange(capacity, counts.options());
+  plan.padding = (places.unsqueeze(0) >= counts.unsqueeze(1)).reshape({-1});
+  const at::Tensor from = (places.unsqueeze(0) + begins_of(counts).unsqueeze(1)).reshape({-1});
+  const int64_t last = std::max<int64_t>(0, plan.order.slots.numel() - 1);
+  const at::Tensor slots = plan.order.slots.numel() == 0 ? at::zeros_like(from, plan.order.slots.options())
+                                                         : plan.order.slots.index_select(0, from.clamp(0, last));
+  // The expert of each slot, from its present place: the number of ends at or before it.
+  const at::Tensor positions = plan.order.positions.to(at::kLong);
+  const at::Tensor expert = (positions.unsqueeze(1) >= counts.cumsum(0).unsqueeze(0)).sum(1).clamp_max(experts - 1);
+  plan.order.positions =
+      at::where(positions >= 0, positions + shifts.index_select(0, expert), positions).to(plan.order.positions.scalar_type());
+  plan.order.slots = at::where(plan.padding, at::zeros_like(slots), slots);
+}
+
+at::Tensor ExchangeDispatcher::send(const at::Tensor& rows, const DispatchPlan& plan) const {
+  const at::Tensor real = plan.padding.defined() ? rows.masked_fill(plan.padding.unsqueeze(1), 0) : rows;
+  if (group_.size() == 1) return real;
+  return permute_rows(exchange_rows(real, plan.send_rows, plan.recv_rows, group_), plan.by_expert, plan.by_arrival);
 }
 
 at::Tensor ExchangeDispatcher::dispatch(const at::Tensor& tokens, const DispatchPlan& plan) const {
-  const at::Tensor rows = gather_rows(tokens, plan.order.slots, plan.order.positions, choices_);
+  return send(rows_to_send(tokens, plan, plan.order.positions.numel() / std::max<int64_t>(1, tokens.size(0))), plan);
+}
+
+at::Tensor ExchangeDispatcher::dispatch_slots(const at::Tensor& slots, const DispatchPlan& plan) const {
+  return send(rows_to_send(slots.reshape({-1, 1}), plan, 1), plan);
+}
+
+at::Tensor ExchangeDispatcher::bring_back(const at::Tensor& rows, const DispatchPlan& plan) const {
   if (group_.size() == 1) return rows;
-  return permute_rows(exchange_rows(rows, plan.send_rows, plan.recv_rows, group_), plan.by_expert, plan.by_arrival);
+  return exchange_rows(permute_rows(rows, plan.by_arrival, plan.by_expert), plan.recv_rows, plan.send_rows, group_);
+}
+
+at::Tensor ExchangeDispatcher::return_slots(const at::Tensor& values, const DispatchPlan& plan) const {
+  const at::Tensor each_once = at::ones({plan.order.positions.numel(), 1}, values.options());
+  return combine_rows(bring_back(values, plan), each_once, sent_slots(plan), plan.order.positions);
 }
 
 at::Tensor ExchangeDispatcher::combine(const at::Tensor& rows, const at::Tensor& weights, const DispatchPlan& plan) const {
-  const at::Tensor returned =
-      group_.size() == 1 ? rows
-                         : exchange_rows(permute_rows(rows, plan.by_arrival, plan.by_expert), plan.recv_rows, plan.send_rows, group_);
-  return combine_rows(returned, weights, plan.order.slots, plan.order.positions);
+  return combine_rows(bring_back(rows, plan), weights, sent_slots(plan), plan.order.positions, /*unused_rows=*/plan.padding.defined());
 }
 
 }  // namespace pimoe

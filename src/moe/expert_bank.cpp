@@ -1,20 +1,64 @@
 #include "moe/expert_bank.h"
 
+#include "base/text.h"
 #include "ops/grouped_product.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/tanh.h>
+
 namespace pimoe {
+namespace {
 
-ExpertBank::ExpertBank(ParameterList& parameters, const std::string& name, const ExpertPlacement& placement, int64_t width, int64_t hidden,
-                       at::ScalarType dtype, InitialDeviation deviation)
-    : gate_up_(&declare_weight(parameters, name + ".gate_up.weight",
-                               Box::rows({placement.experts(), 2 * hidden, width}, placement.first_local(), placement.local()),
-                               Group::kExpertReplica, dtype, deviation.inner)),
-      down_(&declare_weight(parameters, name + ".down.weight",
-                            Box::rows({placement.experts(), width, hidden}, placement.first_local(), placement.local()),
-                            Group::kExpertReplica, dtype, deviation.output)) {}
+bool is_gated(Activation activation) { return activation == Activation::kSwiglu || activation == Activation::kGeglu; }
 
-at::Tensor ExpertBank::forward(const at::Tensor& rows, const at::Tensor& ends) const {
-  return grouped_swiglu_mlp(rows, gate_up_->value, down_->value, ends);
+at::Tensor activate(const at::Tensor& x, Activation activation) {
+  switch (activation) {
+    case Activation::kSwiglu:
+    case Activation::kSilu: return at::silu(x);
+    case Activation::kGeglu:
+    case Activation::kGelu: return at::gelu(x);
+    case Activation::kRelu: return at::relu(x);
+    case Activation::kRelu2: return at::relu(x).square();
+    case Activation::kTanh: return at::tanh(x);
+  }
+  return x;
+}
+
+}  // namespace
+
+ExpertBank::ExpertBank(ParameterList& parameters, const std::string& name, const ExpertGroupConfig& group,
+                       const ExpertPlacement::Bank& bank, int64_t width, at::ScalarType dtype, InitialDeviation deviation)
+    : activation_(group.activation) {
+  const auto declare = [&](const std::string& part, int64_t rows, int64_t columns, double scale) {
+    return &declare_weight(parameters, concat(name, ".", part, ".weight"),
+                           Box::rows({bank.experts, rows, columns}, bank.first_local, bank.local), Group::kExpertReplica, dtype, scale);
+  };
+  const bool gated = is_gated(activation_);
+  up_ = declare(gated ? "gate_up" : "up", gated ? 2 * group.width : group.width, width, deviation.inner);
+  for (int64_t layer = 0; layer < group.layers - 2; ++layer) {
+    middle_.push_back(declare(concat("middle.", layer), group.width, group.width, deviation.inner));
+  }
+  down_ = declare("down", width, group.width, deviation.output);
+}
+
+at::Tensor ExpertBank::forward(const at::Tensor& rows, const at::Tensor& row_weights, const at::Tensor& ends) const {
+  if (activation_ == Activation::kSwiglu && middle_.empty()) {
+    return grouped_swiglu_mlp(rows, up_->value, down_->value, ends, row_weights);
+  }
+  at::Tensor hidden = grouped_linear_layer(rows, up_->value, ends);
+  if (is_gated(activation_)) {
+    const auto halves = hidden.chunk(2, 1);
+    hidden = activate(halves[0], activation_) * halves[1];
+  } else {
+    hidden = activate(hidden, activation_);
+  }
+  for (const Parameter* matrix : middle_) hidden = activate(grouped_linear_layer(hidden.contiguous(), matrix->value, ends), activation_);
+  // The last matrix is linear: weighting what enters it weights the result, and the result is kept by nobody.
+  if (row_weights.defined()) hidden = (hidden * row_weights).to(hidden.dtype());
+  return grouped_linear_layer(hidden.contiguous(), down_->value, ends);
 }
 
 }  // namespace pimoe

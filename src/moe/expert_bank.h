@@ -3,21 +3,32 @@
 #include "moe/expert_placement.h"
 #include "moe/weights.h"
 
+#include <optional>
+
 namespace pimoe {
 
-/// The experts of one shape that this rank holds.
+/// The experts of one shape that this rank holds: a row passes `layers` matrices with the activation between them.
+///
+///     gated (swiglu, geglu)  h = act(gate t) * (up t); then for each middle matrix h = act(M h); result down h
+///     otherwise              h = act(up t); then likewise
+///
+/// with act = silu for swiglu, gelu (exact) for geglu, max(x, 0)^2 for relu2.
 class ExpertBank {
  public:
-  /// Declares name.gate_up.weight [E, 2F, D] and name.down.weight [E, D, F]; this rank holds rows [first_local, first_local + L).
-  ExpertBank(ParameterList& parameters, const std::string& name, const ExpertPlacement& placement, int64_t width, int64_t hidden,
-             at::ScalarType dtype, InitialDeviation deviation);
-  /// @param rows  [R, D] contiguous, of the experts' dtype, R may be 0
-  /// @param ends  [L] int32 as in DispatchPlan
+  /// Declares name.gate_up.weight [n, 2F, D] (gate rows first) or name.up.weight [n, F, D], name.middle.I.weight [n, F, F] for I below
+  /// layers - 2, and name.down.weight [n, D, F], n experts in the group, of which this rank holds the bank's share.
+  ExpertBank(ParameterList& parameters, const std::string& name, const ExpertGroupConfig& group, const ExpertPlacement::Bank& bank,
+             int64_t width, at::ScalarType dtype, InitialDeviation deviation);
+  /// @param rows         [R, D] contiguous, of the experts' dtype, R may be 0
+  /// @param row_weights  [R, 1] at least float32: each row's result is multiplied by it; undefined: it is not
+  /// @param ends         [L] int32 as in DispatchPlan, L this bank's local experts
   /// @returns [R, D]; differentiable; see grouped_swiglu_mlp for cost
-  at::Tensor forward(const at::Tensor& rows, const at::Tensor& ends) const;
+  at::Tensor forward(const at::Tensor& rows, const at::Tensor& row_weights, const at::Tensor& ends) const;
 
  private:
-  Parameter* gate_up_;
+  Activation activation_;
+  Parameter* up_;  ///< gate and up where gated
+  std::vector<Parameter*> middle_;
   Parameter* down_;
 };
 

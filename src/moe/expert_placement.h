@@ -1,24 +1,42 @@
 #pragma once
 
+#include "moe/moe_config.h"
+
 #include <cstdint>
+#include <vector>
 
 namespace pimoe {
 
-/// Which rank of the expert group holds which expert: consecutive experts stand together, the same number on each rank.
+/// Which rank of the expert group holds which expert: the one place that knows.
+///
+/// Experts are numbered group by group (moe_config.h). Each group is spread evenly: of a group of n experts rank r of P holds the
+/// neighbours [r n/P, (r+1) n/P). A rank's experts are numbered in the same order, so that a *place* (rank, then local expert) sorts slots
+/// by rank and bank. With one group a place is the expert itself.
 class ExpertPlacement {
  public:
-  /// REQUIRES experts % group_size == 0 (ProcessMesh refuses other layouts).
-  ExpertPlacement(int64_t experts, int group_size, int group_rank)
-      : experts_(experts), local_(experts / group_size), first_(local_ * group_rank) {}
+  /// The experts of one shape.
+  struct Bank {
+    int64_t first = 0;        ///< global number of the group's first expert
+    int64_t experts = 0;      ///< of the group
+    int64_t local = 0;        ///< this rank's
+    int64_t first_local = 0;  ///< within the group, of this rank's first
+    int64_t begin = 0;        ///< within this rank's experts, of the bank's first
+  };
 
-  int64_t experts() const { return experts_; }    ///< E
-  int64_t local() const { return local_; }        ///< L
-  int64_t first_local() const { return first_; }  ///< this rank holds [first_local, first_local + local)
+  /// REQUIRES every group's count % group_size == 0 (validated with the mesh's size before).
+  ExpertPlacement(const std::vector<ExpertGroupConfig>& groups, int group_size, int group_rank);
+
+  int64_t experts() const { return experts_; }  ///< E
+  int64_t local() const { return local_; }      ///< L
+  const std::vector<Bank>& banks() const { return banks_; }
+  /// [E] the place of each expert; empty where places are the experts themselves.
+  const std::vector<int64_t>& places() const { return places_; }
 
  private:
-  int64_t experts_;
-  int64_t local_;
-  int64_t first_;
+  int64_t experts_ = 0;
+  int64_t local_ = 0;
+  std::vector<Bank> banks_;
+  std::vector<int64_t> places_;
 };
 
 }  // namespace pimoe

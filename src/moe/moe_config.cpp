@@ -2,18 +2,59 @@
 
 #include "base/text.h"
 
+#include <numeric>
+#include <set>
+
 namespace pimoe {
 
 void RouterConfig::fields(FieldVisitor& visit) {
-  visit.choice("kind", kind, {{"softmax", RouterKind::kSoftmax}, {"uniform", RouterKind::kUniform}},
-               "softmax top-k, or uniform: a baseline that spreads tokens evenly whatever they are");
+  visit.choice("kind", kind,
+               {{"softmax", RouterKind::kSoftmax},
+                {"sigmoid", RouterKind::kSigmoid},
+                {"expert_choice", RouterKind::kExpertChoice},
+                {"hash", RouterKind::kHash},
+                {"uniform", RouterKind::kUniform}},
+               "expert_choice leaks future tokens in causal training; hash and uniform are baselines that learn nothing");
+  visit.flag("pre_softmax", pre_softmax, "softmax over all experts, then top-k; false: top-k, then softmax over the chosen");
   visit.flag("renormalize", renormalize, "divide a token's K gates by their sum");
+  visit.number("route_scale", route_scale, {.above = 0}, "gates times this (DeepSeek-V3: 2.5)");
+  visit.number("temperature", temperature, {.above = 0}, "logits are divided by it before the score function");
+  visit.number("jitter", jitter, {.at_least = 0, .below = 1}, "the router's input times U(1 - jitter, 1 + jitter) in training");
+  visit.integer("groups", groups, {.at_least = 1}, "group-limited routing: groups of neighbouring experts (DeepSeek-V3: 8)");
+  visit.integer("group_choices", group_choices, {.at_least = 1}, "groups that a token may use (DeepSeek-V3: 4)");
+  visit.choice("group_score", group_score, {{"sum", GroupScore::kSum}, {"max", GroupScore::kMax}}, "of its best experts' scores");
+  visit.integer_or_auto("group_top", group_top, {.at_least = 1}, "best experts that a group's sum takes; auto: choices / group_choices");
+  visit.integer("projection", projection, {.at_least = 0}, "width of a linear projection of the input before scoring; 0: none");
+  visit.flag("linear_bias", linear_bias, "a trained bias on the logits");
+  visit.number("initial_skew", initial_skew, {}, "the first expert's logit bias at the start, for drills; needs linear_bias");
 }
 
 void BalanceConfig::fields(FieldVisitor& visit) {
-  visit.number("switch_loss", switch_loss, {.at_least = 0}, "coefficient of the Switch balance loss (arXiv 2101.03961)");
-  visit.number("z_loss", z_loss, {.at_least = 0}, "coefficient of the router z-loss (arXiv 2202.08906)");
+  visit.number("switch_loss", switch_loss, {.at_least = 0}, "Switch balance loss over all ranks' tokens of a micro-step");
+  visit.number("sequence_loss", sequence_loss, {.at_least = 0}, "the same in each sequence, averaged (DeepSeek-V3: 1e-4)");
+  visit.number("step_loss", step_loss, {.at_least = 0}, "the same with the loads that the step has seen so far");
+  visit.number("local_loss", local_loss, {.at_least = 0}, "the same over each rank's tokens alone (Megatron's): changes with the layout");
+  visit.number("z_loss", z_loss, {.at_least = 0}, "router z-loss (arXiv 2202.08906)");
   visit.number("bias_rate", bias_rate, {.at_least = 0}, "step of the loss-free bias (arXiv 2408.15664); 0: off");
+  visit.choice("bias_schedule", bias_schedule,
+               {{"constant", BiasSchedule::kConstant}, {"linear", BiasSchedule::kLinear}, {"cosine", BiasSchedule::kCosine}},
+               "of bias_rate over the run's steps, down to 0");
+}
+
+void ExpertGroupConfig::fields(FieldVisitor& visit) {
+  visit.text("name", name, "in parameter names and tables");
+  visit.integer("count", count, {.at_least = 1}, "experts of this shape");
+  visit.choice("activation", activation,
+               {{"swiglu", Activation::kSwiglu},
+                {"geglu", Activation::kGeglu},
+                {"gelu", Activation::kGelu},
+                {"relu", Activation::kRelu},
+                {"relu2", Activation::kRelu2},
+                {"silu", Activation::kSilu},
+                {"tanh", Activation::kTanh}},
+               "swiglu and geglu are gated");
+  visit.integer("layers", layers, {.at_least = 2, .at_most = 16}, "matrices that a row passes");
+  visit.integer_or_auto("width", width, {.at_least = 1}, "hidden width; auto: model.moe.expert_width");
 }
 
 void MoeConfig::fields(FieldVisitor& visit) {
@@ -21,18 +62,85 @@ void MoeConfig::fields(FieldVisitor& visit) {
   visit.integer("choices", choices, {.at_least = 1}, "experts that each token is sent to");
   visit.integer("expert_width", expert_width, {.at_least = 1}, "width of an expert's hidden layer");
   visit.integer("shared_width", shared_width, {.at_least = 0}, "width of the expert that every token passes; 0: none");
+  visit.integer("fallback_width", fallback_width, {.at_least = 0}, "width of the network for tokens that no expert serves; 0: none");
   visit.integer("first_dense_layers", first_dense_layers, {.at_least = 0}, "dense layers before the first MoE layer");
-  visit.number("capacity_factor", capacity_factor, {.at_least = 0}, "0: dropless");
+  visit.number("capacity_factor", capacity_factor, {.at_least = 0},
+               "an expert takes ceil(T K / E * factor) slots of each rank's micro-batch (changes with the layout); 0: dropless");
+  visit.choice("capacity_drop", capacity_drop, {{"gate", CapacityDrop::kGate}, {"position", CapacityDrop::kPosition}},
+               "beyond its capacity an expert drops the lowest gates, or the last tokens");
+  visit.flag("capacity_pad", capacity_pad, "pad every expert's rows to its capacity: no counts travel");
+  visit.number("rank_budget", rank_budget, {.at_least = 0}, "rows that a rank computes at a time, over its share at balance; 0: unbounded");
+  visit.choice("rank_overflow", rank_overflow, {{"chunk", RankOverflow::kChunk}, {"drop", RankOverflow::kDrop}},
+               "rows above the budget wait for another round (exact), or are dropped and counted");
+  visit.choice("memory", memory, {{"fast", MoeMemory::kFast}, {"balanced", MoeMemory::kBalanced}, {"lean", MoeMemory::kLean}},
+               "kept for backward: results and pre-activations, pre-activations, or the tokens alone");
+  visit.choice("validate", checks, {{"off", MoeValidate::kOff}, {"cheap", MoeValidate::kCheap}, {"full", MoeValidate::kFull}},
+               "cheap: shapes and dtypes; full: non-finite results are replaced and counted (one more forward pass of the experts)");
   visit.nested("router", router);
   visit.nested("balance", balance);
 }
 
-void MoeConfig::validate(const char* key, Violations& violations) const {
-  if (experts > 0 && choices > experts) {
-    violations.add(concat(key, ".choices"), concat("(", choices, ") must be at most ", key, ".experts (", experts, ")"));
+std::vector<ExpertGroupConfig> MoeConfig::expert_groups() const {
+  std::vector<ExpertGroupConfig> all = groups;
+  if (all.empty() && experts > 0) all.push_back({.name = "", .count = experts});
+  for (ExpertGroupConfig& group : all) {
+    if (group.width == 0) group.width = expert_width;
   }
-  if (capacity_factor != 0) {
-    violations.add(concat(key, ".capacity_factor"), concat("(", capacity_factor, ") must be 0: routing is dropless in this version"));
+  return all;
+}
+
+int64_t MoeConfig::common_divisor() const {
+  int64_t divisor = 0;
+  for (const ExpertGroupConfig& group : expert_groups()) divisor = std::gcd(divisor, group.count);
+  return divisor;
+}
+
+void MoeConfig::validate(const char* key, Violations& violations) const {
+  if (experts == 0) return;
+  const auto add = [&](const char* name, const auto&... rule) { violations.add(concat(key, ".", name), concat(rule...)); };
+  if (choices > experts) add("choices", "(", choices, ") must be at most ", key, ".experts (", experts, ")");
+  const bool chooses = router.kind == RouterKind::kSoftmax || router.kind == RouterKind::kSigmoid;
+  if (router.groups > 1) {
+    if (!chooses) add("router.groups", "(", router.groups, ") must be 1 for this router.kind: softmax and sigmoid alone have groups");
+    if (experts % router.groups != 0) {
+      add("router.groups", "(", router.groups, ") must divide ", key, ".experts (", experts, ")");
+    } else {
+      const int64_t group = experts / router.groups;
+      if (router.group_choices > router.groups) {
+        add("router.group_choices", "(", router.group_choices, ") must be at most ", key, ".router.groups (", router.groups, ")");
+      } else if (choices > router.group_choices * group) {
+        add("choices", "(", choices, ") must be at most the experts of router.group_choices groups (", router.group_choices * group, ")");
+      }
+      if (router.group_top > group) add("router.group_top", "(", router.group_top, ") must be at most a group's experts (", group, ")");
+    }
+  }
+  if (router.initial_skew != 0 && !router.linear_bias) {
+    add("router.initial_skew", "(", router.initial_skew, ") needs ", key, ".router.linear_bias: true");
+  }
+  if (router.kind == RouterKind::kExpertChoice && capacity_factor > 0) {
+    add("capacity_factor", "(", capacity_factor, ") must be 0: with expert choice every expert takes choices * S / E tokens of a sequence");
+  }
+  if (capacity_pad && capacity_factor == 0) add("capacity_pad", "needs ", key, ".capacity_factor above 0");
+  if (capacity_pad && rank_budget > 0) add("capacity_pad", "and ", key, ".rank_budget (", rank_budget, ") exclude each other");
+  if (rank_budget > 0 && rank_budget < 1) {
+    add("rank_budget", "(", rank_budget, ") must be 0, or at least 1: a rank's share at balance has to fit");
+  }
+  if (!groups.empty()) {
+    int64_t sum = 0;
+    std::set<std::string> names;
+    for (size_t index = 0; index < groups.size(); ++index) {
+      const ExpertGroupConfig& group = groups[index];
+      sum += group.count;
+      const std::string name = concat("groups[", index, "].name");
+      const bool plain =
+          group.name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == std::string::npos;
+      if (group.name.empty() || !plain) {
+        add(name.c_str(), "('", group.name, "') must be of letters, digits, _ and -: it becomes part of parameter names");
+      } else if (!names.insert(group.name).second) {
+        add(name.c_str(), "(", group.name, ") is taken by another group");
+      }
+    }
+    if (sum != experts) add("experts", "(", experts, ") must be the sum of the groups' counts (", sum, ")");
   }
 }
 

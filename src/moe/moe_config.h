@@ -3,46 +3,114 @@
 #include "base/config_fields.h"
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace pimoe {
 
-/// How experts are chosen.
+/// How experts are chosen; router.h has each formula.
 enum class RouterKind {
-  kSoftmax,  ///< softmax top-k
-  kUniform,  ///< a baseline that learns nothing: row t's choice k is expert (t K + k) mod E, gates 1 / K
+  kSoftmax,       ///< top-k of the softmax (arXiv 2101.03961; Mixtral, arXiv 2401.04088)
+  kSigmoid,       ///< top-k of sigmoids (DeepSeek-V3, arXiv 2412.19437 eq. 12-16)
+  kExpertChoice,  ///< each expert takes its best tokens (arXiv 2202.09368); leaks future tokens in causal training
+  kHash,          ///< a baseline: a token id's experts are drawn once (arXiv 2106.04426)
+  kUniform,       ///< a baseline: token t's choice k is expert (t K + k) mod E, gates 1 / K
 };
+
+/// How a group's score follows from its experts' scores, in group-limited routing.
+enum class GroupScore { kSum, kMax };
 
 /// `model.moe.router:`
 struct RouterConfig {
   RouterKind kind = RouterKind::kSoftmax;
-  bool renormalize = true;  ///< the K gates of a token are divided by their sum (Mixtral, Qwen3); false keeps the softmax values (OLMoE)
+  bool pre_softmax = true;    ///< softmax over all experts, then top-k; false: top-k of the logits, then softmax over the chosen
+  bool renormalize = true;    ///< the K gates of a token are divided by their sum (Mixtral, Qwen3); false keeps the scores (OLMoE)
+  double route_scale = 1.0;   ///< gates times this (DeepSeek-V3: 2.5)
+  double temperature = 1.0;   ///< logits are divided by it before the score function
+  double jitter = 0.0;        ///< the router's input times U(1 - jitter, 1 + jitter) in training
+  int64_t groups = 1;         ///< G: experts in G groups of neighbours, of which a token may use group_choices
+  int64_t group_choices = 1;  ///< M
+  GroupScore group_score = GroupScore::kSum;
+  int64_t group_top = 0;      ///< n: a group's score is the sum of its best n; 0 is auto: K / M
+  int64_t projection = 0;     ///< width of a linear projection of the input before scoring; 0: none
+  bool linear_bias = false;   ///< a trained bias on the logits
+  double initial_skew = 0.0;  ///< the first expert's logit bias at the start: a badly skewed router on purpose, for drills
 
   void fields(FieldVisitor& visit);
 };
 
-/// `model.moe.balance:` each rule with its coefficient; 0 turns it off.
+enum class BiasSchedule { kConstant, kLinear, kCosine };
+
+/// `model.moe.balance:` each rule with its coefficient; 0 turns it off, and any of them work together. balance.h has the formulas.
 struct BalanceConfig {
-  double switch_loss = 1e-2;  ///< times E * sum_i f_i P_i, f and P over all ranks' tokens of one micro-step
-  double z_loss = 1e-3;       ///< times the mean of logsumexp(logits)^2
-  double bias_rate = 0.0;     ///< loss-free bias: b_i += rate * sign(mean load - load_i) after each step
+  double switch_loss = 1e-2;                             ///< f and P over all ranks' tokens of one micro-step
+  double sequence_loss = 0.0;                            ///< in each sequence, averaged
+  double step_loss = 0.0;                                ///< f over what the step has seen so far
+  double local_loss = 0.0;                               ///< over this rank's tokens alone, as Megatron's aux_loss: changes with the layout
+  double z_loss = 1e-3;                                  ///< times the mean of logsumexp(logits)^2
+  double bias_rate = 0.0;                                ///< loss-free bias: b_i += rate * sign(mean load - load_i) after each step
+  BiasSchedule bias_schedule = BiasSchedule::kConstant;  ///< of bias_rate over the run, down to 0
 
   void fields(FieldVisitor& visit);
+};
+
+enum class Activation { kSwiglu, kGeglu, kGelu, kRelu, kRelu2, kSilu, kTanh };
+
+/// One entry of `model.moe.groups:` experts of one shape.
+struct ExpertGroupConfig {
+  std::string name;
+  int64_t count = 1;  ///< experts
+  Activation activation = Activation::kSwiglu;
+  int64_t layers = 2;  ///< matrices that a row passes; gate and up count as one
+  int64_t width = 0;   ///< F; 0 is auto: expert_width
+
+  void fields(FieldVisitor& visit);
+};
+
+/// Which slots an expert beyond its capacity gives up.
+enum class CapacityDrop { kGate, kPosition };
+/// What happens to rows above a rank's budget.
+enum class RankOverflow { kChunk, kDrop };
+/// What a layer keeps for its backward pass.
+enum class MoeMemory {
+  kFast,      ///< inputs, pre-activations and the experts' results
+  kBalanced,  ///< inputs and pre-activations: the gates' gradient comes from the hidden activations
+  kLean,      ///< the tokens alone: dispatch and experts run again
+};
+enum class MoeValidate {
+  kOff,
+  kCheap,  ///< shapes, dtypes and ids
+  kFull,   ///< and non-finite results: one more forward pass of the experts, and a host synchronisation
 };
 
 /// `model.moe:`
 struct MoeConfig {
-  int64_t experts = 8;             ///< E; 0 makes every layer dense
+  int64_t experts = 8;             ///< E; 0 makes every layer dense; with `groups` their sum
   int64_t choices = 2;             ///< K
   int64_t expert_width = 512;      ///< F
   int64_t shared_width = 0;        ///< width of an expert that every token passes; 0: none
+  int64_t fallback_width = 0;      ///< width of a dense network for tokens that no expert serves; 0: none
   int64_t first_dense_layers = 0;  ///< layers before the first MoE layer
-  double capacity_factor = 0.0;    ///< 0: dropless, no slot is ever dropped
+  double capacity_factor = 0.0;    ///< an expert takes ceil(T K / E * factor) slots of a rank's micro-batch; 0: dropless
+  CapacityDrop capacity_drop = CapacityDrop::kGate;
+  bool capacity_pad = false;  ///< every expert gets exactly its capacity of rows from each rank: no counts travel
+  double rank_budget = 0.0;   ///< rows that a rank computes at a time, in multiples of its share at balance; 0: unbounded
+  RankOverflow rank_overflow = RankOverflow::kChunk;
+  MoeMemory memory = MoeMemory::kFast;
+  MoeValidate checks = MoeValidate::kOff;
   RouterConfig router;
   BalanceConfig balance;
 
   void fields(FieldVisitor& visit);
   /// @param key  of this struct, "model.moe"
   void validate(const char* key, Violations& violations) const;
+
+  /// The experts' shapes: `groups`, or one nameless group of all experts.
+  std::vector<ExpertGroupConfig> expert_groups() const;
+  /// What mesh.expert_parallel has to divide: the greatest common divisor of the groups' counts; 0 in a dense model.
+  int64_t common_divisor() const;
+
+  std::vector<ExpertGroupConfig> groups;  ///< named groups of experts, each of its own shape; empty: all alike
 };
 
 }  // namespace pimoe

@@ -4,26 +4,46 @@
 #include "moe/expert_bank.h"
 #include "moe/feed_forward.h"
 #include "moe/router.h"
+#include "parallel/device.h"
 #include "parallel/process_mesh.h"
 
+#include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace pimoe {
 
-/// One layer's routing of one batch on this rank, for losses and metrics (see balance.h). The sums carry gradients.
+/// When a round's phases of the forward pass began and ended.
+struct PhaseMarks {
+  TimeMark begin, dispatched, computed, combined;
+};
+
+/// One layer's routing of one batch on this rank, for losses and metrics (see balance.h). Sums over counted tokens; some carry gradients.
 struct RoutingRecord {
-  at::Tensor load;             ///< [E] int64, slots of each expert
-  at::Tensor probability_sum;  ///< [E] differentiable
-  at::Tensor z_sum;            ///< scalar, differentiable
-  at::Tensor confidence_sum;   ///< scalar
+  at::Tensor load;              ///< [E] int64, slots that the router gave each expert, dropped ones included
+  at::Tensor probability_sum;   ///< [E] differentiable
+  at::Tensor z_sum;             ///< scalar, differentiable
+  at::Tensor sequence_balance;  ///< scalar, differentiable; undefined if no coefficient asks for it
+  at::Tensor confidence_sum;    ///< scalar
+  at::Tensor dropped;           ///< scalar int64, slots that were dropped over capacity or budget, or set aside as not finite
+  at::Tensor fallback;          ///< scalar int64, tokens that no expert served
+  at::Tensor nonfinite;         ///< scalar int64, slots whose expert's result was not finite
+  at::Tensor rows;              ///< scalar int64, rows that this rank computed
+
+  // What was decided, for logs; no gradient.
+  at::Tensor experts;  ///< [T, K] int32
+  at::Tensor weights;  ///< [T, K]
+  std::vector<PhaseMarks> phases;
 };
 
 /// What forward decided, kept by the caller for the time of one batch: a second forward that is given it takes the same decisions.
 /// A near-tie recomputed could route otherwise; then shapes, and ranks, would disagree.
 struct RoutingMemo {
-  at::Tensor experts;  ///< [T, K] int32
-  DispatchPlan plan;
+  at::Tensor experts;               ///< [T, K] int32, as the router chose
+  std::vector<DispatchPlan> plans;  ///< one for each round of the exchange; more than one under a rank budget alone
+  at::Tensor unserved;              ///< [T] bool: tokens whose routed part others take over (fallback, shared expert); undefined: none
+  at::Tensor nonfinite;             ///< [T, K] bool: slots set aside as not finite; undefined: none
 };
 
 struct MoEOutput {
@@ -31,25 +51,46 @@ struct MoEOutput {
   RoutingRecord record;
 };
 
-/// A sparsely gated layer: route, plan, dispatch, experts, combine; plus the shared expert where there is one.
+/// A sparsely gated layer: route, limit, plan, dispatch, experts, combine; plus the shared expert where there is one.
 class MoELayer {
  public:
-  /// Declares name.router.weight, name.experts.*, name.shared.*. `mesh` must outlive the layer.
-  MoELayer(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, at::ScalarType dtype,
-           InitialDeviation deviation, const ProcessMesh& mesh);
+  /// Declares name.router.*, name.experts.* (name.experts.GROUP.* with groups), name.shared.*, name.fallback.*.
+  /// `mesh` must outlive the layer. @throws ConfigError if a group of experts cannot be spread over the expert group's ranks
+  MoELayer(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, int64_t vocabulary,
+           at::ScalarType dtype, InitialDeviation deviation, const ProcessMesh& mesh);
 
   /// @param tokens  [T, D] contiguous, T may be 0; every rank of the expert group calls, in the same order
   /// @param memo    empty: filled with the decisions taken; filled: they are taken again, and nothing is counted or exchanged but rows
-  MoEOutput forward(const at::Tensor& tokens, std::optional<RoutingMemo>& memo) const;
+  MoEOutput forward(const at::Tensor& tokens, const BatchContext& context, std::optional<RoutingMemo>& memo) const;
 
   Router& router() { return router_; }
   const Router& router() const { return router_; }
 
  private:
+  /// From the router's choice to plans: capacity, rank budget, results that are not finite.
+  RoutingMemo decide(const at::Tensor& tokens, const Routing& routing, const BatchContext& context) const;
+  /// Slots that an expert takes from this rank; 0: all.
+  int64_t capacity(int64_t tokens, const BatchContext& context) const;
+  /// @returns [T, K] the experts with -1 where a slot is over its expert's capacity
+  at::Tensor within_capacity(const at::Tensor& experts, const at::Tensor& weights, int64_t capacity) const;
+  /// @returns the rounds in which the slots travel: [T, K] experts each, -1 for slots of other rounds
+  std::vector<at::Tensor> within_budget(const at::Tensor& experts, const at::Tensor& weights) const;
+  /// @returns [T, K] bool: slots whose expert's result has a number that is not finite
+  at::Tensor nonfinite_slots(const at::Tensor& tokens, const std::vector<DispatchPlan>& plans, const at::Tensor& experts) const;
+  at::Tensor through_experts(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan, PhaseMarks& marks) const;
+  at::Tensor compute_experts(const at::Tensor& rows, const at::Tensor& row_weights, const DispatchPlan& plan) const;
+  at::Tensor served_by_others(const at::Tensor& tokens, const at::Tensor& output, const RoutingMemo& memo) const;
+  RoutingRecord record_of(const Routing& routing, const BatchContext& context, const RoutingMemo& memo) const;
+
+  std::string name_;
+  MoeConfig config_;
+  const ProcessMesh& mesh_;
   Router router_;
+  ExpertPlacement placement_;
   ExchangeDispatcher dispatcher_;
-  ExpertBank experts_;
+  std::vector<ExpertBank> banks_;
   std::optional<FeedForward> shared_;
+  std::optional<FeedForward> fallback_;
 };
 
 }  // namespace pimoe

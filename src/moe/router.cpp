@@ -1,55 +1,228 @@
 #include "moe/router.h"
 
+#include "base/errors.h"
+#include "base/random.h"
+#include "base/text.h"
 #include "moe/weights.h"
+#include "ops/keyed_noise.h"
 #include "ops/slot_order.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/logsumexp.h>
+#include <ATen/ops/mv.h>
+#include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+#include <limits>
 
 namespace pimoe {
+namespace {
 
-Router::Router(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, at::ScalarType compute_dtype,
-               c10::Device device, double initial_deviation)
-    : name_(name), config_(config) {
-  weight_ = &declare_weight(parameters, name + ".weight", Box::whole({config.experts, width}), Group::kDense,
-                            at_least_float32(compute_dtype), initial_deviation);
-  bias_ = at::zeros({config.experts}, at::TensorOptions().dtype(at_least_float32(compute_dtype)).device(device));
+/// Sigmoids of very low logits underflow to 0, all of a token's too.
+constexpr double kTiny = 1e-20;
+
+/// Sum over the counted tokens of each column.
+at::Tensor counted_sum(const at::Tensor& rows, const at::Tensor& counted) {
+  return counted.defined() ? at::mv(rows.t(), counted.to(rows.dtype())) : rows.sum(0);
 }
 
-Routing Router::route(const at::Tensor& tokens, const at::Tensor& experts) const {
-  if (config_.router.kind == RouterKind::kUniform) return route_uniformly(tokens.size(0));
-  const at::Tensor logits = at::linear(tokens.to(weight_->dtype), weight_->value);
-  const at::Tensor probabilities = at::softmax(logits, -1);
+at::Tensor counted_total(const at::Tensor& values, const at::Tensor& counted) {
+  return counted.defined() ? at::where(counted, values, at::zeros_like(values)).sum() : values.sum();
+}
+
+/// S * E * sum_i f_i P_i of each sequence, summed over sequences.
+/// @source DeepSeek-V3, arXiv 2412.19437 eq. 17-20: f_i = E / (K S) slots, P_i = mean normalised score
+at::Tensor sequence_balance(const at::Tensor& normalised, const at::Tensor& experts, const BatchContext& context) {
+  const int64_t tokens = normalised.size(0);
+  const int64_t count = normalised.size(1);
+  const int64_t sequences = tokens / context.sequence_length;
+  if (sequences == 0) return normalised.sum();  // zero, and still part of the graph
+  const at::Tensor chosen = experts.to(at::kLong);
+  at::Tensor counts = at::zeros({tokens, count}, normalised.options());
+  counts.scatter_add_(1, chosen.clamp_min(0), (chosen >= 0).to(counts.dtype()));
+  at::Tensor scores = normalised;
+  at::Tensor lengths = at::full({sequences, 1}, context.sequence_length, normalised.options());
+  if (context.counted.defined()) {
+    const at::Tensor weight = context.counted.to(normalised.dtype()).unsqueeze(1);
+    counts = counts * weight;
+    scores = scores * weight;
+    lengths = weight.view({sequences, -1}).sum(1, true);
+  }
+  const auto per_sequence = [&](const at::Tensor& rows) { return rows.view({sequences, -1, count}).sum(1); };
+  const at::Tensor slots = per_sequence(counts);
+  const at::Tensor share = slots / slots.sum(1, true).clamp_min(1);
+  // lengths * P = the sum of the scores
+  return static_cast<double>(count) * (share * per_sequence(scores)).sum();
+}
+
+}  // namespace
+
+/// What the score function made of a batch.
+struct Router::Scores {
+  at::Tensor logits;      ///< [T, E] before the temperature
+  at::Tensor tempered;    ///< [T, E]
+  at::Tensor scores;      ///< [T, E] softmax or sigmoid of the tempered logits
+  at::Tensor normalised;  ///< [T, E] each token's sum to 1
+};
+
+Router::Router(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, int64_t vocabulary,
+               at::ScalarType compute_dtype, c10::Device device, double initial_deviation)
+    : name_(name), config_(config) {
+  const RouterConfig& router = config.router;
+  const at::ScalarType dtype = at_least_float32(compute_dtype);
+  if (router.projection > 0) {
+    projection_ = &declare_weight(parameters, name + ".projection.weight", Box::whole({router.projection, width}), Group::kDense, dtype,
+                                  initial_deviation);
+  }
+  weight_ = &declare_weight(parameters, name + ".weight", Box::whole({config.experts, router.projection > 0 ? router.projection : width}),
+                            Group::kDense, dtype, initial_deviation);
+  if (router.linear_bias) {
+    logit_bias_ = &parameters.declare({.name = name + ".logit_bias",
+                                       .box = Box::whole({config.experts}),
+                                       .copies = Group::kDense,
+                                       .dtype = dtype,
+                                       .decay = false,
+                                       .initializer = {Initializer::Kind::kFirstElement, router.initial_skew},
+                                       .value = {}});
+  }
+  bias_ = at::zeros({config.experts}, at::TensorOptions().dtype(dtype).device(device));
+  if (router.kind == RouterKind::kHash) {
+    at::Tensor first = at::empty({vocabulary}, at::kInt);
+    const uint64_t key = named_key(0, name + ".hash");  // not of the run's seed: a checkpoint's model must not change with it
+    for (int64_t id = 0; id < vocabulary; ++id) {
+      first.mutable_data_ptr<int32_t>()[id] =
+          static_cast<int32_t>(random_bits(key, static_cast<uint64_t>(id)) % static_cast<uint64_t>(config.experts));
+    }
+    hashed_ = first.to(device);
+  }
+}
+
+at::Tensor Router::jittered(const at::Tensor& tokens, const BatchContext& context) const {
+  const at::Tensor input = tokens.to(weight_->dtype);
+  if (config_.router.jitter == 0 || !context.training) return input;
+  const uint64_t key = named_key(context.seed, concat(name_, ".jitter.", context.step));
+  const auto first = static_cast<uint64_t>(context.first_token * input.size(1));
+  return input * keyed_noise(key, first, config_.router.jitter, input.sizes(), input.options().requires_grad(false));
+}
+
+Router::Scores Router::score(const at::Tensor& tokens, const BatchContext& context) const {
+  Scores result;
+  at::Tensor input = jittered(tokens, context);
+  if (projection_) input = at::linear(input, projection_->value);
+  result.logits = at::linear(input, weight_->value, logit_bias_ ? std::optional<at::Tensor>(logit_bias_->value) : std::nullopt);
+  const double temperature = context.temperature > 0 ? context.temperature : config_.router.temperature;
+  result.tempered = temperature == 1.0 ? result.logits : result.logits / temperature;
+  if (config_.router.kind == RouterKind::kSigmoid) {
+    result.scores = at::sigmoid(result.tempered);
+    result.normalised = result.scores / result.scores.sum(-1, true).clamp_min(kTiny);
+  } else {
+    result.scores = result.normalised = at::softmax(result.tempered, -1);
+  }
+  return result;
+}
+
+at::Tensor Router::limited_to_groups(const at::Tensor& selection) const {
+  const RouterConfig& router = config_.router;
+  if (router.groups == 1 || router.group_choices == router.groups) return selection;
+  const int64_t tokens = selection.size(0);
+  const int64_t group = config_.experts / router.groups;
+  const int64_t best = router.group_score == GroupScore::kMax ? 1
+                       : router.group_top > 0                 ? router.group_top
+                                                              : std::clamp<int64_t>(config_.choices / router.group_choices, 1, group);
+  const at::Tensor by_group = selection.view({tokens * router.groups, group});
+  const at::Tensor group_scores = by_group.gather(1, top_k(by_group, best).to(at::kLong)).sum(1).view({tokens, router.groups});
+  at::Tensor stays = at::zeros({tokens, router.groups}, selection.options().dtype(at::kBool));
+  stays.scatter_(1, top_k(group_scores, router.group_choices).to(at::kLong), true);
+  const at::Tensor mask = stays.unsqueeze(2).expand({tokens, router.groups, group}).reshape({tokens, config_.experts});
+  return selection.masked_fill(mask.logical_not(), -std::numeric_limits<double>::infinity());
+}
+
+at::Tensor Router::choose_by_expert(const at::Tensor& scores, const BatchContext& context) const {
+  const int64_t tokens = scores.size(0);
+  const int64_t experts = config_.experts;
+  const int64_t length = context.sequence_length;
+  const int64_t sequences = tokens / length;
+  const at::Tensor ids = at::arange(experts, scores.options().dtype(at::kInt).requires_grad(false)).expand({tokens, experts});
+  if (sequences == 0) return ids.contiguous();
+  at::Tensor wanted = scores.detach();
+  if (context.counted.defined()) {
+    wanted = wanted.masked_fill(context.counted.logical_not().unsqueeze(1), -std::numeric_limits<double>::infinity());
+  }
+  const int64_t each = std::min<int64_t>(length, (config_.choices * length + experts - 1) / experts);
+  const at::Tensor columns = wanted.view({sequences, length, experts}).transpose(1, 2).contiguous().view({sequences * experts, length});
+  at::Tensor taken = at::zeros({sequences * experts, length}, scores.options().dtype(at::kBool).requires_grad(false));
+  taken.scatter_(1, top_k(columns, each).to(at::kLong), true);
+  at::Tensor mask = taken.view({sequences, experts, length}).transpose(1, 2).reshape({tokens, experts});
+  if (context.counted.defined()) mask = mask.logical_and(context.counted.unsqueeze(1));  // a short sequence fills no capacity with padding
+  return at::where(mask, ids, at::full_like(ids, -1)).contiguous();
+}
+
+Routing Router::route(const at::Tensor& tokens, const BatchContext& context, const at::Tensor& experts) const {
+  const RouterConfig& router = config_.router;
+  if (router.kind == RouterKind::kUniform || router.kind == RouterKind::kHash) return route_without_scores(tokens, context);
+  const Scores s = score(tokens, context);
+  const bool by_logits = router.kind == RouterKind::kSoftmax && !router.pre_softmax;
+  const bool by_expert = router.kind == RouterKind::kExpertChoice;
 
   Routing routing;
   if (experts.defined()) {
     routing.experts = experts;
+  } else if (by_expert) {
+    routing.experts = choose_by_expert(s.scores, context);
   } else {
-    routing.experts = top_k(probabilities.detach() + bias_, config_.choices);
+    const at::Tensor selection = (by_logits ? s.tempered : s.scores).detach() + bias_;
+    routing.experts = top_k(limited_to_groups(selection), config_.choices);
   }
-  const at::Tensor chosen = probabilities.gather(1, routing.experts.to(at::kLong));
-  routing.weights = config_.router.renormalize ? chosen / chosen.sum(-1, true) : chosen;
-  routing.probability_sum = probabilities.sum(0);
-  routing.z_sum = at::logsumexp(logits, -1).square().sum();
-  routing.confidence_sum = std::get<0>(routing.weights.detach().max(-1)).sum();
+
+  const at::Tensor chosen = routing.experts.to(at::kLong);
+  if (by_logits) {
+    routing.weights = at::softmax(s.tempered.gather(1, chosen), -1);
+  } else {
+    routing.weights = s.scores.gather(1, by_expert ? chosen.clamp_min(0) : chosen);
+    if (by_expert) {
+      routing.weights = routing.weights * (chosen >= 0).to(routing.weights.dtype());
+    } else if (router.renormalize) {
+      routing.weights = routing.weights / routing.weights.sum(-1, true).clamp_min(kTiny);
+    }
+  }
+  if (router.route_scale != 1.0) routing.weights = routing.weights * router.route_scale;
+
+  routing.probability_sum = counted_sum(s.normalised, context.counted);
+  routing.z_sum = counted_total(at::logsumexp(s.logits, -1).square(), context.counted);
+  if (config_.balance.sequence_loss > 0) routing.sequence_balance = sequence_balance(s.normalised, routing.experts, context);
+  routing.confidence_sum = counted_total(std::get<0>(routing.weights.detach().max(-1)), context.counted);
   return routing;
 }
 
-Routing Router::route_uniformly(int64_t tokens) const {
+Routing Router::route_without_scores(const at::Tensor& tokens, const BatchContext& context) const {
+  const int64_t count = tokens.size(0);
   const int64_t choices = config_.choices;
+  const auto integers = bias_.options().dtype(at::kInt);
   Routing routing;
-  routing.experts = at::arange(tokens * choices, bias_.options().dtype(at::kInt)).remainder(config_.experts).view({tokens, choices});
-  routing.weights = at::full({tokens, choices}, 1.0 / static_cast<double>(choices), bias_.options());
-  routing.probability_sum =
-      at::full({config_.experts}, static_cast<double>(tokens) / static_cast<double>(config_.experts), bias_.options());
+  if (config_.router.kind == RouterKind::kHash) {
+    if (!context.token_ids.defined()) throw ShapeError(name_ + ": the hash router needs BatchContext::token_ids");
+    const at::Tensor first = hashed_.index_select(0, context.token_ids.reshape({-1})).unsqueeze(1);
+    routing.experts = (first + at::arange(choices, integers)).remainder(config_.experts).to(at::kInt);
+  } else {
+    const at::Tensor slots = at::arange(count * choices, integers.dtype(at::kLong)) + context.first_token * choices;
+    routing.experts = slots.remainder(config_.experts).to(at::kInt).view({count, choices});
+  }
+  routing.weights = at::full({count, choices}, config_.router.route_scale / static_cast<double>(choices), bias_.options());
+  const at::Tensor flat = at::full({count, config_.experts}, 1.0 / static_cast<double>(config_.experts), bias_.options());
+  routing.probability_sum = counted_sum(flat, context.counted);
   routing.z_sum = at::zeros({}, bias_.options());
-  routing.confidence_sum = at::full({}, static_cast<double>(tokens) / static_cast<double>(choices), bias_.options());
+  if (config_.balance.sequence_loss > 0) routing.sequence_balance = sequence_balance(flat, routing.experts, context);
+  routing.confidence_sum = counted_total(std::get<0>(routing.weights.max(-1)), context.counted);
   return routing;
 }
 

@@ -8,19 +8,32 @@
 
 namespace pimoe {
 
-/// Softmax top-k: p = softmax(W x), the K largest of p + b are chosen, the gates are their p (never b), divided by their sum if asked.
+/// Chooses each token's experts and their gates.
 ///
-/// At least float32, float64 when the run is. Holds the weight and the loss-free bias, no state of a call.
-/// @source top-k gating: arXiv 2101.03961 and Mixtral (arXiv 2401.04088, section 2.1); bias in the choice alone: arXiv 2408.15664, eq. 3.
+/// With x = W t / temperature (W [E, D]; t jittered in training and projected where asked), b the loss-free bias, which selection alone sees:
+///
+///     softmax, pre_softmax   s = softmax(x); the K largest of s + b; gates s                    arXiv 2101.03961; OLMoE, Qwen3, Mixtral
+///     softmax, otherwise     the K largest of x + b; gates softmax over these K logits          arXiv 2401.04088, section 2.1
+///     sigmoid                s = sigmoid(x); the K largest of s + b; gates s                    arXiv 2412.19437, eq. 12-16
+///     expert choice          s = softmax(x); expert i takes the ceil(K S / E) tokens of each sequence with the largest s_i; gates s
+///                            arXiv 2202.09368, eq. 1-3. A token's fate depends on later tokens: it leaks the future in causal training.
+///     hash                   K neighbouring experts from a number drawn for the token's id; gates 1 / K       arXiv 2106.04426
+///     uniform                global token t's choice k is expert (t K + k) mod E; gates 1 / K
+///
+/// Gates are divided by their sum if `renormalize` (not in expert choice), then multiplied by route_scale. Group-limited (arXiv 2412.19437,
+/// section 2.1.2): experts in G groups of neighbours; a group's score is the sum of its best n selection scores, or its best; the best M
+/// groups stay, the K are chosen inside them. Ties go to the lower index everywhere.
+///
+/// At least float32, float64 when the run is. Holds weights and the loss-free bias (arXiv 2408.15664, eq. 3), no state of a call.
 class Router {
  public:
-  /// Declares `name`.weight [E, D].
-  Router(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, at::ScalarType compute_dtype,
-         c10::Device device, double initial_deviation);
+  /// Declares `name`.weight [E, D or projection], and `name`.projection.weight, `name`.logit_bias where they are asked for.
+  Router(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, int64_t vocabulary,
+         at::ScalarType compute_dtype, c10::Device device, double initial_deviation);
 
   /// @param tokens   [T, D], T may be 0
   /// @param experts  [T, K] int32 of an earlier decision to take again (recompute never routes anew), or undefined
-  Routing route(const at::Tensor& tokens, const at::Tensor& experts) const;
+  Routing route(const at::Tensor& tokens, const BatchContext& context, const at::Tensor& experts) const;
 
   /// [E] at least float32 on the device, zeros at first; the same on every rank. Selection alone sees it.
   at::Tensor& bias() { return bias_; }
@@ -28,12 +41,21 @@ class Router {
   const std::string& name() const { return name_; }
 
  private:
-  Routing route_uniformly(int64_t tokens) const;
+  struct Scores;
+  Scores score(const at::Tensor& tokens, const BatchContext& context) const;
+  at::Tensor jittered(const at::Tensor& tokens, const BatchContext& context) const;
+  /// @returns the selection scores with -infinity outside of the chosen groups
+  at::Tensor limited_to_groups(const at::Tensor& selection) const;
+  at::Tensor choose_by_expert(const at::Tensor& scores, const BatchContext& context) const;
+  Routing route_without_scores(const at::Tensor& tokens, const BatchContext& context) const;
 
   std::string name_;
   MoeConfig config_;
   Parameter* weight_;
+  Parameter* projection_ = nullptr;
+  Parameter* logit_bias_ = nullptr;
   at::Tensor bias_;
+  at::Tensor hashed_;  ///< [V] int32, the hash router's first expert of each token id
 };
 
 }  // namespace pimoe

@@ -3,6 +3,7 @@
 #include "ops/launch.h"
 #include "ops/swiglu.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/empty.h>
@@ -128,15 +129,41 @@ void check_weights(const char* name, const at::Tensor& weights, int64_t groups, 
   check_operand(name, weights, like.scalar_type(), like);
 }
 
+class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& ends) {
+    Groups groups(ends, rows.size(0));
+    at::Tensor output = multiply_rows(rows, weights.transpose(1, 2), groups);
+    zero_unused_rows(output, groups);
+    context->save_for_backward({rows, weights, ends});
+    return output;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor grad_output = grads[0].contiguous();
+    Groups groups(saved[2], saved[0].size(0));
+    at::Tensor grad_rows, grad_weights;
+    if (context->needs_input_grad(0)) {
+      grad_rows = multiply_rows(grad_output, saved[1], groups);
+      zero_unused_rows(grad_rows, groups);
+    }
+    if (context->needs_input_grad(1)) grad_weights = multiply_columns(grad_output, saved[0], groups);
+    return {grad_rows, grad_weights, at::Tensor()};
+  }
+};
+
 class GroupedSwigluMlp : public torch::autograd::Function<GroupedSwigluMlp> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& rows, const at::Tensor& gate_up, const at::Tensor& down,
-                            const at::Tensor& ends) {
+                            const at::Tensor& ends, const std::optional<at::Tensor>& weights_if_any) {
+    const at::Tensor row_weights = weights_if_any.value_or(at::Tensor());
     Groups groups(ends, rows.size(0));
     const at::Tensor gate_up_rows = multiply_rows(rows, gate_up.transpose(1, 2), groups);
     at::Tensor output = multiply_rows(swiglu(gate_up_rows), down.transpose(1, 2), groups);
+    if (row_weights.defined()) output.mul_(row_weights);
     zero_unused_rows(output, groups);
-    context->save_for_backward({rows, gate_up, down, ends, gate_up_rows});
+    context->save_for_backward({rows, gate_up, down, ends, gate_up_rows, row_weights});
     return output;
   }
 
@@ -145,18 +172,30 @@ class GroupedSwigluMlp : public torch::autograd::Function<GroupedSwigluMlp> {
     const at::Tensor& rows = saved[0];
     const at::Tensor& gate_up = saved[1];
     const at::Tensor& down = saved[2];
+    const at::Tensor& row_weights = saved[5];
     const at::Tensor grad_output = grads[0].contiguous();
     Groups groups(saved[3], rows.size(0));
 
-    const SwigluBackward inner = swiglu_backward_and_hidden(multiply_rows(grad_output, down, groups), saved[4]);
+    at::Tensor grad_hidden = multiply_rows(grad_output, down, groups);
+    at::Tensor grad_row_weights, weighted_grad = grad_output;
+    if (row_weights.defined()) {
+      // <grad, down h> = <down^T grad, h>: the result itself is not needed.
+      if (context->needs_input_grad(4)) {
+        grad_row_weights = (grad_hidden.to(row_weights.dtype()) * swiglu(saved[4]).to(row_weights.dtype())).sum(1, true);
+        zero_unused_rows(grad_row_weights, groups);
+      }
+      grad_hidden.mul_(row_weights);
+      weighted_grad = (grad_output * row_weights).to(grad_output.dtype());
+    }
+    const SwigluBackward inner = swiglu_backward_and_hidden(grad_hidden, saved[4]);
     at::Tensor grad_rows, grad_gate_up, grad_down;
     if (context->needs_input_grad(0)) {
       grad_rows = multiply_rows(inner.grad_gate_up, gate_up, groups);
       zero_unused_rows(grad_rows, groups);
     }
     if (context->needs_input_grad(1)) grad_gate_up = multiply_columns(inner.grad_gate_up, rows, groups);
-    if (context->needs_input_grad(2)) grad_down = multiply_columns(grad_output, inner.hidden, groups);
-    return {grad_rows, grad_gate_up, grad_down, at::Tensor()};
+    if (context->needs_input_grad(2)) grad_down = multiply_columns(weighted_grad, inner.hidden, groups);
+    return {grad_rows, grad_gate_up, grad_down, at::Tensor(), grad_row_weights};
   }
 };
 
@@ -197,7 +236,16 @@ at::Tensor grouped_linear_weight_gradient(const at::Tensor& grad, const at::Tens
   return multiply_columns(grad, rows, groups);
 }
 
-at::Tensor grouped_swiglu_mlp(const at::Tensor& rows, const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& ends) {
+at::Tensor grouped_linear_layer(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& ends) {
+  check_rows("rows", rows, rows);
+  check_ends(ends, rows);
+  check_weights("weights", weights, ends.numel(), rows);
+  check_shape(weights.size(2) == rows.size(1), "weights ", describe(weights), " must have the columns of rows ", describe(rows));
+  return GroupedLinear::apply(rows, weights, ends);
+}
+
+at::Tensor grouped_swiglu_mlp(const at::Tensor& rows, const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& ends,
+                              const at::Tensor& row_weights) {
   check_rows("rows", rows, rows);
   check_ends(ends, rows);
   check_weights("gate_up", gate_up, ends.numel(), rows);
@@ -205,7 +253,12 @@ at::Tensor grouped_swiglu_mlp(const at::Tensor& rows, const at::Tensor& gate_up,
   check_shape(gate_up.size(2) == rows.size(1) && down.size(1) == rows.size(1) && gate_up.size(1) == 2 * down.size(2),
               "grouped_swiglu_mlp: rows ", describe(rows), ", gate_up ", describe(gate_up), ", down ", describe(down),
               "; needs [R, D], [G, 2F, D], [G, D, F]");
-  return GroupedSwigluMlp::apply(rows, gate_up, down, ends);
+  if (row_weights.defined()) {
+    check_shape(row_weights.dim() == 2 && row_weights.size(0) == rows.size(0) && row_weights.size(1) == 1, "row_weights is ",
+                describe(row_weights), ", needs [", rows.size(0), ", 1]");
+    check_operand("row_weights", row_weights, arithmetic_type(rows), rows);
+  }
+  return GroupedSwigluMlp::apply(rows, gate_up, down, ends, row_weights.defined() ? std::optional(row_weights) : std::nullopt);
 }
 
 }  // namespace pimoe

@@ -21,10 +21,17 @@ at::Tensor grouped_linear_input_gradient(const at::Tensor& grad, const at::Tenso
 /// @param grad [R, B], rows [R, A]  @returns [G, B, A]: sum over the group's rows of grad[r]^T rows[r]; zero for an empty group
 at::Tensor grouped_linear_weight_gradient(const at::Tensor& grad, const at::Tensor& rows, const at::Tensor& ends);
 
+/// grouped_linear under autograd, differentiable in rows and weights.
+/// @cost saves rows; three grouped products forward and backward
+at::Tensor grouped_linear_layer(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& ends);
+
 /// A gated feed-forward network for each group: swiglu(rows gate_up_g^T) down_g^T; differentiable in rows, gate_up and down.
 /// @param rows [R, D], gate_up [G, 2F, D] (gate rows first), down [G, D, F], all of one dtype; R may be 0
+/// @param row_weights  [R, 1] in the arithmetic type of rows, or undefined: each row's result is multiplied by it, and its gradient comes
+///                     from the hidden activations, so that nobody has to keep the results for it
 /// @returns [R, D]
 /// @cost saves rows and the pre-activation [R, 2F]; six grouped products forward and backward.
-at::Tensor grouped_swiglu_mlp(const at::Tensor& rows, const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& ends);
+at::Tensor grouped_swiglu_mlp(const at::Tensor& rows, const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& ends,
+                              const at::Tensor& row_weights = {});
 
 }  // namespace pimoe

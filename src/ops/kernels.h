@@ -77,10 +77,18 @@ struct TopKArguments {
 
 struct SlotOrderArguments {
   int64_t slots_count, experts_count;  ///< N, E
-  const int32_t* experts;              ///< [N]
-  int32_t* slots;                      ///< [N]
-  int32_t* positions;                  ///< [N]
+  const int32_t* experts;              ///< [N], -1 for none
+  int32_t* slots;                      ///< [N]; what no slot takes is left as it was
+  int32_t* positions;                  ///< [N]; that of a slot of no expert is left as it was
   int64_t* counts;                     ///< [E]
+};
+
+struct KeyedNoiseArguments {
+  Dtype dtype;           ///< kFloat32 or kFloat64
+  uint64_t key;          ///< of the stream
+  uint64_t first_index;  ///< of the stream's number that output[0] is
+  double amplitude;
+  void* output;  ///< [N]
 };
 
 struct CrossEntropyArguments {
@@ -124,6 +132,7 @@ void combine_rows(const CombineArguments& arguments, int64_t tokens);
 void combine_rows_backward(const CombineArguments& arguments, int64_t tokens);
 void top_k(const TopKArguments& arguments, int64_t tokens);
 void cross_entropy(const CrossEntropyArguments& arguments, int64_t tokens);
+void keyed_noise(const KeyedNoiseArguments& arguments, int64_t count);
 
 /// Slots that one block of the counting sort takes; the two halves of the sort agree on it.
 constexpr int64_t kSlotTile = 512;

@@ -4,6 +4,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace pimoe {
@@ -65,7 +66,9 @@ class GatherRows : public torch::autograd::Function<GatherRows> {
 
 class CombineRows : public torch::autograd::Function<CombineRows> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& positions) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& positions,
+                            bool unused_rows) {
+    context->saved_data["unused_rows"] = unused_rows;
     // The rows are worth keeping only for the gradient of the weights.
     context->save_for_backward({weights.requires_grad() ? rows : at::Tensor(), weights, positions});
     context->saved_data["rows"] = rows.size(0);
@@ -82,7 +85,9 @@ class CombineRows : public torch::autograd::Function<CombineRows> {
 
     at::Tensor grad_rows, grad_weights;
     if (context->needs_input_grad(0)) {
-      grad_rows = at::empty({context->saved_data["rows"].toInt(), grad_output.size(1)}, grad_output.options());
+      const std::vector<int64_t> shape = {context->saved_data["rows"].toInt(), grad_output.size(1)};
+      const bool unused_rows = context->saved_data["unused_rows"].toBool();
+      grad_rows = unused_rows ? at::zeros(shape, grad_output.options()) : at::empty(shape, grad_output.options());
       arguments.grad_rows = grad_rows.mutable_data_ptr();
     }
     if (context->needs_input_grad(1)) {
@@ -95,7 +100,7 @@ class CombineRows : public torch::autograd::Function<CombineRows> {
         grad_output, tokens, 2 * (weights.size(1) + 1) * arguments.width * grad_output.element_size(),
         [&](int64_t begin, int64_t end) { cpu::combine_rows_backward(arguments, begin, end); },
         [&] { cuda::combine_rows_backward(arguments, tokens); });
-    return {grad_rows, grad_weights, at::Tensor()};
+    return {grad_rows, grad_weights, at::Tensor(), at::Tensor()};
   }
 };
 
@@ -128,13 +133,13 @@ at::Tensor gather_rows(const at::Tensor& tokens, const at::Tensor& slots, const 
   check_matrix("tokens", tokens);
   check_index("slots", slots, tokens);
   check_index("positions", positions, tokens);
-  check_shape(choices > 0 && positions.numel() == tokens.size(0) * choices && slots.numel() <= positions.numel(), "gather_rows: tokens ",
-              describe(tokens), ", choices ", choices, ", positions ", describe(positions), ", slots ", describe(slots),
-              "; needs [T, D], K, [T*K], [at most T*K]");
+  check_shape(choices > 0 && positions.numel() == tokens.size(0) * choices, "gather_rows: tokens ", describe(tokens), ", choices ", choices,
+              ", positions ", describe(positions), ", slots ", describe(slots), "; needs [T, D], K, [T*K], [R]");
   return GatherRows::apply(tokens, slots, positions, choices);
 }
 
-at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& slots, const at::Tensor& positions) {
+at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& slots, const at::Tensor& positions,
+                        bool unused_rows) {
   check_matrix("rows", rows);
   check_index("slots", slots, rows);
   check_index("positions", positions, rows);
@@ -142,7 +147,7 @@ at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const
               "combine_rows: rows ", describe(rows), ", weights ", describe(weights), ", slots ", describe(slots), ", positions ",
               describe(positions), "; needs [R, D], [T, K], [R], [T*K]");
   check_operand("weights", weights, arithmetic_type(rows), rows);
-  return CombineRows::apply(rows, weights, positions);
+  return CombineRows::apply(rows, weights, positions, unused_rows);
 }
 
 at::Tensor permute_rows(const at::Tensor& rows, const at::Tensor& index, const at::Tensor& inverse) {

@@ -10,7 +10,7 @@ namespace pimoe {
 /// is the sum over its K slots, in slot order (deterministic, no atomics).
 /// @param tokens     [T, D] contiguous
 /// @param slots      [R] int32
-/// @param positions  [T*K] int32: place of each slot in `slots`, or -1 where a slot was dropped (then R < T*K)
+/// @param positions  [T*K] int32: place of each slot in `slots`, or -1 where a slot was dropped; rows of no position are allowed
 /// @returns [R, D]
 at::Tensor gather_rows(const at::Tensor& tokens, const at::Tensor& slots, const at::Tensor& positions, int64_t choices);
 
@@ -18,8 +18,10 @@ at::Tensor gather_rows(const at::Tensor& tokens, const at::Tensor& slots, const 
 /// @param rows       [R, D] contiguous
 /// @param weights    [T, K] float32 (float64 when rows are); sums in that precision, k ascending
 /// @param slots, positions  as for gather_rows
+/// @param unused_rows  some rows have no slot, and need a gradient of zero; else theirs is unspecified
 /// @returns [T, D] in the dtype of rows
-at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& slots, const at::Tensor& positions);
+at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& slots, const at::Tensor& positions,
+                        bool unused_rows = false);
 
 /// out[i] = rows[index[i]] for a permutation `index` of [0, R); differentiable (the gradient goes back by the inverse).
 /// @param index    [R] int32

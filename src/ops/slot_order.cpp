@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cumsum.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
 #include <limits>
@@ -19,8 +20,8 @@ SlotOrder order_by_expert(const at::Tensor& experts, int64_t expert_count) {
   check_shape(slots <= std::numeric_limits<int32_t>::max(), "order_by_expert: ", slots, " slots do not fit int32");
 
   SlotOrder order;
-  order.slots = at::empty({slots}, experts.options());
-  order.positions = at::empty({slots}, experts.options());
+  order.slots = at::zeros({slots}, experts.options());
+  order.positions = at::full({slots}, -1, experts.options());
   order.counts = at::zeros({expert_count}, experts.options().dtype(at::kLong));
   if (slots == 0) return order;
   const SlotOrderArguments arguments{slots,
@@ -32,7 +33,8 @@ SlotOrder order_by_expert(const at::Tensor& experts, int64_t expert_count) {
   if (experts.is_cpu()) {
     const int64_t wrong = cpu::order_by_expert(arguments);
     if (wrong >= 0) {
-      throw ShapeError(concat("order_by_expert: experts[", wrong, "] (", arguments.experts[wrong], ") must be in [0, ", expert_count, ")"));
+      throw ShapeError(concat("order_by_expert: experts[", wrong, "] (", arguments.experts[wrong], ") must be in [0, ", expert_count,
+                              "), or -1 for none"));
     }
     return order;
   }

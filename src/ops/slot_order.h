@@ -4,14 +4,14 @@
 
 namespace pimoe {
 
-/// Slots sorted by expert, in token order inside each expert (a stable counting sort).
+/// Slots sorted by expert, in token order inside each expert (a stable counting sort). Slots of no expert have no place.
 struct SlotOrder {
-  at::Tensor slots;      ///< [N] int32: slots[r] is the slot whose row stands at place r
-  at::Tensor positions;  ///< [N] int32: the inverse, positions[slots[r]] = r
+  at::Tensor slots;      ///< [N] int32: slots[r] is the slot whose row stands at place r; 0 past the last place that is taken
+  at::Tensor positions;  ///< [N] int32: the inverse, positions[slots[r]] = r; -1 for a slot of no expert
   at::Tensor counts;     ///< [E] int64: slots of each expert
 };
 
-/// @param experts  [N] int32 on any device, each in [0, E); slot t*K + k is choice k of token t
+/// @param experts  [N] int32 on any device, each in [0, E), or -1 for a slot that goes nowhere; slot t*K + k is choice k of token t
 SlotOrder order_by_expert(const at::Tensor& experts, int64_t expert_count);
 
 /// The K largest scores of each row, largest first; of equal scores the lower index first, everywhere, so that layouts agree

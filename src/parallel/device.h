@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -38,6 +39,18 @@ bool has_fast_bfloat16(c10::Device device);
 
 /// @returns peak dense bfloat16 FLOP/s from a table of known devices, 0 where unknown (CPUs).
 double peak_flops(c10::Device device);
+
+/// A point in time on the device: what was enqueued on the current stream before it is done (CPU: the clock's now).
+class TimeMark {
+ public:
+  static TimeMark now(c10::Device device);
+  /// REQUIRES both of one device, and synchronize() or a copy to the host after them.
+  double milliseconds_since(const TimeMark& earlier) const;
+
+ private:
+  std::chrono::steady_clock::time_point host_;
+  std::shared_ptr<void> event_;  ///< CUDA
+};
 
 /// A CUDA stream beside the current one, for sums that overlap with backward. On the CPU `run` just calls.
 class SideStream {

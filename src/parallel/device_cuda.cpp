@@ -80,6 +80,24 @@ double peak_flops(c10::Device device) {
   return 0;
 }
 
+TimeMark TimeMark::now(c10::Device device) {
+  TimeMark mark;
+  if (device.is_cpu()) {
+    mark.host_ = std::chrono::steady_clock::now();
+  } else {
+    auto event = std::make_shared<c10::cuda::CUDAEvent>(cudaEventDefault);  // the default one takes the time
+    event->record(c10::cuda::getCurrentCUDAStream(device.index()));
+    mark.event_ = std::move(event);
+  }
+  return mark;
+}
+
+double TimeMark::milliseconds_since(const TimeMark& earlier) const {
+  if (!event_) return std::chrono::duration<double, std::milli>(host_ - earlier.host_).count();
+  return static_cast<const c10::cuda::CUDAEvent*>(earlier.event_.get())
+      ->elapsed_time(*static_cast<const c10::cuda::CUDAEvent*>(event_.get()));
+}
+
 struct SideStream::State {
   std::optional<c10::cuda::CUDAStream> stream;  // nothing on the CPU
 };

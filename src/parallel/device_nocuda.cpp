@@ -46,6 +46,17 @@ double peak_flops(c10::Device device) {
   return 0;
 }
 
+TimeMark TimeMark::now(c10::Device device) {
+  check_cpu(device);
+  TimeMark mark;
+  mark.host_ = std::chrono::steady_clock::now();
+  return mark;
+}
+
+double TimeMark::milliseconds_since(const TimeMark& earlier) const {
+  return std::chrono::duration<double, std::milli>(host_ - earlier.host_).count();
+}
+
 struct SideStream::State {};
 
 SideStream::SideStream(c10::Device device) { check_cpu(device); }

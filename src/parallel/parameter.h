@@ -14,8 +14,8 @@ namespace pimoe {
 
 /// How a parameter's initial values come from the counter (seed, logical name, element).
 struct Initializer {
-  enum class Kind { kNormal, kConstant } kind = Kind::kNormal;
-  double scale = 0.02;  ///< standard deviation, or the constant
+  enum class Kind { kNormal, kConstant, kFirstElement } kind = Kind::kNormal;
+  double scale = 0.02;  ///< standard deviation, or the constant, or the first element of a tensor of zeros
 };
 
 /// One weight of the model as this rank holds it. Its master weight and moments live in the optimizer's flat slices.

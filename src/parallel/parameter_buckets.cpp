@@ -90,6 +90,13 @@ void initial_values(const Parameter& parameter, const Piece& piece, uint64_t see
     std::fill(out, out + piece.numel(), initializer.scale);
     return;
   }
+  if (initializer.kind == Initializer::Kind::kFirstElement) {
+    std::fill(out, out + piece.numel(), 0.0);
+    for (const Run& run : runs_of(piece)) {
+      if (run.global_begin == 0 && run.length > 0) out[run.local_begin] = initializer.scale;
+    }
+    return;
+  }
   const uint64_t key = named_key(seed, concat("initial values of ", parameter.name));
   for (const Run& run : runs_of(piece)) {
     double* values = out + run.local_begin;

@@ -16,9 +16,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-double mean(const std::vector<double>& values) {
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
-}
+double sum(const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0); }
+double mean(const std::vector<double>& values) { return sum(values) / static_cast<double>(values.size()); }
 
 /// key (mean over layers), key_worst and key_layers.
 void add_layers(Json& json, const std::string& key, const std::vector<double>& layers, bool largest_is_worst) {
@@ -37,14 +36,26 @@ void add_routing(Json& json, const RoutingMetrics& routing) {
   add_layers(json, "moe/balance_loss", routing.balance_loss, true);
   add_layers(json, "moe/z_loss", routing.z_loss, true);
   add_layers(json, "moe/gate_confidence", routing.gate_confidence, false);
+  add_layers(json, "moe/maxvio_rank", routing.maxvio_rank, true);
+  add_layers(json, "moe/dropped_fraction", routing.dropped_fraction, true);
   json["moe/dead_experts"] = dead;
-  json["moe/dropped_fraction"] = 0.0;  // routing is dropless
+  json["moe/scaled_loss"] = sum(routing.scaled_loss);
+  json["moe/fallback_tokens"] = sum(routing.fallback_tokens);
+  json["moe/nonfinite_slots"] = sum(routing.nonfinite_slots);
+  json["moe/dispatch_ms"] = sum(routing.dispatch_ms);
+  json["moe/experts_ms"] = sum(routing.experts_ms);
+  json["moe/combine_ms"] = sum(routing.combine_ms);
   json["moe/bias_min"] = *std::min_element(routing.bias_min.begin(), routing.bias_min.end());
   json["moe/bias_max"] = *std::max_element(routing.bias_max.begin(), routing.bias_max.end());
   json["moe/load"] = routing.load;
 }
 
 }  // namespace
+
+double maxvio(const std::vector<double>& counts) {
+  const double average = mean(counts);
+  return average > 0 ? (*std::max_element(counts.begin(), counts.end()) - average) / average : 0.0;
+}
 
 RoutingMetrics routing_metrics(const at::Tensor& load) {
   RoutingMetrics metrics;
@@ -53,13 +64,12 @@ RoutingMetrics routing_metrics(const at::Tensor& load) {
     const int64_t* counts = load.const_data_ptr<int64_t>() + layer * experts;
     metrics.load.emplace_back(counts, counts + experts);
     const auto total = static_cast<double>(std::accumulate(counts, counts + experts, int64_t{0}));
-    const double average = total / static_cast<double>(experts);
     double entropy = 0.0;
     for (int64_t expert = 0; expert < experts; ++expert) {
       if (counts[expert] > 0)
         entropy -= static_cast<double>(counts[expert]) / total * std::log(static_cast<double>(counts[expert]) / total);
     }
-    metrics.maxvio.push_back(total > 0 ? (static_cast<double>(*std::max_element(counts, counts + experts)) - average) / average : 0.0);
+    metrics.maxvio.push_back(maxvio(std::vector<double>(counts, counts + experts)));
     metrics.entropy.push_back(experts > 1 ? entropy / std::log(static_cast<double>(experts)) : 1.0);
     metrics.utilization.push_back(1.0 - static_cast<double>(std::count(counts, counts + experts, 0)) / static_cast<double>(experts));
   }

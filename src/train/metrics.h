@@ -15,14 +15,25 @@ namespace pimoe {
 struct RoutingMetrics {
   std::vector<std::vector<int64_t>> load;  ///< [N][E] slots of each expert
   std::vector<double> maxvio;              ///< [N] (max c - mean c) / mean c
+  std::vector<double> maxvio_rank;         ///< [N] the same over the rows that each rank computed
   std::vector<double> entropy;             ///< [N] H(c) / ln E; 1 at balance
   std::vector<double> utilization;         ///< [N] share of experts with at least one slot
   std::vector<double> balance_loss;        ///< [N] unscaled Switch loss, 1 at balance
   std::vector<double> z_loss;              ///< [N] unscaled
-  std::vector<double> gate_confidence;     ///< [N] mean of a token's largest gate
-  std::vector<double> bias_min;            ///< [N] loss-free bias
+  std::vector<double> scaled_loss;         ///< [N] all balance losses of a layer with their coefficients
+  std::vector<double> dropped_fraction;    ///< [N] dropped slots over all slots
+  std::vector<double> fallback_tokens;     ///< [N] tokens that no expert served
+  std::vector<double> nonfinite_slots;     ///< [N] slots set aside because their expert's result was not finite
+  std::vector<double> dispatch_ms;         ///< [N] device time of rank 0's forward passes in the step, likewise the next two
+  std::vector<double> experts_ms;
+  std::vector<double> combine_ms;
+  std::vector<double> gate_confidence;  ///< [N] mean of a token's largest gate
+  std::vector<double> bias_min;         ///< [N] loss-free bias
   std::vector<double> bias_max;
 };
+
+/// (max - mean) / mean; 0 where all are 0.
+double maxvio(const std::vector<double>& counts);
 
 /// Fills load, maxvio, entropy and utilization. @param load [N, E] int64 on the host
 RoutingMetrics routing_metrics(const at::Tensor& load);

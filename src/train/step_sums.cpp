@@ -7,6 +7,8 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
+#include <numeric>
+
 namespace pimoe {
 
 StepSums::StepSums(const Transformer& model, const ProcessMesh& mesh, double step_tokens)
@@ -16,7 +18,10 @@ StepSums::StepSums(const Transformer& model, const ProcessMesh& mesh, double ste
   load_ = at::zeros({layers_, std::max<int64_t>(1, model.config().moe.experts)}, options.dtype(at::kLong));
   switch_part_ = at::zeros({layers_}, options);
   z_part_ = at::zeros({layers_}, options);
+  scaled_part_ = at::zeros({layers_}, options);
   confidence_ = at::zeros({layers_}, options);
+  counts_ = at::zeros({4, layers_}, options.dtype(at::kLong));
+  phases_.resize(static_cast<size_t>(layers_));
 }
 
 void StepSums::add(const Prediction& prediction, const std::optional<BalanceTerms>& balance) {
@@ -25,14 +30,29 @@ void StepSums::add(const Prediction& prediction, const std::optional<BalanceTerm
   load_ += balance->load;
   switch_part_ += balance->switch_part;
   z_part_ += balance->z_part;
+  scaled_part_ += balance->scaled_part;
   std::vector<at::Tensor> confidences;
-  for (const RoutingRecord& record : prediction.routing) confidences.push_back(record.confidence_sum);
+  std::vector<at::Tensor> counts;
+  for (const auto member : {&RoutingRecord::dropped, &RoutingRecord::fallback, &RoutingRecord::nonfinite, &RoutingRecord::rows}) {
+    for (const RoutingRecord& record : prediction.routing) counts.push_back(record.*member);
+  }
+  for (size_t layer = 0; layer < prediction.routing.size(); ++layer) {
+    const RoutingRecord& record = prediction.routing[layer];
+    confidences.push_back(record.confidence_sum);
+    phases_[layer].insert(phases_[layer].end(), record.phases.begin(), record.phases.end());
+  }
   confidence_ += at::stack(confidences) / step_tokens_;
+  counts_ += at::stack(counts).view_as(counts_);
 }
 
 void StepSums::finish(StepRecord& record, const std::vector<at::Tensor>& biases) const {
-  at::Tensor shared = at::cat({cross_entropy_, switch_part_, z_part_, confidence_}).to(at::kDouble);
-  mesh_.group(Group::kBatch).all_reduce(shared);
+  const Communicator& group = mesh_.group(Group::kBatch);
+  // Each rank's rows in a column of its own: the sum over the ranks brings everyone's to everyone.
+  at::Tensor rows = at::zeros({layers_, group.size()}, cross_entropy_.options().dtype(at::kDouble));
+  rows.select(1, group.rank()).copy_(counts_[3]);
+  at::Tensor shared = at::cat({cross_entropy_, switch_part_, z_part_, scaled_part_, confidence_}).to(at::kDouble);
+  shared = at::cat({shared, counts_.narrow(0, 0, 3).reshape({-1}).to(at::kDouble), rows.view(-1)});
+  group.all_reduce(shared);
   // What is the same on every rank already joins for the copy to the host; counts are exact in float64.
   std::vector<at::Tensor> all = {shared, load_.view(-1).to(at::kDouble)};
   if (layers_ > 0) {
@@ -53,10 +73,30 @@ void StepSums::finish(StepRecord& record, const std::vector<at::Tensor>& biases)
   RoutingMetrics routing = routing_metrics(host.narrow(0, shared.numel(), load_.numel()).to(at::kLong).view_as(load_));
   routing.balance_loss = take(layers_);
   routing.z_loss = take(layers_);
+  routing.scaled_loss = take(layers_);
   routing.gate_confidence = take(layers_);
+  for (const std::vector<int64_t>& load : routing.load) {
+    routing.dropped_fraction.push_back(1.0 /
+                                       std::max<double>(1.0, static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0}))));
+  }
+  for (double& fraction : routing.dropped_fraction) fraction *= *next++;
+  routing.fallback_tokens = take(layers_);
+  routing.nonfinite_slots = take(layers_);
+  for (int64_t layer = 0; layer < layers_; ++layer) routing.maxvio_rank.push_back(maxvio(take(group.size())));
   take(load_.numel());
   routing.bias_min = take(layers_);
   routing.bias_max = take(layers_);
+  for (const std::vector<PhaseMarks>& layer : phases_) {
+    double dispatch = 0.0, experts = 0.0, combine = 0.0;
+    for (const PhaseMarks& marks : layer) {
+      dispatch += marks.dispatched.milliseconds_since(marks.begin);
+      experts += marks.computed.milliseconds_since(marks.dispatched);
+      combine += marks.combined.milliseconds_since(marks.computed);
+    }
+    routing.dispatch_ms.push_back(dispatch);
+    routing.experts_ms.push_back(experts);
+    routing.combine_ms.push_back(combine);
+  }
   record.routing = std::move(routing);
 }
 

@@ -31,7 +31,10 @@ class StepSums {
   at::Tensor load_;           ///< [N, E] int64, summed over the ranks by balance_terms
   at::Tensor switch_part_;    ///< [N]
   at::Tensor z_part_;         ///< [N]
+  at::Tensor scaled_part_;    ///< [N]
   at::Tensor confidence_;     ///< [N]
+  at::Tensor counts_;         ///< [4, N] dropped slots, tokens without an expert, slots that were not finite, rows computed here
+  std::vector<std::vector<PhaseMarks>> phases_;  ///< of each layer
   int64_t activation_bytes_ = 0;
 };
 

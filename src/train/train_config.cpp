@@ -53,9 +53,17 @@ void validate(const TrainConfig& config, const ConfigOrigins& origins) {
   if (config.model.vocabulary == 0 && config.data.tokenizer.empty()) {
     violations.add("model.vocabulary", "(0) takes the tokenizer's, and data.tokenizer is empty: set one of them");
   }
-  if (config.model.moe.experts > 0 && config.mesh.expert_parallel > 0 && config.model.moe.experts % config.mesh.expert_parallel != 0) {
-    violations.add("model.moe.experts", concat("(", config.model.moe.experts, ") must be divisible by mesh.expert_parallel (",
-                                               config.mesh.expert_parallel, ")"));
+  const int64_t shards = config.mesh.expert_parallel;
+  if (shards > 0 && config.model.moe.experts % shards != 0) {
+    violations.add("model.moe.experts",
+                   concat("(", config.model.moe.experts, ") must be divisible by mesh.expert_parallel (", shards, ")"));
+  } else if (shards > 0) {
+    for (size_t index = 0; index < config.model.moe.groups.size(); ++index) {
+      const int64_t count = config.model.moe.groups[index].count;
+      if (count % shards == 0) continue;
+      violations.add(concat("model.moe.groups[", index, "].count"),
+                     concat("(", count, ") must be divisible by mesh.expert_parallel (", shards, "): a group is spread evenly"));
+    }
   }
   refuse(violations, origins);
 }

@@ -147,9 +147,7 @@ TrainOutcome Trainer::run() {
     const bool finite = std::isfinite(gradient_norm);
     if (finite) {
       optimizer_.step(learning_rate, gradient_norm, loss_scaler_.scale);
-      for (size_t layer = 0; layer < moe_layers_.size() && config_.model.moe.balance.bias_rate > 0; ++layer) {
-        update_bias(moe_layers_[layer]->router().bias(), sums.load()[static_cast<int64_t>(layer)], config_.model.moe.balance.bias_rate);
-      }
+      update_biases(sums.load());
     }
     ++step_;
     tokens_seen_ += step_tokens_;
@@ -180,6 +178,18 @@ TrainOutcome Trainer::run() {
   return TrainOutcome::kComplete;
 }
 
+BatchContext Trainer::context_of(const MicroBatch& batch) const {
+  const int64_t length = config_.model.sequence_length;
+  const int64_t ranks = mesh_.group(Group::kBatch).size();
+  BatchContext context;
+  context.training = true;
+  context.seed = static_cast<uint64_t>(config_.run.seed);
+  context.step = step_;
+  context.first_token = batch.first_sequence * length;
+  context.most_tokens = (batch.global_sequences + ranks - 1) / ranks * length;
+  return context;
+}
+
 StepSums Trainer::accumulate_gradients() {
   const auto step_tokens = static_cast<double>(step_tokens_);
   StepSums sums(model_, mesh_, step_tokens);
@@ -188,11 +198,11 @@ StepSums Trainer::accumulate_gradients() {
     const int64_t before = memory_use(mesh_.device()).now_bytes;
     const at::Tensor tokens = batch.tokens.to(mesh_.device(), /*non_blocking=*/true);
     const at::Tensor targets = batch.targets.to(mesh_.device(), /*non_blocking=*/true);
-    const Prediction prediction = model_.forward(tokens, targets, config_.train.recompute);
+    const Prediction prediction = model_.forward(tokens, targets, context_of(batch), config_.train.recompute);
     at::Tensor loss = prediction.cross_entropy_sum / step_tokens;
     std::optional<BalanceTerms> balance;
     if (!moe_layers_.empty()) {
-      balance = balance_terms(prediction.routing, config_.model.moe.balance, step_tokens, mesh_.group(Group::kBatch));
+      balance = balance_terms(prediction.routing, config_.model.moe.balance, step_tokens, sums.load(), mesh_.group(Group::kBatch));
       loss = loss + balance->loss;
     }
     sums.add(prediction, balance);
@@ -202,6 +212,13 @@ StepSums Trainer::accumulate_gradients() {
   }
   reducer_.finish();
   return sums;
+}
+
+void Trainer::update_biases(const at::Tensor& load) {
+  const double rate = scheduled_bias_rate(config_.model.moe.balance, step_, config_.train.steps);
+  for (size_t layer = 0; layer < moe_layers_.size() && rate > 0; ++layer) {
+    update_bias(moe_layers_[layer]->router().bias(), load[static_cast<int64_t>(layer)], rate);
+  }
 }
 
 StepRecord Trainer::finish_record(const StepSums& sums, double gradient_norm, double learning_rate, bool skipped) {

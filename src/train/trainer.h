@@ -48,7 +48,10 @@ class Trainer {
  private:
   void resume();
   Snapshot snapshot();
+  BatchContext context_of(const MicroBatch& batch) const;
   StepSums accumulate_gradients();
+  /// The loss-free biases after a step. @param load  [N, E] of the step's global batch
+  void update_biases(const at::Tensor& load);
   StepRecord finish_record(const StepSums& sums, double gradient_norm, double learning_rate, bool skipped);
   void add_speed(StepRecord& record, double seconds) const;
   bool all_asked_to_stop() const;

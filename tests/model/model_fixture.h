@@ -31,7 +31,7 @@ inline ModelConfig tiny_model() {
 /// A model on this rank alone with its initial values, in any precision.
 struct ModelFixture {
   ModelFixture(const ModelConfig& config, at::ScalarType dtype)
-      : mesh(single_mesh(cpu_mesh(), config.moe.experts)),
+      : mesh(single_mesh(cpu_mesh(), config.moe.common_divisor())),
         model(config, dtype, *mesh),
         buckets(model.parameters(), *mesh, 1 << 20, /*trained=*/true) {
     const at::NoGradGuard no_gradients;
@@ -44,7 +44,7 @@ struct ModelFixture {
 
   /// Cross-entropy and balance losses of one batch, as training adds them up.
   at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets, RecomputePolicy policy = RecomputePolicy::kNone) {
-    const Prediction prediction = model.forward(tokens, targets, policy);
+    const Prediction prediction = model.forward(tokens, targets, {}, policy);
     at::Tensor total = prediction.cross_entropy_sum;
     for (const RoutingRecord& record : prediction.routing) total = total + 0.1 * record.z_sum + 0.1 * record.probability_sum.square().sum();
     return total;

@@ -21,6 +21,14 @@ TEST(SlotOrder, SortsSlotsByExpertAndKeepsTokenOrderInside) {
   EXPECT_EQ(order.counts.scalar_type(), at::kLong);
 }
 
+// The second and the last slot go nowhere.
+TEST(SlotOrder, SlotsOfNoExpertHaveNoPlace) {
+  const SlotOrder order = order_by_expert(int_tensor({2, -1, 1, 0, 0, -1}), /*expert_count=*/3);
+  EXPECT_EQ(int_values(order.slots), (Integers{3, 4, 2, 0, 0, 0}));
+  EXPECT_EQ(int_values(order.positions), (Integers{3, -1, 2, 0, 1, -1}));
+  EXPECT_EQ(int_values(order.counts), (Integers{2, 1, 1}));
+}
+
 TEST(SlotOrder, IsAStableSortAtAnySize) {
   Random random;
   SCOPED_TRACE(random.trace());

@@ -1,0 +1,31 @@
+#include "moe/capacity.h"
+
+#include "ops/slot_order.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/argsort.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
+
+namespace pimoe {
+
+at::Tensor places_in_bins(const at::Tensor& bins, int64_t bin_count) {
+  const SlotOrder order = order_by_expert(bins, bin_count);
+  const at::Tensor begins = order.counts.cumsum(0) - order.counts;
+  const at::Tensor places = order.positions.to(at::kLong) - begins.index_select(0, bins.clamp_min(0).to(at::kLong));
+  return at::where(bins >= 0, places, at::full_like(places, -1));
+}
+
+at::Tensor within_limits(const at::Tensor& bins, const at::Tensor& priority, const at::Tensor& limits) {
+  if (bins.numel() == 0) return at::zeros_like(bins, bins.options().dtype(at::kBool));
+  const at::Tensor order =
+      priority.defined() ? at::argsort(priority.detach(), /*stable=*/true, /*dim=*/-1, /*descending=*/true) : at::Tensor();
+  const at::Tensor sorted = order.defined() ? bins.index_select(0, order) : bins;
+  const at::Tensor limit = limits.index_select(0, sorted.clamp_min(0).to(at::kLong));
+  const at::Tensor stays = (sorted >= 0).logical_and(places_in_bins(sorted, limits.numel()) < limit);
+  if (!order.defined()) return stays;
+  return at::zeros_like(stays).index_copy_(0, order, stays);
+}
+
+}  // namespace pimoe

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace pimoe {
+
+/// Which slots stay when each bin takes no more than its limit.
+/// @param bins      [N] int32: the bin (expert, rank) of each slot, -1 for none
+/// @param priority  [N] floating: of a bin's slots the largest stay, ties by index; undefined: the first stay
+/// @param limits    [G] int64 on the same device
+/// @returns [N] bool: false also for slots of no bin
+/// @cost two sorts; no host synchronisation
+at::Tensor within_limits(const at::Tensor& bins, const at::Tensor& priority, const at::Tensor& limits);
+
+/// The place of each slot among the slots of its bin, in slot order.
+/// @returns [N] int64; -1 for slots of no bin
+at::Tensor places_in_bins(const at::Tensor& bins, int64_t bin_count);
+
+}  // namespace pimoe
