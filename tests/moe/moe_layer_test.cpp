@@ -223,7 +223,7 @@ TEST(Router, JitterFollowsTheGlobalTokenAndOnlyTrainingHasIt) {
   const Routing whole = router.route(input, context, {});
   BatchContext later = context;
   later.first_token = 103;
-  EXPECT_TRUE(at::equal(router.route(input.slice(0, 3), later, {}).weights, whole.weights.slice(0, 3)));
+  EXPECT_LT(relative_difference(router.route(input.slice(0, 3), later, {}).weights, whole.weights.slice(0, 3)), 1e-13);
   context.step = 13;
   EXPECT_FALSE(at::equal(router.route(input, context, {}).weights, whole.weights));
   context.training = false;
