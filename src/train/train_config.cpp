@@ -68,7 +68,7 @@ std::function<void(FieldVisitor&)> fields_of(TrainConfig& config) {
 
 TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
   TrainConfig config;
-  const ConfigOrigins origins = load_fields(file, overrides, fields_of(config));
+  const ConfigOrigins origins = load_fields({read_config_source(file)}, overrides, fields_of(config));
   validate(config, origins);
   if (config.run.directory.empty()) config.run.directory = std::filesystem::path("runs") / file.stem();
   if (config.model.vocabulary == 0) config.model.vocabulary = Tokenizer(config.data.tokenizer).vocabulary();
