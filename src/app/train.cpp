@@ -3,6 +3,7 @@
 #include "base/file_io.h"
 #include "base/text.h"
 #include "parallel/device.h"
+#include "train/presets.h"
 #include "train/trainer.h"
 
 #include <ATen/Context.h>
@@ -51,6 +52,17 @@ std::unique_ptr<FileLock> lock_run(const std::filesystem::path& folder, const Pr
   return lock;
 }
 
+/// @returns a line for each preset, for --help.
+std::string preset_lines() {
+  std::string lines;
+  for (const std::string& name : preset_names()) {
+    const Preset preset = *find_preset(name);
+    lines += concat("  ", name, std::string(12 - std::min<size_t>(name.size(), 11), ' '), preset.name == name ? "" : "= ",
+                    preset.name == name ? preset.purpose() : preset.name, "\n");
+  }
+  return lines;
+}
+
 ExitCode train(const TrainOptions& options, AppContext& context) {
   Logger& log = context.log;
   TrainConfig config = load_train_config(options.config, options.overrides);
@@ -81,9 +93,10 @@ void add_train_command(CLI::App& app, AppContext& context) {
   command->add_option("overrides", options->overrides, "key.path=value, stronger than the file");
   command->add_flag("--print-config", options->print_config, "print the resolved configuration and leave");
   command->footer(
-      "Example:\n  mpirun -n 4 pimoe train configs/quickstart.yaml mesh.expert_parallel=2 train.steps=500\n"
-      "SIGUSR1 (mpirun and srun forward it), and SIGTERM or Ctrl-C where the launcher gives time, save and leave with 75;\nthe same "
-      "command then goes on.");
+      concat("Presets, as preset=NAME or `preset: NAME` in the file; every key that is written out is stronger:\n", preset_lines(),
+             "Example:\n  mpirun -n 4 pimoe train configs/quickstart.yaml mesh.expert_parallel=2 train.steps=500\n"
+             "SIGUSR1 (mpirun and srun forward it), and SIGTERM or Ctrl-C where the launcher gives time, save and leave with 75;\nthe same "
+             "command then goes on."));
   command->callback([options, &context] { context.action = [options, &context] { return train(*options, context); }; });
 }
 

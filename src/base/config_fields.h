@@ -11,13 +11,15 @@
 ///       }
 ///     };
 ///
-/// The struct lives beside its component; `load_fields` reads a whole tree of them; yaml-cpp is seen by config_*.cpp alone.
+/// The struct lives beside its component; `load_fields` reads a whole tree of them; yaml-cpp is seen by config_yaml.cpp alone.
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <initializer_list>
 #include <limits>
+#include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -58,6 +60,9 @@ class FieldVisitor {
     value = (table.begin() + index)->second;
   }
 
+  /// The same for words that are not known when the program is compiled; `value` is one of them.
+  void word(const char* name, std::string& value, const std::vector<std::string>& words, const char* help);
+
   template <class Struct>
   void nested(const char* name, Struct& value) {
     begin_nested(name);
@@ -65,16 +70,36 @@ class FieldVisitor {
     end_nested();
   }
 
+  /// A list of structs: `groups: [{name: a, count: 2}, {name: b}]`, or a line that begins with `- ` for each. A list replaces the one before it
+  /// as a whole, and what an element leaves out is the struct's default; [] is a list. The override `groups.1.count=4` changes an element
+  /// that the file or an earlier override has. Everywhere else the key is written `groups[1].count`.
+  template <class Struct>
+  void list(const char* name, std::vector<Struct>& values, const char* help) {
+    if (const std::optional<size_t> size = begin_list(name, values.size(), help)) values.assign(*size, Struct());
+    for (size_t i = 0; i < values.size(); ++i) {
+      begin_element(i);
+      values[i].fields(*this);
+      end_element();
+    }
+    end_list();
+  }
+
  protected:
   virtual void word_choice(const char* name, size_t& index, const std::vector<std::string>& words, const char* help) = 0;
   virtual void begin_nested(const char* name) = 0;
   virtual void end_nested() = 0;
+  /// @param size  elements that the list has
+  /// @returns the number of elements that take their place, all of them defaults; nothing where the list stays
+  virtual std::optional<size_t> begin_list(const char* name, size_t size, const char* help) = 0;
+  virtual void begin_element(size_t index) = 0;
+  virtual void end_element() = 0;
+  virtual void end_list() = 0;
 };
 
 /// Every violation of a configuration, so that all are reported at once.
 class Violations {
  public:
-  /// @param key   full path, "model.moe.experts"; its place in the file is added to the message where it is known
+  /// @param key   full path, "model.moe.experts" or "model.moe.groups[1].count"; its place in the file is added where it is known
   /// @param rule  what is wrong and what would be right: "(8) must be divisible by mesh.expert_parallel (3)"
   void add(const std::string& key, const std::string& rule);
   bool empty() const { return lines_.empty(); }
@@ -88,32 +113,51 @@ class Violations {
 class ConfigOrigins {
  public:
   void set(const std::string& key, const std::string& origin);
+  /// Drops all that is known of the elements of `list`, because another list replaces it.
+  void forget_elements(const std::string& list);
   std::string of(const std::string& key) const;
 
  private:
-  std::vector<std::pair<std::string, std::string>> origins_;
+  std::map<std::string, std::string> origins_;
 };
 
-/// Reads `yaml` and then `overrides` (each "a.b=c", its value read as YAML) into the fields that `fields` visits, twice.
+/// One text that a configuration is read from.
+struct ConfigSource {
+  std::string yaml;
+  std::string name;  ///< for messages: "configs/a.yaml"
+};
+
+/// @throws ConfigError if the file cannot be read; the message names it.
+ConfigSource read_config_source(const std::filesystem::path& file);
+
+/// Reads `sources`, the weakest first, and then `overrides` (each "a.b=c", its value read as YAML) into the fields that `fields` visits, once
+/// for each source and once for the overrides.
 ///
-/// The last override of a key holds; `a.b=` sets the empty text. A file of nothing, and a group without keys, leave the defaults.
+/// The last override of a key holds; `a.b=` sets the empty text. A source of nothing, and a group without keys, change nothing.
 /// Refused: unknown and duplicate keys (with the nearest valid key), wrong types, non-finite numbers, numbers with a leading zero
 /// (YAML would read 010 as octal 8), `<<` merges, anchors and aliases, several documents, a value where a map belongs and the reverse.
+/// A weak source must be right even where a stronger one says otherwise.
 ///
-/// @param file_name  for messages alone
-/// @throws ConfigError listing every violation, each as "file:line:column: key: ..." (or "command line: key: ...")
+/// @throws ConfigError listing every violation, each as "name:line:column: key: ..." (or "command line: key: ...")
+ConfigOrigins load_fields(const std::vector<ConfigSource>& sources, const std::vector<std::string>& overrides,
+                          const std::function<void(FieldVisitor&)>& fields);
+
+/// The same for one source. @param file_name  for messages alone
 ConfigOrigins load_fields(const std::string& yaml, const std::string& file_name, const std::vector<std::string>& overrides,
                           const std::function<void(FieldVisitor&)>& fields);
 
-/// The same for a file. @throws ConfigError if it cannot be read; the message names it.
-ConfigOrigins load_fields(const std::filesystem::path& file, const std::vector<std::string>& overrides,
-                          const std::function<void(FieldVisitor&)>& fields);
+/// Looks up one key at the top before the rest can be read: a key that decides which sources there are.
+///
+/// @returns what the strongest of the sources and overrides that has `key` says. Nothing where none has it as one plain value; what is wrong
+///          with it, and with everything else, load_fields reports.
+std::optional<std::string> peek_text(const std::vector<ConfigSource>& sources, const std::vector<std::string>& overrides,
+                                     const std::string& key);
 
 /// @throws ConfigError with all of `violations`, each with its origin; does nothing when there are none.
 void refuse(const Violations& violations, const ConfigOrigins& origins);
 
 /// @returns the fields as YAML that load_fields reads back to the same values: doubles keep all their digits, text is in quotes, and 0 of
-///          integer_or_auto is `auto`. Each line ends in its help as a comment.
+///          integer_or_auto is `auto`. Each line ends in its help as a comment, of a list's elements in the first one alone.
 std::string print_fields(const std::function<void(FieldVisitor&)>& fields);
 
 }  // namespace pimoe

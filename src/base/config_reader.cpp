@@ -16,19 +16,19 @@ std::string last_element(const std::string& path) { return path.substr(path.rfin
 }  // namespace
 
 ConfigReader::ConfigReader(const ConfigNode& root, ConfigProblems& problems, ConfigOrigins& origins)
-    : problems_(problems), origins_(origins), levels_{{&root, "", {}}} {}
+    : problems_(problems), origins_(origins), levels_{{&root, "", {}, false}} {}
 
 const ConfigNode::Entry* ConfigReader::entry_of(const char* name) {
   Level& level = levels_.back();
   level.names.emplace_back(name);
-  all_paths_.push_back(config_path(level.path, name));
+  if (!level.repeats) all_paths_.push_back(path_of(name));
   return level.map == nullptr ? nullptr : level.map->find(name);
 }
 
 void ConfigReader::complain(const ConfigNode::Entry& entry, const std::string& message) {
   // The parser places a missing value behind the line break; the key is where the reader should look.
   const ConfigPlace& place = entry.value.kind == ConfigNode::Kind::kNull ? entry.place : entry.value.place;
-  problems_.add(place, config_path(levels_.back().path, entry.key), message);
+  problems_.add(place, path_of(entry.key), message);
 }
 
 template <class Read>
@@ -43,7 +43,7 @@ void ConfigReader::read_value(const char* name, Read read) {
     case ConfigNode::Kind::kScalar: complaint = read(entry->value); break;
   }
   if (complaint.empty()) {
-    origins_.set(all_paths_.back(), entry->value.place.text());
+    origins_.set(path_of(name), entry->value.place.text());
   } else {
     complain(*entry, complaint);
   }
@@ -95,16 +95,78 @@ void ConfigReader::begin_nested(const char* name) {
   const ConfigNode* map = nullptr;
   if (entry != nullptr && entry->value.kind == ConfigNode::Kind::kMap) {
     map = &entry->value;
-    origins_.set(all_paths_.back(), map->place.text());
+    origins_.set(path_of(name), map->place.text());
   } else if (entry != nullptr && entry->value.kind != ConfigNode::Kind::kNull) {
     complain(*entry, "is a group of keys, not one value");
   }
-  levels_.push_back({map, all_paths_.back(), {}});
+  levels_.push_back({map, path_of(name), {}, levels_.back().repeats});
 }
 
 void ConfigReader::end_nested() {
   collect_unknown(levels_.back());
   levels_.pop_back();
+}
+
+std::optional<size_t> ConfigReader::begin_list(const char* name, size_t size, const char*) {
+  const ConfigNode::Entry* const entry = entry_of(name);
+  lists_.push_back({nullptr, path_of(name), size});
+  if (entry == nullptr) return std::nullopt;
+  switch (entry->value.kind) {
+    case ConfigNode::Kind::kNull:
+      complain(*entry, "has no value; leave the key out to take the default, or write [] for no elements");
+      break;
+    case ConfigNode::Kind::kScalar: complain(*entry, "is a list ([{...}, {...}], or lines that begin with '- '), not one value"); break;
+    case ConfigNode::Kind::kMap:
+      if (entry->value.opened_by_path) {
+        lists_.back().node = &entry->value;
+      } else {
+        complain(*entry, "is a list ([{...}, {...}], or lines that begin with '- '), not a group of keys");
+      }
+      break;
+    case ConfigNode::Kind::kList:
+      lists_.back() = {&entry->value, path_of(name), entry->value.items.size()};
+      origins_.forget_elements(path_of(name));
+      origins_.set(path_of(name), entry->value.place.text());
+      return entry->value.items.size();
+  }
+  return std::nullopt;
+}
+
+void ConfigReader::begin_element(size_t index) {
+  const List& list = lists_.back();
+  const std::string path = element_path(list.path, index);
+  const ConfigNode* node = nullptr;
+  if (list.node != nullptr && list.node->kind == ConfigNode::Kind::kList) {
+    node = &list.node->items[index];
+  } else if (list.node != nullptr) {
+    const ConfigNode::Entry* const entry = list.node->find(std::to_string(index));
+    node = entry == nullptr ? nullptr : &entry->value;
+  }
+  if (node != nullptr && node->kind == ConfigNode::Kind::kMap) {
+    // An override of one key says nothing about where the element came from.
+    if (!node->opened_by_path) origins_.set(path, node->place.text());
+  } else if (node != nullptr) {
+    // The parser places a missing element where the next one begins; the list is where the reader should look.
+    const bool missing = node->kind == ConfigNode::Kind::kNull;
+    problems_.add(missing ? list.node->place : node->place, path,
+                  missing ? "has no value; write {} for an element of defaults" : "is a group of keys, not one value");
+    node = nullptr;
+  }
+  levels_.push_back({node, path, {}, index > 0 || levels_.back().repeats});
+}
+
+void ConfigReader::end_element() { end_nested(); }
+
+void ConfigReader::end_list() {
+  const List& list = lists_.back();
+  if (list.node != nullptr) {
+    for (const ConfigNode::Entry& entry : list.node->entries) {
+      if (element_index(entry.key, list.size)) continue;
+      problems_.add(entry.place, config_path(list.path, entry.key),
+                    concat("there is no element ", entry.key, ": ", element_count(list.size)));
+    }
+  }
+  lists_.pop_back();
 }
 
 void ConfigReader::collect_unknown(const Level& level) {

@@ -29,12 +29,22 @@ class ConfigReader : public FieldVisitor {
   void word_choice(const char* name, size_t& index, const std::vector<std::string>& words, const char* help) override;
   void begin_nested(const char* name) override;
   void end_nested() override;
+  std::optional<size_t> begin_list(const char* name, size_t size, const char* help) override;
+  void begin_element(size_t index) override;
+  void end_element() override;
+  void end_list() override;
 
  private:
   struct Level {
     const ConfigNode* map;  ///< null where the configuration has nothing for this struct
     std::string path;
     std::vector<std::string> names;  ///< of the fields visited so far
+    bool repeats = false;            ///< a later element of a list: the first one has the same names
+  };
+  struct List {
+    const ConfigNode* node;  ///< a list, or a map that overrides' paths made; null where the configuration has nothing for this list
+    std::string path;
+    size_t size;
   };
   struct Unknown {
     const ConfigNode::Entry* entry;
@@ -44,6 +54,8 @@ class ConfigReader : public FieldVisitor {
 
   /// @returns the entry of a field of the present struct, or null; notes the name as a valid one.
   const ConfigNode::Entry* entry_of(const char* name);
+  /// @returns the full path of a field of the present struct.
+  std::string path_of(const std::string& name) const { return config_path(levels_.back().path, name); }
   /// Hands the field's value, if the configuration has one, to `read`, which returns what is wrong with it or "".
   template <class Read>
   void read_value(const char* name, Read read);
@@ -56,6 +68,7 @@ class ConfigReader : public FieldVisitor {
   ConfigProblems& problems_;
   ConfigOrigins& origins_;
   std::vector<Level> levels_;
+  std::vector<List> lists_;
   std::vector<std::string> all_paths_;
   std::vector<Unknown> unknown_;
 };

@@ -1,6 +1,8 @@
 #include "base/config_tree.h"
 
 #include <algorithm>
+#include <charconv>
+#include <map>
 #include <tuple>
 
 #include "base/config_fields.h"
@@ -23,6 +25,19 @@ const ConfigNode::Entry* ConfigNode::find(const std::string& key) const {
 
 std::string config_path(const std::string& parent, const std::string& key) { return parent.empty() ? key : parent + "." + key; }
 
+std::string element_path(const std::string& list, size_t index) { return concat(list, "[", index, "]"); }
+
+std::optional<size_t> element_index(const std::string& text, size_t size) {
+  size_t index = 0;
+  std::from_chars(text.data(), text.data() + text.size(), index);
+  if (std::to_string(index) != text || index >= size) return std::nullopt;
+  return index;
+}
+
+std::string element_count(size_t size) {
+  return concat("the list has ", size, size == 1 ? " element" : " elements", size == 0 ? "" : ", counted from 0");
+}
+
 void ConfigProblems::add(const ConfigPlace& place, const std::string& key, const std::string& message) {
   problems_.push_back({place, concat(place.text(), ": ", key, key.empty() ? "" : ": ", message)});
 }
@@ -30,9 +45,10 @@ void ConfigProblems::add(const ConfigPlace& place, const std::string& key, const
 void ConfigProblems::refuse() const {
   if (problems_.empty()) return;
   std::vector<Problem> sorted = problems_;
-  const std::string& first_source = problems_.front().place.source;
-  std::stable_sort(sorted.begin(), sorted.end(), [&first_source](const Problem& a, const Problem& b) {
-    const auto order = [&](const ConfigPlace& place) { return std::tuple(place.source != first_source, place.line, place.column); };
+  std::map<std::string, size_t> order_of_source;
+  for (const Problem& problem : problems_) order_of_source.emplace(problem.place.source, order_of_source.size());
+  std::stable_sort(sorted.begin(), sorted.end(), [&order_of_source](const Problem& a, const Problem& b) {
+    const auto order = [&](const ConfigPlace& place) { return std::tuple(order_of_source.at(place.source), place.line, place.column); };
     return order(a.place) < order(b.place);
   });
   std::vector<std::string> lines;
@@ -43,21 +59,19 @@ void ConfigProblems::refuse() const {
 
 void Violations::add(const std::string& key, const std::string& rule) { lines_.emplace_back(key, rule); }
 
-void ConfigOrigins::set(const std::string& key, const std::string& origin) {
-  for (auto& [known, place] : origins_) {
-    if (known == key) {
-      place = origin;
-      return;
-    }
-  }
-  origins_.emplace_back(key, origin);
+void ConfigOrigins::set(const std::string& key, const std::string& origin) { origins_[key] = origin; }
+
+void ConfigOrigins::forget_elements(const std::string& list) {
+  const std::string prefix = list + "[";
+  const auto begin = origins_.lower_bound(prefix);
+  auto end = begin;
+  while (end != origins_.end() && end->first.starts_with(prefix)) ++end;
+  origins_.erase(begin, end);
 }
 
 std::string ConfigOrigins::of(const std::string& key) const {
-  for (const auto& [known, place] : origins_) {
-    if (known == key) return place;
-  }
-  return "";
+  const auto found = origins_.find(key);
+  return found == origins_.end() ? "" : found->second;
 }
 
 void refuse(const Violations& violations, const ConfigOrigins& origins) {

@@ -1,9 +1,10 @@
 #pragma once
 
 /// What a configuration says, before anybody asks what it means: a tree of keys with their places, and the list of what is wrong with it.
-/// Internal to config_fields.cpp and config_reader.cpp.
+/// Internal to the config_*.cpp files.
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,7 +29,9 @@ struct ConfigNode {
   std::string scalar;
   bool quoted = false;  ///< the scalar is text, whatever it looks like
   ConfigPlace place;
-  std::vector<Entry> entries;  ///< of a map, in the order of the file; keys are unique
+  std::vector<Entry> entries;     ///< of a map, in the order of the file; keys are unique
+  std::vector<ConfigNode> items;  ///< of a list
+  bool opened_by_path = false;    ///< a map that overrides' paths made: it may stand for a list, with the indices of elements as keys
 
   const Entry* find(const std::string& key) const;
 };
@@ -59,5 +62,14 @@ class ConfigProblems {
 
 /// @returns "a.b" of "a" and "b", "b" of "" and "b".
 std::string config_path(const std::string& parent, const std::string& key);
+
+/// @returns "a.b[2]" of "a.b" and 2.
+std::string element_path(const std::string& list, size_t index);
+
+/// @returns the index that an override's path element is, if it is one of `size` elements and written plainly: 2, not 02 or +2.
+std::optional<size_t> element_index(const std::string& text, size_t size);
+
+/// @returns "the list has 2 elements, counted from 0".
+std::string element_count(size_t size);
 
 }  // namespace pimoe

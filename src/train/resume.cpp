@@ -53,8 +53,10 @@ void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, con
   const std::vector<std::string> had = lines(saved);
   const std::vector<std::string> has = lines(wanted);
   std::string differences;
-  for (size_t line = 0; line < std::min(had.size(), has.size()); ++line) {
-    if (had[line] != has[line]) differences += concat("\n  the checkpoint has ", had[line], ", the configuration ", has[line]);
+  const auto line_of = [](const std::vector<std::string>& all, size_t line) { return line < all.size() ? all[line] : "nothing"; };
+  for (size_t line = 0; line < std::max(had.size(), has.size()); ++line) {  // a list may be longer in one of them
+    if (line_of(had, line) == line_of(has, line)) continue;
+    differences += concat("\n  the checkpoint has ", line_of(had, line), ", the configuration ", line_of(has, line));
   }
   if (differences.empty()) return;
   throw ConfigError(concat("the configuration's model is not the one of ", checkpoint, ":", differences,

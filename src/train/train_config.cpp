@@ -3,6 +3,7 @@
 #include "base/text.h"
 #include "data/tokenizer.h"
 #include "parallel/device.h"
+#include "train/presets.h"
 
 namespace pimoe {
 
@@ -34,6 +35,9 @@ void LoopConfig::fields(FieldVisitor& visit) {
 void LogConfig::fields(FieldVisitor& visit) { visit.integer("every_steps", every_steps, {.at_least = 1}, "steps between log lines"); }
 
 void TrainConfig::fields(FieldVisitor& visit) {
+  std::vector<std::string> names = preset_names();
+  names.insert(names.begin(), "none");
+  visit.word("preset", preset, names, "configs/presets; weaker than every key that is written out");
   visit.nested("run", run);
   visit.nested("mesh", mesh);
   visit.nested("data", data);
@@ -72,21 +76,28 @@ std::function<void(FieldVisitor&)> fields_of(TrainConfig& config) {
   return [&config](FieldVisitor& visit) { config.fields(visit); };
 }
 
+TrainConfig load(const ConfigSource& file, const std::vector<std::string>& overrides) {
+  std::vector<ConfigSource> sources = {file};
+  const std::optional<std::string> name = peek_text(sources, overrides, "preset");
+  if (const auto preset = find_preset(name.value_or("none"))) {
+    sources.insert(sources.begin(), {std::string(preset->yaml), concat("preset ", preset->name)});
+  }
+  TrainConfig config;
+  validate(config, load_fields(sources, overrides, fields_of(config)));
+  return config;
+}
+
 }  // namespace
 
 TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
-  TrainConfig config;
-  const ConfigOrigins origins = load_fields(file, overrides, fields_of(config));
-  validate(config, origins);
+  TrainConfig config = load(read_config_source(file), overrides);
   if (config.run.directory.empty()) config.run.directory = std::filesystem::path("runs") / file.stem();
   if (config.model.vocabulary == 0) config.model.vocabulary = Tokenizer(config.data.tokenizer).vocabulary();
   return config;
 }
 
 TrainConfig parse_train_config(const std::string& yaml, const std::string& name_for_messages) {
-  TrainConfig config;
-  validate(config, load_fields(yaml, name_for_messages, {}, fields_of(config)));
-  return config;
+  return load({yaml, name_for_messages}, {});
 }
 
 std::string to_yaml(TrainConfig config) { return print_fields(fields_of(config)); }

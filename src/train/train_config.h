@@ -47,6 +47,7 @@ struct LogConfig {
 
 /// The whole configuration: a tree of structs, each beside its component.
 struct TrainConfig {
+  std::string preset = "none";  ///< what fills in the keys that neither the file nor the command line has; a name of train/presets.h
   RunConfig run;
   MeshConfig mesh;
   DataConfig data;
@@ -59,11 +60,12 @@ struct TrainConfig {
   void fields(FieldVisitor& visit);
 };
 
-/// Reads `file` and then `overrides` ("a.b=c"), checks every rule that spans keys, fills in run.directory and, from the tokenizer, the vocabulary.
+/// Reads the preset that `file` or `overrides` ("a.b=c") name, then `file` and then `overrides`, each stronger than those before it; checks
+/// every rule that spans keys, fills in run.directory and, from the tokenizer, the vocabulary.
 /// @throws ConfigError listing all violations; DataError if the tokenizer cannot be read
 TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
 
-/// The same from text that a checkpoint carries.
+/// The same from text that a checkpoint carries: nothing is filled in, and as it has every key its preset changes nothing.
 TrainConfig parse_train_config(const std::string& yaml, const std::string& name_for_messages);
 
 /// @returns the tree as YAML, valid input again

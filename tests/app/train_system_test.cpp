@@ -1,4 +1,5 @@
 #include "app/user.h"
+#include "train/presets.h"
 
 #include <signal.h>
 
@@ -92,6 +93,30 @@ TEST_F(TrainCommand, PrintConfigIsValidInputAgain) {
   EXPECT_NE(first.out.find("steps: 7"), std::string::npos);
 }
 
+TEST_F(TrainCommand, PresetsAreWhereverTheBinaryIsStartedAndPrintConfigKeepsThem) {
+  prepare();
+  const Outcome help = run("pimoe train --help");
+  for (const std::string& name : preset_names()) {
+    EXPECT_NE(help.out.find(concat("\n  ", name, " ")), std::string::npos) << help.out;
+    const Outcome first = run(concat("pimoe train tiny.yaml preset=", name, " train.validate_every=7 --print-config"));
+    ASSERT_EQ(first.code, 0) << first.err;
+    EXPECT_EQ(first.out.find(concat("preset: ", name, " ")), 0u) << first.out;
+    EXPECT_NE(first.out.find("validate_every: 7"), std::string::npos) << "the command line is stronger";
+    EXPECT_NE(first.out.find("every_steps: 5 "), std::string::npos) << "the file is stronger";
+    write("again.yaml", first.out);
+    EXPECT_EQ(run("pimoe train again.yaml --print-config").out, first.out);
+  }
+}
+
+TEST_F(TrainCommand, ARunWithAPresetResumesAndItsCheckpointIsRead) {
+  prepare();
+  ASSERT_EQ(run("$PIMOE train tiny.yaml preset=basic train.steps=5").code, 0);
+  const Outcome resumed = run("$PIMOE train tiny.yaml preset=basic train.steps=8");
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_EQ(steps("runs/tiny"), one_to(8));
+  EXPECT_EQ(run("pimoe generate --checkpoint runs/tiny --prompt 'the 3 cats' --tokens 2").code, 0);
+}
+
 TEST_F(TrainCommand, RefusesToGoOnWithAnotherModel) {
   prepare();
   ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=6").code, 0);
@@ -151,6 +176,7 @@ TEST_F(TrainCommand, RefusesBadInputWithTheRightCodeAndSaysWhatToChange) {
       {"train tiny.yaml train.stepz=3", 78, {"train.stepz", "train.steps"}},
       {"train tiny.yaml mesh.expert_parallel=3", 78, {"model.moe.experts (4)", "mesh.expert_parallel (3)"}},
       {"train tiny.yaml mesh.expert_parallel=4", 78, {"mesh.expert_parallel", "4", "2"}},
+      {"train tiny.yaml preset=advnced", 78, {"command line: preset: advnced", "did you mean advanced?"}},
       {"train tiny.yaml mesh.transport=nccl", 78, {"mesh.transport"}},
       {"train tiny.yaml data.train=nowhere", 65, {"nowhere"}},
       {"train foreign.yaml", 65, {"40", "corpus"}},

@@ -230,9 +230,11 @@ TEST(ConfigErrors, BadOverridesAreRefused) {
       {"", ": an override must be key.path=value; there is no '='"},
       {"modle.layers=5", "modle: unknown key; did you mean model?"},
       {"model.layers=010", "model.layers: 010 must be written in decimal, without a leading zero"},
-      {"model.layers={a: 1}", "model.layers: {a: 1} is a map or a list; an override sets one value (put text with ': ' in quotes)"},
-      {"model.name=a: b", "model.name: a: b is a map or a list; an override sets one value (put text with ': ' in quotes)"},
-      {"model={layers: 1}", "model: {layers: 1} is a map or a list; an override sets one value (put text with ': ' in quotes)"},
+      {"model.layers={a: 1}", "model.layers: {a: 1} is a map; an override sets one value or a whole list (put text with ': ' in quotes)"},
+      {"model.name=a: b", "model.name: a: b is a map; an override sets one value or a whole list (put text with ': ' in quotes)"},
+      {"model={layers: 1}", "model: {layers: 1} is a map; an override sets one value or a whole list (put text with ': ' in quotes)"},
+      {"model.layers=[1]", "model.layers: is one value, not a list"},
+      {"model=[]", "model: is a group of keys, not one value"},
       {"model.layers=[1", "model.layers: not valid YAML: end of sequence flow not found"},
       {"model.layers=~", "model.layers: has no value; leave the key out to take the default"},
       {"model.layers=", "model.layers: \"\" is text; an integer has no quotes"},
@@ -247,6 +249,21 @@ TEST(ConfigErrors, OneKeyIsNotBothValueAndGroup) {
   EXPECT_EQ(complaint("", {"log.every_steps=5", "log.every_steps.deep=6"}),
             "command line: log.every_steps.deep: is set both as one value and as a group of keys");
   EXPECT_EQ(complaint("", {"log.every_steps=5", "log=6"}), "command line: log: is set both as one value and as a group of keys");
+}
+
+TEST(ConfigErrors, EachSourceIsComplainedAboutInItsOrderOfStrength) {
+  SampleConfig config;
+  try {
+    load_fields({{"log: {every_step: 1}\nmodel: {layers: 0}", "preset small"}, {"model:\n  layers: 0", "a.yaml"}}, {"run.seed=x"},
+                [&](FieldVisitor& visit) { config.fields(visit); });
+    FAIL() << "no ConfigError";
+  } catch (const ConfigError& error) {
+    EXPECT_STREQ(error.what(),
+                 "preset small:1:7: log.every_step: unknown key; did you mean log.every_steps?\n"
+                 "preset small:2:17: model.layers: 0 must be at least 1\n"
+                 "a.yaml:2:11: model.layers: 0 must be at least 1\n"
+                 "command line: run.seed: x must be an integer");
+  }
 }
 
 TEST(ConfigErrors, FileIsWrongEvenWhereTheCommandLineIsRight) {

@@ -111,22 +111,51 @@ TEST(LoadFields, ReadsAFile) {
   const auto path = std::filesystem::temp_directory_path() / "pimoe-config-fields-test.yaml";
   std::ofstream(path) << "model: {layers: 7}\n";
   SampleConfig config;
-  const ConfigOrigins origins = load_fields(path, {}, [&](FieldVisitor& visit) { config.fields(visit); });
+  const ConfigOrigins origins = load_fields({read_config_source(path)}, {}, [&](FieldVisitor& visit) { config.fields(visit); });
   std::filesystem::remove(path);
   EXPECT_EQ(config.model.layers, 7);
   EXPECT_EQ(origins.of("model.layers"), path.string() + ":1:17");
 }
 
 TEST(LoadFields, FileThatCannotBeReadIsAConfigErrorWithItsName) {
-  SampleConfig config;
   for (const char* path : {"/nonexistent/a.yaml", "/tmp"}) {
     try {
-      load_fields(std::filesystem::path(path), {}, [&](FieldVisitor& visit) { config.fields(visit); });
+      read_config_source(path);
       ADD_FAILURE() << "no ConfigError for " << path;
     } catch (const ConfigError& error) {
       EXPECT_NE(std::string(error.what()).find(path), std::string::npos) << error.what();
     }
   }
+}
+
+TEST(LoadFields, LaterSourcesAreStrongerAndTheCommandLineIsTheStrongest) {
+  SampleConfig config;
+  const ConfigOrigins origins = load_fields({{"model: {layers: 2, name: weak, moe: {experts: 3}}", "preset small"},
+                                             {"", "nothing.yaml"},
+                                             {"model: {name: strong}\nrun: {seed: 5}", "a.yaml"}},
+                                            {"model.moe.experts=4"}, [&](FieldVisitor& visit) { config.fields(visit); });
+  EXPECT_EQ(config.model.layers, 2);
+  EXPECT_EQ(config.model.name, "strong");
+  EXPECT_EQ(config.model.moe.experts, 4);
+  EXPECT_EQ(config.run.seed, 5);
+  EXPECT_EQ(origins.of("model.layers"), "preset small:1:17");
+  EXPECT_EQ(origins.of("model.name"), "a.yaml:1:15");
+  EXPECT_EQ(origins.of("model.moe.experts"), "command line");
+}
+
+TEST(PeekText, GivesWhatTheStrongestSourceSays) {
+  const ConfigSource file{"first: a\nother: {second: b}\nthird: [c]\n", "a.yaml"};
+  EXPECT_EQ(peek_text({file}, {}, "first"), "a");
+  EXPECT_EQ(peek_text({file, {"first: z", "b.yaml"}}, {}, "first"), "z");
+  EXPECT_EQ(peek_text({file}, {"first=x", "first=y"}, "first"), "y");
+  EXPECT_EQ(peek_text({file}, {"first="}, "first"), "");
+  EXPECT_EQ(peek_text({file}, {"other.first=x"}, "first"), "a");
+}
+
+TEST(PeekText, GivesNothingForWhatIsNotOnePlainValueAtTheTop) {
+  const ConfigSource file{"first:\nother: {second: b}\nthird: [c]\n", "a.yaml"};
+  for (const char* key : {"first", "other", "second", "third", "fourth"}) EXPECT_EQ(peek_text({file}, {}, key), std::nullopt) << key;
+  EXPECT_EQ(peek_text({{"first: {", "a.yaml"}}, {"=", "x"}, "first"), std::nullopt) << "errors are for load_fields to report";
 }
 
 TEST(Refuse, PutsTheOriginBeforeEachViolation) {

@@ -29,6 +29,7 @@ model:
   moe:
     experts: 8  # experts of a layer
     choices: 2  # experts of a token
+    groups: []  # kinds of experts
 optimizer:
   learning_rate: 0.001  # peak
   beta1: 0.9
@@ -45,7 +46,7 @@ TEST(PrintFields, RoundTripsEveryKindOfField) {
   SampleConfig config;
   config.run = {"runs/x y", INT64_MIN, true};
   config.mesh.expert_parallel = 16;
-  config.model = {48, "large", {128, 8}};
+  config.model = {48, "large", {128, 8, {}}};
   config.optimizer = {3e-4, 0.95, -1.0 / 3.0, Schedule::kConstant};
   EXPECT_EQ(loaded(printed(config)), config);
 }

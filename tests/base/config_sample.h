@@ -1,6 +1,6 @@
 #pragma once
 
-/// A small configuration for the tests of config_fields: three levels and every kind of field.
+/// A small configuration for the tests of config_fields: three levels, every kind of field, and lists inside each other.
 
 #include <filesystem>
 #include <string>
@@ -13,13 +13,41 @@ namespace pimoe {
 
 enum class Schedule { kCosine, kLinear, kConstant };
 
+enum class Activation { kSilu, kGelu };
+
+struct SampleShape {
+  int64_t width = 64;
+
+  void fields(FieldVisitor& visit) { visit.integer("width", width, {.at_least = 1}, "of the hidden layer"); }
+  bool operator==(const SampleShape&) const = default;
+};
+
+struct SampleGroup {
+  std::string name = "unnamed";
+  int64_t count = 1;
+  Activation activation = Activation::kSilu;
+  SampleShape shape = {};
+  std::vector<SampleShape> more = {};
+
+  void fields(FieldVisitor& visit) {
+    visit.text("name", name, "of the group");
+    visit.integer("count", count, {.at_least = 1}, "its experts");
+    visit.choice("activation", activation, {{"silu", Activation::kSilu}, {"gelu", Activation::kGelu}}, "of all of them");
+    visit.nested("shape", shape);
+    visit.list("more", more, "layers");
+  }
+  bool operator==(const SampleGroup&) const = default;
+};
+
 struct SampleMoe {
   int64_t experts = 8;
   int64_t choices = 2;
+  std::vector<SampleGroup> groups;
 
   void fields(FieldVisitor& visit) {
     visit.integer("experts", experts, {.at_least = 1}, "experts of a layer");
     visit.integer("choices", choices, {.at_least = 1, .at_most = 64}, "experts of a token");
+    visit.list("groups", groups, "kinds of experts");
   }
   bool operator==(const SampleMoe&) const = default;
 };
