@@ -25,9 +25,11 @@ void MoeConfig::fields(FieldVisitor& visit) {
   visit.number("capacity_factor", capacity_factor, {.at_least = 0}, "0: dropless");
   visit.nested("router", router);
   visit.nested("balance", balance);
+  visit.nested("adaptive", adaptive);
 }
 
 void MoeConfig::validate(const char* key, Violations& violations) const {
+  adaptive.validate(concat(key, ".adaptive").c_str(), violations);
   if (experts > 0 && choices > experts) {
     violations.add(concat(key, ".choices"), concat("(", choices, ") must be at most ", key, ".experts (", experts, ")"));
   }

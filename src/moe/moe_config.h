@@ -1,6 +1,7 @@
 #pragma once
 
 #include "base/config_fields.h"
+#include "moe/adaptive_control.h"
 
 #include <cstdint>
 
@@ -39,6 +40,7 @@ struct MoeConfig {
   double capacity_factor = 0.0;    ///< 0: dropless, no slot is ever dropped
   RouterConfig router;
   BalanceConfig balance;
+  AdaptiveConfig adaptive;
 
   void fields(FieldVisitor& visit);
   /// @param key  of this struct, "model.moe"

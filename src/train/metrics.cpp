@@ -44,6 +44,15 @@ void add_routing(Json& json, const RoutingMetrics& routing) {
   json["moe/load"] = routing.load;
 }
 
+void add_adaptive(Json& json, const AdaptiveRecord& adaptive) {
+  json["adaptive/bias_rate"] = mean(adaptive.bias_rate);
+  json["adaptive/bias_rate_layers"] = adaptive.bias_rate;
+  json["adaptive/switch_loss"] = adaptive.switch_loss;
+  json["adaptive/temperature"] = adaptive.temperature;
+  json["adaptive/moves"] = adaptive.moves;
+  json["adaptive/alarms"] = adaptive.alarms;
+}
+
 }  // namespace
 
 RoutingMetrics routing_metrics(const at::Tensor& load) {
@@ -83,6 +92,7 @@ std::string to_json(const StepRecord& record) {
   json["memory_bytes"] = record.memory_bytes;
   json["activation_bytes"] = record.activation_bytes;
   if (record.routing) add_routing(json, *record.routing);
+  if (record.adaptive) add_adaptive(json, *record.adaptive);
   return json.dump();
 }
 

@@ -47,6 +47,7 @@ void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, con
   const auto lines = [&](const TrainConfig& config) {
     ModelConfig model = config.model;
     model.moe.balance = wanted.model.moe.balance;  // losses and the scale of initial weights may change
+    model.moe.adaptive = wanted.model.moe.adaptive;
     model.initial_deviation = wanted.model.initial_deviation;
     return split(print_fields([&](FieldVisitor& visit) { model.fields(visit); }), '\n');
   };

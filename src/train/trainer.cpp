@@ -41,6 +41,11 @@ at::ScalarType agreed_dtype(Precision precision, const ProcessMesh& mesh) {
   return fast.item<int64_t>() != 0 ? at::kBFloat16 : at::kFloat;
 }
 
+/// Where adaptive control begins, and what holds without it.
+AdaptiveSettings configured_balancing(const MoeConfig& config) {
+  return {.bias_rate = {config.balance.bias_rate}, .switch_loss = config.balance.switch_loss, .temperature = 1.0};
+}
+
 }  // namespace
 
 Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop)
@@ -50,6 +55,8 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       stop_(stop),
       model_(config.model, agreed_dtype(config.train.precision, mesh), mesh),
       moe_layers_(model_.moe_layers()),
+      adaptive_(config.model.moe.adaptive, configured_balancing(config.model.moe), static_cast<int64_t>(moe_layers_.size()),
+                config.model.moe.experts),
       buckets_(model_.parameters(), mesh, ParameterBuckets::kBucketBytes, /*trained=*/true),
       optimizer_(buckets_, config.optimizer, mesh),
       reducer_(buckets_, mesh),
@@ -87,6 +94,7 @@ void Trainer::resume() {
     log_.warning(concat("run.seed was ", before.run.seed, " and is ", config_.run.seed, ": the order of the data changes from here on"));
   }
   Snapshot saved = snapshot();
+  std::erase_if(saved.numbers, [](const auto& number) { return AdaptiveControl::is_state(number.first); });  // may be missing
   checkpoints_.restore(*found, saved);
   step_ = saved.step;
   tokens_seen_ = saved.counters.at("tokens_seen");
@@ -95,6 +103,9 @@ void Trainer::resume() {
   if (loss_scaler_.dynamic && saved.counters.at("loss_scale_dynamic") != 0) {
     loss_scaler_.scale = saved.numbers.at("loss_scale");
     loss_scaler_.good_steps = saved.counters.at("loss_scale_good_steps");
+  }
+  if (config_.model.moe.adaptive.enabled && !adaptive_.restore(saved.numbers)) {
+    log_.info("adaptive control begins afresh: the checkpoint was written without it");
   }
   optimizer_.set_steps_taken(saved.counters.at("optimizer_steps"));
   optimizer_.publish();
@@ -105,6 +116,7 @@ Snapshot Trainer::snapshot() {
   Snapshot state;
   state.step = step_;
   state.numbers = {{"loss_scale", loss_scaler_.scale}};
+  if (config_.model.moe.adaptive.enabled) state.numbers.merge(adaptive_.state());
   state.counters = {{"tokens_seen", tokens_seen_},
                     {"next_sample", data_ ? data_->cursor().next_sample : start_.next_sample},
                     {"optimizer_steps", optimizer_.steps_taken()},
@@ -147,13 +159,15 @@ TrainOutcome Trainer::run() {
     const bool finite = std::isfinite(gradient_norm);
     if (finite) {
       optimizer_.step(learning_rate, gradient_norm, loss_scaler_.scale);
-      for (size_t layer = 0; layer < moe_layers_.size() && config_.model.moe.balance.bias_rate > 0; ++layer) {
-        update_bias(moe_layers_[layer]->router().bias(), sums.load()[static_cast<int64_t>(layer)], config_.model.moe.balance.bias_rate);
+      for (size_t layer = 0; layer < moe_layers_.size(); ++layer) {
+        const double rate = balancing().bias_rate[layer];
+        if (rate > 0) update_bias(moe_layers_[layer]->router().bias(), sums.load()[static_cast<int64_t>(layer)], rate);
       }
     }
     ++step_;
     tokens_seen_ += step_tokens_;
     StepRecord record = finish_record(sums, gradient_norm, learning_rate, !finite);
+    adapt(record);
     synchronize(mesh_.device());  // the optimizer's work was only enqueued: without this the clock would not see it
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begun;
     add_speed(record, seconds.count());
@@ -182,6 +196,8 @@ TrainOutcome Trainer::run() {
 
 StepSums Trainer::accumulate_gradients() {
   const auto step_tokens = static_cast<double>(step_tokens_);
+  BalanceConfig balance_rules = config_.model.moe.balance;
+  balance_rules.switch_loss = balancing().switch_loss;
   StepSums sums(model_, mesh_, step_tokens);
   reducer_.begin_step();
   for (const MicroBatch& batch : data_->next_step()) {  // all ranks make the same number of these
@@ -192,7 +208,7 @@ StepSums Trainer::accumulate_gradients() {
     at::Tensor loss = prediction.cross_entropy_sum / step_tokens;
     std::optional<BalanceTerms> balance;
     if (!moe_layers_.empty()) {
-      balance = balance_terms(prediction.routing, config_.model.moe.balance, step_tokens, mesh_.group(Group::kBatch));
+      balance = balance_terms(prediction.routing, balance_rules, step_tokens, mesh_.group(Group::kBatch));
       loss = loss + balance->loss;
     }
     sums.add(prediction, balance);
@@ -227,6 +243,25 @@ void Trainer::add_speed(StepRecord& record, double seconds) const {
     record.mfu = flops.megatron * record.tokens_per_second / peak_flops_;
     record.mfu_torchtitan = flops.torchtitan * record.tokens_per_second / peak_flops_;
   }
+}
+
+void Trainer::adapt(StepRecord& record) {
+  if (!config_.model.moe.adaptive.enabled || !record.routing) return;
+  const AdaptiveSettings& used = balancing();
+  AdaptiveRecord adaptive{used.bias_rate, used.switch_loss, used.temperature, {}, {}};
+  // A skipped step changed nothing, and its counts may come from weights that are not finite.
+  if (!record.skipped) {
+    const AdaptiveControl::Observation seen = adaptive_.observe(step_, record.routing->load);
+    for (const AdaptiveMove& move : seen.moves) {
+      adaptive.moves.push_back(move.text);
+      log_.info(move.text);
+    }
+    for (const AdaptiveAlarm& alarm : seen.alarms) {
+      adaptive.alarms.push_back(alarm.text);
+      if (mesh_.rank() == 0) log_.warning(alarm.text);
+    }
+  }
+  record.adaptive = std::move(adaptive);
 }
 
 void Trainer::report(StepRecord& record) {
