@@ -23,6 +23,9 @@ LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSessi
   }
   for (MoELayer* layer : model->moe_layers()) wanted.pieces.push_back(router_bias_state(*layer));
   restore_snapshot(folder, wanted);
+  if (const auto moved = wanted.numbers.find("adaptive.temperature"); moved != wanted.numbers.end()) {
+    for (MoELayer* layer : model->moe_layers()) layer->router().set_temperature(moved->second);
+  }
   log.info(concat("loaded ", folder.string(), ": step ", wanted.step));
 }
 

@@ -76,8 +76,10 @@ void MoeConfig::fields(FieldVisitor& visit) {
                "kept for backward: results and pre-activations, pre-activations, or the tokens alone");
   visit.choice("validate", checks, {{"off", MoeValidate::kOff}, {"cheap", MoeValidate::kCheap}, {"full", MoeValidate::kFull}},
                "cheap: shapes and dtypes; full: non-finite results are replaced and counted (one more forward pass of the experts)");
+  visit.list("groups", groups, "named groups of experts, each of its own shape, instead of experts that are all alike");
   visit.nested("router", router);
   visit.nested("balance", balance);
+  visit.nested("adaptive", adaptive);
 }
 
 std::vector<ExpertGroupConfig> MoeConfig::expert_groups() const {
@@ -97,6 +99,7 @@ int64_t MoeConfig::common_divisor() const {
 
 void MoeConfig::validate(const char* key, Violations& violations) const {
   if (experts == 0) return;
+  adaptive.validate(concat(key, ".adaptive").c_str(), violations);
   const auto add = [&](const char* name, const auto&... rule) { violations.add(concat(key, ".", name), concat(rule...)); };
   if (choices > experts) add("choices", "(", choices, ") must be at most ", key, ".experts (", experts, ")");
   const bool chooses = router.kind == RouterKind::kSoftmax || router.kind == RouterKind::kSigmoid;

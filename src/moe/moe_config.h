@@ -1,6 +1,7 @@
 #pragma once
 
 #include "base/config_fields.h"
+#include "moe/adaptive_control.h"
 
 #include <cstdint>
 #include <string>
@@ -98,8 +99,10 @@ struct MoeConfig {
   RankOverflow rank_overflow = RankOverflow::kChunk;
   MoeMemory memory = MoeMemory::kFast;
   MoeValidate checks = MoeValidate::kOff;
+  std::vector<ExpertGroupConfig> groups;  ///< named groups of experts, each of its own shape; empty: all alike
   RouterConfig router;
   BalanceConfig balance;
+  AdaptiveConfig adaptive;
 
   void fields(FieldVisitor& visit);
   /// @param key  of this struct, "model.moe"
@@ -109,8 +112,6 @@ struct MoeConfig {
   std::vector<ExpertGroupConfig> expert_groups() const;
   /// What mesh.expert_parallel has to divide: the greatest common divisor of the groups' counts; 0 in a dense model.
   int64_t common_divisor() const;
-
-  std::vector<ExpertGroupConfig> groups;  ///< named groups of experts, each of its own shape; empty: all alike
 };
 
 }  // namespace pimoe

@@ -77,7 +77,7 @@ struct Router::Scores {
 
 Router::Router(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, int64_t vocabulary,
                at::ScalarType compute_dtype, c10::Device device, double initial_deviation)
-    : name_(name), config_(config) {
+    : name_(name), config_(config), temperature_(config.router.temperature) {
   const RouterConfig& router = config.router;
   const at::ScalarType dtype = at_least_float32(compute_dtype);
   if (router.projection > 0) {
@@ -120,8 +120,7 @@ Router::Scores Router::score(const at::Tensor& tokens, const BatchContext& conte
   at::Tensor input = jittered(tokens, context);
   if (projection_) input = at::linear(input, projection_->value);
   result.logits = at::linear(input, weight_->value, logit_bias_ ? std::optional<at::Tensor>(logit_bias_->value) : std::nullopt);
-  const double temperature = context.temperature > 0 ? context.temperature : config_.router.temperature;
-  result.tempered = temperature == 1.0 ? result.logits : result.logits / temperature;
+  result.tempered = temperature_ == 1.0 ? result.logits : result.logits / temperature_;
   if (config_.router.kind == RouterKind::kSigmoid) {
     result.scores = at::sigmoid(result.tempered);
     result.normalised = result.scores / result.scores.sum(-1, true).clamp_min(kTiny);

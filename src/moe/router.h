@@ -39,6 +39,8 @@ class Router {
   at::Tensor& bias() { return bias_; }
   const at::Tensor& bias() const { return bias_; }
   const std::string& name() const { return name_; }
+  /// The configuration's at first; adaptive control moves it between steps.
+  void set_temperature(double temperature) { temperature_ = temperature; }
 
  private:
   struct Scores;
@@ -55,6 +57,7 @@ class Router {
   Parameter* projection_ = nullptr;
   Parameter* logit_bias_ = nullptr;
   at::Tensor bias_;
+  double temperature_;
   at::Tensor hashed_;  ///< [V] int32, the hash router's first expert of each token id
 };
 

@@ -16,7 +16,6 @@ struct BatchContext {
   int64_t most_tokens = 0;      ///< the largest T over the ranks, which decides a padded capacity; 0: every rank has as many
   at::Tensor token_ids;         ///< [T] int64 on the device; the hash router alone looks at it
   at::Tensor counted;           ///< [T] bool; false: padding, which is routed but counts in no statistic and no loss; undefined: all count
-  double temperature = 0.0;     ///< of the router; 0: the configuration's
 };
 
 /// What the router decided for T tokens: a value, never a member.

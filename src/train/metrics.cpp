@@ -50,6 +50,14 @@ void add_routing(Json& json, const RoutingMetrics& routing) {
   json["moe/load"] = routing.load;
 }
 
+void add_adaptive(Json& json, const AdaptiveRecord& adaptive) {
+  json["adaptive/bias_rate"] = mean(adaptive.bias_rate);
+  json["adaptive/bias_rate_layers"] = adaptive.bias_rate;
+  json["adaptive/switch_loss"] = adaptive.switch_loss;
+  json["adaptive/temperature"] = adaptive.temperature;
+  json["adaptive/moves"] = adaptive.moves;
+}
+
 }  // namespace
 
 double maxvio(const std::vector<double>& counts) {
@@ -93,6 +101,8 @@ std::string to_json(const StepRecord& record) {
   json["memory_bytes"] = record.memory_bytes;
   json["activation_bytes"] = record.activation_bytes;
   if (record.routing) add_routing(json, *record.routing);
+  if (!record.alarms.empty()) json["alarms"] = record.alarms;
+  if (record.adaptive) add_adaptive(json, *record.adaptive);
   return json.dump();
 }
 

@@ -38,6 +38,14 @@ double maxvio(const std::vector<double>& counts);
 /// Fills load, maxvio, entropy and utilization. @param load [N, E] int64 on the host
 RoutingMetrics routing_metrics(const at::Tensor& load);
 
+/// What adaptive control did in a step.
+struct AdaptiveRecord {
+  std::vector<double> bias_rate;   ///< [N] that the step used
+  double switch_loss = 0.0;        ///< likewise
+  double temperature = 1.0;        ///< likewise
+  std::vector<std::string> moves;  ///< made after it, each with its reason
+};
+
 /// What one step has to say.
 struct StepRecord {
   int64_t step = 0;   ///< steps done, this one included
@@ -50,11 +58,13 @@ struct StepRecord {
   int64_t tokens = 0;    ///< seen by the run so far
   double step_seconds = 0.0;
   double tokens_per_second = 0.0;
-  std::optional<double> mfu;              ///< Megatron's convention
-  std::optional<double> mfu_torchtitan;   ///< torchtitan's
-  int64_t memory_bytes = 0;               ///< peak of rank 0
-  int64_t activation_bytes = 0;           ///< most that rank 0 kept for backward of a micro-batch
-  std::optional<RoutingMetrics> routing;  ///< absent in dense models
+  std::optional<double> mfu;               ///< Megatron's convention
+  std::optional<double> mfu_torchtitan;    ///< torchtitan's
+  int64_t memory_bytes = 0;                ///< peak of rank 0
+  int64_t activation_bytes = 0;            ///< most that rank 0 kept for backward of a micro-batch
+  std::optional<RoutingMetrics> routing;   ///< absent in dense models
+  std::optional<AdaptiveRecord> adaptive;  ///< absent where it is off
+  std::vector<std::string> alarms;         ///< routers that collapse, experts without a slot, results that are not finite
 };
 
 /// @returns the record as one JSON line without its end

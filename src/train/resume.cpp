@@ -46,8 +46,21 @@ std::optional<std::filesystem::path> checkpoint_to_resume(const TrainConfig& con
 void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, const std::string& checkpoint) {
   const auto lines = [&](const TrainConfig& config) {
     ModelConfig model = config.model;
-    model.moe.balance = wanted.model.moe.balance;  // losses and the scale of initial weights may change
     model.initial_deviation = wanted.model.initial_deviation;
+    // How experts are balanced, limited, checked and kept in memory may change from run to run; what they compute may not.
+    MoeConfig& moe = model.moe;
+    const MoeConfig& other = wanted.model.moe;
+    moe.balance = other.balance;
+    moe.adaptive = other.adaptive;
+    moe.capacity_factor = other.capacity_factor;
+    moe.capacity_drop = other.capacity_drop;
+    moe.capacity_pad = other.capacity_pad;
+    moe.rank_budget = other.rank_budget;
+    moe.rank_overflow = other.rank_overflow;
+    moe.memory = other.memory;
+    moe.checks = other.checks;
+    moe.router.jitter = other.router.jitter;
+    moe.router.initial_skew = other.router.initial_skew;
     return split(print_fields([&](FieldVisitor& visit) { model.fields(visit); }), '\n');
   };
   const std::vector<std::string> had = lines(saved);

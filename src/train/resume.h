@@ -16,7 +16,7 @@ std::optional<std::filesystem::path> checkpoint_to_resume(const TrainConfig& con
 
 /// A run goes on with the model that it began with: weights of equal shape can mean other maths, and layers left out would be lost with the
 /// next checkpoint.
-/// @throws ConfigError with every line of `model:` that differs; balance losses and the scale of initial weights may
+/// @throws ConfigError with every line of `model:` that differs; balancing, limits, memory, checks and the scale of initial weights may
 void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, const std::string& checkpoint);
 
 }  // namespace pimoe

@@ -41,6 +41,11 @@ at::ScalarType agreed_dtype(Precision precision, const ProcessMesh& mesh) {
   return fast.item<int64_t>() != 0 ? at::kBFloat16 : at::kFloat;
 }
 
+/// Where adaptive control begins, and what holds without it.
+AdaptiveSettings configured_balancing(const MoeConfig& config) {
+  return {.bias_rate = {config.balance.bias_rate}, .switch_loss = config.balance.switch_loss, .temperature = config.router.temperature};
+}
+
 }  // namespace
 
 Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop)
@@ -50,6 +55,8 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       stop_(stop),
       model_(config.model, agreed_dtype(config.train.precision, mesh), mesh),
       moe_layers_(model_.moe_layers()),
+      adaptive_(config.model.moe.adaptive, configured_balancing(config.model.moe), static_cast<int64_t>(moe_layers_.size()),
+                config.model.moe.experts),
       buckets_(model_.parameters(), mesh, ParameterBuckets::kBucketBytes, /*trained=*/true),
       optimizer_(buckets_, config.optimizer, mesh),
       reducer_(buckets_, mesh),
@@ -87,6 +94,7 @@ void Trainer::resume() {
     log_.warning(concat("run.seed was ", before.run.seed, " and is ", config_.run.seed, ": the order of the data changes from here on"));
   }
   Snapshot saved = snapshot();
+  std::erase_if(saved.numbers, [](const auto& number) { return AdaptiveControl::is_state(number.first); });  // may be missing
   checkpoints_.restore(*found, saved);
   step_ = saved.step;
   tokens_seen_ = saved.counters.at("tokens_seen");
@@ -95,6 +103,9 @@ void Trainer::resume() {
   if (loss_scaler_.dynamic && saved.counters.at("loss_scale_dynamic") != 0) {
     loss_scaler_.scale = saved.numbers.at("loss_scale");
     loss_scaler_.good_steps = saved.counters.at("loss_scale_good_steps");
+  }
+  if (config_.model.moe.adaptive.enabled && !adaptive_.restore(saved.numbers)) {
+    log_.info("adaptive control begins afresh: the checkpoint was written without it");
   }
   optimizer_.set_steps_taken(saved.counters.at("optimizer_steps"));
   optimizer_.publish();
@@ -105,6 +116,7 @@ Snapshot Trainer::snapshot() {
   Snapshot state;
   state.step = step_;
   state.numbers = {{"loss_scale", loss_scaler_.scale}};
+  if (config_.model.moe.adaptive.enabled) state.numbers.merge(adaptive_.state());
   state.counters = {{"tokens_seen", tokens_seen_},
                     {"next_sample", data_ ? data_->cursor().next_sample : start_.next_sample},
                     {"optimizer_steps", optimizer_.steps_taken()},
@@ -152,6 +164,7 @@ TrainOutcome Trainer::run() {
     ++step_;
     tokens_seen_ += step_tokens_;
     StepRecord record = finish_record(sums, gradient_norm, learning_rate, !finite);
+    adapt(record);
     synchronize(mesh_.device());  // the optimizer's work was only enqueued: without this the clock would not see it
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begun;
     add_speed(record, seconds.count());
@@ -192,6 +205,9 @@ BatchContext Trainer::context_of(const MicroBatch& batch) const {
 
 StepSums Trainer::accumulate_gradients() {
   const auto step_tokens = static_cast<double>(step_tokens_);
+  BalanceConfig balance_rules = config_.model.moe.balance;
+  balance_rules.switch_loss = balancing().switch_loss;
+  for (MoELayer* layer : moe_layers_) layer->router().set_temperature(balancing().temperature);
   StepSums sums(model_, mesh_, step_tokens);
   reducer_.begin_step();
   for (const MicroBatch& batch : data_->next_step()) {  // all ranks make the same number of these
@@ -202,7 +218,7 @@ StepSums Trainer::accumulate_gradients() {
     at::Tensor loss = prediction.cross_entropy_sum / step_tokens;
     std::optional<BalanceTerms> balance;
     if (!moe_layers_.empty()) {
-      balance = balance_terms(prediction.routing, config_.model.moe.balance, step_tokens, sums.load(), mesh_.group(Group::kBatch));
+      balance = balance_terms(prediction.routing, balance_rules, step_tokens, sums.load(), mesh_.group(Group::kBatch));
       loss = loss + balance->loss;
     }
     sums.add(prediction, balance);
@@ -215,9 +231,10 @@ StepSums Trainer::accumulate_gradients() {
 }
 
 void Trainer::update_biases(const at::Tensor& load) {
-  const double rate = scheduled_bias_rate(config_.model.moe.balance, step_, config_.train.steps);
-  for (size_t layer = 0; layer < moe_layers_.size() && rate > 0; ++layer) {
-    update_bias(moe_layers_[layer]->router().bias(), load[static_cast<int64_t>(layer)], rate);
+  const double scheduled = scheduled_bias_rate(config_.model.moe.balance, step_, config_.train.steps);
+  for (size_t layer = 0; layer < moe_layers_.size(); ++layer) {
+    const double rate = config_.model.moe.adaptive.enabled ? balancing().bias_rate[layer] : scheduled;
+    if (rate > 0) update_bias(moe_layers_[layer]->router().bias(), load[static_cast<int64_t>(layer)], rate);
   }
 }
 
@@ -244,6 +261,31 @@ void Trainer::add_speed(StepRecord& record, double seconds) const {
     record.mfu = flops.megatron * record.tokens_per_second / peak_flops_;
     record.mfu_torchtitan = flops.torchtitan * record.tokens_per_second / peak_flops_;
   }
+}
+
+void Trainer::adapt(StepRecord& record) {
+  if (!record.routing) return;
+  const AdaptiveSettings& used = balancing();
+  AdaptiveRecord adaptive{used.bias_rate, used.switch_loss, used.temperature, {}};
+  // A skipped step changed nothing, and its counts may come from weights that are not finite.
+  if (!record.skipped) {
+    const AdaptiveControl::Observation seen = adaptive_.observe(step_, record.routing->load);
+    for (const AdaptiveMove& move : seen.moves) {
+      adaptive.moves.push_back(move.text);
+      log_.info(move.text);
+    }
+    for (const AdaptiveAlarm& alarm : seen.alarms) record.alarms.push_back(alarm.text);
+  }
+  for (size_t layer = 0; layer < record.routing->nonfinite_slots.size(); ++layer) {
+    const double slots = record.routing->nonfinite_slots[layer];
+    if (slots == 0) continue;
+    record.alarms.push_back(concat("step ", step_, ": layer ", layer, ": the experts' results of ", slots,
+                                   " slots are not finite; these tokens ", "went by the shared or fallback network"));
+  }
+  for (const std::string& alarm : record.alarms) {
+    if (mesh_.rank() == 0) log_.warning(alarm);
+  }
+  if (config_.model.moe.adaptive.enabled) record.adaptive = std::move(adaptive);
 }
 
 void Trainer::report(StepRecord& record) {
@@ -286,6 +328,11 @@ void Trainer::announce() const {
   log_.info(concat("model: ", grouped(count.total), " parameters, ", grouped(count.active), " active for a token; ", config_.model.layers,
                    " layers of which ", moe_layers_.size(), " have ", config_.model.moe.experts, " experts, ", config_.model.moe.choices,
                    " for each token"));
+  if (!moe_layers_.empty() && config_.model.moe.router.kind == RouterKind::kExpertChoice && mesh_.rank() == 0) {
+    log_.warning(
+        "expert choice: which experts serve a token depends on later tokens of its sequence, so that the loss of this causal model is "
+        "better than what generation can reach");
+  }
   log_.info(concat("layout: ", mesh_.size(), mesh_.size() == 1 ? " rank" : " ranks", ", experts shared out over ", mesh_.expert_parallel(),
                    "; ", device_name(mesh_.device()), ", ", mesh_.transport() == Transport::kNccl ? "NCCL" : "MPI", ", ",
                    dtype_name(model_.dtype()), ", ", at::get_num_threads(), at::get_num_threads() == 1 ? " thread" : " threads",

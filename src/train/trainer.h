@@ -4,6 +4,7 @@
 #include "checkpoint/checkpoint_store.h"
 #include "data/data_stream.h"
 #include "model/transformer.h"
+#include "moe/adaptive_control.h"
 #include "parallel/gradient_reducer.h"
 #include "parallel/parameter_buckets.h"
 #include "parallel/process_mesh.h"
@@ -55,6 +56,10 @@ class Trainer {
   StepRecord finish_record(const StepSums& sums, double gradient_norm, double learning_rate, bool skipped);
   void add_speed(StepRecord& record, double seconds) const;
   bool all_asked_to_stop() const;
+  /// What balances the experts in the coming step: the configuration's settings, or what adaptive control has made of them.
+  const AdaptiveSettings& balancing() const { return adaptive_.settings(); }
+  /// Shows adaptive control the step that was, and tells of what it does about it. The same on every rank.
+  void adapt(StepRecord& record);
   void report(StepRecord& record);
   void announce() const;
   void summarize() const;
@@ -69,6 +74,7 @@ class Trainer {
 
   Transformer model_;
   std::vector<MoELayer*> moe_layers_;
+  AdaptiveControl adaptive_;
   ParameterBuckets buckets_;
   Optimizer optimizer_;
   GradientReducer reducer_;

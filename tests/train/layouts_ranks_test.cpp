@@ -93,6 +93,15 @@ TEST(Layouts, TrainTheSameModelInFloat64) {
   expect_layouts_agree(config, 1e-10, 1e-8);
 }
 
+TEST(Layouts, TrainTheSameModelUnderAdaptiveControl) {
+  const SharedFolder folder;
+  TrainConfig config = tiny_config(folder, "run");
+  config.model.moe.experts = test_session().world()->size() == 3 ? 6 : 8;
+  config.model.moe.adaptive.enabled = true;
+  config.model.moe.adaptive.window = 2;
+  expect_layouts_agree(config, 1e-10, 1e-8);
+}
+
 TEST(Layouts, TrainTheSameModelUnderRecompute) {
   const SharedFolder folder;
   for (const RecomputePolicy policy : {RecomputePolicy::kMoe, RecomputePolicy::kFull}) {

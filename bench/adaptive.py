@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Reads what bench/adaptive.sh trained: a table on stdout, and MaxVio over steps as an SVG. Needs nothing but Python.
+
+    bench/adaptive.py FOLDER [--svg FILE]
+"""
+import json
+import pathlib
+import re
+import statistics
+import sys
+
+TARGET = 0.2
+WINDOW = 10  # steps of the mean that has to meet the target
+
+
+def read(folder):
+    """{setting: [records of each seed]}"""
+    runs = {}
+    for path in sorted(pathlib.Path(folder).glob("*-seed*/metrics.jsonl")):
+        name = re.sub(r"-seed\d+$", "", path.parent.name)
+        runs.setdefault(name, []).append([json.loads(line) for line in path.open()])
+    return runs
+
+
+def smoothed(run):
+    maxvio = [record["moe/maxvio"] for record in run]
+    return [statistics.fmean(maxvio[max(0, i + 1 - WINDOW) : i + 1]) for i in range(len(maxvio))]
+
+
+def steps_to_target(run):
+    for step, value in enumerate(smoothed(run), start=1):
+        if step >= WINDOW and value < TARGET:
+            return step
+    return None
+
+
+def row(name, seeds):
+    reached = [steps_to_target(run) for run in seeds]
+    last = [statistics.fmean(record["moe/maxvio"] for record in run[-50:]) for run in seeds]
+    loss = [[r["validation_loss"] for r in run if "validation_loss" in r][-1] for run in seeds]
+    share = [max(run[0]["moe/load"][0]) / sum(run[0]["moe/load"][0]) for run in seeds]
+    said = ", ".join("never" if step is None else str(step) for step in reached)
+    return (f"| {name} | {said} | {statistics.fmean(last):.3f} | {statistics.fmean(loss):.4f} "
+            f"({min(loss):.4f} to {max(loss):.4f}) | {statistics.fmean(share):.0%} |")
+
+
+COLORS = ["#999999", "#9ecae1", "#4292c6", "#08519c", "#a1d99b", "#41ab5d", "#006d2c", "#00441b", "#d94801", "#7a0177"]
+
+
+def svg(runs):
+    width, height, left, top, right = 900, 460, 60, 20, 190
+    inner_width, inner_height = width - left - right, height - top - 50
+    steps = max(len(run) for seeds in runs.values() for run in seeds)
+    highest = 7.0
+
+    def x(step):
+        return left + inner_width * step / steps
+
+    def y(value):  # square root: the target is not lost at the bottom
+        return top + inner_height * (1 - (max(0.0, min(value, highest)) / highest) ** 0.5)
+
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
+             f'<rect width="{width}" height="{height}" fill="white"/>']
+    for value in (0, 0.1, 0.2, 0.5, 1, 2, 4, 7):
+        parts.append(f'<line x1="{left}" x2="{left + inner_width}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#ddd"/>')
+        parts.append(f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value}</text>')
+    for step in range(0, steps + 1, 50):
+        parts.append(f'<text x="{x(step):.1f}" y="{top + inner_height + 20}" text-anchor="middle">{step}</text>')
+    parts.append(f'<text x="{left + inner_width / 2}" y="{height - 8}" text-anchor="middle">step</text>')
+    parts.append(f'<text transform="translate(16 {top + inner_height / 2}) rotate(-90)" text-anchor="middle">'
+                 f'MaxVio, mean over layers, {WINDOW} steps and seeds</text>')
+    parts.append(f'<line x1="{left}" x2="{left + inner_width}" y1="{y(TARGET):.1f}" y2="{y(TARGET):.1f}" stroke="black" stroke-dasharray="4 3"/>')
+    for index, (name, seeds) in enumerate(runs.items()):
+        curves = [smoothed(run) for run in seeds]
+        mean = [statistics.fmean(values) for values in zip(*curves)]
+        points = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in enumerate(mean, start=1))
+        color = COLORS[index % len(COLORS)]
+        thick = 3 if name.startswith("adaptive") else 1.5
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="{thick}"/>')
+        at = top + 14 + 22 * index
+        parts.append(f'<line x1="{left + inner_width + 14}" x2="{left + inner_width + 40}" y1="{at}" y2="{at}" stroke="{color}" stroke-width="{thick}"/>')
+        parts.append(f'<text x="{left + inner_width + 46}" y="{at + 4}">{name}</text>')
+    return "\n".join(parts + ["</svg>"]) + "\n"
+
+
+def main():
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    runs = read(sys.argv[1])
+    order = ["none", "switch", "bias", "adaptive"]
+    runs = dict(sorted(runs.items(), key=lambda item: (order.index(re.match(r"[a-z]+", item[0])[0]), item[0])))
+    print(f"| setting | steps until MaxVio < {TARGET} (mean of {WINDOW}), each seed | MaxVio, last 50 steps | validation loss | fullest expert, step 1 |")
+    print("|---|---|---|---|---|")
+    for name, seeds in runs.items():
+        print(row(name, seeds))
+    if "--svg" in sys.argv:
+        pathlib.Path(sys.argv[sys.argv.index("--svg") + 1]).write_text(svg(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+#pragma once
+
+#include "base/config_fields.h"
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// `model.moe.adaptive:` keeps the load of the experts near a target by moving the settings that balance it.
+struct AdaptiveConfig {
+  bool enabled = false;
+  int64_t window = 10;            ///< steps of a look
+  double target_maxvio = 0.2;     ///< mean over a look
+  double bias_rate_min = 1e-4;    ///< bounds of the rate of the loss-free bias; the largest is 0: the bias is left alone
+  double bias_rate_max = 0.1;     ///< ... in units of the router's score
+  double switch_loss_max = 0.05;  ///< bound of the Switch loss' coefficient; a larger configured one is its own bound
+  double temperature_max = 2.0;   ///< bound of the router's temperature, likewise
+  double collapse_entropy = 0.5;  ///< H(c) / ln E below which a router counts as collapsed
+
+  void fields(FieldVisitor& visit);
+  /// @param key  of this struct, "model.moe.adaptive"
+  void validate(const char* key, Violations& violations) const;
+};
+
+/// What the controller moves.
+struct AdaptiveSettings {
+  std::vector<double> bias_rate;  ///< [N] for update_bias, one of each MoE layer
+  double switch_loss = 0.0;       ///< for balance_terms
+  double temperature = 1.0;       ///< the router's logits are divided by it
+};
+
+/// One setting moved, and why. Layers count MoE layers from 0, as in metrics.jsonl.
+struct AdaptiveMove {
+  int64_t layer = -1;  ///< -1: of every layer
+  double from = 0.0;
+  double to = 0.0;
+  std::string text;  ///< "step 40: bias rate of layer 3 0.001 -> 0.004: MaxVio 1.80 for 3 steps on the same expert, target 0.20"
+};
+
+/// Something that a person should look at. Told once, and again only after it was over.
+struct AdaptiveAlarm {
+  int64_t layer = 0;
+  std::vector<int64_t> experts;  ///< that had no slot in the look, or the one that has the most
+  std::string text;
+};
+
+/// Steers load balancing by what it sees of the load: raises what balances while a layer is out of balance, lets go once it is balanced.
+///
+/// The bias comes first, because it costs no quality, each layer by itself. With the law b_i += rate * sign(mean c - c_i) the rate decides how
+/// soon a skewed layer is even and how wildly it then swings: a skew of s in score takes s / (2 rate) steps, and leaves a cycle of +- rate.
+///
+///   raise  x 2   when for two steps the fullest experts stayed the fullest, and MaxVio is above target and not on its way there;
+///                x 4 where MaxVio is above 1
+///   cut    / 2   at once, when the fullest expert of the step before is below the mean now: the bias went too far
+///   rest   / 2   toward the configured value, when a look (`window` steps) met the target
+///
+/// so that the way to balance is a doubling search with a bisection at its end. A layer is judged by what becomes of its fullest expert: the
+/// share of that expert's excess that is left a step later is 1 under a lasting skew, 0 under chance, and negative in a cycle.
+///
+/// Where four looks in a row miss the target as the mean over layers, and get no better, the Switch loss' coefficient doubles, and once that
+/// is at its bound the temperature rises by a quarter; after as many looks that met it the last of these goes back. A step back that proved
+/// too early doubles the looks that the next one waits for: nothing is done and undone for ever. The target is never below the MaxVio that
+/// chance alone makes, about sqrt(2 ln E / mean c).
+///
+/// A function of what it observed alone, so that it is the same on every rank: it must be fed global counts. No tensors, no randomness.
+/// @source ours; bias law arXiv 2408.15664 algorithm 1; steps that double and halve by sign: Rprop (Riedmiller and Braun 1993)
+class AdaptiveControl {
+ public:
+  struct Observation {
+    std::vector<AdaptiveMove> moves;
+    std::vector<AdaptiveAlarm> alarms;
+  };
+
+  /// @param configured  what the settings are without control, bias_rate of one element or of N: where control begins, and returns to.
+  ///                    A bias rate outside its bounds is brought inside.
+  /// @param layers      N, MoE layers; may be 0
+  /// Where `config.enabled` is false it only watches: alarms are told, and the settings stay what was configured.
+  AdaptiveControl(const AdaptiveConfig& config, const AdaptiveSettings& configured, int64_t layers, int64_t experts);
+
+  /// Takes in a step that updated the weights; the settings are then those of the next step.
+  /// @param step  its number, for the texts
+  /// @param load  [N][E] slots of each expert over the step's global batch
+  /// @cost  N * E operations on the host
+  Observation observe(int64_t step, const std::vector<std::vector<int64_t>>& load);
+
+  const AdaptiveSettings& settings() const { return settings_; }
+
+  /// Everything that later moves depend on, keys for which is_state() holds; restoring it gives the same moves to the bit.
+  std::map<std::string, double> state() const;
+  /// @returns whether a number of this key is part of state(): it begins with "adaptive."
+  static bool is_state(const std::string& key);
+  /// Takes what state() gave out of a larger map. Values outside the present bounds are brought inside.
+  /// @returns false, and changes nothing, if there is none of it
+  /// @throws CheckpointError if there is only a part of it
+  bool restore(const std::map<std::string, double>& numbers);
+
+ private:
+  /// When a raised setting may go back: after `needed` looks in a row that met the target.
+  struct Patience {
+    double needed = 1.0;
+    double met = 0.0;
+    double gave_way = 0.0;  ///< 1: the last move was back, so that a raise now says that it was too early
+
+    void raised();
+    void gave_back();
+  };
+  struct Layer {
+    double fullest = -1.0;      ///< expert of the step before; -1: none yet
+    double excess = 0.0;        ///< its (c - mean c) / mean c: MaxVio of the step before
+    double run = 0.0;           ///< steps since the last move, what the next three are about
+    double run_excess = 0.0;    ///< sum over the run: excess of the fullest expert
+    double run_left = 0.0;      ///< sum over the run: the same expert's excess one step later
+    double run_first = 0.0;     ///< MaxVio where the run began
+    double look_maxvio = 0.0;   ///< sum over the look
+    double look_entropy = 0.0;  ///< sum over the look
+    double collapsed = 0.0;     ///< 1: the alarm is told
+    Patience patience;
+    std::vector<double> used;     ///< [ceil(E / 32)] words of bits: experts that had a slot in this look
+    std::vector<double> missing;  ///< likewise: experts that an alarm has told of
+  };
+
+  template <class Visit>
+  static void each_number(Layer& layer, const Visit& visit);
+  template <class Visit>
+  void each_number(const Visit& visit);
+
+  /// The configured target, or what chance alone makes of this many slots an expert.
+  double target_for(double mean_load) const;
+  double bounded_rate(double rate) const;
+  void steer_bias(int64_t step, int64_t index, const std::vector<int64_t>& load, Observation& seen);
+  void look(int64_t step, Observation& seen);
+  void look_at_bias(int64_t step, int64_t index, double maxvio, Observation& seen);
+  void look_at_common(int64_t step, double maxvio, Observation& seen);
+  void look_for_collapse(int64_t step, int64_t index, double entropy, Observation& seen);
+  void move_bias(int64_t step, int64_t index, double to, const std::string& reason, Observation& seen);
+  void move_common(int64_t step, const char* name, double& setting, double to, const std::string& reason, Observation& seen);
+
+  AdaptiveConfig config_;
+  AdaptiveSettings configured_;  ///< inside the bounds
+  AdaptiveSettings settings_;
+  int64_t experts_;
+  double chance_;  ///< sqrt(2 ln E)
+  std::vector<Layer> layers_;
+  double look_steps_ = 0.0;
+  double look_target_ = 0.0;  ///< sum over the look of the target, chance considered
+  double missed_ = 0.0;       ///< looks in a row in which the mean over layers missed the target without getting better
+  double last_maxvio_ = 0.0;  ///< mean over layers, of the look before
+  Patience patience_;
+};
+
+}  // namespace pimoe

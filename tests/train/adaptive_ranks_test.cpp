@@ -1,0 +1,86 @@
+#include "base/file_io.h"
+#include "base/text.h"
+#include "train/tiny_run.h"
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+namespace pimoe {
+namespace {
+
+/// Every layer begins with all tokens on the same two experts.
+TrainConfig skewed_config(const SharedFolder& folder, const std::string& run) {
+  TrainConfig config = tiny_config(folder, run);
+  config.model.moe.experts = test_session().world()->size() == 3 ? 6 : 8;
+  config.model.moe.adaptive.enabled = true;
+  config.model.moe.adaptive.window = 3;
+  config.optimizer.schedule = Schedule::kConstant;
+  config.mesh.expert_parallel = test_session().world()->size();
+  config.checkpoint.resume = "auto";
+  return config;
+}
+
+/// Trains on all ranks. @returns the records, without what depends on the clock or the process
+std::vector<nlohmann::json> train(const TrainConfig& config, bool skew) {
+  const auto world = test_session().world();
+  {
+    const auto mesh = world_mesh(config.mesh, config.model.moe.experts);
+    Logger log(1);
+    Trainer trainer(config, *mesh, log, nullptr);
+    if (skew) {
+      for (MoELayer* layer : trainer.model().moe_layers()) layer->router().bias().slice(0, 0, 2).fill_(1.0);
+    }
+    EXPECT_EQ(trainer.run(), TrainOutcome::kComplete);
+  }
+  world->barrier();
+  std::vector<nlohmann::json> records;
+  for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
+    if (line.empty()) continue;
+    nlohmann::json record = nlohmann::json::parse(line);
+    for (const char* key : {"step_seconds", "tokens_per_second", "memory_bytes", "activation_bytes", "validation_loss"}) record.erase(key);
+    records.push_back(record);
+  }
+  return records;
+}
+
+TEST(AdaptiveTraining, MovesTheBiasOfASkewedRouterAndTellsWhy) {
+  const SharedFolder folder;
+  const auto records = train(skewed_config(folder, "run"), /*skew=*/true);
+  ASSERT_EQ(records.size(), 30u);
+  EXPECT_EQ(records[0].at("adaptive/bias_rate"), 1e-4) << "the bound, as the configured rate is 0";
+  size_t moves = 0;
+  for (const auto& record : records) moves += record.at("adaptive/moves").size();
+  EXPECT_GE(moves, 4u);
+  EXPECT_GE(records[2].at("alarms").size(), 2u) << "experts without a slot in either layer";
+  EXPECT_NE(records[2].at("adaptive/moves").at(0).get<std::string>().find("bias rate of layer 0"), std::string::npos);
+  EXPECT_GT(records[9].at("adaptive/bias_rate").get<double>(), 1e-3);
+  EXPECT_LT(records[29].at("moe/maxvio").get<double>(), records[0].at("moe/maxvio").get<double>());
+}
+
+TEST(AdaptiveTraining, ResumesToTheSameRecordsAndMoves) {
+  const SharedFolder folder;
+  const auto whole = train(skewed_config(folder, "whole"), true);
+  for (const int64_t cut : {4, 11}) {
+    TrainConfig config = skewed_config(folder, concat("cut-", cut));
+    config.train.steps = cut;
+    train(config, true);
+    config.train.steps = 30;
+    EXPECT_EQ(train(config, false), whole) << "cut after step " << cut;
+  }
+}
+
+TEST(AdaptiveTraining, BeginsAfreshFromACheckpointWithoutItsState) {
+  const SharedFolder folder;
+  TrainConfig config = skewed_config(folder, "run");
+  config.model.moe.adaptive.enabled = false;
+  config.train.steps = 5;
+  for (const auto& record : train(config, true)) EXPECT_FALSE(record.contains("adaptive/bias_rate"));
+  config.model.moe.adaptive.enabled = true;
+  config.train.steps = 10;
+  const auto records = train(config, false);
+  ASSERT_EQ(records.size(), 10u);
+  EXPECT_EQ(records[5].at("adaptive/bias_rate"), 1e-4);
+}
+
+}  // namespace
+}  // namespace pimoe
