@@ -37,7 +37,9 @@ std::vector<nlohmann::json> train(const TrainConfig& config, bool skew) {
   for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
     if (line.empty()) continue;
     nlohmann::json record = nlohmann::json::parse(line);
-    for (const char* key : {"step_seconds", "tokens_per_second", "memory_bytes", "activation_bytes", "validation_loss"}) record.erase(key);
+    for (const char* key : {"moe/dispatch_ms", "moe/experts_ms", "moe/combine_ms", "step_seconds", "tokens_per_second", "memory_bytes",
+                            "activation_bytes", "validation_loss"})
+      record.erase(key);
     records.push_back(record);
   }
   return records;

@@ -121,6 +121,63 @@ TEST(Layouts, TrainTheSameModelWhenOneRankReceivesNothing) {
   expect_layouts_agree(config, 1e-10, 1e-8, closed);
 }
 
+struct Routed {
+  const char* what;
+  void (*change)(TrainConfig&);
+};
+
+TEST(Layouts, TrainTheSameModelWhateverRoutesAndBounds) {
+  const Routed cases[] = {
+      {"sigmoid in groups, loss-free bias, sequence loss, shared expert",
+       [](TrainConfig& config) {
+         MoeConfig& moe = config.model.moe;
+         moe.router.kind = RouterKind::kSigmoid;
+         moe.router.groups = 2;
+         moe.router.route_scale = 2.5;
+         moe.balance.bias_rate = 1e-2;
+         moe.balance.sequence_loss = 1e-2;
+         moe.shared_width = 8;
+         moe.memory = MoeMemory::kBalanced;
+       }},
+      {"softmax of the chosen, jitter, step loss, rounds within a budget, recomputation",
+       [](TrainConfig& config) {
+         MoeConfig& moe = config.model.moe;
+         moe.router.pre_softmax = false;
+         moe.router.jitter = 0.1;
+         moe.balance.step_loss = 1e-2;
+         moe.rank_budget = 1.0;
+         moe.memory = MoeMemory::kLean;
+         config.train.recompute = RecomputePolicy::kMoe;
+       }},
+      {"expert choice", [](TrainConfig& config) { config.model.moe.router.kind = RouterKind::kExpertChoice; }},
+      {"hash", [](TrainConfig& config) { config.model.moe.router.kind = RouterKind::kHash; }},
+      {"experts of two shapes, a skewed start, adaptive control, every check",
+       [](TrainConfig& config) {
+         MoeConfig& moe = config.model.moe;
+         const int64_t half = moe.experts / 2;
+         moe.groups = {{.name = "a", .count = half, .activation = Activation::kGeglu},
+                       {.name = "b", .count = half, .layers = 3, .width = 5}};
+         moe.router.linear_bias = true;
+         moe.router.initial_skew = 2.0;
+         moe.router.projection = 6;
+         moe.adaptive.enabled = true;
+         moe.adaptive.window = 3;
+         moe.checks = MoeValidate::kFull;
+         moe.fallback_width = 4;
+       }},
+  };
+  const SharedFolder folder;
+  int number = 0;
+  for (const Routed& routed : cases) {
+    SCOPED_TRACE(routed.what);
+    TrainConfig config = tiny_config(folder, concat("run", number++));
+    config.model.moe.experts = test_session().world()->size() == 3 ? 6 : 8;
+    config.train.steps = 12;
+    routed.change(config);
+    expect_layouts_agree(config, 1e-10, 1e-8);
+  }
+}
+
 TEST(Layouts, TrainNearlyTheSameModelInFloat32) {
   const SharedFolder folder;
   TrainConfig config = tiny_config(folder, "run");
