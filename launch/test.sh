@@ -6,16 +6,17 @@
 #   unit     one program for each folder of src/        ranks    the same under mpirun with 1, 2, 3 and 4 ranks
 #   system   the binary as a user runs it               gpu      needs a GPU, and a CUDA build
 #   slurm    jobs on a Slurm of its own; only when asked for
+#   interop  the MoE layer against Hugging Face transformers, fetched from PyPI; only when asked for
 #
-# Without a label: all but slurm. PIMOE_CUDA, PIMOE_BUILD and PIMOE_DEPS as for launch/setup.sh.
+# Without a label: all but slurm and interop. PIMOE_CUDA, PIMOE_BUILD and PIMOE_DEPS as for launch/setup.sh.
 source "$(dirname "$0")/common.sh"
 
 labels=()
 for argument in "$@"; do
   case $argument in
     -h | --help) sed -n '2,/^source/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0 ;;
-    unit | ranks | system | gpu | slurm) labels+=("$argument") ;;
-    *) echo "test.sh: there is no label '$argument': unit, ranks, system, gpu or slurm" >&2 && exit 64 ;;
+    unit | ranks | system | gpu | slurm | interop) labels+=("$argument") ;;
+    *) echo "test.sh: there is no label '$argument': unit, ranks, system, gpu, slurm or interop" >&2 && exit 64 ;;
   esac
 done
 
@@ -34,7 +35,7 @@ fi
 if [ ${#labels[@]} -eq 0 ]; then
   labels=(unit ranks system)
   if [ -z "$no_gpu" ]; then labels+=(gpu); else say "not run: gpu, because $no_gpu"; fi
-  say "not run: slurm, because it is run only when asked for (launch/test.sh slurm)"
+  for label in slurm interop; do say "not run: $label, because it is run only when asked for (launch/test.sh $label)"; done
 elif [ -n "$no_gpu" ] && [[ " ${labels[*]} " == *" gpu "* ]]; then
   fail "the label gpu was asked for, but $no_gpu."
 fi
@@ -45,9 +46,12 @@ build_seconds=$((SECONDS - begin))
 
 begin=$SECONDS
 failed=()
-chosen=$(printf '%s\n' "${labels[@]}" | grep -v '^slurm$' | paste -sd '|') || true
+chosen=$(printf '%s\n' "${labels[@]}" | grep -vE '^(slurm|interop)$' | paste -sd '|') || true
 if [[ " ${labels[*]} " == *" slurm "* ]]; then
   "$repository/tests/slurm/run.sh" --install || failed+=(slurm)
+fi
+if [[ " ${labels[*]} " == *" interop "* ]]; then
+  "$repository/tests/interop/run.sh" || failed+=(interop)
 fi
 if [ -n "$chosen" ]; then
   "$PIMOE_CTEST" --test-dir "$PIMOE_BUILD" -L "^($chosen)\$" -j "$(nproc)" --output-on-failure --no-tests=error ||

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Compares the MoE layer with the MoE blocks of Hugging Face transformers, on the CPU in float32 (docs/interop.md).
+#
+#   tests/interop/run.sh [OPTION ...]     options of transformers_blocks.py
+#
+# PIMOE_BUILD (default: build) holds tests/moe_block. transformers and torch come from PyPI into $PIMOE_DEPS/interop, once.
+source "$(dirname "$0")/../../launch/common.sh"
+source "$launch/versions.env"
+script=interop
+
+program=$PIMOE_BUILD/tests/moe_block
+[ -x "$program" ] || fail "$program is not there." "launch/build.sh moe_block builds it; PIMOE_BUILD names the build folder."
+[ -e "$PIMOE_DEPS/env.sh" ] || fail "there is no $PIMOE_DEPS/env.sh." "launch/setup.sh writes it; run that first."
+source "$PIMOE_DEPS/env.sh"
+
+environment=$PIMOE_DEPS/interop
+wanted="transformers==$PIMOE_TRANSFORMERS_VERSION torch==$PIMOE_TORCH_VERSION"
+# Written last: an installation that was interrupted has none.
+if [ "$(cat "$environment/installed" 2>/dev/null)" != "$wanted" ]; then
+  rm -rf "$environment"
+  stage "Python environment $environment" "$PIMOE_DEPS/log/interop-venv.log" "$PIMOE_PYTHON" -m venv "$environment" ||
+    fail "$PIMOE_PYTHON could not make a virtual environment." "On Debian and Ubuntu its package is python3-venv."
+  # torch's wheel cannot be imported without its CUDA libraries, also where no GPU is used.
+  # shellcheck disable=SC2086  # a list of words
+  stage "transformers $PIMOE_TRANSFORMERS_VERSION and torch $PIMOE_TORCH_VERSION (2.5 GB to fetch, 5 GB on disk)" \
+    "$PIMOE_DEPS/log/interop-pip.log" "$environment/bin/python3" -m pip --no-input --disable-pip-version-check install --no-compile \
+    --progress-bar off $wanted ||
+    fail "pip could not install: $wanted" "It needs a package index (PyPI, or the one that PIP_INDEX_URL names)" \
+      "and disk space: $(df -h --output=avail "$PIMOE_DEPS" | tail -n 1 | tr -d ' ') are free."
+  echo "$wanted" >"$environment/installed"
+fi
+
+"$environment/bin/python3" "$repository/tests/interop/transformers_blocks.py" --program "$program" "$@"
