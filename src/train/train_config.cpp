@@ -46,10 +46,12 @@ void TrainConfig::fields(FieldVisitor& visit) {
 
 namespace {
 
-void validate(const TrainConfig& config, const ConfigOrigins& origins) {
+void validate(const TrainConfig& config, const ConfigOrigins& origins, bool needs_corpus) {
   Violations violations;
   config.model.validate(violations);
-  if (config.data.train.empty()) violations.add("data.train", "must name a corpus: the PREFIX of `pimoe data build --output PREFIX`");
+  if (needs_corpus && config.data.train.empty()) {
+    violations.add("data.train", "must name a corpus: the PREFIX of `pimoe data build --output PREFIX`");
+  }
   if (config.model.vocabulary == 0 && config.data.tokenizer.empty()) {
     violations.add("model.vocabulary", "(0) takes the tokenizer's, and data.tokenizer is empty: set one of them");
   }
@@ -74,10 +76,10 @@ std::function<void(FieldVisitor&)> fields_of(TrainConfig& config) {
 
 }  // namespace
 
-TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_corpus) {
   TrainConfig config;
   const ConfigOrigins origins = load_fields(file, overrides, fields_of(config));
-  validate(config, origins);
+  validate(config, origins, needs_corpus);
   if (config.run.directory.empty()) config.run.directory = std::filesystem::path("runs") / file.stem();
   if (config.model.vocabulary == 0) config.model.vocabulary = Tokenizer(config.data.tokenizer).vocabulary();
   return config;
@@ -85,7 +87,7 @@ TrainConfig load_train_config(const std::filesystem::path& file, const std::vect
 
 TrainConfig parse_train_config(const std::string& yaml, const std::string& name_for_messages) {
   TrainConfig config;
-  validate(config, load_fields(yaml, name_for_messages, {}, fields_of(config)));
+  validate(config, load_fields(yaml, name_for_messages, {}, fields_of(config)), /*needs_corpus=*/true);
   return config;
 }
 

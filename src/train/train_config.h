@@ -60,8 +60,9 @@ struct TrainConfig {
 };
 
 /// Reads `file` and then `overrides` ("a.b=c"), checks every rule that spans keys, fills in run.directory and, from the tokenizer, the vocabulary.
+/// @param needs_corpus  an empty data.train is a violation
 /// @throws ConfigError listing all violations; DataError if the tokenizer cannot be read
-TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_corpus = true);
 
 /// The same from text that a checkpoint carries.
 TrainConfig parse_train_config(const std::string& yaml, const std::string& name_for_messages);

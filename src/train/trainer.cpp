@@ -7,6 +7,7 @@
 #include "moe/balance.h"
 #include "parallel/device.h"
 #include "parallel/precision.h"
+#include "train/gradient_step.h"
 #include "train/resume.h"
 #include "train/router_state.h"
 #include "train/validation.h"
@@ -33,15 +34,14 @@ const char* dtype_name(at::ScalarType dtype) {
   }
 }
 
-/// `auto` is what the slowest rank's device is fast at: ranks of different machines must not train in different dtypes.
+}  // namespace
+
 at::ScalarType agreed_dtype(Precision precision, const ProcessMesh& mesh) {
   if (precision != Precision::kAuto) return compute_dtype(precision, mesh.device());
   at::Tensor fast = at::tensor({static_cast<int64_t>(has_fast_bfloat16(mesh.device()) ? 1 : 0)}, at::kLong);
   mesh.control().all_reduce(fast, ReduceOp::kMin);
   return fast.item<int64_t>() != 0 ? at::kBFloat16 : at::kFloat;
 }
-
-}  // namespace
 
 Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop)
     : config_(config),
@@ -178,40 +178,13 @@ TrainOutcome Trainer::run() {
   return TrainOutcome::kComplete;
 }
 
-BatchContext Trainer::context_of(const MicroBatch& batch) const {
-  const int64_t length = config_.model.sequence_length;
-  const int64_t ranks = mesh_.group(Group::kBatch).size();
-  BatchContext context;
-  context.training = true;
-  context.seed = static_cast<uint64_t>(config_.run.seed);
-  context.step = step_;
-  context.first_token = batch.first_sequence * length;
-  context.most_tokens = (batch.global_sequences + ranks - 1) / ranks * length;
-  return context;
-}
-
 StepSums Trainer::accumulate_gradients() {
-  const auto step_tokens = static_cast<double>(step_tokens_);
-  StepSums sums(model_, mesh_, step_tokens);
-  reducer_.begin_step();
-  for (const MicroBatch& batch : data_->next_step()) {  // all ranks make the same number of these
-    const int64_t before = memory_use(mesh_.device()).now_bytes;
-    const at::Tensor tokens = batch.tokens.to(mesh_.device(), /*non_blocking=*/true);
-    const at::Tensor targets = batch.targets.to(mesh_.device(), /*non_blocking=*/true);
-    const Prediction prediction = model_.forward(tokens, targets, context_of(batch), config_.train.recompute);
-    at::Tensor loss = prediction.cross_entropy_sum / step_tokens;
-    std::optional<BalanceTerms> balance;
-    if (!moe_layers_.empty()) {
-      balance = balance_terms(prediction.routing, config_.model.moe.balance, step_tokens, sums.load(), mesh_.group(Group::kBatch));
-      loss = loss + balance->loss;
-    }
-    sums.add(prediction, balance);
-    sums.note_activation_bytes(memory_use(mesh_.device()).now_bytes - before);
-    reducer_.begin_backward(batch.is_last);
-    (loss * loss_scaler_.scale).backward();
-  }
-  reducer_.finish();
-  return sums;
+  const StepTerms terms{.seed = static_cast<uint64_t>(config_.run.seed),
+                        .step = step_,
+                        .step_tokens = static_cast<double>(step_tokens_),
+                        .loss_scale = loss_scaler_.scale,
+                        .recompute = config_.train.recompute};
+  return pimoe::accumulate_gradients(model_, reducer_, mesh_, data_->next_step(), terms, {});
 }
 
 void Trainer::update_biases(const at::Tensor& load) {
