@@ -1,6 +1,7 @@
 #include "app/checkpoint.h"
 #include "app/command.h"
 #include "app/data.h"
+#include "app/drill.h"
 #include "app/generate.h"
 #include "app/parity.h"
 #include "app/train.h"
@@ -68,6 +69,7 @@ int run(int argc, char** argv) {
   add_checkpoint_command(app, context);
   add_generate_command(app, context);
   add_parity_command(app, context);
+  add_drill_command(app, context);
   try {
     // CLI11 would print the general help for `pimoe trian --help`.
     const auto is_named = [&](const CLI::App* command) { return command->get_name() == argv[1]; };

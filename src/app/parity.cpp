@@ -1,6 +1,7 @@
 #include "app/parity.h"
 
 #include "app/parity_facts.h"
+#include "app/parity_rule.h"
 #include "app/threads.h"
 #include "base/text.h"
 #include "parallel/device.h"
@@ -28,20 +29,6 @@ struct ParityOptions {
   int64_t sequences = 0;
   bool json = false;
 };
-
-struct PrecisionRule {
-  const char* name;
-  double tolerance;
-};
-
-PrecisionRule rule_of(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kDouble: return {"float64", 1e-9};
-    case at::kFloat: return {"float32", 1e-4};
-    case at::kHalf: return {"float16", 2e-2};
-    default: return {"bfloat16", 5e-2};
-  }
-}
 
 /// Turns off what is defined for each rank's tokens alone: no two layouts could agree on it. @returns a line for each
 std::vector<std::string> leave_out_what_layouts_change(MoeConfig& moe) {

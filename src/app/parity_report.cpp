@@ -52,7 +52,7 @@ void ParityReport::compare(Pair pair, const Facts& ours, const Facts& theirs) {
     difference.agrees = difference.agrees && agrees;
     if (!agrees && (first_.empty() || index < first_index_)) {
       first_index_ = index;
-      first_ = concat(fact.quantity, fact.tensor.empty() ? "" : " of ", fact.tensor, ": ", kPairNames[pair], " differ by ",
+      first_ = concat(fact.quantity, fact.tensor.empty() ? "" : " of ", fact.tensor, ": ", kPairNames[pair], ": apart by ",
                       scientific(apart, 1), ", allowed ", scientific(allowed, 1));
     }
   }
