@@ -1,7 +1,9 @@
 #include "app/checkpoint.h"
 #include "app/command.h"
 #include "app/data.h"
+#include "app/drill.h"
 #include "app/generate.h"
+#include "app/parity.h"
 #include "app/train.h"
 #include "base/text.h"
 #include "parallel/mpi_communicator.h"
@@ -66,6 +68,8 @@ int run(int argc, char** argv) {
   add_data_command(app, context);
   add_checkpoint_command(app, context);
   add_generate_command(app, context);
+  add_parity_command(app, context);
+  add_drill_command(app, context);
   try {
     // CLI11 would print the general help for `pimoe trian --help`.
     const auto is_named = [&](const CLI::App* command) { return command->get_name() == argv[1]; };

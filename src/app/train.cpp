@@ -1,5 +1,6 @@
 #include "app/train.h"
 
+#include "app/threads.h"
 #include "base/file_io.h"
 #include "base/text.h"
 #include "parallel/device.h"
@@ -10,12 +11,9 @@
 #include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
 
-#include <sched.h>
-
 #include <cerrno>
 #include <cstdlib>
 #include <iostream>
-#include <thread>
 
 namespace pimoe {
 namespace {
@@ -25,18 +23,6 @@ struct TrainOptions {
   std::vector<std::string> overrides;
   bool print_config = false;
 };
-
-/// Threads of this rank: train.threads, else OMP_NUM_THREADS (launch/slurm.sbatch sets it), else the cores it is bound to, or where it is bound
-/// to none its share of the node's.
-int thread_count(const TrainConfig& config, const ProcessMesh& mesh) {
-  if (config.train.threads > 0) return static_cast<int>(config.train.threads);
-  if (const char* variable = std::getenv("OMP_NUM_THREADS"); variable != nullptr && std::atoi(variable) > 0) return std::atoi(variable);
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  const int all = static_cast<int>(std::thread::hardware_concurrency());
-  const int bound = sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : all;
-  return std::max(1, bound < all ? bound : all / mesh.node_size());
-}
 
 /// Rank 0 holds the run folder: two jobs in one would mix their checkpoints and metrics. Collective.
 std::unique_ptr<FileLock> lock_run(const std::filesystem::path& folder, const ProcessMesh& mesh) {

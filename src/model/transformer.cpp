@@ -115,6 +115,11 @@ Prediction Transformer::forward(const at::Tensor& tokens, const at::Tensor& targ
   return prediction;
 }
 
+at::Tensor Transformer::logits(const at::Tensor& tokens, const BatchContext& context) const {
+  std::vector<RoutingRecord> routing;
+  return at::linear(hidden_states(tokens, context, RecomputePolicy::kNone, routing), head_weight()).to(at_least_float32(dtype_));
+}
+
 at::Tensor Transformer::next_token_logits(const at::Tensor& tokens) const {
   std::vector<RoutingRecord> routing;
   const at::Tensor hidden = hidden_states(tokens, {}, RecomputePolicy::kNone, routing);

@@ -62,6 +62,10 @@ class Transformer {
   Prediction forward(const at::Tensor& tokens, const at::Tensor& targets, const BatchContext& context = {},
                      RecomputePolicy policy = RecomputePolicy::kNone) const;
 
+  /// The scores behind forward's cross-entropy, whole: for tools that look at single tokens. Call it without gradients.
+  /// @param tokens, context  as for forward  @returns [B, S, V], at least float32
+  at::Tensor logits(const at::Tensor& tokens, const BatchContext& context) const;
+
   /// @param tokens [B, S]  @returns [B, V] logits of the token after the last position, at least float32
   at::Tensor next_token_logits(const at::Tensor& tokens) const;
 

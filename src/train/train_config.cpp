@@ -50,10 +50,12 @@ void TrainConfig::fields(FieldVisitor& visit) {
 
 namespace {
 
-void validate(const TrainConfig& config, const ConfigOrigins& origins) {
+void validate(const TrainConfig& config, const ConfigOrigins& origins, bool needs_corpus) {
   Violations violations;
   config.model.validate(violations);
-  if (config.data.train.empty()) violations.add("data.train", "must name a corpus: the PREFIX of `pimoe data build --output PREFIX`");
+  if (needs_corpus && config.data.train.empty()) {
+    violations.add("data.train", "must name a corpus: the PREFIX of `pimoe data build --output PREFIX`");
+  }
   if (config.model.vocabulary == 0 && config.data.tokenizer.empty()) {
     violations.add("model.vocabulary", "(0) takes the tokenizer's, and data.tokenizer is empty: set one of them");
   }
@@ -76,28 +78,28 @@ std::function<void(FieldVisitor&)> fields_of(TrainConfig& config) {
   return [&config](FieldVisitor& visit) { config.fields(visit); };
 }
 
-TrainConfig load(const ConfigSource& file, const std::vector<std::string>& overrides) {
+TrainConfig load(const ConfigSource& file, const std::vector<std::string>& overrides, bool needs_corpus) {
   std::vector<ConfigSource> sources = {file};
   const std::optional<std::string> name = peek_text(sources, overrides, "preset");
   if (const auto preset = find_preset(name.value_or("none"))) {
     sources.insert(sources.begin(), {std::string(preset->yaml), concat("preset ", preset->name)});
   }
   TrainConfig config;
-  validate(config, load_fields(sources, overrides, fields_of(config)));
+  validate(config, load_fields(sources, overrides, fields_of(config)), needs_corpus);
   return config;
 }
 
 }  // namespace
 
-TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
-  TrainConfig config = load(read_config_source(file), overrides);
+TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_corpus) {
+  TrainConfig config = load(read_config_source(file), overrides, needs_corpus);
   if (config.run.directory.empty()) config.run.directory = std::filesystem::path("runs") / file.stem();
   if (config.model.vocabulary == 0) config.model.vocabulary = Tokenizer(config.data.tokenizer).vocabulary();
   return config;
 }
 
 TrainConfig parse_train_config(const std::string& yaml, const std::string& name_for_messages) {
-  return load({yaml, name_for_messages}, {});
+  return load({yaml, name_for_messages}, {}, /*needs_corpus=*/true);
 }
 
 std::string to_yaml(TrainConfig config) { return print_fields(fields_of(config)); }

@@ -62,8 +62,9 @@ struct TrainConfig {
 
 /// Reads the preset that `file` or `overrides` ("a.b=c") name, then `file` and then `overrides`, each stronger than those before it; checks
 /// every rule that spans keys, fills in run.directory and, from the tokenizer, the vocabulary.
+/// @param needs_corpus  an empty data.train is a violation
 /// @throws ConfigError listing all violations; DataError if the tokenizer cannot be read
-TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_corpus = true);
 
 /// The same from text that a checkpoint carries: nothing is filled in, and as it has every key its preset changes nothing.
 TrainConfig parse_train_config(const std::string& yaml, const std::string& name_for_messages);

@@ -7,6 +7,7 @@
 #include "moe/balance.h"
 #include "parallel/device.h"
 #include "parallel/precision.h"
+#include "train/gradient_step.h"
 #include "train/resume.h"
 #include "train/router_state.h"
 #include "train/validation.h"
@@ -33,20 +34,19 @@ const char* dtype_name(at::ScalarType dtype) {
   }
 }
 
-/// `auto` is what the slowest rank's device is fast at: ranks of different machines must not train in different dtypes.
-at::ScalarType agreed_dtype(Precision precision, const ProcessMesh& mesh) {
-  if (precision != Precision::kAuto) return compute_dtype(precision, mesh.device());
-  at::Tensor fast = at::tensor({static_cast<int64_t>(has_fast_bfloat16(mesh.device()) ? 1 : 0)}, at::kLong);
-  mesh.control().all_reduce(fast, ReduceOp::kMin);
-  return fast.item<int64_t>() != 0 ? at::kBFloat16 : at::kFloat;
-}
-
 /// Where adaptive control begins, and what holds without it.
 AdaptiveSettings configured_balancing(const MoeConfig& config) {
   return {.bias_rate = {config.balance.bias_rate}, .switch_loss = config.balance.switch_loss, .temperature = config.router.temperature};
 }
 
 }  // namespace
+
+at::ScalarType agreed_dtype(Precision precision, const ProcessMesh& mesh) {
+  if (precision != Precision::kAuto) return compute_dtype(precision, mesh.device());
+  at::Tensor fast = at::tensor({static_cast<int64_t>(has_fast_bfloat16(mesh.device()) ? 1 : 0)}, at::kLong);
+  mesh.control().all_reduce(fast, ReduceOp::kMin);
+  return fast.item<int64_t>() != 0 ? at::kBFloat16 : at::kFloat;
+}
 
 Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop)
     : config_(config),
@@ -191,43 +191,16 @@ TrainOutcome Trainer::run() {
   return TrainOutcome::kComplete;
 }
 
-BatchContext Trainer::context_of(const MicroBatch& batch) const {
-  const int64_t length = config_.model.sequence_length;
-  const int64_t ranks = mesh_.group(Group::kBatch).size();
-  BatchContext context;
-  context.training = true;
-  context.seed = static_cast<uint64_t>(config_.run.seed);
-  context.step = step_;
-  context.first_token = batch.first_sequence * length;
-  context.most_tokens = (batch.global_sequences + ranks - 1) / ranks * length;
-  return context;
-}
-
 StepSums Trainer::accumulate_gradients() {
-  const auto step_tokens = static_cast<double>(step_tokens_);
-  BalanceConfig balance_rules = config_.model.moe.balance;
-  balance_rules.switch_loss = balancing().switch_loss;
+  StepTerms terms{.seed = static_cast<uint64_t>(config_.run.seed),
+                  .step = step_,
+                  .step_tokens = static_cast<double>(step_tokens_),
+                  .loss_scale = loss_scaler_.scale,
+                  .recompute = config_.train.recompute,
+                  .balance = config_.model.moe.balance};
+  terms.balance.switch_loss = balancing().switch_loss;
   for (MoELayer* layer : moe_layers_) layer->router().set_temperature(balancing().temperature);
-  StepSums sums(model_, mesh_, step_tokens);
-  reducer_.begin_step();
-  for (const MicroBatch& batch : data_->next_step()) {  // all ranks make the same number of these
-    const int64_t before = memory_use(mesh_.device()).now_bytes;
-    const at::Tensor tokens = batch.tokens.to(mesh_.device(), /*non_blocking=*/true);
-    const at::Tensor targets = batch.targets.to(mesh_.device(), /*non_blocking=*/true);
-    const Prediction prediction = model_.forward(tokens, targets, context_of(batch), config_.train.recompute);
-    at::Tensor loss = prediction.cross_entropy_sum / step_tokens;
-    std::optional<BalanceTerms> balance;
-    if (!moe_layers_.empty()) {
-      balance = balance_terms(prediction.routing, balance_rules, step_tokens, sums.load(), mesh_.group(Group::kBatch));
-      loss = loss + balance->loss;
-    }
-    sums.add(prediction, balance);
-    sums.note_activation_bytes(memory_use(mesh_.device()).now_bytes - before);
-    reducer_.begin_backward(batch.is_last);
-    (loss * loss_scaler_.scale).backward();
-  }
-  reducer_.finish();
-  return sums;
+  return pimoe::accumulate_gradients(model_, reducer_, mesh_, data_->next_step(), terms, {});
 }
 
 void Trainer::update_biases(const at::Tensor& load) {

@@ -26,6 +26,10 @@ enum class TrainOutcome {
   kStopped,   ///< asked to leave: a checkpoint was saved, and the run goes on when it is started again
 };
 
+/// The run's compute dtype. For `auto` what the slowest rank's device is fast at: ranks of different machines must not train in different
+/// dtypes. Collective over the world.
+at::ScalarType agreed_dtype(Precision precision, const ProcessMesh& mesh);
+
 /// Trains one model: data -> forward -> backward -> optimizer -> checkpoint, on every rank of the mesh.
 ///
 /// Every rank constructs one with the same configuration; construction and `run` are collective. All ranks make the same number of micro-steps.
@@ -49,7 +53,6 @@ class Trainer {
  private:
   void resume();
   Snapshot snapshot();
-  BatchContext context_of(const MicroBatch& batch) const;
   StepSums accumulate_gradients();
   /// The loss-free biases after a step. @param load  [N, E] of the step's global batch
   void update_biases(const at::Tensor& load);

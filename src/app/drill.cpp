@@ -1,0 +1,159 @@
+#include "app/drill.h"
+
+#include "app/drills.h"
+#include "app/parity_rule.h"
+#include "app/threads.h"
+#include "base/text.h"
+#include "parallel/device.h"
+#include "train/trainer.h"
+
+#include <ATen/Parallel.h>
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <iomanip>
+#include <iostream>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+namespace pimoe {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct DrillOptions {
+  std::string name;
+  std::filesystem::path config;
+  std::vector<std::string> overrides;
+  int64_t timeout_seconds = 600;
+  bool json = false;
+};
+
+/// Ends the job when a drill hangs: that it does not is part of what must hold.
+class Watchdog {
+ public:
+  Watchdog(int64_t seconds, const std::string& drill, Logger& log)
+      : thread_([this, seconds, drill, &log] {
+          std::unique_lock lock(mutex_);
+          if (ended_.wait_for(lock, std::chrono::seconds(seconds), [this] { return done_; })) return;
+          log.error(concat("drill ", drill, ": not at its end after ", seconds, " s: it hangs, or --timeout is too short"));
+          MpiSession::abort(static_cast<int>(ExitCode::kCheckSaysNo));
+        }) {}
+  ~Watchdog() {
+    {
+      const std::lock_guard lock(mutex_);
+      done_ = true;
+    }
+    ended_.notify_all();
+    thread_.join();
+  }
+  Watchdog(const Watchdog&) = delete;
+  Watchdog& operator=(const Watchdog&) = delete;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  bool done_ = false;
+  std::thread thread_;
+};
+
+ExitCode list(const DrillOptions& options) {
+  if (MpiSession::launcher_rank() != 0) return ExitCode::kDone;
+  Json document = Json::array();
+  for (const Drill& drill : all_drills()) {
+    document.push_back({{"name", drill.name}, {"holds", drill.holds}});
+    if (!options.json) std::cout << std::left << std::setw(20) << drill.name << drill.holds << "\n";
+  }
+  if (options.json) std::cout << document.dump(2) << "\n";
+  return ExitCode::kDone;
+}
+
+const Drill& drill_named(const std::string& name) {
+  std::vector<std::string> names = {"list"};
+  for (const Drill& drill : all_drills()) {
+    if (name == drill.name) return drill;
+    names.emplace_back(drill.name);
+  }
+  const std::string nearest = nearest_name(name, names);
+  throw UsageError(concat("there is no drill '", name, "'", nearest.empty() ? "" : concat(": did you mean '", nearest, "'?"), " (",
+                          join(names, ", "), ")"));
+}
+
+/// @returns the first statement that did not hold, "" if all did
+std::string report(const Drill& drill, const DrillOutcome& outcome, const ProcessMesh& mesh, const char* precision, bool json) {
+  Json checks = Json::array();
+  std::string broken;
+  for (const DrillCheck& check : outcome.checks) {
+    checks.push_back({{"what", check.what}, {"held", check.held}});
+    if (!check.held && broken.empty()) broken = check.what;
+  }
+  if (json) {
+    std::cout << Json{{"name", drill.name},     {"holds", drill.holds},
+                      {"ranks", mesh.size()},   {"expert_parallel", mesh.expert_parallel()},
+                      {"precision", precision}, {"held", broken.empty()},
+                      {"checks", checks},       {"notes", outcome.notes}}
+                     .dump(2)
+              << std::endl;
+    return broken;
+  }
+  std::cout << "drill " << drill.name << " on " << mesh.size() << (mesh.size() == 1 ? " rank" : " ranks") << ", experts over "
+            << mesh.expert_parallel() << ", " << precision << "\n"
+            << drill.holds << "\n\n";
+  for (const DrillCheck& check : outcome.checks) std::cout << (check.held ? "  held    " : "  BROKEN  ") << check.what << "\n";
+  for (const std::string& line : outcome.notes) std::cout << "  note    " << line << "\n";
+  std::cout << "\n" << (broken.empty() ? "holds" : "DOES NOT HOLD") << std::endl;
+  return broken;
+}
+
+ExitCode drill(const DrillOptions& options, AppContext& context) {
+  if (options.name == "list") return list(options);
+  const Drill& drill = drill_named(options.name);
+  if (options.config.empty())
+    throw UsageError(concat("drill ", options.name, " needs a configuration file: pimoe drill ", options.name, " CONFIG.yaml"));
+  const TrainConfig config = load_train_config(options.config, options.overrides, /*needs_corpus=*/false);
+  const MpiSession& session = context.mpi();
+  const ProcessMesh mesh(config.mesh, session.world(), session.node(), config.model.moe.common_divisor());
+  at::set_num_threads(thread_count(config, mesh));
+  use_device(mesh.device());
+  const PrecisionRule rule = rule_of(agreed_dtype(config.train.precision, mesh));
+
+  const Watchdog watchdog(options.timeout_seconds, options.name, context.log);
+  const DrillOutcome outcome = drill.run({config, mesh, session});
+  std::string broken;
+  if (mesh.rank() == 0) {
+    broken = report(drill, outcome, mesh, rule.name, options.json);
+    if (!broken.empty()) context.log.error(concat("drill ", drill.name, ": did not hold: ", broken));
+  }
+  // Everyone leaves with rank 0's verdict, and after it has been printed: mpirun ends the others when one leaves with an error.
+  return mesh.control().broadcast_text(broken, 0).empty() ? ExitCode::kDone : ExitCode::kCheckSaysNo;
+}
+
+}  // namespace
+
+void add_drill_command(CLI::App& app, AppContext& context) {
+  auto options = std::make_shared<DrillOptions>();
+  CLI::App* command =
+      app.add_subcommand("drill", "Bring a model into trouble on purpose and check what must hold: exit code 0 it does, 1 not");
+  command->add_option("name", options->name, "a drill, or `list`")->required()->type_name("NAME");
+  command->add_option("config", options->config, "configuration file (YAML): model shape, precision and layout");
+  command->add_option("overrides", options->overrides, "key.path=value, stronger than the file");
+  command->add_option("--timeout", options->timeout_seconds, "seconds after which a drill counts as hanging")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_flag("--json", options->json, "print JSON; of `list` [{\"name\", \"holds\"}]");
+  std::string names;
+  for (const Drill& each : all_drills()) names += concat("  ", each.name, ": ", each.holds, "\n");
+  command->footer(
+      concat("A drill trains a few steps from the weights of run.seed on at most 8 sequences a step (data.train's first; random tokens "
+             "without\none) and saves nothing. It may change the configuration for its purpose, and says so.\n",
+             names,
+             "Example:\n  pimoe drill list --json\n  mpirun -n 2 pimoe drill one_expert configs/quickstart.yaml "
+             "train.precision=float32"));
+  command->callback([options, &context] { context.action = [options, &context] { return drill(*options, context); }; });
+}
+
+}  // namespace pimoe

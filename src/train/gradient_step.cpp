@@ -1,0 +1,50 @@
+#include "train/gradient_step.h"
+
+#include "moe/balance.h"
+#include "parallel/device.h"
+
+#include <ATen/TensorOperators.h>
+
+#include <optional>
+
+namespace pimoe {
+
+BatchContext training_context(const MicroBatch& batch, const StepTerms& terms, const ProcessMesh& mesh) {
+  const int64_t length = batch.tokens.size(1);
+  const int64_t ranks = mesh.group(Group::kBatch).size();
+  BatchContext context;
+  context.training = true;
+  context.seed = terms.seed;
+  context.step = terms.step;
+  context.first_token = batch.first_sequence * length;
+  context.most_tokens = (batch.global_sequences + ranks - 1) / ranks * length;
+  return context;
+}
+
+StepSums accumulate_gradients(const Transformer& model, GradientReducer& reducer, const ProcessMesh& mesh,
+                              const std::vector<MicroBatch>& batches, const StepTerms& terms, const PredictionObserver& seen) {
+  const ModelConfig& config = model.config();
+  StepSums sums(model, mesh, terms.step_tokens);
+  reducer.begin_step();
+  for (const MicroBatch& batch : batches) {
+    const int64_t before = memory_use(mesh.device()).now_bytes;
+    const at::Tensor tokens = batch.tokens.to(mesh.device(), /*non_blocking=*/true);
+    const at::Tensor targets = batch.targets.to(mesh.device(), /*non_blocking=*/true);
+    const Prediction prediction = model.forward(tokens, targets, training_context(batch, terms, mesh), terms.recompute);
+    at::Tensor loss = prediction.cross_entropy_sum / terms.step_tokens;
+    std::optional<BalanceTerms> balance;
+    if (config.moe_layers() > 0) {
+      balance = balance_terms(prediction.routing, terms.balance, terms.step_tokens, sums.load(), mesh.group(Group::kBatch));
+      loss = loss + balance->loss;
+    }
+    if (seen) seen(batch, prediction);
+    sums.add(prediction, balance);
+    sums.note_activation_bytes(memory_use(mesh.device()).now_bytes - before);
+    reducer.begin_backward(batch.is_last);
+    (loss * terms.loss_scale).backward();
+  }
+  reducer.finish();
+  return sums;
+}
+
+}  // namespace pimoe

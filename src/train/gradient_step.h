@@ -1,0 +1,40 @@
+#pragma once
+
+#include "data/data_stream.h"
+#include "model/transformer.h"
+#include "parallel/gradient_reducer.h"
+#include "parallel/process_mesh.h"
+#include "train/step_sums.h"
+
+#include <functional>
+#include <vector>
+
+namespace pimoe {
+
+/// What a step's gradients depend on besides weights and data. The same on every rank.
+struct StepTerms {
+  uint64_t seed = 0;         ///< of random draws
+  int64_t step = 0;          ///< steps done before this one
+  double step_tokens = 0.0;  ///< of the whole step over all ranks: what every mean is divided by
+  double loss_scale = 1.0;
+  RecomputePolicy recompute = RecomputePolicy::kNone;
+  BalanceConfig balance;  ///< coefficients of this step
+};
+
+/// @returns what a layer may know of a micro-batch in training
+BatchContext training_context(const MicroBatch& batch, const StepTerms& terms, const ProcessMesh& mesh);
+
+/// Sees each micro-step's forward pass.
+using PredictionObserver = std::function<void(const MicroBatch& batch, const Prediction& prediction)>;
+
+/// Forward pass, losses and backward of all of a step's micro-batches: afterwards each rank's bucket slices hold the sums of
+/// loss_scale * gradient over micro-steps and ranks.
+///
+/// @param batches  this rank's; as many on every rank
+/// @param seen     called after each forward pass; null: nobody looks
+/// @returns what metrics are made of, still on the device
+/// Collective over the mesh.
+StepSums accumulate_gradients(const Transformer& model, GradientReducer& reducer, const ProcessMesh& mesh,
+                              const std::vector<MicroBatch>& batches, const StepTerms& terms, const PredictionObserver& seen);
+
+}  // namespace pimoe
