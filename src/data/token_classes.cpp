@@ -7,9 +7,9 @@ namespace pimoe {
 namespace {
 
 constexpr std::array<std::string_view, 35> kKeywords = {
-    "False", "None",     "True",  "and",    "as",   "assert", "async",  "await",    "break", "class", "continue", "def",
-    "del",   "elif",     "else",  "except", "for",  "from",   "finally", "global",  "if",    "import", "in",      "is",
-    "lambda", "nonlocal", "not",  "or",     "pass", "raise",  "return", "try",      "while", "with",  "yield"};
+    "False",  "None",     "True", "and",    "as",   "assert", "async",   "await",  "break", "class",  "continue", "def",
+    "del",    "elif",     "else", "except", "for",  "from",   "finally", "global", "if",    "import", "in",       "is",
+    "lambda", "nonlocal", "not",  "or",     "pass", "raise",  "return",  "try",    "while", "with",   "yield"};
 
 bool is_digit(char byte) { return byte >= '0' && byte <= '9'; }
 bool is_letter(char byte) { return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z'); }
@@ -192,7 +192,8 @@ std::vector<TokenClass> classify_bytes(std::string_view text, TextKind kind) {
   Cursor cursor(text);
   while (!cursor.done()) {
     const bool after_letter = !classes.empty() && classes.back() == kWord;
-    const TokenClass found = kind == TextKind::kPython ? TokenClass{skip_python_token(cursor)} : TokenClass{skip_prose_character(cursor, after_letter)};
+    const TokenClass found =
+        kind == TextKind::kPython ? TokenClass{skip_python_token(cursor)} : TokenClass{skip_prose_character(cursor, after_letter)};
     classes.resize(cursor.at(), found);
   }
   return classes;

@@ -31,7 +31,7 @@ std::string prose(std::string_view text) {
 
 TEST(PythonClasses, OfALineWithEverything) {
   EXPECT_EQ(python("def f(x1): return x1 + 0.5  # half\n"),  //
-                   "kkkwioiioowkkkkkkwiiwownnnwwccccccw");
+            "kkkwioiioowkkkkkkwiiwownnnwwccccccw");
 }
 
 TEST(PythonClasses, KeywordsAreWholeWordsAndSoftOnesAreNames) {
@@ -41,8 +41,19 @@ TEST(PythonClasses, KeywordsAreWholeWordsAndSoftOnesAreNames) {
 
 TEST(PythonClasses, StringsHaveTheirPrefixAndHideWhatIsInThem) {
   EXPECT_EQ(python("x='a#b'+\"if\""), "iosssssossss");
-  EXPECT_EQ(python(R"(Rb"\"" rb'\\' f'{x}' u"")"), "ssssss" "w" "ssssss" "w" "ssssss" "w" "sss");
-  EXPECT_EQ(python("bar'x' ub'x'"), "iiisss" "w" "iisss") << "bar and ub are no prefixes";
+  EXPECT_EQ(python(R"(Rb"\"" rb'\\' f'{x}' u"")"),
+            "ssssss"
+            "w"
+            "ssssss"
+            "w"
+            "ssssss"
+            "w"
+            "sss");
+  EXPECT_EQ(python("bar'x' ub'x'"),
+            "iiisss"
+            "w"
+            "iisss")
+      << "bar and ub are no prefixes";
   EXPECT_EQ(python("b.r"), "ioi");
 }
 
@@ -78,9 +89,16 @@ TEST(ProseClasses, WordsDigitsPunctuation) {
 }
 
 TEST(ProseClasses, KnowUnicodesQuotesDashesAndSpaces) {
-  EXPECT_EQ(prose("“ä”"), "ppp" "ww" "ppp");
-  EXPECT_EQ(prose("a — b…"), "w_ppp_w" "ppp");
-  EXPECT_EQ(prose("«\u00A0x»"), "pp__w" "pp");
+  EXPECT_EQ(prose("“ä”"),
+            "ppp"
+            "ww"
+            "ppp");
+  EXPECT_EQ(prose("a — b…"),
+            "w_ppp_w"
+            "ppp");
+  EXPECT_EQ(prose("«\u00A0x»"),
+            "pp__w"
+            "pp");
   EXPECT_EQ(prose("日。"), "wwwppp");
 }
 
@@ -135,8 +153,7 @@ TEST_F(TokensOfAModel, ATokenHasTheClassOfMostOfItsBytesAndWhitespaceGivesWay) {
   ASSERT_EQ(tokenizer().decode(ids), " t= 1\n");
   EXPECT_EQ(classify_tokens(ids, tokenizer(), TextKind::kPython),
             (std::vector<TokenClass>{kIdentifier, kOperator, kWhitespace, kNumber, kWhitespace}));
-  EXPECT_EQ(classify_tokens(ids, tokenizer(), TextKind::kProse),
-            (std::vector<TokenClass>{kWord, kPunctuation, kSpace, kDigit, kSpace}));
+  EXPECT_EQ(classify_tokens(ids, tokenizer(), TextKind::kProse), (std::vector<TokenClass>{kWord, kPunctuation, kSpace, kDigit, kSpace}));
 }
 
 TEST_F(TokensOfAModel, AnOpenStringReachesItsDocumentsEndAndNoFurther) {
