@@ -1,6 +1,7 @@
 #include "app/checkpoint.h"
 #include "app/command.h"
 #include "app/data.h"
+#include "app/experts.h"
 #include "app/generate.h"
 #include "app/train.h"
 #include "base/text.h"
@@ -65,6 +66,7 @@ int run(int argc, char** argv) {
   add_train_command(app, context);
   add_data_command(app, context);
   add_checkpoint_command(app, context);
+  add_experts_command(app, context);
   add_generate_command(app, context);
   try {
     // CLI11 would print the general help for `pimoe trian --help`.
