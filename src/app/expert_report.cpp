@@ -58,7 +58,8 @@ void print_row(std::ostringstream& out, size_t label_width, const std::string& l
 
 std::vector<std::string> row_values(const ClassTable& table, int64_t row) {
   std::vector<std::string> values = {percent(share_of_all(table, row))};
-  for (int64_t column = 0; column < table.classes(); ++column) values.push_back(percent(table.share(row, column)));
+  const bool is_idle = table.slots_of_expert(row) == 0;
+  for (int64_t column = 0; column < table.classes(); ++column) values.push_back(is_idle ? "-" : percent(table.share(row, column)));
   return values;
 }
 
