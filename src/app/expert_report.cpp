@@ -15,13 +15,12 @@ using Json = nlohmann::ordered_json;
 
 /// What may be concluded, and what not: the last lines of table and picture.
 const std::vector<std::string> kMeaning = {
-    "Measured: which classes of tokens each expert was sent, in this text, by this checkpoint. Lift 1 is the text's own mixture. Bits are "
-    "what the",
-    "expert of one slot tells about its token's class. Whether that is more than chance, p says: the share of shifts of the classes along "
-    "the text",
-    "that reach as much. Not measured: what an expert computes, or why a token goes there. Classes go with token ids and positions; a "
-    "router that",
-    "looks at nothing else would show them too."};
+    "Measured: which classes of tokens each expert was sent, in this text, by this checkpoint. Lift 1 is the text's own mixture. The bits "
+    "are what",
+    "the expert of one slot tells about its token's class; p is the share of shifts of the classes along the text that reach as many. A "
+    "small p",
+    "says more than chance, not more than the token's id: a router that never learned anything sends equal tokens to equal experts, too.",
+    "Not measured: what an expert computes with the tokens that it is sent, or why they are sent there."};
 
 std::string percent(double share) { return fixed(100.0 * share, 1); }
 double share_of_all(const ClassTable& table, int64_t expert) {
@@ -140,8 +139,11 @@ Json layer_json(const ExpertReport& report, const ExpertLayer& layer) {
 }
 
 HeatMapRow heat_row(const ClassTable& table, int64_t row, std::string label, bool begins_group) {
-  HeatMapRow shown = {
-      .label = std::move(label), .note = percent(share_of_all(table, row)) + " %", .begins_group = begins_group, .cells = {}};
+  HeatMapRow shown = {.label = std::move(label),
+                      .note = percent(share_of_all(table, row)) + " %",
+                      .begins_group = begins_group,
+                      .is_sum = false,
+                      .cells = {}};
   for (int64_t column = 0; column < table.classes(); ++column) {
     const double expected = table.base_rate(column) * static_cast<double>(table.slots_of_expert(row));
     shown.cells.push_back({.value = table.lift(row, column), .is_thin = expected < kThinSlots});
@@ -166,6 +168,7 @@ HeatMapPanel heat_panel(const ExpertReport& report, const ExpertLayer& layer) {
         is_new_group = group > 0;
         if (group_name(report, group).empty()) return;
         panel.rows.push_back(heat_row(layer.groups, static_cast<int64_t>(group), group_name(report, group), is_new_group));
+        panel.rows.back().is_sum = true;
         is_new_group = false;
       },
       [&](size_t, int64_t expert) {

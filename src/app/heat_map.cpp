@@ -153,7 +153,7 @@ void draw_panel(SvgText& svg, const HeatMap& map, const HeatMapPanel& panel, con
   int y = top + kPanelHeader;
   for (const HeatMapRow& row : panel.rows) {
     if (row.begins_group) y += kGroupGap;
-    svg.text(left + layout.label_width, y + 15, "e", row.label);
+    svg.text(left + layout.label_width, y + 15, row.is_sum ? "e b" : "e", row.label);
     svg.text(left + layout.label_width + layout.note_width, y + 15, "e g", row.note);
     for (size_t column = 0; column < row.cells.size(); ++column) {
       draw_cell(svg, cells_left + layout.cell_width * static_cast<int>(column), y, layout.cell_width, row.cells[column]);

@@ -15,6 +15,7 @@ struct HeatMapRow {
   std::string label;
   std::string note;           ///< beside the label, in grey
   bool begins_group = false;  ///< a gap stands before it
+  bool is_sum = false;        ///< of the rows after it; its label is bold
   std::vector<HeatMapCell> cells;
 };
 

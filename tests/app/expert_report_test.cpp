@@ -72,8 +72,9 @@ TEST(HeatMap, ColoursAreSymmetricAroundOneAndEndAtFour) {
                  .closing = {}};
   const double nan = std::numeric_limits<double>::quiet_NaN();
   map.panels.push_back({.title = "p", .subtitle = "", .column_notes = {"", "", "", ""}, .rows = {}});
-  map.panels[0].rows.push_back({.label = "0", .note = "", .begins_group = false, .cells = {{1.0}, {4.0}, {0.0}, {nan}}});
-  map.panels[0].rows.push_back({.label = "1", .note = "", .begins_group = false, .cells = {{40.0}, {0.25}, {2.0, true}, {0.5}}});
+  map.panels[0].rows.push_back({.label = "0", .note = "", .begins_group = false, .is_sum = false, .cells = {{1.0}, {4.0}, {0.0}, {nan}}});
+  map.panels[0].rows.push_back(
+      {.label = "1", .note = "", .begins_group = false, .is_sum = false, .cells = {{40.0}, {0.25}, {2.0, true}, {0.5}}});
   const std::string svg = to_svg(map);
   EXPECT_EQ(count(svg, "fill=\"#fafafa\""), 1u);
   EXPECT_EQ(count(svg, "fill=\"#b2182b\""), 2u);
