@@ -19,7 +19,7 @@ const std::vector<std::string> kMeaning = {
     "are what",
     "the expert of one slot tells about its token's class; p is the share of shifts of the classes along the text that reach as many. A "
     "small p",
-    "says more than chance, not more than the token's id: a router that never learned anything sends equal tokens to equal experts, too.",
+    "says more than chance, not more than the token's id tells: routers that were never trained show classes, too (docs/experts.md).",
     "Not measured: what an expert computes with the tokens that it is sent, or why they are sent there."};
 
 std::string percent(double share) { return fixed(100.0 * share, 1); }

@@ -92,7 +92,7 @@ struct Layout {
     for (const HeatMapPanel& panel : map.panels) {
       int height = kPanelHeader;
       for (const HeatMapRow& row : panel.rows) {
-        label_width = std::max(label_width, text_width(row.label));
+        label_width = std::max(label_width, text_width(row.label) * (row.is_sum ? 6 : 5) / 5);
         note_width = std::max(note_width, text_width(row.note) + 10);
         height += kCellHeight + (row.begins_group ? kGroupGap : 0);
       }
