@@ -10,7 +10,7 @@
 
 namespace pimoe {
 
-/// A model out of a checkpoint, whole on this process, without optimizer state: for generate.
+/// A model out of a checkpoint, whole on this process, without optimizer state: for generate and experts.
 struct LoadedModel {
   /// @param checkpoint  a step-* folder or a run folder; whatever layout wrote it
   /// @throws CheckpointError, ConfigError

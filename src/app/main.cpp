@@ -2,6 +2,7 @@
 #include "app/command.h"
 #include "app/data.h"
 #include "app/drill.h"
+#include "app/experts.h"
 #include "app/generate.h"
 #include "app/parity.h"
 #include "app/train.h"
@@ -67,6 +68,7 @@ int run(int argc, char** argv) {
   add_train_command(app, context);
   add_data_command(app, context);
   add_checkpoint_command(app, context);
+  add_experts_command(app, context);
   add_generate_command(app, context);
   add_parity_command(app, context);
   add_drill_command(app, context);

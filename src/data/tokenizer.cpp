@@ -140,10 +140,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool starts_docume
 
 std::string Tokenizer::decode(const std::vector<int32_t>& ids) const {
   std::string text;
-  for (const int32_t id : ids) {
-    state_->require_known(id);
-    text += state_->texts[static_cast<size_t>(id)];
-  }
+  for (const int32_t id : ids) text += this->text(id);
   if (state_->puts_space_in_front && text.starts_with(' ')) text.erase(0, 1);
   return text;
 }
@@ -151,6 +148,11 @@ std::string Tokenizer::decode(const std::vector<int32_t>& ids) const {
 const std::string& Tokenizer::piece(int32_t id) const {
   state_->require_known(id);
   return state_->processor.IdToPiece(id);
+}
+
+const std::string& Tokenizer::text(int32_t id) const {
+  state_->require_known(id);
+  return state_->texts[static_cast<size_t>(id)];
 }
 
 size_t Tokenizer::cut_point(std::string_view text, size_t limit) {

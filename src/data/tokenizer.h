@@ -36,6 +36,10 @@ class Tokenizer {
   std::string decode(const std::vector<int32_t>& ids) const;
   /// @throws DataError for an id outside the vocabulary.
   const std::string& piece(int32_t id) const;
+  /// What one id adds to a decoded text: its bytes, none for control pieces. One after the other they are `decode`'s text, but for the space
+  /// that some models put in front of a document.
+  /// @throws DataError for an id outside the vocabulary.
+  const std::string& text(int32_t id) const;
 
   /// @returns the largest position in (0, limit] at which a text longer than `limit` is best cut: after a newline, which leaves the
   ///          tokens as they are; else before a word's space, which does so with models of `train_tokenizer`; else between two characters.
