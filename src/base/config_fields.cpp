@@ -15,12 +15,12 @@
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "base/utf8.h"
 
 namespace pimoe {
 namespace {
 
 constexpr size_t kMostYamlBytes = size_t{1} << 20;  // a configuration has a few thousand; more is another file by mistake
-constexpr const char* kNotText = "a control character; a configuration is UTF-8 text";
 
 /// yaml-cpp's block or flow style: an enum in a struct or an enum class, by its version.
 using CollectionStyle = decltype(YAML::EmitterStyle::Default);
@@ -172,12 +172,19 @@ ConfigNode parse_yaml(const std::string& yaml, const std::function<ConfigPlace(c
   return builder.take_root();
 }
 
-/// @returns the first byte that no text has. yaml-cpp takes 0x04 for the end of the file and would silently skip the rest.
-std::string::const_iterator find_control_character(const std::string& text) {
-  return std::find_if(text.begin(), text.end(), [](char letter) {
+/// @returns the first byte that no text has. yaml-cpp takes 0x04 for the end of the file and would silently skip the rest; what is no UTF-8
+/// could not be written into a checkpoint's manifest.
+std::string::const_iterator find_what_is_no_text(const std::string& text) {
+  const auto end = text.begin() + static_cast<std::ptrdiff_t>(valid_utf8_prefix(text));
+  return std::find_if(text.begin(), end, [](char letter) {
     const auto code = static_cast<unsigned char>(letter);
     return (code < 0x20 && letter != '\t' && letter != '\n' && letter != '\r') || code == 0x7F;
   });
+}
+
+const char* complaint_about(char byte) {
+  return static_cast<unsigned char>(byte) < 0x80 ? "a control character; a configuration is UTF-8 text"
+                                                 : "bytes that are no UTF-8; a configuration is UTF-8 text";
 }
 
 ConfigNode parse_file(const std::string& yaml, const std::string& file_name, ConfigProblems& problems) {
@@ -190,10 +197,10 @@ ConfigNode parse_file(const std::string& yaml, const std::string& file_name, Con
         concat("has ", grouped(static_cast<int64_t>(yaml.size())), " bytes; a configuration has at most ", grouped(kMostYamlBytes)));
     return {};
   }
-  if (const auto control = find_control_character(yaml); control != yaml.end()) {
-    const auto line_begin = std::find(std::make_reverse_iterator(control), yaml.rend(), '\n').base();
-    problems.add({file_name, 1 + static_cast<int>(std::count(yaml.begin(), control, '\n')), 1 + static_cast<int>(control - line_begin)}, "",
-                 kNotText);
+  if (const auto bad = find_what_is_no_text(yaml); bad != yaml.end()) {
+    const auto line_begin = std::find(std::make_reverse_iterator(bad), yaml.rend(), '\n').base();
+    problems.add({file_name, 1 + static_cast<int>(std::count(yaml.begin(), bad, '\n')), 1 + static_cast<int>(bad - line_begin)}, "",
+                 complaint_about(*bad));
     return {};
   }
   ConfigNode root = parse_yaml(yaml, place_of, "", problems);
@@ -243,17 +250,24 @@ ConfigNode parse_overrides(const std::vector<std::string>& overrides, ConfigProb
       continue;
     }
     const std::string text = overrides[i].substr(equals + 1);
-    if (find_control_character(text) != text.end()) {
-      problems.add(place, key, kNotText);
+    if (const auto bad = find_what_is_no_text(text); bad != text.end()) {
+      problems.add(place, key, complaint_about(*bad));
       continue;
     }
     const size_t problems_before = problems.size();
     ConfigNode value = parse_yaml(
         text, [&place](const YAML::Mark&) { return place; }, key, problems);
     if (problems.size() > problems_before) continue;
+    const char first = text.empty() ? '\0' : text.front();
     if (text.empty()) {  // `data.validation=` means the empty text; YAML would say null
       value.kind = ConfigNode::Kind::kScalar;
       value.quoted = true;
+    } else if (value.kind == ConfigNode::Kind::kScalar && !value.quoted) {
+      // The shell has decided where the value ends: YAML would cut a folder's name at " #", and fold its line breaks.
+      value.scalar = text;
+    } else if (value.quoted && ((first != '"' && first != '\'') || text.size() < 2 || text.back() != first)) {
+      problems.add(place, key, concat(text, " must be one value, plain or wholly in quotes"));
+      continue;
     }
     value.place = place;
     if (value.kind == ConfigNode::Kind::kMap || value.kind == ConfigNode::Kind::kList) {

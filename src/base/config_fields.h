@@ -32,6 +32,9 @@ struct Range {
   double below = std::numeric_limits<double>::infinity();
 };
 
+/// The most that a count of steps can be, in every field that has one: far beyond any run, and far from where sums of them overflow.
+inline constexpr double kMostSteps = 1e12;
+
 /// Visits the fields of a config struct in order. Names are one path element; `nested` opens a sub-tree.
 class FieldVisitor {
  public:
@@ -94,10 +97,10 @@ class ConfigOrigins {
   std::vector<std::pair<std::string, std::string>> origins_;
 };
 
-/// Reads `yaml` and then `overrides` (each "a.b=c", its value read as YAML) into the fields that `fields` visits, twice.
+/// Reads `yaml` and then `overrides` (each "a.b=c"; c is taken as it stands, or wholly in quotes as YAML) into the fields that `fields` visits, twice.
 ///
 /// The last override of a key holds; `a.b=` sets the empty text. A file of nothing, and a group without keys, leave the defaults.
-/// Refused: unknown and duplicate keys (with the nearest valid key), wrong types, non-finite numbers, numbers with a leading zero
+/// Refused: bytes that are no UTF-8, unknown and duplicate keys (with the nearest valid key), wrong types, non-finite numbers, numbers with a leading zero
 /// (YAML would read 010 as octal 8), `<<` merges, anchors and aliases, several documents, a value where a map belongs and the reverse.
 ///
 /// @param file_name  for messages alone
