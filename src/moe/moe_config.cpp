@@ -18,10 +18,10 @@ void BalanceConfig::fields(FieldVisitor& visit) {
 
 void MoeConfig::fields(FieldVisitor& visit) {
   visit.integer("experts", experts, {.at_least = 0, .at_most = 1023}, "experts of each MoE layer; 0: a dense model");
-  visit.integer("choices", choices, {.at_least = 1}, "experts that each token is sent to");
-  visit.integer("expert_width", expert_width, {.at_least = 1}, "width of an expert's hidden layer");
-  visit.integer("shared_width", shared_width, {.at_least = 0}, "width of the expert that every token passes; 0: none");
-  visit.integer("first_dense_layers", first_dense_layers, {.at_least = 0}, "dense layers before the first MoE layer");
+  visit.integer("choices", choices, {.at_least = 1, .at_most = 1023}, "experts that each token is sent to");
+  visit.integer("expert_width", expert_width, {.at_least = 1, .at_most = 1 << 24}, "width of an expert's hidden layer");
+  visit.integer("shared_width", shared_width, {.at_least = 0, .at_most = 1 << 24}, "width of the expert that every token passes; 0: none");
+  visit.integer("first_dense_layers", first_dense_layers, {.at_least = 0, .at_most = 10'000}, "dense layers before the first MoE layer");
   visit.number("capacity_factor", capacity_factor, {.at_least = 0}, "0: dropless");
   visit.nested("router", router);
   visit.nested("balance", balance);
