@@ -32,14 +32,21 @@ else
     fail "the corpus could not be made." "The whole output is in $PIMOE_BUILD/corpus.log."
 fi
 
-# resolved SECTION KEY: a value of the configuration that would be trained.
+# What would be trained, as shell variables; values may hold spaces and quotes.
 config=$("$pimoe" train configs/quickstart.yaml "$@" --print-config)
-resolved() {
-  tr -d '"' <<<"$config" |
-    awk -v section="$1:" -v key="$2:" '/^[a-z]/ { inside = $1 == section } inside && $1 == key && !found++ { print $2 }'
-}
-run=$(resolved run directory)
-steps=$(resolved train steps)
+wanted='import re, shlex, sys
+names = {"run.directory": "run", "train.steps": "steps", "data.train": "trained"}
+section = ""
+for line in sys.stdin:
+    match = re.match(r"""( *)(\w+):(?: (?:"((?:[^"\\]|\\.)*)"|(\S+)))?""", line)
+    if not match: continue
+    indent, key, text, word = match.groups()
+    if not indent: section = key
+    if len(indent) != 2 or section + "." + key not in names: continue
+    unescaped = lambda escape: chr(int(escape[1], 16)) if escape[1] else {"n": "\n"}.get(escape[2], escape[2])
+    value = re.sub(r"\\(?:x(..)|(.))", unescaped, text) if text is not None else word
+    print(names[section + "." + key] + "=" + shlex.quote(value))'
+eval "$("$PIMOE_PYTHON" -c "$wanted" <<<"$config")"
 
 saved_step() {
   local newest='import json, sys; print(max((c["step"] for c in json.load(sys.stdin) if c["good"]), default=0))'
@@ -59,42 +66,67 @@ if [ "$(id -u)" -eq 0 ]; then mpirun+=(--allow-run-as-root); fi
 if [ "$ranks" -gt "$cores" ]; then mpirun+=(--oversubscribe); fi
 
 at_step=$(saved_step)
-if [ "$at_step" -ge "$steps" ]; then
+if [ "$steps" -eq 0 ]; then
+  say "train.steps is 0: nothing to train."
+elif [ "$at_step" -ge "$steps" ]; then
   say "the run $run is complete: $at_step of $steps steps."
-  say "to train further: launch/quickstart.sh train.steps=$((at_step + steps)); to start anew: rm -r $run"
+  say "to train further: launch/quickstart.sh train.steps=$((at_step + steps)); to start anew: rm -r $(printf %q "$run")"
 else
   if [ "$at_step" -gt 0 ]; then say "going on from step $at_step of $steps"; fi
-  # In a session of its own, so that a ctrl-C reaches this script alone, which asks the ranks to save and leave: SIGUSR1 is what mpirun
-  # forwards and then waits for. A second one ends them at once.
-  status=0
-  stopped=
-  setsid "${mpirun[@]}" "$pimoe" train configs/quickstart.yaml "$@" &
-  training=$!
+  # In a session of its own, so that a Ctrl-C reaches this script alone, which asks the ranks to save and leave: SIGUSR1 is what mpirun
+  # forwards and then waits for. It is repeated until mpirun has left, and ignored by ranks that are still loading: an early one reaches none
+  # of them, or some.
+  asked=0
+  training=
   ask_to_stop() {
-    if [ -n "$stopped" ]; then kill -TERM $training 2>/dev/null; else kill -USR1 $training 2>/dev/null; fi
-    stopped=yes
+    if [ -z "$training" ]; then return; fi
+    say "saving, and then leaving; a second Ctrl-C ends the ranks at once ..."
+    while kill -USR1 "$training" 2>/dev/null; do sleep 3; done >/dev/null &
   }
-  trap ask_to_stop INT TERM HUP
-  wait $training || status=$?
-  while kill -0 $training 2>/dev/null; do
+  on_signal() {
+    asked=$((asked + 1))
+    if [ "$asked" -eq 1 ]; then ask_to_stop; elif [ -n "$training" ]; then kill -TERM "$training" 2>/dev/null || true; fi
+  }
+  trap on_signal INT TERM HUP
+  setsid "${mpirun[@]}" env --ignore-signal=USR1 "$pimoe" train configs/quickstart.yaml "$@" &
+  training=$!
+  if [ "$asked" -gt 0 ]; then ask_to_stop; fi
+  while :; do
+    before=$asked
     status=0
-    wait $training || status=$?
+    wait "$training" || status=$?
+    [ "$asked" -ne "$before" ] || break  # or else a signal ended `wait`, not mpirun
   done
   trap - INT TERM HUP
-  if [ -n "$stopped" ] || [ $status -eq 75 ]; then
+  # 138, 128 + USR1: mpirun had not begun to listen, or no longer did; its ranks had not started, or were done.
+  if [ "$status" -eq 75 ] || { [ "$asked" -eq 1 ] && [ "$status" -eq 138 ]; }; then
     say "stopped; the same command goes on from step $(saved_step)."
     exit 130
-  elif [ $status -ne 0 ]; then
-    fail "training ended with status $status." "What each rank logged is in $run/log."
+  elif [ "$status" -ne 0 ]; then
+    (fail "training ended with status $status." "What each rank logged is in $run/log.") || exit "$status"
   fi
 fi
 
 # What the model has learned beyond the frequencies of tokens.
 facts='import json, sys
-loss = [r["validation_loss"] for r in map(json.loads, open(sys.argv[1])) if "validation_loss" in r][-1]
+records = [json.loads(line) for line in open(sys.argv[1])]
 entropy = json.load(sys.stdin)["unigram_entropy"]
-print(f"validation loss {loss:.3f} nats a token; knowing only how frequent each token is would give {entropy:.3f}: {entropy - loss:.3f} nats better")'
-say "$("$pimoe" data inspect "$corpus" --json | "$PIMOE_PYTHON" -c "$facts" "$run/metrics.jsonl")"
+for key, name in ("validation_loss", "validation loss"), ("loss", "training loss"):
+    losses = [record[key] for record in records if record.get(key) is not None]
+    if losses: break
+else:
+    sys.exit("no loss was recorded")
+gain = entropy - losses[-1]
+print(f"{name} {losses[-1]:.3f} nats a token; knowing only how frequent each token is would give {entropy:.3f}:",
+      f"{abs(gain):.3f} nats", "better" if gain >= 0 else "worse")'
+if [ -s "$run/metrics.jsonl" ]; then
+  if learned=$("$pimoe" data inspect "$trained" --json | "$PIMOE_PYTHON" -c "$facts" "$run/metrics.jsonl"); then say "$learned"; fi
+fi
 
-say "a sample, after $(saved_step) steps, of what follows 'def ':"
-"$pimoe" generate --checkpoint "$run" --prompt $'\ndef ' --tokens 100 --temperature 0.8 --top-p 0.9 --seed 1
+at_step=$(saved_step)
+if [ "$at_step" -eq 0 ]; then
+  say "no sample: $run has no checkpoint (checkpoint.at_end and checkpoint.every_steps say when one is saved)."
+else
+  say "a sample, after $at_step steps, of what follows 'def ':"
+  "$pimoe" generate --checkpoint "$run" --prompt $'\ndef ' --tokens 100 --temperature 0.8 --top-p 0.9 --seed 1
+fi

@@ -68,13 +68,25 @@ void print_rows(const std::vector<Row>& rows) {
   }
 }
 
-ExitCode list(const Options& options) {
+bool is_step_folder(const fs::path& path) {
+  const std::string name = (path / "").lexically_normal().parent_path().filename().string();
+  const bool is_named_so = name.starts_with("step-") && !fs::exists(path / "checkpoints");
+  return fs::is_directory(path) && (is_named_so || fs::exists(path / "manifest.json"));
+}
+
+ExitCode list(const Options& options, Logger& log) {
   if (!fs::exists(options.path)) throw CheckpointError(concat("there is no run folder ", options.path.string()));
+  if (is_step_folder(options.path)) {
+    throw CheckpointError(concat(options.path.string(),
+                                 " is one checkpoint, and list takes the run folder that it is in: `pimoe checkpoint "
+                                 "verify` looks at one"));
+  }
   const fs::path folder = fs::exists(options.path / "checkpoints") ? options.path / "checkpoints" : options.path;
   std::vector<Row> rows;
   for (const StepFolder& step : list_steps(folder)) rows.push_back(describe(step, options.quick));
+  if (rows.empty()) log.warning(concat("there are no checkpoints (step-* folders) in ", folder.string()));
   if (!options.json) {
-    print_rows(rows);
+    if (!rows.empty()) print_rows(rows);
     return ExitCode::kDone;
   }
   Json document = Json::array();
@@ -92,10 +104,7 @@ ExitCode list(const Options& options) {
 }
 
 /// A step folder is what it is, however damaged; only a run folder is searched for its newest good checkpoint.
-fs::path folder_to_verify(const fs::path& path) {
-  const bool is_step = path.lexically_normal().filename().string().starts_with("step-") || fs::exists(path / "manifest.json");
-  return fs::is_directory(path) && is_step ? path : find_checkpoint(path);
-}
+fs::path folder_to_verify(const fs::path& path) { return is_step_folder(path) ? path : find_checkpoint(path); }
 
 ExitCode verify(const Options& options, Logger& log) {
   const fs::path path = folder_to_verify(options.path);
@@ -106,7 +115,8 @@ ExitCode verify(const Options& options, Logger& log) {
   }
   if (options.json) print_json({{"path", path.string()}, {"good", trouble.empty()}, {"reason", trouble}});
   if (!trouble.empty()) {
-    log.error(concat("checkpoint ", path.string(), ": ", trouble));
+    const std::string where = concat("checkpoint ", path.string(), ": ");
+    log.error(trouble.starts_with(where) ? trouble : where + trouble);
     return ExitCode::kCheckSaysNo;
   }
   if (!options.json) {
@@ -162,7 +172,15 @@ ExitCode diff(const Options& options) {
 }
 
 ExitCode extract(const Options& options) {
-  CheckpointReader reader(find_checkpoint(options.path));
+  const fs::path folder = find_checkpoint(options.path);
+  if (fs::exists(options.output) && !fs::is_regular_file(options.output)) {
+    throw UsageError(concat("--output (", options.output.string(), ") must be a file"));
+  }
+  const fs::path inside = fs::weakly_canonical(fs::absolute(options.output)).lexically_relative(fs::canonical(folder));
+  if (!inside.empty() && *inside.begin() != "..") {
+    throw UsageError(concat("--output (", options.output.string(), ") must not be inside the checkpoint: its files stay as they are"));
+  }
+  CheckpointReader reader(folder);
   const std::string name = options.tensor.find('/') == std::string::npos ? "master/" + options.tensor : options.tensor;
   const auto tensors = reader.tensors();
   const auto found = tensors.find(name);
@@ -171,7 +189,7 @@ ExitCode extract(const Options& options) {
   Hdf5Writer writer;
   writer.add(name, found->second.type, values.const_data_ptr(), values.numel(), {{"global_shape", box.global}});
   const std::vector<std::byte> image = writer.finish();
-  write_durably(options.output, image.data(), image.size());
+  replace_file(options.output, image.data(), image.size());
   std::cout << options.output.string() << ": " << name << " " << shape_text(box.global) << ", " << element_name(found->second.type) << "\n";
   return ExitCode::kDone;
 }
@@ -191,7 +209,7 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
   command->add_flag("--quick", options->quick, "judge by manifest and file sizes; do not read the files");
   command->add_flag("--json", options->json, "print JSON");
   command->footer("Example:\n  pimoe checkpoint list runs/quickstart --json");
-  command->callback([&context, options] { context.action = [options] { return list(*options); }; });
+  command->callback([&context, options] { context.action = [&context, options] { return list(*options, context.log); }; });
 
   command = checkpoint->add_subcommand("verify", "Reads a checkpoint whole: exit code 0, or 1 with file, tensors and reason");
   command->add_option("path", options->path, kPath)->required()->type_name("PATH");

@@ -12,6 +12,7 @@ class App;
 namespace pimoe {
 
 class MpiSession;
+class StopRequest;
 
 /// What a subcommand does once the command line has been read.
 using Action = std::function<ExitCode()>;
@@ -23,6 +24,8 @@ struct AppContext {
   Action action;
   /// MPI, started at the first call: `data` and `checkpoint` run without it. Main ends it, after an action that returned.
   std::function<MpiSession&()> mpi;
+  /// Set where the command line asks for `train`: it listens from main's first line on.
+  const StopRequest* stop = nullptr;
 };
 
 }  // namespace pimoe

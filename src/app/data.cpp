@@ -1,5 +1,7 @@
 #include "app/data.h"
 
+#include "app/number_checks.h"
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <iostream>
@@ -9,11 +11,11 @@
 #include <optional>
 
 #include "base/text.h"
+#include "base/utf8.h"
 #include "data/corpus_builder.h"
 #include "data/corpus_facts.h"
 #include "data/token_file.h"
 #include "data/tokenizer.h"
-#include "data/utf8.h"
 
 namespace pimoe {
 namespace {
@@ -63,7 +65,16 @@ std::string first_characters(const TokenFile& corpus, const Tokenizer& tokenizer
   return text;
 }
 
+/// PREFIX gets endings of its own, so that it must end in a file's name.
+void require_file_name(const fs::path& prefix) {
+  const std::string name = prefix.filename().string();
+  if (!name.empty() && name != "." && name != "..") return;
+  throw UsageError(concat("--output '", prefix.string(),
+                          "' must be a PREFIX that ends in a name, as data/my does: it becomes data/my.bin and data/my.idx"));
+}
+
 ExitCode build(const BuildOptions& options, Logger& log) {
+  require_file_name(options.corpus.output);
   const CorpusFacts facts = build_corpus(options.corpus, log);
   const std::string model =
       options.corpus.tokenizer.empty() ? options.corpus.output.string() + ".model" : options.corpus.tokenizer.string();
@@ -86,8 +97,8 @@ ExitCode build(const BuildOptions& options, Logger& log) {
   print_line("training", concat(grouped(facts.documents), " documents, ", grouped(facts.tokens), " tokens"));
   print_line("validation", concat(grouped(facts.validation_documents), " documents, ", grouped(facts.validation_tokens), " tokens"));
   print_line("unigram entropy", fixed(facts.unigram_entropy, 3) + " nats a token");
-  print_line("input",
-             concat(human_bytes(static_cast<double>(facts.input_bytes)), ", ", facts.skipped_files, " files skipped (binary or empty)"));
+  print_line("input", concat(human_bytes(static_cast<double>(facts.input_bytes)), ", ", facts.skipped_files,
+                             facts.skipped_files == 1 ? " file" : " files", " skipped (binary or empty)"));
   return ExitCode::kDone;
 }
 
@@ -169,11 +180,11 @@ void add_build(CLI::App& data, AppContext& context) {
       ->type_name("PREFIX");
   CLI::Option* tokenizer = command->add_option("--tokenizer", corpus.tokenizer, "SentencePiece model to encode with")->type_name("FILE");
   command->add_option("--vocabulary", corpus.vocabulary, "pieces of the tokenizer that is trained")
-      ->check(CLI::Range(int64_t{260}, int64_t{1} << 24))
+      ->check(whole_number_in(260, 1 << 24))
       ->excludes(tokenizer)
       ->capture_default_str();
   command->add_option("--validation", corpus.validation, "share of the documents that go to PREFIX-validation")
-      ->check(CLI::Range(0.0, 0.5))
+      ->check(number_in(0, 0.5))
       ->capture_default_str();
   command
       ->add_option("--include", corpus.include,
@@ -182,13 +193,15 @@ void add_build(CLI::App& data, AppContext& context) {
       ->take_all()
       ->expected(1);
   command->add_option("--text-key", corpus.text_key, "member of a .jsonl line that is the text")->capture_default_str();
-  command->add_option("--seed", corpus.seed, "of the tokenizer's sample and the validation documents")->capture_default_str();
+  command->add_option("--seed", corpus.seed, "of the tokenizer's sample and the validation documents")
+      ->check(whole_number_in(0, std::numeric_limits<int64_t>::max()))
+      ->capture_default_str();
   command->add_option("--sample-bytes", corpus.sample_bytes, "text that the tokenizer is trained on; 8MB and 1GB can be said too")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_in(1, int64_t{1} << 40))
       ->capture_default_str();
   command->add_option("--threads", corpus.threads, "that encode; 0: one for each core")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_in(0, 4096))
       ->capture_default_str();
   command->add_flag("--json", options->json, "print the facts as JSON");
   command->add_option("input", corpus.inputs, "text files, folders, .jsonl")->required()->type_name("INPUT...");

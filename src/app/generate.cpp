@@ -1,6 +1,8 @@
 #include "app/generate.h"
 
 #include "app/loaded_model.h"
+#include "app/number_checks.h"
+#include "base/text.h"
 #include "model/sampling.h"
 #include "parallel/device.h"
 
@@ -8,9 +10,12 @@
 #include <nlohmann/json.hpp>
 
 #include <iostream>
+#include <limits>
 
 namespace pimoe {
 namespace {
+
+constexpr int64_t kMostTokens = 1'000'000'000;
 
 struct GenerateOptions {
   std::filesystem::path checkpoint;
@@ -24,6 +29,9 @@ ExitCode generate(GenerateOptions options, AppContext& context) {
   const LoadedModel loaded(options.checkpoint, context.mpi(), context.log);
   if (options.tokenizer.empty()) options.tokenizer = loaded.config.data.tokenizer;
   if (options.tokenizer.empty()) throw UsageError("the checkpoint's configuration names no tokenizer: give --tokenizer FILE");
+  if (std::error_code ignored; !std::filesystem::is_regular_file(options.tokenizer, ignored)) {
+    throw DataError(concat("tokenizer ", options.tokenizer.string(), " is no file: give --tokenizer FILE, the model's own"));
+  }
   const Tokenizer tokenizer(options.tokenizer);
   if (tokenizer.vocabulary() > loaded.config.model.vocabulary) {
     throw DataError(options.tokenizer.string() + " has more tokens than the model: it is another model's tokenizer");
@@ -48,14 +56,18 @@ void add_generate_command(CLI::App& app, AppContext& context) {
   CLI::App* command = app.add_subcommand("generate", "Continue a text with a trained model");
   command->add_option("--checkpoint", options->checkpoint, "a step-* folder, or a run folder (its newest good checkpoint)")->required();
   command->add_option("--prompt", options->prompt, "text to continue")->required();
-  command->add_option("--tokens", options->sampling.tokens, "most tokens to add")->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("--tokens", options->sampling.tokens, "most tokens to add")
+      ->check(whole_number_in(0, kMostTokens))
+      ->capture_default_str();
   command->add_option("--temperature", options->sampling.temperature, "0: always the likeliest token")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number_in(0, 1000))
       ->capture_default_str();
   command->add_option("--top-p", options->sampling.top_p, "draw from the likeliest tokens that hold this probability")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_in(0, 1))
       ->capture_default_str();
-  command->add_option("--seed", options->sampling.seed, "of the draws")->capture_default_str();
+  command->add_option("--seed", options->sampling.seed, "of the draws")
+      ->check(whole_number_in(0, std::numeric_limits<int64_t>::max()))
+      ->capture_default_str();
   command->add_option("--tokenizer", options->tokenizer, "SentencePiece model, if not the one that the checkpoint names");
   command->add_flag("--json", options->json, "print {\"text\", \"tokens\"}, the text without the prompt");
   command->footer("Example:\n  pimoe generate --checkpoint runs/quickstart --prompt 'def forward(self' --tokens 100");

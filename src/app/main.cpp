@@ -6,16 +6,22 @@
 #include "app/generate.h"
 #include "app/parity.h"
 #include "app/train.h"
+#include "base/errors.h"
 #include "base/text.h"
 #include "parallel/mpi_communicator.h"
+#include "train/stop_request.h"
 
 #include <c10/util/Exception.h>
 #include <CLI/CLI.hpp>
 
+#include <cerrno>
 #include <chrono>
+#include <cstring>
+#include <exception>
 #include <iostream>
 #include <new>
 #include <optional>
+#include <string_view>
 #include <thread>
 
 namespace pimoe {
@@ -36,7 +42,12 @@ std::string suggestion(const CLI::App& app, int argc, char** argv) {
       if (word.rfind("--", 0) != 0) level = level->get_subcommand(word);
       continue;
     }
+    if (word.rfind("--", 0) == 0 && level->get_name() == "train") {
+      const std::string key = override_instead_of(word, index + 1 < argc ? argv[index + 1] : "");
+      if (!key.empty()) return concat("\nWhat the configuration has is set as key.path=value: ", key);
+    }
     const std::string nearest = nearest_name(word, names);
+    if (nearest.empty() && level == &app && word[0] != '-') return concat("\nWhat there is: ", join(names, ", "));
     if (!nearest.empty()) return concat("\n'", word, "' is not known here: did you mean '", nearest, "'?");
   }
   return "";
@@ -48,19 +59,45 @@ void let_rank_0_speak_first() {
   if (MpiSession::launcher_rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(3));
 }
 
-/// What to change when memory ran out; "" for every other trouble.
-std::string advice(const std::exception& error) {
-  const bool host = dynamic_cast<const std::bad_alloc*>(&error) != nullptr ||
-                    std::string(error.what()).find("you tried to allocate") != std::string::npos;
-  if (!host && dynamic_cast<const c10::OutOfMemoryError*>(&error) == nullptr) return "";
-  return "\nOut of memory. What helps, cheapest first: a smaller train.micro_batch; train.recompute=moe, then full; more ranks (optimizer "
-         "state is shared out over all of them, experts over mesh.expert_parallel); a shorter model.sequence_length.";
+/// What went wrong, without the stack frames that libtorch adds, and what to change when memory ran out.
+std::string message_of(const std::exception& error) {
+  const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
+  const bool out_of_heap = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
+  const std::string message = of_torch ? of_torch->what_without_backtrace() : out_of_heap ? "" : error.what();
+  if (!out_of_heap && dynamic_cast<const c10::OutOfMemoryError*>(&error) == nullptr &&
+      message.find("you tried to allocate") == std::string::npos) {
+    return message;
+  }
+  return concat(
+      message, message.empty() ? "" : "\n",
+      "Out of memory. What helps, cheapest first: a smaller train.micro_batch; train.recompute=moe, then full; more ranks (optimizer "
+      "state is shared out over all of them, experts over mesh.expert_parallel); a shorter model.sequence_length.");
+}
+
+/// What was printed must have arrived: a full disk behind a redirection shows here alone.
+void require_printed() {
+  errno = 0;
+  std::cout.flush();
+  if (!std::cout) throw IoError(concat("cannot write to the standard output: ", std::strerror(errno == 0 ? EIO : errno)), EIO);
+}
+
+/// Ends the job with what went wrong. @returns the exit code
+int leave_with(const std::exception& error, Logger& log, const std::optional<MpiSession>& session) {
+  let_rank_0_speak_first();
+  log.error(message_of(error));
+  if (dynamic_cast<const c10::Error*>(&error) != nullptr) log.debug(error.what());  // with its stack frames, into this rank's file
+  const int code = static_cast<int>(exit_code(error));
+  if (session && session->size() > 1) MpiSession::abort(code);
+  return code;
 }
 
 int run(int argc, char** argv) {
+  // First of all: a signal that comes while the configuration is read or MPI starts is kept, and the run leaves after its first step.
+  std::optional<StopRequest> stop;
+  if (argc > 1 && std::string_view(argv[1]) == "train") stop.emplace();
   Logger log(MpiSession::launcher_rank());
   std::optional<MpiSession> session;
-  AppContext context{log, {}, [&]() -> MpiSession& { return session ? *session : session.emplace(argc, argv); }};
+  AppContext context{log, {}, [&]() -> MpiSession& { return session ? *session : session.emplace(argc, argv); }, stop ? &*stop : nullptr};
   CLI::App app{"PiMoE: trains Mixture-of-Experts language models under mpirun or srun", "pimoe"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "pimoe " PIMOE_VERSION);
@@ -78,20 +115,27 @@ int run(int argc, char** argv) {
     if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_named).empty()) throw CLI::ExtrasError({argv[1]});
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return MpiSession::launcher_rank() == 0 ? app.exit(error) : 0;  // --help, --version
+    if (error.get_exit_code() == 0) {  // --help, --version
+      if (MpiSession::launcher_rank() != 0) return 0;
+      try {
+        const int code = app.exit(error);
+        require_printed();
+        return code;
+      } catch (const IoError& lost) {
+        return leave_with(lost, log, session);
+      }
+    }
     let_rank_0_speak_first();
     std::cerr << "pimoe: " << error.what() << suggestion(app, argc, argv) << "\nRun 'pimoe --help' or 'pimoe SUBCOMMAND --help'.\n";
     return static_cast<int>(ExitCode::kUsage);
   }
 
   try {
-    return static_cast<int>(context.action());
+    const ExitCode code = context.action();
+    require_printed();
+    return static_cast<int>(code);
   } catch (const std::exception& error) {
-    let_rank_0_speak_first();
-    log.error(error.what() + advice(error));
-    const int code = static_cast<int>(exit_code(error));
-    if (session && session->size() > 1) MpiSession::abort(code);
-    return code;
+    return leave_with(error, log, session);
   }
 }
 

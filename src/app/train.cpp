@@ -56,7 +56,6 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
     if (MpiSession::launcher_rank() == 0) std::cout << to_yaml(config);
     return ExitCode::kDone;
   }
-  const StopRequest stop;  // first: a signal that comes while MPI starts is kept, and the run leaves after its first step
   // cuBLAS reads it when CUDA starts; without it libtorch refuses products in deterministic mode.
   if (config.run.deterministic) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   const MpiSession& session = context.mpi();
@@ -66,11 +65,32 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   if (config.run.deterministic) at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
   log.open_file(config.run.directory / "log" / concat("rank-", padded(mesh.rank(), 4), ".log"));
   const std::unique_ptr<FileLock> lock = lock_run(config.run.directory, mesh);
-  Trainer trainer(config, mesh, log, &stop);
+  Trainer trainer(config, mesh, log, context.stop);
   return trainer.run() == TrainOutcome::kStopped ? ExitCode::kRequeue : ExitCode::kDone;
 }
 
 }  // namespace
+
+std::string override_instead_of(const std::string& option, const std::string& value) {
+  const size_t equals = option.find('=');
+  std::string name = option.substr(2, equals == std::string::npos ? equals : equals - 2);
+  std::replace(name.begin(), name.end(), '-', '_');
+  std::vector<std::string> parents;
+  std::vector<std::string> found;
+  for (const std::string& line : split(to_yaml(TrainConfig()), '\n')) {
+    const size_t indent = std::min(line.size(), line.find_first_not_of(' '));
+    const size_t colon = line.find(':');
+    if (colon == std::string::npos) continue;
+    parents.resize(indent / 2);
+    parents.push_back(line.substr(indent, colon - indent));
+    const std::string path = join(parents, ".");
+    const bool is_group = colon + 1 == line.size();
+    if (!is_group && (parents.back() == name || path == name)) found.push_back(path);
+  }
+  const std::string given = equals == std::string::npos ? value : option.substr(equals + 1);
+  for (std::string& path : found) path += "=" + (given.empty() ? "VALUE" : given);
+  return join(found, " or ");
+}
 
 void add_train_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<TrainOptions>();

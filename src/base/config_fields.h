@@ -34,6 +34,9 @@ struct Range {
   double below = std::numeric_limits<double>::infinity();
 };
 
+/// The most that a count of steps can be, in every field that has one: far beyond any run, and far from where sums of them overflow.
+inline constexpr double kMostSteps = 1e12;
+
 /// Visits the fields of a config struct in order. Names are one path element; `nested` opens a sub-tree.
 class FieldVisitor {
  public:
@@ -130,11 +133,11 @@ struct ConfigSource {
 /// @throws ConfigError if the file cannot be read; the message names it.
 ConfigSource read_config_source(const std::filesystem::path& file);
 
-/// Reads `sources`, the weakest first, and then `overrides` (each "a.b=c", its value read as YAML) into the fields that `fields` visits, once
+/// Reads `sources`, the weakest first, and then `overrides` (each "a.b=c"; c is taken as it stands, or wholly in quotes as YAML) into the fields that `fields` visits, once
 /// for each source and once for the overrides.
 ///
 /// The last override of a key holds; `a.b=` sets the empty text. A source of nothing, and a group without keys, change nothing.
-/// Refused: unknown and duplicate keys (with the nearest valid key), wrong types, non-finite numbers, numbers with a leading zero
+/// Refused: bytes that are no UTF-8, unknown and duplicate keys (with the nearest valid key), wrong types, non-finite numbers, numbers with a leading zero
 /// (YAML would read 010 as octal 8), `<<` merges, anchors and aliases, several documents, a value where a map belongs and the reverse.
 /// A weak source must be right even where a stronger one says otherwise.
 ///

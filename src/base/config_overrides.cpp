@@ -81,9 +81,16 @@ ConfigNode parse_overrides(const std::vector<std::string>& overrides, ConfigProb
     const size_t problems_before = problems.size();
     ConfigNode value = parse_value(text, place, key, problems);
     if (problems.size() > problems_before) continue;
+    const char first = text.empty() ? '\0' : text.front();
     if (text.empty()) {  // `data.validation=` means the empty text; YAML would say null
       value.kind = ConfigNode::Kind::kScalar;
       value.quoted = true;
+    } else if (value.kind == ConfigNode::Kind::kScalar && !value.quoted) {
+      // The shell has decided where the value ends: YAML would cut a folder's name at " #", and fold its line breaks.
+      value.scalar = text;
+    } else if (value.quoted && ((first != '"' && first != '\'') || text.size() < 2 || text.back() != first)) {
+      problems.add(place, key, concat(text, " must be one value, plain or wholly in quotes"));
+      continue;
     }
     value.place = place;
     if (value.kind == ConfigNode::Kind::kMap) {

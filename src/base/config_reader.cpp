@@ -13,6 +13,16 @@ constexpr size_t kMostSuggestions = 100;
 
 std::string last_element(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
+/// @returns the name that `key` shortens: lr for learning_rate, dir for directory; "" where there is none.
+std::string shortened_name(const std::string& key, const std::vector<std::string>& names) {
+  const auto found = std::find_if(names.begin(), names.end(), [&key](const std::string& name) {
+    std::string initials;
+    for (const std::string& word : split(name, '_')) initials += word.substr(0, 1);
+    return key.size() >= 2 && (key == initials || name.starts_with(key));
+  });
+  return found == names.end() ? "" : *found;
+}
+
 }  // namespace
 
 ConfigReader::ConfigReader(const ConfigNode& root, ConfigProblems& problems, ConfigOrigins& origins)
@@ -192,7 +202,8 @@ std::string ConfigReader::suggestion(const Unknown& unknown) const {
   }
   // The name may be right and its place wrong; else it is a typing error, here or, less likely, in another group.
   std::string paths = paths_that_end_in(key);
-  const std::string sibling = nearest_name(key, unknown.siblings);
+  std::string sibling = nearest_name(key, unknown.siblings);
+  if (sibling.empty()) sibling = shortened_name(key, unknown.siblings);
   if (paths.empty() && !sibling.empty()) paths = config_path(unknown.parent, sibling);
   if (paths.empty()) {
     std::vector<std::string> names;

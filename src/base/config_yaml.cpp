@@ -14,11 +14,10 @@
 
 #include "base/config_fields.h"
 #include "base/text.h"
+#include "base/utf8.h"
 
 namespace pimoe {
 namespace {
-
-constexpr const char* kNotText = "a control character; a configuration is UTF-8 text";
 
 /// yaml-cpp's block or flow style: an enum in a struct or an enum class, by its version.
 using CollectionStyle = decltype(YAML::EmitterStyle::Default);
@@ -176,12 +175,19 @@ ConfigNode parse_yaml(const std::string& yaml, const std::function<ConfigPlace(c
   return builder.take_root();
 }
 
-/// @returns the first byte that no text has. yaml-cpp takes 0x04 for the end of the file and would silently skip the rest.
-std::string::const_iterator find_control_character(const std::string& text) {
-  return std::find_if(text.begin(), text.end(), [](char letter) {
+/// @returns the first byte that no text has. yaml-cpp takes 0x04 for the end of the file and would silently skip the rest; what is no UTF-8
+/// could not be written into a checkpoint's manifest.
+std::string::const_iterator find_what_is_no_text(const std::string& text) {
+  const auto end = text.begin() + static_cast<std::ptrdiff_t>(valid_utf8_prefix(text));
+  return std::find_if(text.begin(), end, [](char letter) {
     const auto code = static_cast<unsigned char>(letter);
     return (code < 0x20 && letter != '\t' && letter != '\n' && letter != '\r') || code == 0x7F;
   });
+}
+
+const char* complaint_about(char byte) {
+  return static_cast<unsigned char>(byte) < 0x80 ? "a control character; a configuration is UTF-8 text"
+                                                 : "bytes that are no UTF-8; a configuration is UTF-8 text";
 }
 
 }  // namespace
@@ -197,10 +203,10 @@ ConfigNode parse_source(const ConfigSource& source, ConfigProblems& problems) {
         concat("has ", grouped(static_cast<int64_t>(yaml.size())), " bytes; a configuration has at most ", grouped(kMostYamlBytes)));
     return {};
   }
-  if (const auto control = find_control_character(yaml); control != yaml.end()) {
-    const auto line_begin = std::find(std::make_reverse_iterator(control), yaml.rend(), '\n').base();
-    problems.add({source.name, 1 + static_cast<int>(std::count(yaml.begin(), control, '\n')), 1 + static_cast<int>(control - line_begin)},
-                 "", kNotText);
+  if (const auto bad = find_what_is_no_text(yaml); bad != yaml.end()) {
+    const auto line_begin = std::find(std::make_reverse_iterator(bad), yaml.rend(), '\n').base();
+    problems.add({source.name, 1 + static_cast<int>(std::count(yaml.begin(), bad, '\n')), 1 + static_cast<int>(bad - line_begin)}, "",
+                 complaint_about(*bad));
     return {};
   }
   ConfigNode root = parse_yaml(yaml, place_of, "", problems);
@@ -212,8 +218,8 @@ ConfigNode parse_source(const ConfigSource& source, ConfigProblems& problems) {
 }
 
 ConfigNode parse_value(const std::string& yaml, const ConfigPlace& place, const std::string& path, ConfigProblems& problems) {
-  if (find_control_character(yaml) != yaml.end()) {
-    problems.add(place, path, kNotText);
+  if (const auto bad = find_what_is_no_text(yaml); bad != yaml.end()) {
+    problems.add(place, path, complaint_about(*bad));
     return {};
   }
   return parse_yaml(

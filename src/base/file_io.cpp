@@ -128,12 +128,14 @@ void write_durably(const fs::path& path, const void* bytes, size_t count) {
   file.close();
 }
 
-void replace_file(const fs::path& path, const std::string& content) {
+void replace_file(const fs::path& path, const std::string& content) { replace_file(path, content.data(), content.size()); }
+
+void replace_file(const fs::path& path, const void* bytes, size_t count) {
   // A thread's id is its own on this machine, so that two writers never share a temporary file.
   fs::path temporary = path;
   temporary += concat(".tmp-", ::gettid());
   try {
-    write_durably(temporary, content.data(), content.size());
+    write_durably(temporary, bytes, count);
     rename_durably(temporary, path);
   } catch (...) {
     ::unlink(temporary.c_str());

@@ -21,6 +21,7 @@ void write_durably(const std::filesystem::path& path, const void* bytes, size_t 
 
 /// Replaces `path` by a temporary file beside it, fsync, rename: a reader sees the old content or the new, never a part.
 void replace_file(const std::filesystem::path& path, const std::string& content);
+void replace_file(const std::filesystem::path& path, const void* bytes, size_t count);
 
 /// Renames and then flushes the parent folder, so that the new name survives a crash of the machine.
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to);

@@ -72,6 +72,7 @@ std::string human_duration(double seconds) {
     const auto whole = static_cast<int64_t>(std::llround(seconds));
     return std::to_string(whole / 60) + "m " + padded(whole % 60, 2) + "s";
   }
+  if (seconds > 1000.0 * 86400) return "over 1000 days";
   const double minutes = std::round(seconds / 60);
   return fixed(std::floor(minutes / 60), 0) + "h " + padded(static_cast<int64_t>(std::fmod(minutes, 60)), 2) + "m";
 }

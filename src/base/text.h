@@ -30,7 +30,8 @@ std::string grouped(int64_t value);
 /// @returns a size in the unit a person would choose: "61.2 GB", "512 B" (powers of 1000).
 std::string human_bytes(double bytes);
 
-/// @returns a duration as a person says it: "3h 12m", "4m 05s", "12s", "0.4s"; "unknown" for what is not finite.
+/// @returns a duration as a person says it: "3h 12m", "4m 05s", "12s", "0.4s"; "unknown" for what is not finite, "over 1000 days"
+///          beyond them.
 std::string human_duration(double seconds);
 
 /// @returns `number` with leading zeros: padded(42, 8) is "00000042".

@@ -60,11 +60,12 @@ std::string share_trouble(const fs::path& checkpoint, const Manifest& manifest, 
 }  // namespace
 
 void CheckpointConfig::fields(FieldVisitor& visit) {
-  visit.integer("every_steps", every_steps, {.at_least = 0}, "steps between checkpoints; 0: only at the end");
+  visit.integer("every_steps", every_steps, {.at_least = 0, .at_most = kMostSteps}, "steps between checkpoints; 0: only at the end");
   visit.flag("at_end", at_end, "save when the last step is done");
-  visit.integer("keep", keep, {.at_least = kFewestKept}, "newest good checkpoints that stay");
+  visit.integer("keep", keep, {.at_least = kFewestKept, .at_most = kMostSteps}, "newest good checkpoints that stay");
   visit.text("resume", resume, "auto (newest good one of this run, else from scratch) | none | PATH");
-  visit.integer("part_bytes", part_bytes, {.at_least = 1 << 20}, "elements in one shard file; a save needs host memory for twice that");
+  visit.integer("part_bytes", part_bytes, {.at_least = 1 << 20, .at_most = int64_t{1} << 40},
+                "elements in one shard file; a save needs host memory for twice that");
 }
 
 CheckpointStore::CheckpointStore(fs::path folder, const CheckpointConfig& config, const ProcessMesh& mesh, Logger& log)

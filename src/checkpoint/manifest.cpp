@@ -5,6 +5,7 @@
 #include "base/file_io.h"
 #include "base/text.h"
 #include "checkpoint/piece_check.h"
+#include "checkpoint/step_folders.h"
 #include "checkpoint/verification.h"
 
 #include <nlohmann/json.hpp>
@@ -263,7 +264,14 @@ Manifest read_manifest(const std::filesystem::path& folder) {
     if (!is_damage(error)) throw;
     throw CheckpointError(concat("checkpoint ", folder.string(), ": ", error.what()));
   }
-  return parse_manifest(text, file.string());
+  Manifest manifest = parse_manifest(text, file.string());
+  // A folder under another step's name would be taken for older or newer than it is.
+  const auto named = step_of((folder / "").lexically_normal().parent_path().filename().string());
+  if (named && *named != manifest.step) {
+    throw CheckpointError(concat("checkpoint ", folder.string(), ": its manifest is of step ", manifest.step,
+                                 ": the folder was renamed from ", step_name(manifest.step)));
+  }
+  return manifest;
 }
 
 std::string pieces_to_json(const std::vector<StoredPiece>& pieces) {

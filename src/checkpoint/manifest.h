@@ -50,7 +50,7 @@ std::string to_json(const Manifest& manifest);
 /// @throws CheckpointError naming what is missing, malformed, out of range or inconsistent.
 Manifest parse_manifest(const std::string& json, const std::string& name_for_messages);
 /// Reads folder/manifest.json.
-/// @throws CheckpointError if it is missing or damaged; IoError if it cannot be looked at (permission).
+/// @throws CheckpointError if it is missing or damaged, or of another step than the folder's name says; IoError if it cannot be looked at (permission).
 Manifest read_manifest(const std::filesystem::path& folder);
 
 /// Pieces alone, for ranks to tell each other what they hold: `file`, `dataset` and `sha256` do not travel.

@@ -25,6 +25,7 @@ namespace fs = std::filesystem;
 constexpr size_t kJobBytes = 1 << 20;
 constexpr double kSecondsBetweenLines = 2.0;
 constexpr size_t kLossyLookBytes = 64 << 10;
+constexpr int64_t kMostSkipLines = 10;
 
 /// One line at the start and every two seconds: how far, how fast, how long still.
 class Progress {
@@ -206,6 +207,42 @@ class LossWatch {
   bool has_looked_ = false;
 };
 
+/// Says which files with text at their start are no text further on, the first ten by name.
+class SkippedFiles {
+ public:
+  explicit SkippedFiles(Logger& log) : log_(log) {}
+
+  void add(const fs::path& file, const NotText& reason) {
+    const std::string line = concat("skipped: ", file.string(), " is binary: byte ", grouped(reason.position), " is ", reason.reason);
+    ++count_ <= kMostSkipLines ? log_.warning(line) : log_.debug(line);
+  }
+
+  int64_t count() const { return count_; }
+  /// For the closing line; "" where nothing was skipped.
+  std::string text() const {
+    if (count_ == 0) return "";
+    return concat("; ", grouped(count_), count_ == 1 ? " file was" : " files were", " left out: not text to their end",
+                  count_ > kMostSkipLines ? concat(" (the first ", kMostSkipLines, " are named above)") : std::string());
+  }
+
+ private:
+  Logger& log_;
+  int64_t count_ = 0;
+};
+
+/// Renames what an earlier build left under a name that this build's PREFIX owns and does not write: ids of another tokenizer, or a tokenizer
+/// of other ids, would be taken for this corpus'. Renamed, not removed: it may be a user's own.
+void withdraw_earlier(const CorpusOptions& options, const char* ending, Logger& log) {
+  const fs::path earlier = index_format::part_name(options.output, ending);
+  std::error_code absent;
+  if (!fs::exists(earlier, absent)) return;
+  if (!options.tokenizer.empty() && fs::equivalent(earlier, options.tokenizer, absent)) return;
+  fs::path withdrawn = earlier;
+  withdrawn += ".withdrawn";
+  rename_durably(earlier, withdrawn);
+  log.warning(concat(earlier.string(), " is from an earlier build: it is ", withdrawn.filename().string(), " now"));
+}
+
 size_t encoding_threads(const CorpusOptions& options) {
   const auto cores = static_cast<int>(std::thread::hardware_concurrency());
   return static_cast<size_t>(std::max(1, options.threads > 0 ? options.threads : cores));
@@ -253,32 +290,33 @@ CorpusFacts build_corpus(const CorpusOptions& options, Logger& log) {
   CorpusSink sink(options, facts.vocabulary);
   EncodingQueue queue(tokenizer, sink, encoding_threads(options));
   LossWatch loss_watch(tokenizer, model, log);
+  SkippedFiles skipped(log);
   int64_t bytes_before = 0;
   for (size_t i = 0; i < input.files.size(); ++i) {
     const InputFile& file = input.files[i];
-    const bool is_text = read_documents(file, options.text_key, [&](const DocumentPart& part) {
+    const auto complaint = read_documents(file, options.text_key, [&](const DocumentPart& part) {
       loss_watch.look(part.text, file.path);
       queue.add(part.text, part.ends_document);
       progress.at(i, bytes_before + part.file_position, sink.tokens());
     });
     bytes_before += file.bytes;
-    facts.input_bytes += is_text ? file.bytes : 0;
-    if (is_text) continue;
-    ++facts.skipped_files;
-    log.debug(concat("skipped: ", file.path.string(), " is binary"));
+    facts.input_bytes += complaint ? 0 : file.bytes;
+    if (complaint) skipped.add(file.path, *complaint);
   }
+  facts.skipped_files += skipped.count();
   queue.finish();
   sink.complete();
   sink.withdraw_older();
+  if (options.validation == 0) {
+    for (const char* ending : {"-validation.idx", "-validation.bin"}) withdraw_earlier(options, ending, log);
+  }
+  if (!is_trained) withdraw_earlier(options, ".model", log);
   if (is_trained) replace_file(model, content);
   sink.finish();
   sink.describe(facts);
-  const fs::path stale = index_format::part_name(options.output, "-validation.idx");
-  if (options.validation == 0 && fs::exists(stale)) {
-    log.warning(concat(stale.string(), " is from an earlier build, and may be of another tokenizer"));
-  }
   log.info(concat("encoded ", human_bytes(static_cast<double>(facts.input_bytes)), " into ",
-                  grouped(facts.tokens + facts.validation_tokens), " tokens in ", human_duration(progress.seconds_so_far())));
+                  grouped(facts.tokens + facts.validation_tokens), " tokens in ", human_duration(progress.seconds_so_far()),
+                  skipped.text()));
   return facts;
 }
 

@@ -27,6 +27,7 @@ struct CorpusOptions {
 /// Builds PREFIX.bin / .idx (and PREFIX-validation.*, PREFIX.model): one document for each file or .jsonl line, each ended by the
 /// end-of-document token. Memory is bounded whatever the corpus; progress with rate and time left goes to `log`.
 ///
+/// What an earlier build left under PREFIX and this one does not write (PREFIX-validation.*, PREFIX.model) is renamed to NAME.withdrawn.
 /// Nothing appears under the final names before all of it is on the disk; PREFIX.idx comes last. The same input and options give the same
 /// bytes.
 /// @throws DataError naming file and line for malformed .jsonl, a line without the key, no input at all, an empty result (also of the

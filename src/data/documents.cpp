@@ -9,9 +9,9 @@
 #include "base/errors.h"
 #include "base/random.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "data/input_stream.h"
 #include "data/tokenizer.h"
-#include "data/utf8.h"
 
 namespace pimoe {
 namespace {
@@ -78,22 +78,34 @@ void for_each_block(const InputFile& file, const std::function<bool(std::string_
   }
 }
 
-bool read_text_document(const InputFile& file, const TakePart& take) {
-  bool is_good = true;
+/// @param position  of the block in its file
+std::optional<NotText> complaint_about(std::string_view block, int64_t position) {
+  const size_t good = text_prefix(block);
+  if (good == block.size()) return std::nullopt;
+  return NotText{position + static_cast<int64_t>(good), block[good] == '\0' ? "a NUL" : "no UTF-8"};
+}
+
+std::optional<NotText> read_text_document(const InputFile& file, const TakePart& take) {
+  std::optional<NotText> complaint;
+  int64_t position = 0;
   const bool is_one_block = file.bytes <= static_cast<int64_t>(kPartBytes);
   if (!is_one_block) {
     // Read twice, so that nothing of a file that turns out binary at its end has been handed out.
-    for_each_block(file, [&](std::string_view block, bool) { return is_good = is_text(block); });
-    if (!is_good) return false;
+    for_each_block(file, [&](std::string_view block, bool) {
+      complaint = complaint_about(block, position);
+      position += static_cast<int64_t>(block.size());
+      return !complaint;
+    });
+    if (complaint) return complaint;
+    position = 0;
   }
-  int64_t position = 0;
   for_each_block(file, [&](std::string_view block, bool is_last) {
-    is_good = !is_one_block || is_text(block);
+    if (is_one_block) complaint = complaint_about(block, 0);
     position += static_cast<int64_t>(block.size());
-    if (is_good) take({block, is_last, position});
-    return is_good;
+    if (!complaint) take({block, is_last, position});
+    return !complaint;
   });
-  return is_good;
+  return complaint;
 }
 
 struct LineText {
@@ -217,10 +229,10 @@ InputFiles find_input(const std::vector<fs::path>& inputs, const std::vector<std
   return found;
 }
 
-bool read_documents(const InputFile& file, const std::string& text_key, const TakePart& take) {
+std::optional<NotText> read_documents(const InputFile& file, const std::string& text_key, const TakePart& take) {
   if (!file.is_jsonl) return read_text_document(file, take);
   read_jsonl(file, text_key, take);
-  return true;
+  return std::nullopt;
 }
 
 std::vector<std::string> sample_lines_of(const InputFiles& input, const std::string& text_key, int64_t sample_bytes, uint64_t seed) {

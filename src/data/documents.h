@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,11 +41,17 @@ struct DocumentPart {
 };
 using TakePart = std::function<void(const DocumentPart& part)>;
 
+/// Why a file is no text.
+struct NotText {
+  int64_t position = 0;  ///< of the first byte that is no text
+  const char* reason = "";
+};
+
 /// Reads the documents of one file. Memory is bounded, whatever the file's size: 1 MiB, or one line of a .jsonl.
 /// @param text_key  which member of a .jsonl line is the text
-/// @returns false for a text file that is binary (not UTF-8, or with a NUL): nothing of it was handed out.
+/// @returns what is wrong with a text file that is binary (not UTF-8, or with a NUL): nothing of it was handed out. Nothing for a good one.
 /// @throws DataError naming file and line for a .jsonl line that is no JSON object, has no text at `text_key`, or is over 256 MiB.
-bool read_documents(const InputFile& file, const std::string& text_key, const TakePart& take);
+std::optional<NotText> read_documents(const InputFile& file, const std::string& text_key, const TakePart& take);
 
 /// Draws lines evenly from all of the input: windows of 8 KiB, one at a random place in each of as many equal stretches.
 /// @returns at most about `sample_bytes` of text, as lines of at most 4 KiB; all of the text where the input has no more.

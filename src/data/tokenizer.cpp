@@ -10,7 +10,7 @@
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
-#include "data/utf8.h"
+#include "base/utf8.h"
 
 namespace pimoe {
 namespace {

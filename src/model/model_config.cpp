@@ -5,16 +5,36 @@
 #include <algorithm>
 
 namespace pimoe {
+namespace {
+
+/// Sizes above it cannot be computed with in 64 bits once they are multiplied by bytes and operations.
+constexpr double kMostParameters = 1e15;
+
+/// About the size of parameter_count().total, in numbers that do not overflow.
+double roughly_all_parameters(const ModelConfig& config) {
+  const auto width = static_cast<double>(config.width);
+  const auto moe_layers = static_cast<double>(config.moe_layers());
+  const double dense_layers = static_cast<double>(config.layers) - moe_layers;
+  const double attention = width * static_cast<double>(config.head_size()) * 2 * static_cast<double>(config.heads + config.kv_heads);
+  const double dense = 3 * width * static_cast<double>(config.feed_forward_width);
+  const double experts = 3 * width *
+                         (static_cast<double>(config.moe.experts) * static_cast<double>(config.moe.expert_width) +
+                          static_cast<double>(config.moe.shared_width));
+  return 2 * width * static_cast<double>(config.vocabulary) + (dense_layers + moe_layers) * attention + dense_layers * dense +
+         moe_layers * experts;
+}
+
+}  // namespace
 
 void ModelConfig::fields(FieldVisitor& visit) {
-  visit.integer("layers", layers, {.at_least = 1}, "transformer blocks");
-  visit.integer("width", width, {.at_least = 1}, "width of the residual stream");
-  visit.integer("heads", heads, {.at_least = 1}, "query heads");
-  visit.integer("kv_heads", kv_heads, {.at_least = 1}, "key and value heads");
-  visit.integer_or_auto("head_width", head_width, {.at_least = 2}, "width of a head; auto: width / heads");
-  visit.integer("sequence_length", sequence_length, {.at_least = 1}, "tokens of a sequence");
-  visit.integer("vocabulary", vocabulary, {.at_least = 0}, "token ids; 0 takes the tokenizer's");
-  visit.integer("feed_forward_width", feed_forward_width, {.at_least = 1}, "hidden width of dense layers");
+  visit.integer("layers", layers, {.at_least = 1, .at_most = 10'000}, "transformer blocks");
+  visit.integer("width", width, {.at_least = 1, .at_most = 1 << 20}, "width of the residual stream");
+  visit.integer("heads", heads, {.at_least = 1, .at_most = 1 << 16}, "query heads");
+  visit.integer("kv_heads", kv_heads, {.at_least = 1, .at_most = 1 << 16}, "key and value heads");
+  visit.integer_or_auto("head_width", head_width, {.at_least = 2, .at_most = 1 << 16}, "width of a head; auto: width / heads");
+  visit.integer("sequence_length", sequence_length, {.at_least = 1, .at_most = 1 << 24}, "tokens of a sequence");
+  visit.integer("vocabulary", vocabulary, {.at_least = 0, .at_most = 1 << 24}, "token ids; 0 takes the tokenizer's");
+  visit.integer("feed_forward_width", feed_forward_width, {.at_least = 1, .at_most = 1 << 24}, "hidden width of dense layers");
   visit.flag("tie_embeddings", tie_embeddings, "use the embedding as the head");
   visit.flag("qk_norm", qk_norm, "RMSNorm of each head's queries and keys");
   visit.number("rope_theta", rope_theta, {.above = 0}, "base of the rotary frequencies");
@@ -31,6 +51,10 @@ void ModelConfig::validate(Violations& violations) const {
   }
   if (heads % kv_heads != 0) {
     violations.add("model.heads", concat("(", heads, ") must be divisible by model.kv_heads (", kv_heads, ")"));
+  }
+  if (const double parameters = roughly_all_parameters(*this); parameters > kMostParameters) {
+    violations.add("model", concat("would have ", scientific(parameters, 1), " parameters; at most ", scientific(kMostParameters, 0),
+                                   ": look for a size with digits too many among layers, width, heads, vocabulary, expert_width"));
   }
   moe.validate("model.moe", violations);
 }

@@ -20,11 +20,14 @@ void RouterConfig::fields(FieldVisitor& visit) {
   visit.number("route_scale", route_scale, {.above = 0}, "gates times this (DeepSeek-V3: 2.5)");
   visit.number("temperature", temperature, {.above = 0}, "logits are divided by it before the score function");
   visit.number("jitter", jitter, {.at_least = 0, .below = 1}, "the router's input times U(1 - jitter, 1 + jitter) in training");
-  visit.integer("groups", groups, {.at_least = 1}, "group-limited routing: groups of neighbouring experts (DeepSeek-V3: 8)");
-  visit.integer("group_choices", group_choices, {.at_least = 1}, "groups that a token may use (DeepSeek-V3: 4)");
+  visit.integer("groups", groups, {.at_least = 1, .at_most = 1023},
+                "group-limited routing: groups of neighbouring experts (DeepSeek-V3: 8)");
+  visit.integer("group_choices", group_choices, {.at_least = 1, .at_most = 1023}, "groups that a token may use (DeepSeek-V3: 4)");
   visit.choice("group_score", group_score, {{"sum", GroupScore::kSum}, {"max", GroupScore::kMax}}, "of its best experts' scores");
-  visit.integer_or_auto("group_top", group_top, {.at_least = 1}, "best experts that a group's sum takes; auto: choices / group_choices");
-  visit.integer("projection", projection, {.at_least = 0}, "width of a linear projection of the input before scoring; 0: none");
+  visit.integer_or_auto("group_top", group_top, {.at_least = 1, .at_most = 1023},
+                        "best experts that a group's sum takes; auto: choices / group_choices");
+  visit.integer("projection", projection, {.at_least = 0, .at_most = 1 << 24},
+                "width of a linear projection of the input before scoring; 0: none");
   visit.flag("linear_bias", linear_bias, "a trained bias on the logits");
   visit.number("initial_skew", initial_skew, {}, "the first expert's logit bias at the start, for drills; needs linear_bias");
 }
@@ -43,7 +46,7 @@ void BalanceConfig::fields(FieldVisitor& visit) {
 
 void ExpertGroupConfig::fields(FieldVisitor& visit) {
   visit.text("name", name, "in parameter names and tables");
-  visit.integer("count", count, {.at_least = 1}, "experts of this shape");
+  visit.integer("count", count, {.at_least = 1, .at_most = 1023}, "experts of this shape");
   visit.choice("activation", activation,
                {{"swiglu", Activation::kSwiglu},
                 {"geglu", Activation::kGeglu},
@@ -54,16 +57,17 @@ void ExpertGroupConfig::fields(FieldVisitor& visit) {
                 {"tanh", Activation::kTanh}},
                "swiglu and geglu are gated");
   visit.integer("layers", layers, {.at_least = 2, .at_most = 16}, "matrices that a row passes");
-  visit.integer_or_auto("width", width, {.at_least = 1}, "hidden width; auto: model.moe.expert_width");
+  visit.integer_or_auto("width", width, {.at_least = 1, .at_most = 1 << 24}, "hidden width; auto: model.moe.expert_width");
 }
 
 void MoeConfig::fields(FieldVisitor& visit) {
   visit.integer("experts", experts, {.at_least = 0, .at_most = 1023}, "experts of each MoE layer; 0: a dense model");
-  visit.integer("choices", choices, {.at_least = 1}, "experts that each token is sent to");
-  visit.integer("expert_width", expert_width, {.at_least = 1}, "width of an expert's hidden layer");
-  visit.integer("shared_width", shared_width, {.at_least = 0}, "width of the expert that every token passes; 0: none");
-  visit.integer("fallback_width", fallback_width, {.at_least = 0}, "width of the network for tokens that no expert serves; 0: none");
-  visit.integer("first_dense_layers", first_dense_layers, {.at_least = 0}, "dense layers before the first MoE layer");
+  visit.integer("choices", choices, {.at_least = 1, .at_most = 1023}, "experts that each token is sent to");
+  visit.integer("expert_width", expert_width, {.at_least = 1, .at_most = 1 << 24}, "width of an expert's hidden layer");
+  visit.integer("shared_width", shared_width, {.at_least = 0, .at_most = 1 << 24}, "width of the expert that every token passes; 0: none");
+  visit.integer("fallback_width", fallback_width, {.at_least = 0, .at_most = 1 << 24},
+                "width of the network for tokens that no expert serves; 0: none");
+  visit.integer("first_dense_layers", first_dense_layers, {.at_least = 0, .at_most = 10'000}, "dense layers before the first MoE layer");
   visit.number("capacity_factor", capacity_factor, {.at_least = 0},
                "an expert takes ceil(T K / E * factor) slots of each rank's micro-batch (changes with the layout); 0: dropless");
   visit.choice("capacity_drop", capacity_drop, {{"gate", CapacityDrop::kGate}, {"position", CapacityDrop::kPosition}},

@@ -100,7 +100,7 @@ int choose_expert_parallel(int64_t asked, int64_t experts, int64_t ranks, int64_
 }
 
 void MeshConfig::fields(FieldVisitor& visit) {
-  visit.integer_or_auto("expert_parallel", expert_parallel, {.at_least = 1},
+  visit.integer_or_auto("expert_parallel", expert_parallel, {.at_least = 1, .at_most = 1 << 20},
                         "ranks that share out the experts; auto: the largest divisor of a node's ranks that divides the experts");
   visit.choice("transport", transport, {{"auto", Transport::kAuto}, {"nccl", Transport::kNccl}, {"mpi", Transport::kMpi}},
                "what carries tensors between ranks; auto: nccl where every rank has a GPU of its own, else mpi");

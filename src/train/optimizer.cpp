@@ -7,11 +7,13 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace pimoe {
 
@@ -81,6 +83,20 @@ void Optimizer::step(double learning_rate, double gradient_norm, double loss_sca
                       /*maximize=*/false);
   }
   publish();
+}
+
+bool Optimizer::weights_are_finite() const {
+  bool finite = true;
+  for (const Slice& slice : slices_) {
+    const at::Tensor weights = slice.bucket->weight_slice();
+    if (weights.numel() == 0) continue;
+    // The largest magnitude needs no tensor of its own size, and a NaN anywhere is its result.
+    const at::Tensor largest = at::linalg_vector_norm(weights, std::numeric_limits<double>::infinity());
+    finite = finite && std::isfinite(largest.item<double>());
+  }
+  at::Tensor all_finite = at::tensor({static_cast<int64_t>(finite ? 1 : 0)}, at::kLong);
+  mesh_.control().all_reduce(all_finite, ReduceOp::kMin);
+  return all_finite.item<int64_t>() != 0;
 }
 
 void Optimizer::publish() {

@@ -27,6 +27,10 @@ class Optimizer {
   /// REQUIRES gradient_norm finite.
   void step(double learning_rate, double gradient_norm, double loss_scale);
 
+  /// Whether every weight of every rank is finite as the compute weights hold it: a master may be a float32 that float16 has no room for.
+  /// The same answer on every rank. @cost reads the weights once, one collective of one number.
+  bool weights_are_finite() const;
+
   /// Casts the masters into the compute weights and gathers everyone's: after `initialize`, `step` and a restore.
   void publish();
 

@@ -8,7 +8,7 @@ namespace pimoe {
 
 void OptimizerConfig::fields(FieldVisitor& visit) {
   visit.number("learning_rate", learning_rate, {.above = 0}, "peak learning rate");
-  visit.integer("warmup_steps", warmup_steps, {.at_least = 0}, "steps of linear warm-up");
+  visit.integer("warmup_steps", warmup_steps, {.at_least = 0, .at_most = kMostSteps}, "steps of linear warm-up");
   visit.choice("schedule", schedule,
                {{"constant", Schedule::kConstant},
                 {"cosine", Schedule::kCosine},

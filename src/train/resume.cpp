@@ -4,7 +4,6 @@
 #include "base/text.h"
 
 #include <algorithm>
-#include <vector>
 
 namespace pimoe {
 namespace {
@@ -61,7 +60,9 @@ void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, con
     moe.checks = other.checks;
     moe.router.jitter = other.router.jitter;
     moe.router.initial_skew = other.router.initial_skew;
-    return split(print_fields([&](FieldVisitor& visit) { model.fields(visit); }), '\n');
+    std::vector<std::string> printed = split(print_fields([&](FieldVisitor& visit) { model.fields(visit); }), '\n');
+    for (std::string& line : printed) line.resize(std::min(line.size(), line.find("  # ")));  // the help is no part of the value
+    return printed;
   };
   const std::vector<std::string> had = lines(saved);
   const std::vector<std::string> has = lines(wanted);
@@ -74,6 +75,20 @@ void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, con
   if (differences.empty()) return;
   throw ConfigError(concat("the configuration's model is not the one of ", checkpoint, ":", differences,
                            "\n  Go on with the checkpoint's model, or choose another run.directory for a new one."));
+}
+
+std::vector<std::string> changes_of_data(const TrainConfig& saved, const TrainConfig& wanted) {
+  std::vector<std::string> changes;
+  const auto compare = [&](const char* key, const auto& was, const auto& is, const char* meaning) {
+    const auto shown = [](const auto& value) { return concat(value).empty() ? std::string("empty") : concat(value); };
+    if (was != is) changes.push_back(concat(key, " was ", shown(was), " and is ", shown(is), ": ", meaning));
+  };
+  compare("run.seed", saved.run.seed, wanted.run.seed, "the order of the data changes from here on");
+  compare("data.train", saved.data.train, wanted.data.train, "another corpus from here on, entered where this run stood in the other one");
+  compare("data.tokenizer", saved.data.tokenizer, wanted.data.tokenizer,
+          "if it is not the same tokenizer, ids no longer mean what the model has learned");
+  compare("data.validation", saved.data.validation, wanted.data.validation, "validation losses do not compare with those before");
+  return changes;
 }
 
 }  // namespace pimoe

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace pimoe {
 
@@ -18,5 +19,8 @@ std::optional<std::filesystem::path> checkpoint_to_resume(const TrainConfig& con
 /// next checkpoint.
 /// @throws ConfigError with every line of `model:` that differs; balancing, limits, memory, checks and the scale of initial weights may
 void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, const std::string& checkpoint);
+
+/// What changes the data of a run that goes on: allowed, and worth a warning. @returns one line each, none where nothing changed
+std::vector<std::string> changes_of_data(const TrainConfig& saved, const TrainConfig& wanted);
 
 }  // namespace pimoe

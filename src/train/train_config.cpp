@@ -1,6 +1,8 @@
 #include "train/train_config.h"
 
+#include "base/errors.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "data/tokenizer.h"
 #include "parallel/device.h"
 #include "train/presets.h"
@@ -14,9 +16,9 @@ void RunConfig::fields(FieldVisitor& visit) {
 }
 
 void LoopConfig::fields(FieldVisitor& visit) {
-  visit.integer("steps", steps, {.at_least = 0}, "optimizer steps");
-  visit.integer("global_batch", global_batch, {.at_least = 1}, "sequences of a step, over all ranks");
-  visit.integer("micro_batch", micro_batch, {.at_least = 1}, "sequences that a rank computes at a time, at most");
+  visit.integer("steps", steps, {.at_least = 0, .at_most = kMostSteps}, "optimizer steps");
+  visit.integer("global_batch", global_batch, {.at_least = 1, .at_most = 1 << 24}, "sequences of a step, over all ranks");
+  visit.integer("micro_batch", micro_batch, {.at_least = 1, .at_most = 1 << 24}, "sequences that a rank computes at a time, at most");
   visit.choice("precision", precision,
                {{"float64", Precision::kFloat64},
                 {"float32", Precision::kFloat32},
@@ -26,13 +28,15 @@ void LoopConfig::fields(FieldVisitor& visit) {
                "of weights and activations in the products; master weights, norms, router and losses are at least float32");
   visit.choice("recompute", recompute, {{"none", RecomputePolicy::kNone}, {"moe", RecomputePolicy::kMoe}, {"full", RecomputePolicy::kFull}},
                "what backward computes again instead of keeping");
-  visit.integer("validate_every", validate_every, {.at_least = 0}, "steps between validations; 0: only at the end");
-  visit.integer("validation_batches", validation_batches, {.at_least = 1}, "global batches of a validation");
-  visit.integer_or_auto("threads", threads, {.at_least = 1},
+  visit.integer("validate_every", validate_every, {.at_least = 0, .at_most = kMostSteps}, "steps between validations; 0: only at the end");
+  visit.integer("validation_batches", validation_batches, {.at_least = 1, .at_most = 1 << 24}, "global batches of a validation");
+  visit.integer_or_auto("threads", threads, {.at_least = 1, .at_most = 4096},
                         "CPU threads of a rank; auto: OMP_NUM_THREADS, else the cores it is bound to, else cores / ranks on the node");
 }
 
-void LogConfig::fields(FieldVisitor& visit) { visit.integer("every_steps", every_steps, {.at_least = 1}, "steps between log lines"); }
+void LogConfig::fields(FieldVisitor& visit) {
+  visit.integer("every_steps", every_steps, {.at_least = 1, .at_most = kMostSteps}, "steps between log lines");
+}
 
 void TrainConfig::fields(FieldVisitor& visit) {
   std::vector<std::string> names = preset_names();
@@ -50,11 +54,20 @@ void TrainConfig::fields(FieldVisitor& visit) {
 
 namespace {
 
+constexpr double kMostTokens = 9e18;  // what a run can count in 64 bits
+
 void validate(const TrainConfig& config, const ConfigOrigins& origins, bool needs_corpus) {
   Violations violations;
   config.model.validate(violations);
   if (needs_corpus && config.data.train.empty()) {
     violations.add("data.train", "must name a corpus: the PREFIX of `pimoe data build --output PREFIX`");
+  }
+  const double tokens = static_cast<double>(config.train.steps) * static_cast<double>(config.train.global_batch) *
+                        static_cast<double>(config.model.sequence_length);
+  if (tokens > kMostTokens) {
+    violations.add("train.steps",
+                   concat("(", config.train.steps, ") x train.global_batch (", config.train.global_batch, ") x model.sequence_length (",
+                          config.model.sequence_length, ") must be at most ", scientific(kMostTokens, 0), " tokens"));
   }
   if (config.model.vocabulary == 0 && config.data.tokenizer.empty()) {
     violations.add("model.vocabulary", "(0) takes the tokenizer's, and data.tokenizer is empty: set one of them");
@@ -94,6 +107,9 @@ TrainConfig load(const ConfigSource& file, const std::vector<std::string>& overr
 TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_corpus) {
   TrainConfig config = load(read_config_source(file), overrides, needs_corpus);
   if (config.run.directory.empty()) config.run.directory = std::filesystem::path("runs") / file.stem();
+  if (!is_text(config.run.directory.string())) {
+    throw ConfigError(concat("the name of ", file.string(), ", which names the run folder, is no UTF-8: set run.directory"));
+  }
   if (config.model.vocabulary == 0) config.model.vocabulary = Tokenizer(config.data.tokenizer).vocabulary();
   return config;
 }
@@ -103,6 +119,20 @@ TrainConfig parse_train_config(const std::string& yaml, const std::string& name_
 }
 
 std::string to_yaml(TrainConfig config) { return print_fields(fields_of(config)); }
+
+std::vector<std::string> doubts_about(const TrainConfig& config) {
+  std::vector<std::string> doubts;
+  const ModelConfig& model = config.model;
+  if (model.moe.experts > 0 && model.moe_layers() == 0) {
+    doubts.push_back(concat("model.moe.first_dense_layers (", model.moe.first_dense_layers, ") leaves none of model.layers (", model.layers,
+                            ") for model.moe.experts (", model.moe.experts, "): the model is dense"));
+  }
+  if (config.train.steps > 0 && config.optimizer.warmup_steps >= config.train.steps) {
+    doubts.push_back(concat("optimizer.warmup_steps (", config.optimizer.warmup_steps, ") is not below train.steps (", config.train.steps,
+                            "): the learning rate rises to the run's end, and the schedule never begins"));
+  }
+  return doubts;
+}
 
 at::ScalarType compute_dtype(Precision precision, c10::Device device) {
   switch (precision) {

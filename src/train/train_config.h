@@ -72,6 +72,9 @@ TrainConfig parse_train_config(const std::string& yaml, const std::string& name_
 /// @returns the tree as YAML, valid input again
 std::string to_yaml(TrainConfig config);
 
+/// @returns what is allowed but seldom meant, one line each: an expert count without a layer for it, a warm-up that never ends
+std::vector<std::string> doubts_about(const TrainConfig& config);
+
 /// @returns the compute dtype: what `precision` says, for auto bfloat16 where the device is fast at it, else float32
 at::ScalarType compute_dtype(Precision precision, c10::Device device);
 

@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "data/tokenizer.h"
 #include "model/flops.h"
 #include "moe/balance.h"
 #include "parallel/device.h"
@@ -22,7 +23,10 @@
 namespace pimoe {
 namespace {
 
-constexpr int64_t kMostSkipsInARow = 10;
+constexpr int64_t kMostBadInARow = 10;
+constexpr const char* kAdviceAgainstDivergence =
+    "What helps: a lower optimizer.learning_rate, a longer optimizer.warmup_steps, a lower optimizer.clip_norm (0 does not clip), "
+    "train.precision=bfloat16 in place of float16; or look at the data of these steps. Checkpoints from before are as they were.";
 
 /// As the configuration spells it; libtorch says BFloat16 and Half.
 const char* dtype_name(at::ScalarType dtype) {
@@ -65,6 +69,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       step_tokens_(config.train.global_batch * config.model.sequence_length) {
   if (model_.dtype() == at::kHalf) loss_scaler_ = LossScaler::for_float16();
   // What is missing is said now, not after hours.
+  if (!config_.data.tokenizer.empty()) static_cast<void>(Tokenizer(config_.data.tokenizer));
   const TokenFile corpus(config_.data.train);
   SampleReader(corpus, config_.model.sequence_length, 0, /*shuffle=*/true);
   if (!config_.data.validation.empty()) {
@@ -90,15 +95,15 @@ void Trainer::resume() {
   }
   const TrainConfig before = parse_train_config(read_manifest(*found).config, (*found / "manifest.json").string());
   require_same_model(before, config_, found->string());
-  if (before.run.seed != config_.run.seed) {
-    log_.warning(concat("run.seed was ", before.run.seed, " and is ", config_.run.seed, ": the order of the data changes from here on"));
+  for (const std::string& change : changes_of_data(before, config_)) {
+    if (mesh_.rank() == 0) log_.warning(change);
   }
   Snapshot saved = snapshot();
   std::erase_if(saved.numbers, [](const auto& number) { return AdaptiveControl::is_state(number.first); });  // may be missing
   checkpoints_.restore(*found, saved);
   step_ = saved.step;
   tokens_seen_ = saved.counters.at("tokens_seen");
-  skipped_in_a_row_ = saved.counters.at("skipped_in_a_row");
+  bad_in_a_row_ = saved.counters.at("skipped_in_a_row");
   start_.next_sample = saved.counters.at("next_sample");
   if (loss_scaler_.dynamic && saved.counters.at("loss_scale_dynamic") != 0) {
     loss_scaler_.scale = saved.numbers.at("loss_scale");
@@ -120,7 +125,7 @@ Snapshot Trainer::snapshot() {
   state.counters = {{"tokens_seen", tokens_seen_},
                     {"next_sample", data_ ? data_->cursor().next_sample : start_.next_sample},
                     {"optimizer_steps", optimizer_.steps_taken()},
-                    {"skipped_in_a_row", skipped_in_a_row_},
+                    {"skipped_in_a_row", bad_in_a_row_},
                     {"loss_scale_dynamic", loss_scaler_.dynamic ? 1 : 0},
                     {"loss_scale_good_steps", loss_scaler_.good_steps}};
   state.config = to_yaml(config_);
@@ -173,22 +178,33 @@ TrainOutcome Trainer::run() {
 
     const bool stopping = all_asked_to_stop();
     const bool last = step_ == config_.train.steps;
-    // While steps are skipped nothing changes: checkpoints of it would only push out good ones.
+    // Checkpoints of a diverging run would only push out good ones; so would those of skip after skip while float16's scale falls. Where
+    // gradients alone overflow nothing changes, and a request to stop is met as always; a loss that is not finite says that the weights are
+    // spoiled.
+    if (is_diverging() && stopping && !loss_is_finite_) break;
     if (is_diverging() && !stopping) continue;
-    if (stopping || (last ? config_.checkpoint.at_end : due(config_.checkpoint.every_steps))) {
-      checkpoints_.save(snapshot());
-    }
+    const bool is_due = last ? config_.checkpoint.at_end : due(config_.checkpoint.every_steps) && bad_in_a_row_ <= 1;
+    if (stopping || is_due) save();
     if (stopping && !last) {
       log_.info(concat("asked to stop: saved step ", step_, "; start the same command again to go on"));
       return TrainOutcome::kStopped;
     }
   }
-  summarize();
   if (is_diverging()) {
-    throw Error(concat("the run ended diverged: the gradients of its last ", skipped_in_a_row_, " steps were not finite (loss ",
-                       last_record_->loss, "); lower optimizer.learning_rate"));
+    throw Error(concat("the run ended diverged at step ", step_, ": loss or gradients of its last ", bad_in_a_row_,
+                       bad_in_a_row_ == 1 ? " step" : " steps", " were not finite (loss ", last_record_->loss, "). ",
+                       kAdviceAgainstDivergence));
   }
+  summarize();
   return TrainOutcome::kComplete;
+}
+
+void Trainer::save() {
+  if (!optimizer_.weights_are_finite()) {
+    throw Error(concat("the run has diverged: after step ", step_, " the weights are not finite (loss ", last_record_->loss,
+                       "), and were not saved. ", kAdviceAgainstDivergence));
+  }
+  checkpoints_.save(snapshot());
 }
 
 StepSums Trainer::accumulate_gradients() {
@@ -262,10 +278,11 @@ void Trainer::adapt(StepRecord& record) {
 }
 
 void Trainer::report(StepRecord& record) {
-  skipped_in_a_row_ = record.skipped ? skipped_in_a_row_ + 1 : 0;
-  if (skipped_in_a_row_ >= kMostSkipsInARow && is_diverging()) {
-    throw Error(concat("the gradients were not finite in ", kMostSkipsInARow, " steps in a row, up to step ", step_, " (loss ", record.loss,
-                       "): lower optimizer.learning_rate, or look at the data of these steps"));
+  loss_is_finite_ = std::isfinite(record.loss);
+  bad_in_a_row_ = record.skipped || !loss_is_finite_ ? bad_in_a_row_ + 1 : 0;
+  if (bad_in_a_row_ >= kMostBadInARow && is_diverging()) {
+    throw Error(concat("the run has diverged: loss or gradients were not finite in ", bad_in_a_row_, " steps in a row, up to step ", step_,
+                       " (loss ", record.loss, "). ", kAdviceAgainstDivergence));
   }
   const bool last = step_ == config_.train.steps;
   if (!config_.data.validation.empty() && (last || due(config_.train.validate_every))) {
@@ -292,15 +309,16 @@ bool Trainer::all_asked_to_stop() const {
   return asked.item<int64_t>() != 0;
 }
 
-bool Trainer::is_diverging() const { return skipped_in_a_row_ > 0 && loss_scaler_.scale <= 1.0; }
-
 bool Trainer::due(int64_t every_steps) const { return step_ == config_.train.steps || (every_steps > 0 && step_ % every_steps == 0); }
 
 void Trainer::announce() const {
+  for (const std::string& doubt : doubts_about(config_)) {
+    if (mesh_.rank() == 0) log_.warning(doubt);
+  }
   const ParameterCount count = parameter_count(config_.model);
   log_.info(concat("model: ", grouped(count.total), " parameters, ", grouped(count.active), " active for a token; ", config_.model.layers,
-                   " layers of which ", moe_layers_.size(), " have ", config_.model.moe.experts, " experts, ", config_.model.moe.choices,
-                   " for each token"));
+                   config_.model.layers == 1 ? " layer of which " : " layers of which ", moe_layers_.size(), " have ",
+                   config_.model.moe.experts, " experts, ", config_.model.moe.choices, " for each token"));
   if (!moe_layers_.empty() && config_.model.moe.router.kind == RouterKind::kExpertChoice && mesh_.rank() == 0) {
     log_.warning(
         "expert choice: which experts serve a token depends on later tokens of its sequence, so that the loss of this causal model is "

@@ -67,8 +67,10 @@ class Trainer {
   void announce() const;
   void summarize() const;
   bool due(int64_t every_steps) const;
-  /// Steps are being skipped, and not because float16's scale is still falling.
-  bool is_diverging() const;
+  /// The last step's loss or gradients were not finite, and not because float16's scale is still falling: that spoils gradients alone.
+  bool is_diverging() const { return bad_in_a_row_ > 0 && (!loss_is_finite_ || loss_scaler_.scale <= 1.0); }
+  /// Refuses weights that are not finite: a checkpoint of them would push out a good one. Collective.
+  void save();
 
   TrainConfig config_;
   const ProcessMesh& mesh_;
@@ -88,7 +90,8 @@ class Trainer {
 
   int64_t step_ = 0;
   int64_t tokens_seen_ = 0;
-  int64_t skipped_in_a_row_ = 0;
+  int64_t bad_in_a_row_ = 0;  ///< steps whose loss or gradients were not finite
+  bool loss_is_finite_ = true;
   DataCursor start_;
   std::unique_ptr<DataStream> data_;
   std::optional<TokenFile> validation_;

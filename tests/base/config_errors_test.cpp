@@ -238,6 +238,9 @@ TEST(ConfigErrors, BadOverridesAreRefused) {
       {"model.layers=[1", "model.layers: not valid YAML: end of sequence flow not found"},
       {"model.layers=~", "model.layers: has no value; leave the key out to take the default"},
       {"model.layers=", "model.layers: \"\" is text; an integer has no quotes"},
+      {"model.layers=5 #x", "model.layers: 5 #x must be an integer"},
+      {"model.name='a' #b", "model.name: 'a' #b must be one value, plain or wholly in quotes"},
+      {"model.name=|\n a", "model.name: |\n a must be one value, plain or wholly in quotes"},
       {"model.layers=&a 5", "model.layers: anchors (&name) are not supported"},
   };
   for (const auto& [override_text, reason] : table) {
@@ -296,6 +299,17 @@ TEST(ConfigErrors, ControlCharactersAreRefused) {
   EXPECT_EQ(complaint("model:\n  layers: 4\n  \x04 moe: {experts: 3}\n"), "a.yaml:3:3: a control character; a configuration is UTF-8 text");
   EXPECT_EQ(complaint(std::string("m\0o\0", 4)), "a.yaml:1:2: a control character; a configuration is UTF-8 text");
   EXPECT_EQ(complaint("", {"model.name=a\x1B[1m"}), "command line: model.name: a control character; a configuration is UTF-8 text");
+}
+
+TEST(ConfigErrors, BytesThatAreNoUtf8AreRefused) {
+  EXPECT_EQ(complaint("model:\n  name: caf\xE9\n"), "a.yaml:2:12: bytes that are no UTF-8; a configuration is UTF-8 text");
+  EXPECT_EQ(complaint("", {"run.directory=/tmp/\xFF"}),
+            "command line: run.directory: bytes that are no UTF-8; a configuration is UTF-8 text");
+}
+
+TEST(ConfigErrors, AShortenedNameIsKnownAmongItsSiblings) {
+  EXPECT_EQ(complaint("", {"optimizer.lr=1"}), "command line: optimizer.lr: unknown key; did you mean optimizer.learning_rate?");
+  EXPECT_EQ(complaint("", {"run.dir=x"}), "command line: run.dir: unknown key; did you mean run.directory?");
 }
 
 TEST(ConfigErrors, NoByteStringCrashesTheReader) {

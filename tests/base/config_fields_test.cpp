@@ -85,9 +85,12 @@ TEST(LoadFields, OverridesComeAfterTheFile) {
 
 TEST(LoadFields, LastOverrideOfAKeyHolds) { EXPECT_EQ(loaded("", {"model.layers=3", "model.layers=4"}).model.layers, 4); }
 
-TEST(LoadFields, OverrideIsReadAsYaml) {
+TEST(LoadFields, OverrideIsTakenAsItStandsOrWhollyInQuotes) {
   EXPECT_EQ(loaded("", {"model.name=\"a: b\""}).model.name, "a: b");
-  EXPECT_EQ(loaded("", {"model.name= spaces around "}).model.name, "spaces around");
+  EXPECT_EQ(loaded("", {"model.name='it''s'"}).model.name, "it's");
+  EXPECT_EQ(loaded("", {"model.name= spaces around "}).model.name, " spaces around ");
+  EXPECT_EQ(loaded("", {"run.directory=/tmp/a #b"}).run.directory, "/tmp/a #b");
+  EXPECT_EQ(loaded("", {"run.directory=two\nlines"}).run.directory, "two\nlines");
   EXPECT_EQ(loaded("", {"model.name=a=b"}).model.name, "a=b");
   EXPECT_EQ(loaded("", {"model.name=/data/x.y:z"}).model.name, "/data/x.y:z");
 }

@@ -102,12 +102,6 @@ TEST(PrintFields, RoundTripsAnyText) {
   }
 }
 
-TEST(PrintFields, RoundTripsBytesThatAreNotUtf8) {
-  SampleConfig config;
-  config.run.directory = "a\xFF\xE9z";
-  EXPECT_EQ(loaded(printed(config)).run.directory, config.run.directory);
-}
-
 TEST(PrintFields, RoundTripsRandomTexts) {
   constexpr uint64_t kSeed = 11;
   std::mt19937_64 random(kSeed);

@@ -55,6 +55,8 @@ TEST(Text, HumanDurationReadsAsAPersonSaysIt) {
   EXPECT_EQ(human_duration(3 * 3600 + 12 * 60), "3h 12m");
   EXPECT_EQ(human_duration(3 * 3600 + 59 * 60 + 45), "4h 00m");
   EXPECT_EQ(human_duration(100 * 3600), "100h 00m");
+  EXPECT_EQ(human_duration(1000.0 * 86400), "24000h 00m");
+  EXPECT_EQ(human_duration(1e18), "over 1000 days");
   EXPECT_EQ(human_duration(-12), "-12s");
 }
 

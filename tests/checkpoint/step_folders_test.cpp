@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 class StepFolders : public ::testing::Test {
  protected:
   fs::path save(const std::string& name, int64_t salt = 0) {
-    save_snapshot(path(name), tiny_snapshot(100, salt));
+    save_snapshot(path(name), tiny_snapshot(std::stoll(name.substr(std::string("step-").size())), salt));
     return path(name);
   }
   fs::path path(const std::string& name) const { return folder_.path() / name; }
@@ -109,6 +109,16 @@ TEST_F(StepFolders, PruneKeepsTheNewestGoodOnes) {
   fs::resize_file(path("step-00000300") / "manifest.json", 10);  // damaged: not counted, not touched
   EXPECT_EQ(prune_steps(folder_.path(), 400, 2), (std::vector<fs::path>{path("step-00000100")}));
   EXPECT_EQ(names(), (Names{"step-00000200", "step-00000300", "step-00000400"}));
+}
+
+TEST_F(StepFolders, ARenamedCheckpointIsDamaged) {
+  save("step-00000100");
+  EXPECT_EQ(verify_checkpoint(path("step-00000100"), /*full=*/true), "");
+  fs::rename(path("step-00000100"), path("step-00000200"));
+  for (const char* name : {"step-00000200", "step-00000200/"}) {
+    const std::string trouble = verify_checkpoint(path(name), /*full=*/false);
+    EXPECT_NE(trouble.find("renamed from step-00000100"), std::string::npos) << trouble;
+  }
 }
 
 TEST_F(StepFolders, PruneNeverTakesTheOneJustSavedNorLaterSteps) {

@@ -146,6 +146,50 @@ TEST(CorpusBuilder, SkipsBinaryFilesAndCountsThem) {
   EXPECT_EQ(facts.documents, 7);
 }
 
+std::string log_of(const CorpusOptions& options, const fs::path& file) {
+  Logger log;
+  log.open_file(file);
+  build_corpus(options, log);
+  return read_file(file);
+}
+
+TEST(CorpusBuilder, NamesTheFirstTenFilesThatTurnOutBinaryAndCountsAll) {
+  const TemporaryFolder folder;
+  write_input(folder, 5);
+  for (int i = 10; i < 22; ++i) folder.write("in/0" + std::to_string(i) + ".txt", std::string(20000, 'a') + "\xFF");
+  const std::string log = log_of(small_options(folder), folder / "log.txt");
+  EXPECT_NE(log.find("warning: skipped: " + (folder / "in/019.txt").string() + " is binary: byte 20,000 is no UTF-8"), std::string::npos)
+      << log;
+  EXPECT_EQ(log.find("warning: skipped: " + (folder / "in/020.txt").string()), std::string::npos) << log;
+  EXPECT_NE(log.find("12 files were left out: not text to their end (the first 10 are named above)"), std::string::npos) << log;
+}
+
+// A validation part and a tokenizer of older builds under the same PREFIX would be taken for this corpus'.
+TEST(CorpusBuilder, ABuildWithdrawsWhatAnEarlierOneLeftUnderItsPrefix) {
+  const TemporaryFolder folder;
+  write_input(folder, 20);
+  CorpusOptions options = small_options(folder);
+  options.validation = 0.3;
+  Logger log;
+  build_corpus(options, log);
+  const std::string model = read_file(folder / "out/corpus.model");
+
+  options.validation = 0;
+  options.tokenizer = folder / "out/corpus.model";
+  build_corpus(options, log);
+  for (const char* name : {"out/corpus-validation.idx", "out/corpus-validation.bin"}) {
+    EXPECT_FALSE(fs::exists(folder / name)) << name;
+    EXPECT_TRUE(fs::exists(folder / (std::string(name) + ".withdrawn"))) << name;
+  }
+  EXPECT_EQ(read_file(folder / "out/corpus.model"), model) << "this build's own tokenizer stays";
+
+  fs::copy_file(folder / "out/corpus.model", folder / "other.model");
+  options.tokenizer = folder / "other.model";
+  build_corpus(options, log);
+  EXPECT_FALSE(fs::exists(folder / "out/corpus.model"));
+  EXPECT_NO_THROW(verify_corpus(folder / "out/corpus", 500));
+}
+
 TEST(CorpusBuilder, NoTextIsADataError) {
   const TemporaryFolder folder;
   write_input(folder, 2);

@@ -103,8 +103,20 @@ TEST(ReadDocuments, ALargeFileThatTurnsOutBinaryGivesNothing) {
   const fs::path path = folder.write("t.txt", std::string(3 << 20, 'a') + "\xFF");
   bool was_called = false;
   const InputFile file{path, static_cast<int64_t>(fs::file_size(path)), false};
-  EXPECT_FALSE(read_documents(file, "text", [&](const DocumentPart&) { was_called = true; }));
+  const auto complaint = read_documents(file, "text", [&](const DocumentPart&) { was_called = true; });
+  ASSERT_TRUE(complaint);
+  EXPECT_EQ(complaint->position, 3 << 20);
+  EXPECT_STREQ(complaint->reason, "no UTF-8");
   EXPECT_FALSE(was_called);
+}
+
+TEST(ReadDocuments, AFileOfOneBlockNamesItsFirstBadByte) {
+  const TemporaryFolder folder;
+  const fs::path path = folder.write("t.txt", std::string("caf\xC3\xA9 \0 \xFF", 9));
+  const auto complaint = read_documents({path, 9, false}, "text", [](const DocumentPart&) { FAIL(); });
+  ASSERT_TRUE(complaint);
+  EXPECT_EQ(complaint->position, 6);
+  EXPECT_STREQ(complaint->reason, "a NUL");
 }
 
 TEST(ReadDocuments, EachJsonlLineIsADocument) {

@@ -8,9 +8,9 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/utf8.h"
 #include "data/sample_text.h"
 #include "data/temporary_folder.h"
-#include "data/utf8.h"
 
 namespace pimoe {
 namespace {

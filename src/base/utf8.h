@@ -12,6 +12,9 @@ size_t valid_utf8_prefix(std::string_view text);
 /// @returns whether a file may be read as text: well-formed UTF-8 without a NUL.
 bool is_text(std::string_view bytes);
 
+/// @returns how many bytes from the start are text as `is_text` means it.
+size_t text_prefix(std::string_view bytes);
+
 /// @returns how many bytes at the start are the tail of a character that was cut.
 size_t leading_continuations(std::string_view text);
 

@@ -1,4 +1,4 @@
-#include "data/utf8.h"
+#include "base/utf8.h"
 
 #include <gtest/gtest.h>
 
@@ -34,6 +34,8 @@ TEST(Utf8, TextHasNoNul) {
   EXPECT_TRUE(is_text(""));
   EXPECT_FALSE(is_text(std::string_view("a\0b", 3)));
   EXPECT_FALSE(is_text("a\xFF"));
+  EXPECT_EQ(text_prefix(std::string_view("ab\0\xFF", 4)), 2u);
+  EXPECT_EQ(text_prefix(std::string_view("a\xFF\0", 3)), 1u);
 }
 
 TEST(Utf8, BoundaryNeverCutsACharacter) {

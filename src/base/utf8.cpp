@@ -1,4 +1,4 @@
-#include "data/utf8.h"
+#include "base/utf8.h"
 
 #include <cstdint>
 #include <cstring>
@@ -56,7 +56,9 @@ size_t valid_utf8_prefix(std::string_view text) {
   return at;
 }
 
-bool is_text(std::string_view bytes) { return bytes.find('\0') == std::string_view::npos && valid_utf8_prefix(bytes) == bytes.size(); }
+size_t text_prefix(std::string_view bytes) { return valid_utf8_prefix(bytes.substr(0, bytes.find('\0'))); }
+
+bool is_text(std::string_view bytes) { return text_prefix(bytes) == bytes.size(); }
 
 size_t leading_continuations(std::string_view text) {
   size_t count = 0;

@@ -1,0 +1,97 @@
+#include "app/user.h"
+
+namespace pimoe {
+namespace {
+
+using Commands = User;
+
+struct Refused {
+  const char* command;
+  int code;
+  std::vector<const char*> said;
+};
+
+TEST_F(Commands, RefuseWhatCannotBeMeantAndSayItShortly) {
+  prepare();
+  const std::vector<Refused> cases = {
+      {"pimoe foo", 64, {"foo", "train", "data"}},
+      {"pimoe train tiny.yaml --steps 3", 64, {"train.steps=3"}},
+      {"pimoe train tiny.yaml --every-steps=3", 64, {"checkpoint.every_steps=3", "log.every_steps=3"}},
+      {"pimoe train tiny.yaml train.global_batch=9223372036854775807", 78, {"train.global_batch", "at most"}},
+      {"pimoe train tiny.yaml train.validation_batches=9223372036854775807", 78, {"train.validation_batches", "at most"}},
+      {"pimoe train tiny.yaml model.vocabulary=100000000000", 78, {"model.vocabulary", "at most"}},
+      {"pimoe train tiny.yaml \"run.directory=runs/$(printf '\\377')\"", 78, {"run.directory", "UTF-8"}},
+      {"pimoe train tiny.yaml model.width=1048576", 70, {"Out of memory", "micro_batch"}},
+      {"pimoe data build --output z/ text", 64, {"z/", "PREFIX"}},
+      {"pimoe data build --output '' text", 64, {"PREFIX"}},
+      {"pimoe data build --output q --sample-bytes 99999999999999999999999999 text", 64, {"--sample-bytes"}},
+      {"pimoe data build --output q --threads -1 text", 64, {"--threads"}},
+      {"pimoe generate --checkpoint x --prompt y --temperature nan", 64, {"--temperature", "nan"}},
+      {"pimoe generate --checkpoint x --prompt y --temperature -1", 64, {"--temperature", "-1"}},
+      {"pimoe generate --checkpoint x --prompt y --top-p nan", 64, {"--top-p", "nan"}},
+      {"pimoe generate --checkpoint x --prompt y --tokens 99999999999999999999999", 64, {"--tokens"}},
+      {"pimoe generate --checkpoint x --prompt y --seed -1", 64, {"--seed", "-1"}},
+  };
+  for (const Refused& refused : cases) {
+    SCOPED_TRACE(refused.command);
+    const Outcome outcome = run(refused.command);
+    EXPECT_EQ(outcome.code, refused.code) << outcome.err;
+    for (const char* part : refused.said) EXPECT_NE(outcome.err.find(part), std::string::npos) << part << "\n" << outcome.err;
+    EXPECT_LT(outcome.err.size(), 700u) << outcome.err;
+    EXPECT_EQ(outcome.err.find("frame #"), std::string::npos) << outcome.err;
+  }
+}
+
+TEST_F(Commands, AValueOnTheCommandLineIsTakenAsItStands) {
+  prepare();
+  const Outcome outcome = run("pimoe train tiny.yaml 'run.directory=runs/a #b' train.steps=1");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "runs/a #b/config.yaml"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "runs/a"));
+}
+
+TEST_F(Commands, WhatCouldNotBePrintedIsAnError) {
+  prepare();
+  for (const char* command : {"pimoe train tiny.yaml --print-config >/dev/full", "pimoe --help >/dev/full"}) {
+    const Outcome outcome = run(command);
+    EXPECT_EQ(outcome.code, 74) << command << outcome.err;
+    EXPECT_NE(outcome.err.find("standard output"), std::string::npos) << outcome.err;
+  }
+}
+
+TEST_F(Commands, CheckpointCommandsSayWhatTheyWereGiven) {
+  prepare();
+  ASSERT_EQ(run("pimoe train tiny.yaml train.steps=2").code, 0);
+  const Outcome one = run("pimoe checkpoint list runs/tiny/checkpoints/step-00000002/");
+  EXPECT_EQ(one.code, 65);
+  EXPECT_NE(one.err.find("is one checkpoint"), std::string::npos) << one.err;
+  const Outcome none = run("pimoe checkpoint list text --json");
+  EXPECT_EQ(none.code, 0);
+  EXPECT_EQ(nlohmann::json::parse(none.out), nlohmann::json::array());
+  EXPECT_NE(none.err.find("there are no checkpoints"), std::string::npos) << none.err;
+
+  ASSERT_EQ(run("mv corpus.model away.model").code, 0);
+  const Outcome text = run("pimoe generate --checkpoint runs/tiny --prompt x");
+  EXPECT_EQ(text.code, 65);
+  EXPECT_NE(text.err.find("--tokenizer"), std::string::npos) << text.err;
+
+  ASSERT_EQ(run("mv runs/tiny/checkpoints/step-00000002 runs/tiny/checkpoints/step-00000009").code, 0);
+  const Outcome renamed = run("pimoe checkpoint verify runs/tiny/checkpoints/step-00000009/");
+  EXPECT_EQ(renamed.code, 1);
+  EXPECT_NE(renamed.err.find("step-00000002"), std::string::npos) << renamed.err;
+  EXPECT_EQ(renamed.err.find("checkpoint "), renamed.err.rfind("checkpoint ")) << "said twice\n" << renamed.err;
+}
+
+TEST_F(Commands, ExtractLeavesTheCheckpointAsItIs) {
+  prepare();
+  ASSERT_EQ(run("pimoe train tiny.yaml train.steps=2").code, 0);
+  const Outcome inside =
+      run("pimoe checkpoint extract runs/tiny final_norm.weight --output runs/../runs/tiny/checkpoints/step-00000002/manifest.json");
+  EXPECT_EQ(inside.code, 64) << inside.err;
+  EXPECT_EQ(run("pimoe checkpoint verify runs/tiny").code, 0);
+  EXPECT_EQ(run("pimoe checkpoint extract runs/tiny final_norm.weight --output norm.h5").code, 0);
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "norm.h5"));
+}
+
+}  // namespace
+}  // namespace pimoe

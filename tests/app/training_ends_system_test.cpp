@@ -1,0 +1,80 @@
+#include "app/user.h"
+
+#include <signal.h>
+
+#include <fstream>
+
+namespace pimoe {
+namespace {
+
+/// How a training ends that does not end well, and what it leaves.
+class TrainingEnds : public User {
+ protected:
+  std::vector<int64_t> saved_steps(const std::string& run_folder) const {
+    std::vector<int64_t> found;
+    for (const auto& checkpoint : nlohmann::json::parse(run("pimoe checkpoint list " + run_folder + " --json").out)) {
+      found.push_back(checkpoint.at("step"));
+    }
+    return found;
+  }
+};
+
+// float16's scale is still far above 1 when these runs end: a loss or weights that are not finite need no more proof.
+TEST_F(TrainingEnds, WeightsThatAreNotFiniteAreNeverSaved) {
+  prepare();
+  for (const char* overrides : {"train.precision=float16 optimizer.learning_rate=1e18",
+                                "train.precision=float32 optimizer.learning_rate=1e38 optimizer.warmup_steps=0"}) {
+    SCOPED_TRACE(overrides);
+    const Outcome outcome = run(concat("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=4 checkpoint.every_steps=1 ", overrides));
+    EXPECT_EQ(outcome.code, 70) << outcome.err;
+    EXPECT_NE(outcome.err.find("diverged"), std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find("done:"), std::string::npos) << outcome.err;
+    EXPECT_EQ(saved_steps("runs/tiny"), std::vector<int64_t>{});
+    std::filesystem::remove_all(folder_ / "runs");
+  }
+}
+
+TEST_F(TrainingEnds, ALossThatIsNotFiniteIsNoSuccessAtAnyScale) {
+  prepare();
+  ASSERT_EQ(run("$PIMOE train tiny.yaml train.precision=float16 train.steps=3 checkpoint.every_steps=1").code, 0);
+  const Outcome outcome =
+      run("$PIMOE train tiny.yaml train.precision=float16 train.steps=9 checkpoint.every_steps=1 optimizer.learning_rate=3e4 "
+          "optimizer.warmup_steps=0");
+  EXPECT_EQ(outcome.code, 70) << outcome.err;
+  EXPECT_NE(outcome.err.find("loss nan"), std::string::npos) << outcome.err;
+  // Step 4 ends in weights that are still finite; what they lose is seen in step 5.
+  EXPECT_EQ(saved_steps("runs/tiny"), (std::vector<int64_t>{3, 4}));
+}
+
+// A pipe in the configuration's place holds the process between its first line and MPI's start.
+TEST_F(TrainingEnds, ASignalBeforeMpiStartsIsKept) {
+  prepare();
+  ASSERT_EQ(run("mkfifo pipe.yaml").code, 0);
+  const pid_t asked = start("$PIMOE train pipe.yaml run.directory=runs/early train.steps=100000");
+  std::ofstream pipe(folder_ / "pipe.yaml");  // opens once the other end reads
+  kill(asked, SIGUSR1);
+  pipe << read_file(folder_ / "tiny.yaml");
+  pipe.close();
+  EXPECT_EQ(wait_for(asked), 75) << read_file(folder_ / "background.txt");
+  EXPECT_EQ(saved_steps("runs/early"), std::vector<int64_t>{1});
+}
+
+TEST_F(TrainingEnds, AResumedRunSaysWhichDataHaveChanged) {
+  prepare();
+  ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=2").code, 0);
+  ASSERT_EQ(run("cp corpus.bin other.bin; cp corpus.idx other.idx").code, 0);
+  const Outcome outcome = run("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=4 data.train=other");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("data.train was corpus and is other"), std::string::npos) << outcome.err;
+  EXPECT_EQ(outcome.err.find("rank 1:"), std::string::npos) << "every rank said the same\n" << outcome.err;
+}
+
+TEST_F(TrainingEnds, AMissingTokenizerIsSaidAtTheStart) {
+  prepare();
+  const Outcome outcome = run("$PIMOE train tiny.yaml model.vocabulary=300 data.tokenizer=nowhere.model");
+  EXPECT_EQ(outcome.code, 65) << outcome.err;
+  EXPECT_NE(outcome.err.find("nowhere.model"), std::string::npos) << outcome.err;
+}
+
+}  // namespace
+}  // namespace pimoe

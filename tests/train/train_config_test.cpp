@@ -1,0 +1,82 @@
+#include "train/train_config.h"
+
+#include "base/errors.h"
+#include "train/resume.h"
+
+#include <gtest/gtest.h>
+
+namespace pimoe {
+namespace {
+
+constexpr const char* kSmall =
+    "data: {train: corpus}\nmodel: {layers: 2, width: 32, heads: 2, kv_heads: 1, vocabulary: 40, moe: {experts: 4}}\noptimizer: "
+    "{warmup_steps: 5}\n";
+
+std::string refusal(const std::string& more) {
+  try {
+    parse_train_config(kSmall + more, "a.yaml");
+    return "accepted";
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+}
+
+TEST(TrainConfig, ATokenCountBeyond64BitsIsRefused) {
+  EXPECT_EQ(refusal("train: {steps: 1000000, global_batch: 16777216}\n"), "accepted");
+  EXPECT_NE(refusal("train: {steps: 1000000000000, global_batch: 16777216}\n").find("train.global_batch (16777216)"), std::string::npos);
+}
+
+TEST(TrainConfig, AModelTooLargeToCountIsRefused) {
+  TrainConfig config = parse_train_config(kSmall, "a.yaml");
+  config.model.layers = 10'000;
+  config.model.width = 1 << 20;
+  config.model.feed_forward_width = 1 << 24;
+  config.model.moe.expert_width = 1 << 24;
+  EXPECT_NE(refusal("").find("accepted"), std::string::npos);
+  try {
+    parse_train_config(to_yaml(config), "a.yaml");
+    FAIL() << "2e18 parameters were accepted";
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("parameters"), std::string::npos) << error.what();
+  }
+}
+
+TEST(TrainConfig, WhatIsSeldomMeantIsDoubted) {
+  TrainConfig config = parse_train_config(kSmall, "a.yaml");
+  EXPECT_TRUE(doubts_about(config).empty());
+  config.model.moe.first_dense_layers = 2;
+  config.optimizer.warmup_steps = config.train.steps;
+  const auto doubts = doubts_about(config);
+  ASSERT_EQ(doubts.size(), 2u);
+  EXPECT_NE(doubts[0].find("first_dense_layers (2)"), std::string::npos);
+  EXPECT_NE(doubts[1].find("warmup_steps (300)"), std::string::npos);
+}
+
+TEST(ChangesOfData, NameWhatWasAndWhatIs) {
+  const TrainConfig saved = parse_train_config(kSmall, "a.yaml");
+  TrainConfig wanted = saved;
+  EXPECT_TRUE(changes_of_data(saved, wanted).empty());
+  wanted.data.train = "other";
+  wanted.data.validation = "held-out";
+  wanted.data.tokenizer = "t.model";
+  wanted.run.seed = 7;
+  const auto changes = changes_of_data(saved, wanted);
+  ASSERT_EQ(changes.size(), 4u);
+  EXPECT_EQ(changes[1].find("data.train was corpus and is other: "), 0u) << changes[1];
+  EXPECT_EQ(changes[3].find("data.validation was empty and is held-out: "), 0u) << changes[3];
+}
+
+TEST(RequireSameModel, NamesTheValuesWithoutTheirHelp) {
+  const TrainConfig saved = parse_train_config(kSmall, "a.yaml");
+  TrainConfig wanted = saved;
+  wanted.model.layers = 3;
+  try {
+    require_same_model(saved, wanted, "step-00000006");
+    FAIL();
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("layers: 2, the configuration layers: 3\n"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace pimoe
