@@ -78,7 +78,8 @@ void write_gradient(const fs::path& path, at::Tensor leaf) {
 
 void run(const fs::path& folder) {
   BlockCase given;
-  const ConfigOrigins origins = load_fields(folder / "case.yaml", {}, [&](FieldVisitor& visit) { given.fields(visit); });
+  const fs::path file = folder / "case.yaml";
+  const ConfigOrigins origins = load_fields(read_file(file), file.string(), {}, [&](FieldVisitor& visit) { given.fields(visit); });
   Violations violations;
   given.moe.validate("moe", violations);
   refuse(violations, origins);

@@ -5,8 +5,9 @@ max|ours - theirs| / max|theirs| of each result, an expert's gradients on the ex
 the row fails. A second table takes wrong configurations on purpose and has to see a difference in each: a comparison that agrees with
 everything proves nothing.
 
-Where algebra makes a gradient zero (the router's where the only gate is 1, the balance loss' where every expert has every token), what
-rounding left of it is shown on the scale of what cancelled.
+The router's gradient is a difference: of what a token's experts would add to the loss, weighed by the gates. Where they are nearly the same, and
+where the only gate is 1, it cancels, so that it is measured on the scale of the largest such term, |gate * its gradient| * |token|, if
+that is above its own.
 
 Started by run.sh in its environment. Exits with 1 if anything disagrees, naming the first such layer.
 """
@@ -193,6 +194,7 @@ def make_case(shape, seed, batch, memory):
     decided = {}
     block.gate.register_forward_hook(lambda module, inputs, result: decided.update(zip(["logits", "gates", "experts"], result)))
     output = block(tokens)
+    decided["gates"].retain_grad()
     expected = {"output": output.detach(), "experts": decided["experts"], "gates": decided["gates"].detach()}
     if balance_loss is not None:
         # K at balance, where ours is 1: it counts slots over tokens, not over slots.
@@ -200,6 +202,8 @@ def make_case(shape, seed, batch, memory):
         by_tokens, by_router = torch.autograd.grad(loss, [tokens, block.gate.weight], retain_graph=True)
         expected |= {"balance": loss.detach(), "balance.grad.tokens": by_tokens, "balance.grad.moe.router.weight": by_router}
     (output * gradient).sum().backward()
+    by_gate = (decided["gates"] * decided["gates"].grad).detach().abs().amax(1)
+    expected["router term"] = (by_gate * tokens.detach().reshape(-1, shape.width).abs().amax(1)).max()
 
     files = {"tokens": tokens.detach(), "gradient": gradient, "bias": bias}
     pairs = [("moe.router.weight", block.gate.weight), ("moe.experts.gate_up.weight", block.experts.gate_up_proj)]
@@ -233,20 +237,15 @@ def ours(case, name, kind, like):
     return torch.from_numpy(numpy.fromfile(case.folder / (name + suffix), dtype=kind)).reshape(like)
 
 
-def relative(actual, expected):
-    """max|actual - expected| / max|expected|; along the first dimension for tensors of three: each expert by itself."""
-    difference, scale = (actual - expected).abs(), expected.abs()
+def relative(actual, expected, scale=0.0):
+    """max|actual - expected| / max|expected|, or over `scale` where that is larger; each expert by itself in tensors of three dimensions."""
+    difference, values = (actual - expected).abs(), expected.abs()
     if expected.dim() == 3:
-        difference, scale = difference.amax((1, 2)), scale.amax((1, 2))
+        difference, values = difference.amax((1, 2)), values.amax((1, 2))
     else:
-        difference, scale = difference.max(), scale.max()
+        difference, values = difference.max(), values.max()
     # An expert without a token: both gradients are zeros.
-    return torch.where(difference == 0, difference, difference / scale).max().item()
-
-
-def vanishing(actual, expected, scale):
-    """For what is zero but for rounding, on the scale of what cancelled."""
-    return (torch.maximum(actual.abs(), expected.abs()).max() / scale).item()
+    return torch.where(difference == 0, difference, difference / values.clamp_min(scale)).max().item()
 
 
 def compare(case):
@@ -268,22 +267,19 @@ def compare(case):
         wrong = "the loads differ"
 
     worst = {"output": relative(read("output"), expected["output"]), "gates": relative(gates, expected_gates)}
-    names = {"tokens": "tokens", "router": "moe.router.weight", "gate_up": "moe.experts.gate_up.weight", "down": "moe.experts.down.weight"}
-    for column, name in names.items():
-        worst["d " + column] = relative(read("grad." + name), expected["grad." + name])
-    if shape.choices == 1 and shape.normalise:  # the only gate is 1, whatever the router says
-        name = "grad.moe.router.weight"
-        worst["d router"] = vanishing(read(name), expected[name], expected["grad.tokens"].abs().max())
+    for column, name in [("d tokens", "tokens"), ("d gate_up", "moe.experts.gate_up.weight"), ("d down", "moe.experts.down.weight")]:
+        worst[column] = relative(read("grad." + name), expected["grad." + name])
+    name = "grad.moe.router.weight"
+    worst["d router"] = relative(read(name), expected[name], expected["router term"].item())
     if shape.shared:
         shared = ["grad.moe.shared.gate_up.weight", "grad.moe.shared.down.weight"]
         worst["d shared"] = max(relative(read(name), expected[name]) for name in shared)
     if "balance" in expected:
         worst["balance"] = relative(read("balance"), expected["balance"])
         for name in ["balance.grad.tokens", "balance.grad.moe.router.weight"]:
-            if shape.choices == shape.experts:  # every expert has every token, whatever the router says
-                worst["balance"] = max(worst["balance"], vanishing(read(name), expected[name], expected["balance"]))
-            else:
-                worst["balance"] = max(worst["balance"], relative(read(name), expected[name]))
+            # Where every expert has every token, the loss is 1 whatever the router says.
+            scale = expected["balance"].item() if shape.choices == shape.experts else 0.0
+            worst["balance"] = max(worst["balance"], relative(read(name), expected[name], scale))
     return worst, wrong
 
 
