@@ -48,6 +48,7 @@ void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, con
     ModelConfig model = config.model;
     model.moe.balance = wanted.model.moe.balance;  // losses and the scale of initial weights may change
     model.initial_deviation = wanted.model.initial_deviation;
+    model.moe.router.replay = wanted.model.moe.router.replay;
     return split(print_fields([&](FieldVisitor& visit) { model.fields(visit); }), '\n');
   };
   const std::vector<std::string> had = lines(saved);

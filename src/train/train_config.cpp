@@ -31,7 +31,10 @@ void LoopConfig::fields(FieldVisitor& visit) {
                         "CPU threads of a rank; auto: OMP_NUM_THREADS, else the cores it is bound to, else cores / ranks on the node");
 }
 
-void LogConfig::fields(FieldVisitor& visit) { visit.integer("every_steps", every_steps, {.at_least = 1}, "steps between log lines"); }
+void LogConfig::fields(FieldVisitor& visit) {
+  visit.integer("every_steps", every_steps, {.at_least = 1}, "steps between log lines");
+  visit.nested("routing", routing);
+}
 
 void TrainConfig::fields(FieldVisitor& visit) {
   visit.nested("run", run);

@@ -64,6 +64,10 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
     validation_.emplace(config_.data.validation);
     SampleReader(*validation_, config_.model.sequence_length, 0, /*shuffle=*/false);
   }
+  std::vector<std::string> routers;
+  for (const MoELayer* layer : moe_layers_) routers.push_back(layer->router().name());
+  routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), routers, config_.model.sequence_length);
+  if (const auto& recorded = config_.model.moe.router.replay; !recorded.empty()) replay_.emplace(recorded);
   announce();
   resume();
   if (mesh_.rank() == 0) {
@@ -187,6 +191,7 @@ BatchContext Trainer::context_of(const MicroBatch& batch) const {
   context.step = step_;
   context.first_token = batch.first_sequence * length;
   context.most_tokens = (batch.global_sequences + ranks - 1) / ranks * length;
+  context.replay = replay_ ? &*replay_ : nullptr;
   return context;
 }
 
@@ -206,11 +211,13 @@ StepSums Trainer::accumulate_gradients() {
       loss = loss + balance->loss;
     }
     sums.add(prediction, balance);
+    routing_log_->add(step_ + 1, batch, prediction);
     sums.note_activation_bytes(memory_use(mesh_.device()).now_bytes - before);
     reducer_.begin_backward(batch.is_last);
     (loss * loss_scaler_.scale).backward();
   }
   reducer_.finish();
+  routing_log_->write();
   return sums;
 }
 
