@@ -30,6 +30,7 @@ void RouterConfig::fields(FieldVisitor& visit) {
                 "width of a linear projection of the input before scoring; 0: none");
   visit.flag("linear_bias", linear_bias, "a trained bias on the logits");
   visit.number("initial_skew", initial_skew, {}, "the first expert's logit bias at the start, for drills; needs linear_bias");
+  visit.path("replay", replay, "recorded decisions (log.routing) that training takes again: a file, or a folder of them; empty for none");
 }
 
 void BalanceConfig::fields(FieldVisitor& visit) {

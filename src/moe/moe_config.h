@@ -4,6 +4,7 @@
 #include "moe/adaptive_control.h"
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -32,10 +33,11 @@ struct RouterConfig {
   int64_t groups = 1;         ///< G: experts in G groups of neighbours, of which a token may use group_choices
   int64_t group_choices = 1;  ///< M
   GroupScore group_score = GroupScore::kSum;
-  int64_t group_top = 0;      ///< n: a group's score is the sum of its best n; 0 is auto: K / M
-  int64_t projection = 0;     ///< width of a linear projection of the input before scoring; 0: none
-  bool linear_bias = false;   ///< a trained bias on the logits
-  double initial_skew = 0.0;  ///< the first expert's logit bias at the start: a badly skewed router on purpose, for drills
+  int64_t group_top = 0;         ///< n: a group's score is the sum of its best n; 0 is auto: K / M
+  int64_t projection = 0;        ///< width of a linear projection of the input before scoring; 0: none
+  bool linear_bias = false;      ///< a trained bias on the logits
+  double initial_skew = 0.0;     ///< the first expert's logit bias at the start: a badly skewed router on purpose, for drills
+  std::filesystem::path replay;  ///< recorded decisions (log.routing) that training takes again: a file or a folder; empty: none
 
   void fields(FieldVisitor& visit);
 };

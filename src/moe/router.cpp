@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/random.h"
 #include "base/text.h"
+#include "moe/routing_file.h"
 #include "moe/weights.h"
 #include "ops/keyed_noise.h"
 #include "ops/slot_order.h"
@@ -183,6 +184,7 @@ Routing Router::route(const at::Tensor& tokens, const BatchContext& context, con
     routing.experts = top_k(limited_to_groups(selection), config_.choices);
   }
 
+  if (!experts.defined()) routing.experts = replayed(routing.experts, context);
   const at::Tensor chosen = routing.experts.to(at::kLong);
   if (by_logits) {
     routing.weights = at::softmax(s.tempered.gather(1, chosen), -1);
@@ -203,6 +205,10 @@ Routing Router::route(const at::Tensor& tokens, const BatchContext& context, con
   return routing;
 }
 
+at::Tensor Router::replayed(const at::Tensor& experts, const BatchContext& context) const {
+  return context.replay ? context.replay->apply(name_, context.step, context.first_token, config_.experts, experts) : experts;
+}
+
 Routing Router::route_without_scores(const at::Tensor& tokens, const BatchContext& context) const {
   const int64_t count = tokens.size(0);
   const int64_t choices = config_.choices;
@@ -216,6 +222,7 @@ Routing Router::route_without_scores(const at::Tensor& tokens, const BatchContex
     const at::Tensor slots = at::arange(count * choices, integers.dtype(at::kLong)) + context.first_token * choices;
     routing.experts = slots.remainder(config_.experts).to(at::kInt).view({count, choices});
   }
+  routing.experts = replayed(routing.experts, context);
   routing.weights = at::full({count, choices}, config_.router.route_scale / static_cast<double>(choices), bias_.options());
   const at::Tensor flat = at::full({count, config_.experts}, 1.0 / static_cast<double>(config_.experts), bias_.options());
   routing.probability_sum = counted_sum(flat, context.counted);

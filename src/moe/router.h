@@ -24,6 +24,8 @@ namespace pimoe {
 /// section 2.1.2): experts in G groups of neighbours; a group's score is the sum of its best n selection scores, or its best; the best M
 /// groups stay, the K are chosen inside them. Ties go to the lower index everywhere.
 ///
+/// With BatchContext::replay a token that was recorded takes the recorded experts, with gates as above for these.
+///
 /// At least float32, float64 when the run is. Holds weights and the loss-free bias (arXiv 2408.15664, eq. 3), no state of a call.
 class Router {
  public:
@@ -49,6 +51,8 @@ class Router {
   /// @returns the selection scores with -infinity outside of the chosen groups
   at::Tensor limited_to_groups(const at::Tensor& selection) const;
   at::Tensor choose_by_expert(const at::Tensor& scores, const BatchContext& context) const;
+  /// @returns the experts, or what was recorded in their place
+  at::Tensor replayed(const at::Tensor& experts, const BatchContext& context) const;
   Routing route_without_scores(const at::Tensor& tokens, const BatchContext& context) const;
 
   std::string name_;

@@ -6,6 +6,8 @@
 
 namespace pimoe {
 
+class RoutingReplay;
+
 /// What a layer may know of its batch besides the tokens' vectors. The same for all layers; never keyed by rank.
 struct BatchContext {
   bool training = false;  ///< jitter is on
@@ -16,6 +18,7 @@ struct BatchContext {
   int64_t most_tokens = 0;      ///< the largest T over the ranks, which decides a padded capacity; 0: every rank has as many
   at::Tensor token_ids;         ///< [T] int64 on the device; the hash router alone looks at it
   at::Tensor counted;           ///< [T] bool; false: padding, which is routed but counts in no statistic and no loss; undefined: all count
+  const RoutingReplay* replay = nullptr;  ///< decisions that routers take instead of their own; null: none
 };
 
 /// What the router decided for T tokens: a value, never a member.

@@ -16,6 +16,7 @@ BatchContext training_context(const MicroBatch& batch, const StepTerms& terms, c
   context.training = true;
   context.seed = terms.seed;
   context.step = terms.step;
+  context.replay = terms.replay;
   context.first_token = batch.first_sequence * length;
   context.most_tokens = (batch.global_sequences + ranks - 1) / ranks * length;
   return context;

@@ -18,7 +18,8 @@ struct StepTerms {
   double step_tokens = 0.0;  ///< of the whole step over all ranks: what every mean is divided by
   double loss_scale = 1.0;
   RecomputePolicy recompute = RecomputePolicy::kNone;
-  BalanceConfig balance;  ///< coefficients of this step
+  BalanceConfig balance;                  ///< coefficients of this step
+  const RoutingReplay* replay = nullptr;  ///< decisions that routers take instead of their own; null: none
 };
 
 /// @returns what a layer may know of a micro-batch in training

@@ -60,6 +60,7 @@ void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, con
     moe.checks = other.checks;
     moe.router.jitter = other.router.jitter;
     moe.router.initial_skew = other.router.initial_skew;
+    moe.router.replay = other.router.replay;
     std::vector<std::string> printed = split(print_fields([&](FieldVisitor& visit) { model.fields(visit); }), '\n');
     for (std::string& line : printed) line.resize(std::min(line.size(), line.find("  # ")));  // the help is no part of the value
     return printed;

@@ -36,6 +36,7 @@ void LoopConfig::fields(FieldVisitor& visit) {
 
 void LogConfig::fields(FieldVisitor& visit) {
   visit.integer("every_steps", every_steps, {.at_least = 1, .at_most = kMostSteps}, "steps between log lines");
+  visit.nested("routing", routing);
 }
 
 void TrainConfig::fields(FieldVisitor& visit) {

@@ -7,6 +7,7 @@
 #include "model/transformer.h"
 #include "parallel/process_mesh.h"
 #include "train/optimizer_config.h"
+#include "train/routing_log.h"
 
 #include <filesystem>
 #include <string>
@@ -42,6 +43,8 @@ struct LoopConfig {
 /// `log:`
 struct LogConfig {
   int64_t every_steps = 10;
+  RoutingLogConfig routing;
+
   void fields(FieldVisitor& visit);
 };
 

@@ -76,6 +76,10 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
     validation_.emplace(config_.data.validation);
     SampleReader(*validation_, config_.model.sequence_length, 0, /*shuffle=*/false);
   }
+  std::vector<std::string> routers;
+  for (const MoELayer* layer : moe_layers_) routers.push_back(layer->router().name());
+  routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), routers, config_.model.sequence_length);
+  if (const auto& recorded = config_.model.moe.router.replay; !recorded.empty()) replay_.emplace(recorded);
   announce();
   resume();
   if (mesh_.rank() == 0) {
@@ -216,7 +220,13 @@ StepSums Trainer::accumulate_gradients() {
                   .balance = config_.model.moe.balance};
   terms.balance.switch_loss = balancing().switch_loss;
   for (MoELayer* layer : moe_layers_) layer->router().set_temperature(balancing().temperature);
-  return pimoe::accumulate_gradients(model_, reducer_, mesh_, data_->next_step(), terms, {});
+  terms.replay = replay_ ? &*replay_ : nullptr;
+  const auto record_routing = [this](const MicroBatch& batch, const Prediction& prediction) {
+    routing_log_->add(step_ + 1, batch, prediction);
+  };
+  StepSums sums = pimoe::accumulate_gradients(model_, reducer_, mesh_, data_->next_step(), terms, record_routing);
+  routing_log_->write();
+  return sums;
 }
 
 void Trainer::update_biases(const at::Tensor& load) {

@@ -96,6 +96,8 @@ class Trainer {
   std::unique_ptr<DataStream> data_;
   std::optional<TokenFile> validation_;
   std::unique_ptr<MetricsFile> metrics_;  ///< rank 0 alone
+  std::optional<RoutingLog> routing_log_;
+  std::optional<RoutingReplay> replay_;
 
   int64_t first_step_ = 0;  ///< of this process
   std::chrono::steady_clock::time_point started_;

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// What one layer's router decided for N tokens.
+struct RoutingDecisions {
+  int64_t choices = 0;           ///< K
+  std::vector<int32_t> experts;  ///< [N, K]; -1: none
+  std::vector<double> weights;   ///< [N, K] gates
+};
+
+/// Sampled decisions of one step on one rank: the content of one file.
+///
+///     step                [1] int64, as in metrics.jsonl: the first is 1
+///     token, token_id     [N] int64, index in the step's global batch, and the corpus' id
+///     ROUTER/experts      [N, K] int32   ROUTER/weights  [N, K] float64      for each router by its name, "layers.3.moe.router"
+struct RoutingSample {
+  int64_t step = 0;
+  std::vector<int64_t> tokens;
+  std::vector<int64_t> token_ids;
+  std::map<std::string, RoutingDecisions> routers;
+};
+
+/// Writes `file` as HDF5, atomically, with its digest beside it in `file`.sha256, which `sha256sum -c` reads too. @throws IoError
+void write_routing(const std::filesystem::path& file, const RoutingSample& sample);
+
+/// @throws DataError if a file is damaged, has no digest beside it, or is no sample of decisions; IoError if it cannot be read
+RoutingSample read_routing(const std::filesystem::path& file);
+
+/// Recorded decisions, to be taken again.
+class RoutingReplay {
+ public:
+  /// @param path  a file of write_routing, or a folder of them: those of all ranks and steps together
+  /// @throws DataError, IoError
+  explicit RoutingReplay(const std::filesystem::path& path);
+
+  /// @param step         as in BatchContext: steps done before this one
+  /// @param first_token  index of the first row's token in the step's global batch
+  /// @param experts      [T, K] int32, the router's own choice
+  /// @returns [T, K] with the recorded choice where there is one for this step, router and token
+  /// @throws DataError if the recording has another K, or an expert that is not below `expert_count`
+  /// @cost a copy between host and device in a step that was recorded
+  at::Tensor apply(const std::string& router, int64_t step, int64_t first_token, int64_t expert_count, const at::Tensor& experts) const;
+
+ private:
+  std::string name_;
+  std::map<int64_t, std::vector<RoutingSample>> steps_;  ///< by BatchContext's step
+};
+
+}  // namespace pimoe
