@@ -44,6 +44,11 @@ ExpertBank::ExpertBank(ParameterList& parameters, const std::string& name, const
   down_ = declare("down", width, group.width, deviation.output);
 }
 
+void ExpertBank::expect_gradients_in_parts() {
+  up_->gradient_in_parts = down_->gradient_in_parts = true;
+  for (Parameter* matrix : middle_) matrix->gradient_in_parts = true;
+}
+
 at::Tensor ExpertBank::forward(const at::Tensor& rows, const at::Tensor& row_weights, const at::Tensor& ends) const {
   if (activation_ == Activation::kSwiglu && middle_.empty()) {
     return grouped_swiglu_mlp(rows, up_->value, down_->value, ends, row_weights);

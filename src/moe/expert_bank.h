@@ -19,6 +19,9 @@ class ExpertBank {
   /// layers - 2, and name.down.weight [n, D, F], n experts in the group, of which this rank holds the bank's share.
   ExpertBank(ParameterList& parameters, const std::string& name, const ExpertGroupConfig& group, const ExpertPlacement::Bank& bank,
              int64_t width, at::ScalarType dtype, InitialDeviation deviation);
+  /// Says that one backward pass may run through these experts several times.
+  void expect_gradients_in_parts();
+
   /// @param rows         [R, D] contiguous, of the experts' dtype, R may be 0
   /// @param row_weights  [R, 1] at least float32: each row's result is multiplied by it; undefined: it is not
   /// @param ends         [L] int32 as in DispatchPlan, L this bank's local experts

@@ -16,9 +16,10 @@ namespace {
 struct Entry {
   std::string name;
   at::Tensor value;
-  at::Tensor gradient;   ///< view of the bucket, of the value's shape
-  bool written = false;  ///< in this step; until then the view holds the last step's numbers
-  bool awaited = false;  ///< in the step's last backward, its gradient is still to come
+  at::Tensor gradient;    ///< view of the bucket, of the value's shape
+  bool written = false;   ///< in this step; until then the view holds the last step's numbers
+  bool awaited = false;   ///< in the step's last backward, its gradient is still to come
+  bool in_parts = false;  ///< nobody can say which part is the last: its bucket is launched by finish()
 };
 
 /// The reducer's view of a bucket. Holds tensors, not the Bucket, so that its address does not matter.
@@ -53,7 +54,7 @@ struct GradientReducer::State {
       entry.written = true;
     }
     gradient.reset();
-    if (!entry.awaited) return;
+    if (!entry.awaited || entry.in_parts) return;
     entry.awaited = false;
     --sum.awaited;
     if (device.is_cuda()) launch_ready();  // MPI makes no progress of its own: on the host nothing would overlap
@@ -108,7 +109,8 @@ GradientReducer::GradientReducer(ParameterBuckets& buckets, const ProcessMesh& m
     for (const Bucket::Entry& entry : bucket.entries) {
       const Parameter& parameter = *entry.parameter;
       const at::Tensor gradient = bucket.gradients.narrow(0, entry.begin, parameter.box.numel()).view(parameter.box.shape);
-      sum.entries.push_back({parameter.name, parameter.value, gradient});
+      sum.entries.push_back(
+          {.name = parameter.name, .value = parameter.value, .gradient = gradient, .in_parts = parameter.gradient_in_parts});
     }
   }
   for (size_t sum = 0; sum < state_->sums.size(); ++sum) {

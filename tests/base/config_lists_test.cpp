@@ -89,7 +89,6 @@ TEST(ConfigLists, ElementsAreAsStrictAsTheRestAndNamedByTheirIndex) {
       {"[{shape: {width: 0}}]", "a.yaml:4:28: model.moe.groups[0].shape.width: 0 must be at least 1"},
       {"[{shape: {wdth: 1}}]", "a.yaml:4:21: model.moe.groups[0].shape.wdth: unknown key; did you mean model.moe.groups[0].shape.width?"},
       {"[{}, {more: [{}, {width: x}]}]", "a.yaml:4:36: model.moe.groups[1].more[1].width: x must be an integer"},
-      {"[{}, *name]", "a.yaml:4:16: not valid YAML: the referenced anchor is not defined"},
       {"[{}, &name {}]", "a.yaml:4:16: model.moe.groups[1]: anchors (&name) are not supported"},
       {"[{}, !tag {}]", "a.yaml:4:16: model.moe.groups[1]: tags (!tag) are not supported"},
       {"[{}, {<<: {count: 2}}]", "a.yaml:4:17: model.moe.groups[1].<<: merges (<<) are not supported; write the keys out"},
@@ -101,7 +100,10 @@ TEST(ConfigLists, ElementsAreAsStrictAsTheRestAndNamedByTheirIndex) {
       {"{name: a}", "a.yaml:4:11: model.moe.groups: is a list ([{...}, {...}], or lines that begin with '- '), not a group of keys"},
       {"{0: {count: 4}}", "a.yaml:4:11: model.moe.groups: is a list ([{...}, {...}], or lines that begin with '- '), not a group of keys"},
   };
-  for (const auto& [list, said] : table) EXPECT_EQ(complaint(concat("model:\n moe:\n  experts: 4\n  groups: ", list, "\n")), said) << list;
+  const auto complaint_about = [](const char* list) { return complaint(concat("model:\n moe:\n  experts: 4\n  groups: ", list, "\n")); };
+  for (const auto& [list, said] : table) EXPECT_EQ(complaint_about(list), said) << list;
+  // yaml-cpp 0.8 adds the anchor's name.
+  EXPECT_EQ(complaint_about("[{}, *name]").rfind("a.yaml:4:16: not valid YAML: the referenced anchor is not defined", 0), 0u);
 }
 
 TEST(ConfigLists, BlockElementsHaveTheirPlaces) {

@@ -56,5 +56,29 @@ TEST(GradientReducer, OnOneGpuAddsUpMicroStepsAndZeroesWhatIsMissing) {
   }
 }
 
+// Two backward passes in the step's last micro-step, as the rounds of a rank's budget make: the second comes after the first part's arrival.
+TEST(GradientReducer, OnOneGpuAGradientMayComeInParts) {
+  MeshConfig config;
+  config.device = DeviceChoice::kCuda;
+  const auto mesh = single_mesh(config);
+  ParameterList list;
+  for (const char* name : {"a", "b"}) {
+    Parameter parameter;
+    parameter.name = name;
+    parameter.box = Box::whole({1000});
+    parameter.gradient_in_parts = parameter.name == "b";
+    list.declare(std::move(parameter));
+  }
+  ParameterBuckets buckets(list, *mesh, 4000, true);
+  GradientReducer reducer(buckets, *mesh);
+  reducer.begin_step();
+  reducer.begin_backward(true);
+  (list[1].value.sum() * 2).backward();
+  (list[1].value.sum() * 3 + list[0].value.sum()).backward();
+  reducer.finish();
+  EXPECT_TRUE(buckets.buckets()[0].gradients.narrow(0, 0, 1000).eq(1).all().item<bool>());
+  EXPECT_TRUE(buckets.buckets()[1].gradients.narrow(0, 0, 1000).eq(5).all().item<bool>());
+}
+
 }  // namespace
 }  // namespace pimoe
