@@ -100,7 +100,9 @@ TEST(ConfigLists, ElementsAreAsStrictAsTheRestAndNamedByTheirIndex) {
       {"{name: a}", "a.yaml:4:11: model.moe.groups: is a list ([{...}, {...}], or lines that begin with '- '), not a group of keys"},
       {"{0: {count: 4}}", "a.yaml:4:11: model.moe.groups: is a list ([{...}, {...}], or lines that begin with '- '), not a group of keys"},
   };
-  const auto complaint_about = [](const char* list) { return complaint(concat("model:\n moe:\n  experts: 4\n  groups: ", list, "\n")); };
+  const auto complaint_about = [](const std::string& list) {
+    return complaint(concat("model:\n moe:\n  experts: 4\n  groups: ", list, "\n"));
+  };
   for (const auto& [list, said] : table) EXPECT_EQ(complaint_about(list), said) << list;
   // yaml-cpp 0.8 adds the anchor's name.
   EXPECT_EQ(complaint_about("[{}, *name]").rfind("a.yaml:4:16: not valid YAML: the referenced anchor is not defined", 0), 0u);
