@@ -230,6 +230,27 @@ TEST(Router, JitterFollowsTheGlobalTokenAndOnlyTrainingHasIt) {
   EXPECT_TRUE(at::equal(router.route(input, context, {}).weights, router.route(input, {}, {}).weights));
 }
 
+// Logits 3 -3 | 2 2 of two groups, one of which a token may use: the first has the best expert, the second the better pair.
+TEST(Router, AGroupIsJudgedByItsBestExpertsOrByItsBest) {
+  MoeConfig config = small(4, 2, false);
+  config.router.pre_softmax = false;
+  config.router.groups = 2;
+  const auto mesh = single_mesh(cpu_mesh(), 4);
+  const auto chosen = [&](GroupScore score, int64_t top) {
+    config.router.group_score = score;
+    config.router.group_top = top;
+    LayerFixture fixture(config, 1, *mesh, 11);
+    const at::NoGradGuard no_gradients;
+    fixture.parameters.at("moe.router.weight").value.copy_(at::tensor({3.0, -3.0, 2.0, 2.0}, at::kDouble).view({4, 1}));
+    const Routing routing = fixture.layer.router().route(at::ones({1, 1}, at::kDouble), {}, {});
+    return std::pair{routing.experts[0][0].item<int>(), routing.experts[0][1].item<int>()};
+  };
+  EXPECT_EQ(chosen(GroupScore::kMax, 0), std::pair(0, 1));
+  EXPECT_EQ(chosen(GroupScore::kSum, 0), std::pair(2, 3)) << "auto: choices / group_choices = 2";
+  EXPECT_EQ(chosen(GroupScore::kSum, 1), std::pair(0, 1));
+  EXPECT_EQ(chosen(GroupScore::kSum, 2), std::pair(2, 3));
+}
+
 TEST(Router, TheHashRouterKnowsATokenByItsId) {
   MoeConfig config = small(6, 2, false);
   config.router.kind = RouterKind::kHash;
