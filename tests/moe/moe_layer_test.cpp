@@ -183,6 +183,30 @@ TEST(MoELayer, ANonFiniteResultIsReplacedCountedAndReachesNoWeight) {
   }
 }
 
+// What memory held before must not become the gradient of a row that stands for no slot.
+TEST(MoELayer, PaddedRowsHaveNoGradientWhateverMemoryHeld) {
+  MoeConfig config = small(4, 1, false);
+  config.capacity_factor = 2.0;
+  config.capacity_pad = true;
+  const auto mesh = single_mesh(cpu_mesh(), 4);
+  LayerFixture fixture(config, 5, *mesh, 3);
+  at::manual_seed(4);
+  const at::Tensor input = at::randn({8, 5}, at::kDouble).requires_grad_(true);
+  std::optional<RoutingMemo> memo;
+  const at::Tensor output = fixture.layer.forward(input, {}, memo).tokens;
+  ASSERT_EQ(memo->plans[0].rows, 16);
+  {
+    std::vector<at::Tensor> poison;
+    for (int i = 0; i < 64; ++i) poison.push_back(at::full({16, 5}, std::numeric_limits<double>::quiet_NaN(), at::kDouble));
+  }
+  output.sum().backward();
+  for (const auto& parameter : fixture.parameters) {
+    const at::Tensor& gradient = parameter->value.grad();
+    EXPECT_TRUE(!gradient.defined() || at::isfinite(gradient).all().item<bool>()) << parameter->name;
+  }
+  EXPECT_TRUE(at::isfinite(input.grad()).all().item<bool>());
+}
+
 TEST(MoELayer, PaddingCountsInNoStatistic) {
   MoeConfig config = small(4, 2, true);
   config.balance.sequence_loss = 0.1;
