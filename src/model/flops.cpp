@@ -17,8 +17,6 @@ struct Sizes {
   int64_t moe_layers;
 };
 
-bool is_gated(Activation activation) { return activation == Activation::kSwiglu || activation == Activation::kGeglu; }
-
 int64_t all_experts(const ModelConfig& config) {
   int64_t weights = 0;
   for (const ExpertGroupConfig& group : config.moe.expert_groups()) {

@@ -12,8 +12,6 @@
 namespace pimoe {
 namespace {
 
-bool is_gated(Activation activation) { return activation == Activation::kSwiglu || activation == Activation::kGeglu; }
-
 at::Tensor activate(const at::Tensor& x, Activation activation) {
   switch (activation) {
     case Activation::kSwiglu:

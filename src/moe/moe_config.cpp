@@ -42,7 +42,7 @@ void BalanceConfig::fields(FieldVisitor& visit) {
   visit.number("bias_rate", bias_rate, {.at_least = 0}, "step of the loss-free bias (arXiv 2408.15664); 0: off");
   visit.choice("bias_schedule", bias_schedule,
                {{"constant", BiasSchedule::kConstant}, {"linear", BiasSchedule::kLinear}, {"cosine", BiasSchedule::kCosine}},
-               "of bias_rate over the run's steps, down to 0");
+               "of bias_rate over the run's steps, down to 0; adaptive control, where it is on, sets the rates itself");
 }
 
 void ExpertGroupConfig::fields(FieldVisitor& visit) {

@@ -59,6 +59,9 @@ struct BalanceConfig {
 
 enum class Activation { kSwiglu, kGeglu, kGelu, kRelu, kRelu2, kSilu, kTanh };
 
+/// Whether an expert has a gate beside its up matrix.
+constexpr bool is_gated(Activation activation) { return activation == Activation::kSwiglu || activation == Activation::kGeglu; }
+
 /// One entry of `model.moe.groups:` experts of one shape.
 struct ExpertGroupConfig {
   std::string name;
