@@ -134,7 +134,7 @@ ObservedStep ObservedModel::step(const GlobalBatch& batch, bool whole) {
     seen.clip_factor = norm > 0 ? optimizer_.gradient_norm(1.0) / norm : 1.0;
     const double rate = scheduled_bias_rate(config_.model.moe.balance, step_, config_.train.steps);
     for (int64_t layer = 0; layer < count && rate > 0; ++layer) {
-      update_bias(layers[static_cast<size_t>(layer)]->router().bias(), sums.load()[layer], rate);
+      update_bias(layers[static_cast<size_t>(layer)]->router().bias(), sums.load()[layer], rate, config_.model.moe.balance.bias_law);
     }
   }
   ++step_;
