@@ -1,9 +1,11 @@
 #include "app/checkpoint.h"
 
+#include "app/number_checks.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/checkpoint_store.h"
 #include "checkpoint/comparison.h"
+#include "checkpoint/reshard.h"
 #include "checkpoint/step_folders.h"
 #include "checkpoint/verification.h"
 
@@ -14,6 +16,7 @@
 #include <iomanip>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 namespace pimoe {
 namespace {
@@ -26,6 +29,7 @@ struct Options {
   fs::path second;
   fs::path output;
   std::string tensor;
+  ReshardTarget target;
   bool quick = false;
   bool json = false;
 };
@@ -194,6 +198,35 @@ ExitCode extract(const Options& options) {
   return ExitCode::kDone;
 }
 
+ExitCode reshard(const Options& options, Logger& log) {
+  const fs::path from = find_checkpoint(options.path);
+  const std::optional<int64_t> named = step_of(options.output.filename().string());
+  const int64_t step = read_manifest(from).step;
+  if (named && *named != step) {
+    throw UsageError(concat("--output (", options.output.string(), ") names step ", *named, ", and the checkpoint is of step ", step));
+  }
+  const fs::path to = named ? options.output : options.output / "checkpoints" / step_name(step);
+  if (fs::exists(to)) throw UsageError(concat("--output (", to.string(), ") must not exist yet"));
+  if (options.target.ranks % options.target.expert_parallel != 0) {
+    throw UsageError(concat("--expert-parallel (", options.target.expert_parallel, ") must divide --ranks (", options.target.ranks, ")"));
+  }
+  int64_t files = 0;
+  int64_t bytes = 0;
+  reshard_checkpoint(from, to, options.target, [&](const std::string& file, int64_t size) {
+    log.info(concat(file, ": ", human_bytes(static_cast<double>(size))));
+    ++files;
+    bytes += size;
+  });
+  if (options.json) {
+    print_json({{"path", to.string()}, {"step", step}, {"ranks", options.target.ranks}, {"expert_parallel", options.target.expert_parallel},
+                {"files", files}, {"bytes", bytes}});
+  } else {
+    std::cout << to.string() << ": step " << step << " for " << options.target.ranks << " ranks, expert_parallel "
+              << options.target.expert_parallel << "; " << files << " files, " << human_bytes(static_cast<double>(bytes)) << "\n";
+  }
+  return ExitCode::kDone;
+}
+
 }  // namespace
 
 void add_checkpoint_command(CLI::App& app, AppContext& context) {
@@ -234,6 +267,19 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
   command->add_option("--output", options->output, "HDF5 file to write; one that is there is replaced")->required()->type_name("FILE.h5");
   command->footer("Example:\n  pimoe checkpoint extract runs/quickstart layers.0.attention_norm.weight --output norm.h5");
   command->callback([&context, options] { context.action = [options] { return extract(*options); }; });
+
+  command = checkpoint->add_subcommand("reshard", "Writes a checkpoint again as another number of ranks would hold it");
+  command->add_option("path", options->path, kPath)->required()->type_name("PATH");
+  command->add_option("--ranks", options->target.ranks, "ranks to write it for")->required()->check(whole_number_in(1, 1 << 20));
+  command->add_option("--expert-parallel", options->target.expert_parallel, "ranks that share out the experts, 1 by default")
+      ->check(whole_number_in(1, 1 << 20));
+  command->add_option("--output", options->output, "run folder, or step-* folder of the same step; must not be there yet")
+      ->required()
+      ->type_name("PATH");
+  command->add_flag("--json", options->json, "print JSON");
+  command->footer("Training resumes from any layout without this.\nExample:\n  pimoe checkpoint reshard runs/quickstart --ranks 8 "
+                  "--expert-parallel 4 --output runs/on-eight");
+  command->callback([&context, options] { context.action = [&context, options] { return reshard(*options, context.log); }; });
 }
 
 }  // namespace pimoe

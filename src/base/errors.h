@@ -37,10 +37,15 @@ class CheckpointError : public Error {
   using Error::Error;
 };
 
-/// A checkpoint could not be written: no space, no permission, I/O error. Those before it stay good.
+/// A checkpoint could not be written. Those before it stay good.
 class SaveError : public CheckpointError {
  public:
-  using CheckpointError::CheckpointError;
+  /// @param may_pass  no space, an I/O error: what another try may not meet again; false: the state itself cannot be saved
+  explicit SaveError(const std::string& message, bool may_pass = true) : CheckpointError(message), may_pass_(may_pass) {}
+  bool may_pass() const { return may_pass_; }
+
+ private:
+  bool may_pass_;
 };
 
 /// The file system refused: no space, no permission, I/O error. `code` is the errno.

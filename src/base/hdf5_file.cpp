@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <mutex>
 #include <utility>
 
 #include "base/errors.h"
@@ -207,11 +208,23 @@ const char* element_name(ElementType type) { return format_of(type).name; }
 
 ElementType element_type(const std::string& name) { return type_named(name, ""); }
 
+namespace {
+
+/// HDF5 has one state for the whole process, and distributions build it without its own lock: a checkpoint's writer thread and the training
+/// thread may both be at work.
+std::unique_lock<std::mutex> sole_use_of_hdf5() {
+  static std::mutex mutex;
+  return std::unique_lock(mutex);
+}
+
+}  // namespace
+
 struct Hdf5Writer::Handles {
   Handle file;
 };
 
 Hdf5Writer::Hdf5Writer() : handles_(std::make_unique<Handles>()) {
+  const auto sole = sole_use_of_hdf5();
   silence_hdf5();
   const Handle access = property_list(H5P_FILE_ACCESS);
   // Library-version bounds stay at their defaults: with any other, 1.10 gives images that it cannot open again.
@@ -220,9 +233,13 @@ Hdf5Writer::Hdf5Writer() : handles_(std::make_unique<Handles>()) {
   handles_->file = Handle(H5Fcreate(image_name(handles_.get()).c_str(), H5F_ACC_EXCL, creation, access), H5Fclose, "HDF5 file image");
 }
 
-Hdf5Writer::~Hdf5Writer() = default;
+Hdf5Writer::~Hdf5Writer() {
+  const auto sole = sole_use_of_hdf5();
+  handles_.reset();
+}
 
 void Hdf5Writer::add(const std::string& name, ElementType type, const void* elements, int64_t count, const Hdf5Attributes& attributes) {
+  const auto sole = sole_use_of_hdf5();
   const std::string what = concat("dataset ", name);
   if (count < 0) throw Error(concat(what, ": ", count, " elements"));
   std::vector<std::string> groups = path_elements(name);
@@ -250,10 +267,12 @@ void Hdf5Writer::add(const std::string& name, ElementType type, const void* elem
 }
 
 void Hdf5Writer::set_text(const std::string& name, const std::string& value) {
+  const auto sole = sole_use_of_hdf5();
   write_text_attribute(handles_->file, name, value, concat("text ", name, " of ", value.size(), " bytes"));
 }
 
 std::vector<std::byte> Hdf5Writer::finish() {
+  const auto sole = sole_use_of_hdf5();
   const std::string what = "HDF5 file image";
   checked(H5Fflush(handles_->file, H5F_SCOPE_GLOBAL), what);
   const ssize_t size = checked(H5Fget_file_image(handles_->file, nullptr, 0), what);
@@ -348,13 +367,22 @@ const Hdf5Reader::Dataset& Hdf5Reader::Handles::find(const std::string& name) co
 }
 
 Hdf5Reader::Hdf5Reader(const std::byte* bytes, size_t count, const std::string& name_for_messages) : handles_(std::make_unique<Handles>()) {
+  const auto sole = sole_use_of_hdf5();
   silence_hdf5();
   handles_->file_name = name_for_messages;
-  handles_->open_image(bytes, count);
-  handles_->list_datasets();
+  try {
+    handles_->open_image(bytes, count);
+    handles_->list_datasets();
+  } catch (...) {
+    handles_.reset();  // here, while nobody else is in HDF5
+    throw;
+  }
 }
 
-Hdf5Reader::~Hdf5Reader() = default;
+Hdf5Reader::~Hdf5Reader() {
+  const auto sole = sole_use_of_hdf5();
+  handles_.reset();
+}
 
 std::vector<std::string> Hdf5Reader::names() const {
   std::vector<std::string> names;
@@ -365,6 +393,7 @@ std::vector<std::string> Hdf5Reader::names() const {
 Hdf5Reader::Dataset Hdf5Reader::describe(const std::string& name) const { return handles_->find(name); }
 
 std::string Hdf5Reader::text(const std::string& name) const {
+  const auto sole = sole_use_of_hdf5();
   const std::string what = concat(handles_->file_name, ": text ", name);
   if (checked(H5Aexists(handles_->file, name.c_str()), what) == 0) throw Error(what + " is missing");
   return read_text_attribute(handles_->file, name, what);
@@ -377,6 +406,7 @@ void Hdf5Reader::read(const std::string& name, int64_t begin, int64_t count, voi
     throw Error(concat(what, ": ", count, " elements from ", begin, " on do not lie inside its ", dataset.count));
   }
   if (count == 0) return;
+  const auto sole = sole_use_of_hdf5();
   if (handles_->open_name != name) {
     handles_->open_dataset = Handle(H5Dopen2(handles_->file, name.c_str(), H5P_DEFAULT), H5Dclose, what);
     handles_->open_name = name;

@@ -24,7 +24,8 @@ ElementType element_type(const std::string& name);
 /// Integer-list attributes of a dataset: {"global_shape": [8, 512, 256]}.
 using Hdf5Attributes = std::map<std::string, std::vector<int64_t>>;
 
-/// Builds one HDF5 file in memory. The same calls give the same bytes (no time stamps). Not thread-safe: HDF5 is not.
+/// Builds one HDF5 file in memory. The same calls give the same bytes (no time stamps). One thread at a time uses a writer; several writers
+/// and readers may be at work in several threads, and wait for each other.
 class Hdf5Writer {
  public:
   Hdf5Writer();

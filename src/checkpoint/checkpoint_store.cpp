@@ -12,6 +12,7 @@
 #include "checkpoint/verification.h"
 
 #include <algorithm>
+#include <chrono>
 #include <iterator>
 #include <utility>
 
@@ -43,6 +44,10 @@ void restore_from(const fs::path& checkpoint, Manifest manifest, Snapshot& wante
   take_state(reader.manifest(), checkpoint.string(), wanted);
 }
 
+double seconds_since(std::chrono::steady_clock::time_point begun) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+}
+
 /// What is wrong with the bytes of this rank's share of the files; every rank takes every `ranks`-th.
 std::string share_trouble(const fs::path& checkpoint, const Manifest& manifest, int rank, int ranks) {
   for (size_t i = static_cast<size_t>(rank); i < manifest.files.size(); i += static_cast<size_t>(ranks)) {
@@ -64,12 +69,20 @@ void CheckpointConfig::fields(FieldVisitor& visit) {
   visit.flag("at_end", at_end, "save when the last step is done");
   visit.integer("keep", keep, {.at_least = kFewestKept, .at_most = kMostSteps}, "newest good checkpoints that stay");
   visit.text("resume", resume, "auto (newest good one of this run, else from scratch) | none | PATH");
+  visit.flag("asynchronous", asynchronous, "training waits only for a copy in host memory, which is then written beside it");
+  visit.choice("on_error", on_error, {{"continue", OnSaveError::kContinue}, {"stop", OnSaveError::kStop}},
+               "after a save that failed: train on and try again, or end the run");
+  visit.number("retry_seconds", retry_seconds, {.above = 0, .at_most = 86400}, "until a save that failed is tried again; doubles while it fails");
   visit.integer("part_bytes", part_bytes, {.at_least = 1 << 20, .at_most = int64_t{1} << 40},
                 "elements in one shard file; a save needs host memory for twice that");
 }
 
 CheckpointStore::CheckpointStore(fs::path folder, const CheckpointConfig& config, const ProcessMesh& mesh, Logger& log)
-    : folder_(std::move(folder)), config_(config), mesh_(mesh), log_(log) {
+    : folder_(std::move(folder)),
+      config_(config),
+      mesh_(mesh),
+      log_(log),
+      writers_(mesh.control().split_host(0, mesh.rank(), "checkpoint writers")) {
   const std::string trouble = mesh_.control().agree(trouble_of([&] {
     if (mesh_.rank() != 0) return;
     std::error_code failed;
@@ -84,10 +97,26 @@ void CheckpointStore::agree(const std::string& trouble) const {
   if (const std::string agreed = mesh_.control().agree(trouble); !agreed.empty()) throw CheckpointError(agreed);
 }
 
-void CheckpointStore::save(const Snapshot& snapshot) {
-  const HostCommunicator& ranks = mesh_.control();
-  CollectiveSave(folder_, snapshot, ranks, mesh_.expert_parallel(), config_.part_bytes).run();
-  if (ranks.rank() != 0) return;
+void CheckpointStore::save(const Snapshot& snapshot) { write(snapshot, mesh_.control()); }
+
+void CheckpointStore::begin(const Snapshot& snapshot) {
+  const auto begun = std::chrono::steady_clock::now();
+  Snapshot copy = host_copy_.take(snapshot, mesh_.device());
+  running_ = std::async(std::launch::async, [this, copy = std::move(copy), held = seconds_since(begun)] {
+    const auto started = std::chrono::steady_clock::now();
+    const int64_t bytes = write(copy, *writers_);
+    return Report{copy.step, bytes, held, seconds_since(started)};
+  });
+}
+
+bool CheckpointStore::is_done() const { return running_.valid() && running_.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
+
+CheckpointStore::Report CheckpointStore::finish() { return running_.get(); }
+
+int64_t CheckpointStore::write(const Snapshot& snapshot, const HostCommunicator& ranks) {
+  CollectiveSave save(folder_, snapshot, ranks, mesh_.expert_parallel(), config_.part_bytes);
+  save.run();
+  if (ranks.rank() != 0) return save.total_bytes();
   // The checkpoint is safe by now: what goes wrong from here on is worth a warning, not the run.
   const std::string trouble = trouble_of([&] {
     for (const fs::path& path : prune_steps(folder_, snapshot.step, std::max(config_.keep, kFewestKept))) {
@@ -100,6 +129,7 @@ void CheckpointStore::save(const Snapshot& snapshot) {
     }
   });
   if (!trouble.empty()) log_.warning(concat(step_name(snapshot.step), " is saved, but older checkpoints could not be deleted: ", trouble));
+  return save.total_bytes();
 }
 
 std::optional<fs::path> CheckpointStore::newest_good() {

@@ -2,17 +2,23 @@
 
 #include "base/config_fields.h"
 #include "base/log.h"
+#include "checkpoint/host_copy.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/snapshot.h"
 #include "parallel/process_mesh.h"
 
 #include <cstdint>
 #include <filesystem>
+#include <future>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace pimoe {
+
+/// What a run does after a save that failed.
+enum class OnSaveError { kContinue, kStop };
 
 /// `checkpoint:` in the configuration.
 struct CheckpointConfig {
@@ -20,6 +26,9 @@ struct CheckpointConfig {
   bool at_end = true;           ///< save when the last step is done; false for benchmarks
   int64_t keep = 2;             ///< newest good checkpoints that stay; at least 2
   std::string resume = "auto";  ///< auto (the newest good one of this run, else from scratch) | none | PATH (where a new run begins)
+  bool asynchronous = true;     ///< training waits for a copy in host memory alone; a thread writes it
+  OnSaveError on_error = OnSaveError::kContinue;
+  double retry_seconds = 30.0;            ///< after a save that failed, doubled each time it fails again, to at most 32 times
   int64_t part_bytes = int64_t{1} << 30;  ///< elements in one shard file; a save needs host memory for twice that on each rank
 
   void fields(FieldVisitor& visit);
@@ -30,6 +39,9 @@ struct CheckpointConfig {
 /// Saving is atomic: every rank writes its shards into step-N.tmp (image in memory, own write loop, fsync), all ranks agree that they
 /// could, rank 0 writes the manifest with size and SHA-256 of every file and piece, fsync, and the folder is renamed. A folder without
 /// suffix whose manifest verifies is a good checkpoint; nothing else is trusted, no marker file exists.
+///
+/// A save may run beside training (begin, is_done, finish): training waits only until its state is copied, and one thread on each rank
+/// writes the copies, agreeing over a communicator of its own.
 ///
 /// REQUIRES: one job at a time uses a folder, and every rank sees it.
 class CheckpointStore {
@@ -44,6 +56,24 @@ class CheckpointStore {
   /// @cost host memory of one part twice; about ten small collectives on the control group.
   void save(const Snapshot& snapshot);
 
+  /// What a save cost.
+  struct Report {
+    int64_t step = 0;
+    int64_t bytes = 0;           ///< of all ranks' elements
+    double copy_seconds = 0.0;   ///< that training waited for, of this rank
+    double write_seconds = 0.0;  ///< until the checkpoint was good
+  };
+
+  /// Copies `snapshot` and starts to write it. Every rank calls it at the same step. REQUIRES none that is not finished.
+  /// @cost host memory for the rank's pieces, kept; no collective
+  void begin(const Snapshot& snapshot);
+  /// @returns whether a save was begun and not finished, done or not.
+  bool is_running() const { return running_.valid(); }
+  /// @returns whether this rank's part of the save is over; another rank's may not be.
+  bool is_done() const;
+  /// Waits until the save is over. @throws as save(): the same on every rank.
+  Report finish();
+
   /// @returns the newest checkpoint whose manifest and files verify (sizes and digests), the same on every rank; nothing if there is none.
   ///          Damaged ones are set aside as step-N.bad by rank 0, and said. Collective.
   /// @throws CheckpointError if one can be neither trusted nor called damaged: permission denied, or a rank does not see the folder.
@@ -57,6 +87,8 @@ class CheckpointStore {
   void restore(const std::filesystem::path& checkpoint, Snapshot& wanted);
 
  private:
+  /// Writes a checkpoint and deletes the oldest. @returns its bytes
+  int64_t write(const Snapshot& snapshot, const HostCommunicator& ranks);
   /// What is wrong with a checkpoint, "" if nothing; the same on every rank. Files are shared out over the ranks.
   std::string damage_of(const std::filesystem::path& checkpoint) const;
   /// Throws on every rank if one has trouble.
@@ -66,6 +98,9 @@ class CheckpointStore {
   CheckpointConfig config_;
   const ProcessMesh& mesh_;
   Logger& log_;
+  std::unique_ptr<HostCommunicator> writers_;  ///< for the threads that write
+  HostCopy host_copy_;
+  std::future<Report> running_;  ///< last: it is waited for before what it uses goes
 };
 
 /// Restoring without a mesh, for tools: as CheckpointStore::restore on one process.

@@ -45,17 +45,19 @@ CollectiveSave::CollectiveSave(fs::path folder, const Snapshot& snapshot, const 
 
 void CollectiveSave::run() try {
   plan();
+  planned_ = true;
   prepare();
   write();
   commit();
 } catch (const CheckpointError& error) {
   std::error_code failed;
   if (ranks_.rank() == 0) fs::remove_all(temporary_, failed);  // what cannot be removed now is swept at the next start
-  ranks_.barrier();                                            // a retry must not meet the removal
-  throw SaveError(concat(step_name(snapshot_.step), " was not saved: ", error.what()));
+  ranks_.patient_barrier();                                    // a retry must not meet the removal
+  throw SaveError(concat(step_name(snapshot_.step), " was not saved: ", error.what()), /*may_pass=*/planned_);
 }
 
 void CollectiveSave::agree(const std::string& trouble) const {
+  ranks_.patient_barrier();
   if (const std::string agreed = ranks_.agree(trouble); !agreed.empty()) throw CheckpointError(agreed);
 }
 

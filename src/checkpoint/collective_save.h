@@ -13,17 +13,22 @@ namespace pimoe {
 
 /// One save, from the plan to the renamed folder. Every step ends in an agreement, so that all ranks go on or all ranks stop.
 ///
+/// Waits patiently (patient_barrier): it may run in a thread beside training.
+///
 ///     1. plan     all ranks tell their pieces; copies get one writer, gaps stop the save
 ///     2. prepare  rank 0 checks the free space and makes step-N.tmp with a token in it; all ranks must see the token
 ///     3. write    each rank its files; a rank that fails takes the token away, which stops the others at their next file
 ///     4. commit   rank 0 writes the manifest and renames
 class CollectiveSave {
  public:
+  /// @param snapshot, ranks  must outlive it; nobody else uses `ranks` meanwhile
   CollectiveSave(std::filesystem::path folder, const Snapshot& snapshot, const HostCommunicator& ranks, int64_t expert_parallel,
                  int64_t part_bytes);
 
-  /// Collective. @throws CheckpointError, the same on every rank, once step-N.tmp is gone again.
+  /// Collective. @throws SaveError, the same on every rank, once step-N.tmp is gone again.
   void run();
+
+  int64_t total_bytes() const { return total_bytes_; }  ///< of all ranks' elements
 
  private:
   void plan();
@@ -41,7 +46,8 @@ class CollectiveSave {
   const HostCommunicator& ranks_;
   int64_t part_bytes_;
   std::vector<StatePiece> share_;  ///< the pieces that this rank writes
-  int64_t total_bytes_ = 0;        ///< of all ranks' elements
+  int64_t total_bytes_ = 0;
+  bool planned_ = false;
   Manifest manifest_;              ///< this rank's part; after write(), on rank 0, the whole
 };
 

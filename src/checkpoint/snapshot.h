@@ -15,7 +15,7 @@ namespace pimoe {
 struct StatePiece {
   std::string kind;  ///< which tensor of the parameter: "master", "exp_avg", "exp_avg_sq"; "state" if of no parameter (router bias)
   Piece piece;
-  at::Tensor values;  ///< [piece.numel()], flat and contiguous, any device: written by save, filled in place by restore
+  at::Tensor values;  ///< [piece.numel()], flat and contiguous, any device; aliases live state: written by save, filled in place by restore
 };
 
 /// Everything that a resumed run needs. Tensors are sharded (each rank brings its pieces; together they cover each logical tensor, copies

@@ -62,6 +62,9 @@ class HostCommunicator : public Communicator {
   /// @returns `root`'s text on every rank.
   virtual std::string broadcast_text(const std::string& text, int root) const = 0;
 
+  /// As barrier(), but a rank that waits for long sleeps and leaves its core to others: for threads beside training.
+  virtual void patient_barrier() const = 0;
+
   /// Every rank says whether it could do its part ("" or what went wrong). @returns "" if all could, else the lowest failing rank's text
   /// with "rank N: " before it, the same on every rank.
   std::string agree(const std::string& trouble) const;

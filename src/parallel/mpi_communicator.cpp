@@ -12,8 +12,10 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 namespace pimoe {
 namespace {
@@ -159,6 +161,20 @@ class MpiCommunicator final : public HostCommunicator {
 
   void barrier() const override {
     if (size_ > 1) check(MPI_Barrier(communicator_), "barrier");
+  }
+
+  void patient_barrier() const override {
+    if (size_ == 1) return;
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ibarrier(communicator_, &request), "patient_barrier");
+    auto nap = std::chrono::microseconds(50);
+    while (true) {
+      int done = 0;
+      check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "patient_barrier");
+      if (done != 0) return;
+      std::this_thread::sleep_for(nap);
+      nap = std::min(2 * nap, std::chrono::microseconds(5000));
+    }
   }
 
   std::vector<std::string> all_gather_text(const std::string& text) const override {

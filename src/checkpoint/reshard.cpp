@@ -1,0 +1,116 @@
+#include "checkpoint/reshard.h"
+
+#include "base/errors.h"
+#include "base/file_io.h"
+#include "base/text.h"
+#include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/piece_check.h"
+#include "checkpoint/shard_plan.h"
+#include "checkpoint/step_folders.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+#include <vector>
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kSliceElements = 64;  // stretches begin at whole cache lines, as an optimizer's do
+
+bool is_expert_tensor(const std::string& name) { return name.find(".experts.") != std::string::npos; }
+
+/// Elements [begin, end) of `box` for one of `of` owners.
+Piece slice_of(const std::string& name, const Box& box, int64_t index, int64_t of) {
+  const int64_t each = ((box.numel() + of - 1) / of + kSliceElements - 1) / kSliceElements * kSliceElements;
+  const int64_t begin = std::min(box.numel(), index * each);
+  return {name, box, begin, std::min(box.numel(), begin + each)};
+}
+
+/// What a rank of the target holds; the values are not there yet.
+std::vector<StatePiece> pieces_of_rank(const std::map<std::string, CheckpointReader::Tensor>& tensors, const ReshardTarget& target,
+                                       int64_t rank) {
+  std::vector<StatePiece> pieces;
+  for (const auto& [tensor, what] : tensors) {
+    const size_t slash = tensor.find('/');
+    const std::string name = tensor.substr(slash + 1);
+    Box box = Box::whole(what.shape);
+    int64_t index = rank;
+    int64_t of = target.ranks;
+    if (is_expert_tensor(name) && target.expert_parallel > 1) {
+      const int64_t local = what.shape[0] / target.expert_parallel;
+      box = Box::rows(what.shape, rank % target.expert_parallel * local, local);
+      index = rank / target.expert_parallel;
+      of = target.ranks / target.expert_parallel;
+    }
+    Piece piece = slice_of(name, box, index, of);
+    if (piece.numel() == 0 && !(box.global_numel() == 0 && rank == 0)) continue;
+    // One element stands for all: the parts are planned before their memory is taken.
+    const at::Tensor values = at::empty({1}, at::TensorOptions().dtype(scalar_type_of(what.type))).expand({piece.numel()});
+    pieces.push_back({tensor.substr(0, slash), std::move(piece), values});
+  }
+  return pieces;
+}
+
+void check_target(const std::map<std::string, CheckpointReader::Tensor>& tensors, const ReshardTarget& target) {
+  if (target.ranks < 1) throw CheckpointError(concat("ranks (", target.ranks, ") must be at least 1"));
+  if (target.expert_parallel < 1 || target.ranks % target.expert_parallel != 0) {
+    throw CheckpointError(concat("expert_parallel (", target.expert_parallel, ") must divide the ranks (", target.ranks, ")"));
+  }
+  if (target.expert_parallel == 1) return;
+  bool any = false;
+  for (const auto& [tensor, what] : tensors) {
+    if (!is_expert_tensor(tensor)) continue;
+    any = true;
+    if (what.shape.empty() || what.shape[0] % target.expert_parallel != 0) {
+      throw CheckpointError(concat("expert_parallel (", target.expert_parallel, ") must divide the experts of ", tensor, ", ",
+                                   shape_text(what.shape)));
+    }
+  }
+  if (!any) throw CheckpointError(concat("expert_parallel (", target.expert_parallel, ") must be 1: the checkpoint has no experts"));
+}
+
+}  // namespace
+
+void reshard_checkpoint(const fs::path& from, const fs::path& to, const ReshardTarget& target,
+                        const std::function<void(const std::string& file, int64_t bytes)>& progress) {
+  CheckpointReader reader(from);
+  const auto tensors = reader.tensors();
+  check_target(tensors, target);
+  const fs::path temporary = fs::path(to) += ".tmp";
+  try {
+    if (fs::exists(to)) throw CheckpointError("it exists already");
+    Manifest manifest = reader.manifest();
+    manifest.ranks = target.ranks;
+    manifest.expert_parallel = target.expert_parallel;
+    manifest.files.clear();
+    manifest.pieces.clear();
+    fs::remove_all(temporary);
+    fs::create_directories(temporary);
+    for (int64_t rank = 0; rank < target.ranks; ++rank) {
+      size_t part = 0;
+      for (std::vector<StatePiece>& pieces : plan_parts(pieces_of_rank(tensors, target, rank), target.part_bytes)) {
+        for (StatePiece& state : pieces) state.values = at::empty({state.piece.numel()}, state.values.options());
+        reader.fill(pieces);
+        WrittenShard shard = write_shard(temporary, shard_name(rank, target.ranks, part++), pieces);
+        if (progress) progress(shard.file.name, static_cast<int64_t>(shard.file.bytes));
+        manifest.files.push_back(std::move(shard.file));
+        std::move(shard.pieces.begin(), shard.pieces.end(), std::back_inserter(manifest.pieces));
+      }
+    }
+    if (const std::string gap = coverage_trouble(manifest.pieces); !gap.empty()) throw CheckpointError(gap);
+    const std::string text = to_json(manifest);
+    write_durably(temporary / "manifest.json", text.data(), text.size());
+    commit_folder(temporary, to);
+  } catch (const std::exception& error) {
+    std::error_code ignored;
+    fs::remove_all(temporary, ignored);
+    throw SaveError(concat("checkpoint ", to.string(), " was not written: ", error.what()));
+  }
+}
+
+}  // namespace pimoe
