@@ -9,7 +9,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr size_t kColumn = 14;
+constexpr size_t kColumn = 16;
 
 std::string size(int64_t bytes) { return human_bytes(static_cast<double>(bytes)); }
 
