@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <limits>
 #include <memory>
 
 namespace pimoe {
@@ -65,7 +66,7 @@ double chosen_skew(const std::string& text) {
   return std::stod(text);
 }
 
-/// The configuration; where its tokenizer cannot be read, with a vocabulary that nobody may count with.
+/// The configuration; where its tokenizer cannot be read, with a vocabulary that no id exceeds, and nobody may count with.
 std::optional<TrainConfig> load(const CheckOptions& options, Preflight& found, bool& vocabulary_known) {
   std::optional<TrainConfig> config;
   vocabulary_known = found.attempt([&] { config = load_train_config(options.config, options.overrides); });
@@ -73,7 +74,8 @@ std::optional<TrainConfig> load(const CheckOptions& options, Preflight& found, b
   std::vector<std::string> overrides = options.overrides;
   overrides.emplace_back("model.vocabulary=1");
   TrainConfig rest = load_train_config(options.config, overrides);
-  rest.data.tokenizer.clear();  // its trouble is told
+  rest.model.vocabulary = std::numeric_limits<int64_t>::max();  // no id is too large
+  rest.data.tokenizer.clear();                                  // its trouble is told
   return rest;
 }
 
@@ -149,8 +151,8 @@ ExitCode check(CheckOptions options, AppContext& /*context*/) {
   if (config) {
     if (options.device.empty() && config->mesh.device == DeviceChoice::kCpu) report.device = device_specs().front();
     look_at_layout(*config, options, report.device, report.found);
-    if (vocabulary_known) look_at_data(*config, report.found);
-    look_at_run_folder(*config, report.found);
+    look_at_data(*config, report.found);
+    look_at_run_folder(*config, vocabulary_known, report.found);
     if (vocabulary_known) forecast(*config, options, report);
   }
   if (options.json) {

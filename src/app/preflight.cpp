@@ -120,7 +120,7 @@ void look_at_data(const TrainConfig& config, Preflight& found) {
   }
 }
 
-void look_at_run_folder(const TrainConfig& config, Preflight& found) {
+void look_at_run_folder(const TrainConfig& config, bool model_known, Preflight& found) {
   // What is there of the path: the run makes the rest.
   fs::path there = fs::absolute(config.run.directory / "checkpoints");
   std::error_code ignored;
@@ -138,7 +138,7 @@ void look_at_run_folder(const TrainConfig& config, Preflight& found) {
   if (!ignored) found.folder.free_bytes = static_cast<int64_t>(std::min<uintmax_t>(space.available, INT64_MAX));
   found.attempt([&] {
     found.folder.checkpoints = static_cast<int64_t>(list_steps(config.run.directory / "checkpoints").size());
-    look_at_resume(config, found);
+    if (model_known) look_at_resume(config, found);
   });
 }
 

@@ -35,6 +35,7 @@ struct Preflight {
 void look_at_data(const TrainConfig& config, Preflight& found);
 
 /// The run folder: whether it can be written, what a run would resume from and whether that is the same model. Changes nothing.
-void look_at_run_folder(const TrainConfig& config, Preflight& found);
+/// @param model_known  false where the vocabulary is not: what would be resumed is left out
+void look_at_run_folder(const TrainConfig& config, bool model_known, Preflight& found);
 
 }  // namespace pimoe

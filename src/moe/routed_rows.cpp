@@ -66,21 +66,26 @@ RoutedRows routed_rows(const MoeConfig& config, const RoutedTokens& tokens, doub
       worst += std::min(source * std::min(choices, local), local * limit);
       padded += config.capacity_pad ? capacity_of(source) : 0;
     }
-    const int64_t here = config.capacity_factor > 0 ? experts * capacity_of(result.tokens) : result.slots;
-    result.sent = std::min(result.slots, here);
     if (config.capacity_pad) {
       result.sent = result.padded = experts * capacity_of(result.tokens);
       for (const ExpertGroupConfig& group : groups) result.rows.push_back(group.count / ranks * padded);
     } else {
       const double at_balance = balanced * static_cast<double>(local);
-      const bool steered = config.router.kind != RouterKind::kUniform && static_cast<double>(worst) > at_balance;
-      const double wanted = std::clamp(at_balance * (steered ? skew : 1.0), 0.0, std::max(at_balance, static_cast<double>(worst)));
-      const double way = steered ? std::max(0.0, wanted - at_balance) / (static_cast<double>(worst) - at_balance) : 0.0;
+      const double most_skew = std::max(1.0, static_cast<double>(worst) / std::max(1.0, at_balance));
+      // From balance (0) to the worst (1). Where the rank has all experts it has all rows, and skew only says which.
+      const bool steered = config.router.kind != RouterKind::kUniform && skew > 1.0;
+      const double way = !steered ? 0.0 : most_skew > 1.0 ? (std::min(skew, most_skew) - 1.0) / (most_skew - 1.0) : 1.0;
+      const auto between = [&](double even, int64_t full) { return std::llround(even + way * (static_cast<double>(full) - even)); };
       const std::vector<int64_t> full = dearest_first(groups, ranks, most, worst);
       for (size_t bank = 0; bank < groups.size(); ++bank) {
-        const double even = std::min(wanted, at_balance) * static_cast<double>(groups[bank].count) / static_cast<double>(experts);
-        result.rows.push_back(std::llround(even + way * (static_cast<double>(full[bank]) - even)));
+        const double share = static_cast<double>(groups[bank].count) / static_cast<double>(experts);
+        result.rows.push_back(between(std::min(skew, 1.0) * at_balance * share, full[bank]));
       }
+      const int64_t limit = config.capacity_factor > 0 ? std::min(result.tokens, capacity_of(result.tokens)) : result.tokens;
+      const int64_t here = std::min(choices, local);
+      const int64_t sent_at_worst = std::min(result.tokens * here, local * limit) +
+                                    std::min(result.tokens * (choices - here), (experts - local) * limit);
+      result.sent = between(static_cast<double>(std::min(result.slots, experts * limit)), sent_at_worst);
     }
   }
 

@@ -48,7 +48,7 @@ TEST_F(CheckCommand, EverythingWrongIsToldAtOnceWithTheExitCodeThatTrainHas) {
   EXPECT_EQ(tokenizer.code, 65) << tokenizer.out;
   EXPECT_NE(tokenizer.out.find("lost.model"), std::string::npos) << tokenizer.out;
   EXPECT_NE(tokenizer.out.find("nowhere.idx"), std::string::npos) << tokenizer.out;
-  EXPECT_EQ(check("model.sequence_length=100000000").code, 65);
+  EXPECT_EQ(check("model.sequence_length=10000000").code, 65);
   EXPECT_EQ(check("mesh.device=cuda --device cpu").code, 78);
   EXPECT_EQ(check("model.layer=3").code, 78);
   write("file", "");
@@ -67,7 +67,7 @@ TEST_F(CheckCommand, ARunThatCannotGoOnIsRefusedAsTrainRefusesIt) {
 }
 
 TEST_F(CheckCommand, WhatDoesNotFitNamesWhatHelpsAndEachHelpSavesWhatItSays) {
-  const std::string size = "model.sequence_length=512 train.micro_batch=8 train.global_batch=64 --ranks 4 ";
+  const std::string size = "model.layers=8 model.sequence_length=512 train.micro_batch=8 train.global_batch=64 --ranks 4 ";
   const Json plain = facts(size);
   const int64_t worst = plain.at("memory").at("skews").at("at worst skew").at("peak");
   const int64_t balanced = plain.at("memory").at("skews").at("at balance").at("peak");
