@@ -92,8 +92,8 @@ void look_at_layout(const TrainConfig& config, const CheckOptions& options, cons
                                     "): mesh.expert_parallel=auto goes by what divides the ranks of every node"));
   }
   if (config.train.global_batch < options.ranks) {
-    found.warnings.push_back(concat("train.global_batch (", config.train.global_batch, ") is below the ", options.ranks, " ranks: ",
-                                    options.ranks - config.train.global_batch, " of them have no sequence, and only wait"));
+    found.warnings.push_back(concat("train.global_batch (", config.train.global_batch, ") is below the ", options.ranks,
+                                    " ranks: ", options.ranks - config.train.global_batch, " of them have no sequence, and only wait"));
   }
   for (const std::string& doubt : doubts_about(config)) found.warnings.push_back(doubt);
 }
@@ -134,7 +134,8 @@ void forecast(const TrainConfig& config, const CheckOptions& options, CheckRepor
 
   report.saves = saves_of(config);
   // One more than is kept while the next is written.
-  const int64_t most = std::min(report.saves, config.checkpoint.keep + 1 - std::min(config.checkpoint.keep, report.found.folder.checkpoints));
+  const int64_t most =
+      std::min(report.saves, config.checkpoint.keep + 1 - std::min(config.checkpoint.keep, report.found.folder.checkpoints));
   report.disk_bytes = std::max<int64_t>(0, most) * report.forecast->checkpoint_bytes();
   if (!report.memory_fits()) report.remedies = remedies(config, place, wanted);
 }

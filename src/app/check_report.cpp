@@ -159,8 +159,8 @@ Json to_json(const CheckReport& report) {
   for (const Trouble& trouble : report.found.troubles) {
     troubles.push_back({{"exit_code", static_cast<int>(trouble.code)}, {"text", trouble.text}});
   }
-  Json json = {{"config", report.config}, {"ranks", report.ranks}, {"device", report.device.name}, {"exit_code", report.exit_code()},
-               {"errors", troubles},      {"warnings", report.found.warnings}};
+  Json json = {{"config", report.config},         {"ranks", report.ranks}, {"device", report.device.name},
+               {"exit_code", report.exit_code()}, {"errors", troubles},    {"warnings", report.found.warnings}};
   if (!report.forecast) return json;
   const Forecast& forecast = *report.forecast;
   json["precision"] = report.precision;
@@ -183,9 +183,8 @@ Json to_json(const CheckReport& report) {
                         {"fits", report.disk_fits()}};
   Json helps = Json::array();
   for (const Remedy& remedy : report.remedies) {
-    helps.push_back({{"change", remedy.change},
-                     {"bytes", remedy.bytes},
-                     {"fits", remedy.peak + report.overhead_bytes <= report.limit_bytes}});
+    helps.push_back(
+        {{"change", remedy.change}, {"bytes", remedy.bytes}, {"fits", remedy.peak + report.overhead_bytes <= report.limit_bytes}});
   }
   json["helps"] = helps;
   return json;

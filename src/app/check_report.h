@@ -31,11 +31,11 @@ struct CheckReport {
   // Absent where the layout or the vocabulary is not known.
   std::optional<Forecast> forecast;
   std::vector<CheckedSkew> skews;
-  size_t judged = 0;            ///< the column that the verdict is about
-  int64_t limit_bytes = 0;      ///< of a rank; 0: not known
-  int64_t overhead_bytes = 0;   ///< allowed for what is no tensor
-  int64_t saves = 0;            ///< checkpoints that the run writes
-  int64_t disk_bytes = 0;       ///< that they take at one time, beyond those that are there
+  size_t judged = 0;           ///< the column that the verdict is about
+  int64_t limit_bytes = 0;     ///< of a rank; 0: not known
+  int64_t overhead_bytes = 0;  ///< allowed for what is no tensor
+  int64_t saves = 0;           ///< checkpoints that the run writes
+  int64_t disk_bytes = 0;      ///< that they take at one time, beyond those that are there
   bool has_experts = false;
   std::vector<Remedy> remedies;  ///< where it does not fit
 

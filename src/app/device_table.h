@@ -9,11 +9,11 @@ namespace pimoe {
 
 /// A device that a run may be planned for.
 struct DeviceSpec {
-  const char* name;            ///< on the command line: "h100"
-  const char* words;           ///< in the driver's name of such a device: "H100"
-  double memory_gib;           ///< as the driver counts it; 0 where it is not known
+  const char* name;   ///< on the command line: "h100"
+  const char* words;  ///< in the driver's name of such a device: "H100"
+  double memory_gib;  ///< as the driver counts it; 0 where it is not known
   bool is_gpu = true;
-  bool fast_bfloat16 = true;   ///< what train.precision auto takes
+  bool fast_bfloat16 = true;  ///< what train.precision auto takes
 };
 
 /// All of them; `cpu` is the first. Several names may have the same words: the first is the usual build.

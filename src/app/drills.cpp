@@ -20,10 +20,10 @@
 namespace pimoe {
 namespace {
 
-constexpr double kPull = 1e3;                     ///< of a bias that no score can outweigh
-constexpr double kHuge = 1e4;                     ///< times a router's row
+constexpr double kPull = 1e3;                        ///< of a bias that no score can outweigh
+constexpr double kHuge = 1e4;                        ///< times a router's row
 constexpr int64_t kKeptOfLayer = int64_t{64} << 10;  ///< bytes: sums, counts and nodes of a layer's graph, which no forecast counts
-constexpr int64_t kHeapNoise = int64_t{1} << 20;  ///< bytes: small models keep less than the C heap moves about
+constexpr int64_t kHeapNoise = int64_t{1} << 20;     ///< bytes: small models keep less than the C heap moves about
 
 std::vector<int64_t> first_experts(int64_t count) {
   std::vector<int64_t> experts(static_cast<size_t>(count));
@@ -82,13 +82,13 @@ void expect_memory_as_foretold(DrillRun& drill, const DrillScript& script) {
   const int64_t kept = on_gpu ? most_kept(run) : least_kept(run);
   const int64_t noise = on_gpu ? 0 : kHeapNoise;
   const auto size = [](int64_t bytes) { return human_bytes(static_cast<double>(bytes)); };
-  drill.expect(kept <= foretold.activations.kept() + kKeptOfLayer * config.model.layers + noise,
-               concat("all tokens on one rank: kept for backward ", size(kept), ", `pimoe check` foretold ",
-                      size(foretold.activations.kept())));
+  drill.expect(
+      kept <= foretold.activations.kept() + kKeptOfLayer * config.model.layers + noise,
+      concat("all tokens on one rank: kept for backward ", size(kept), ", `pimoe check` foretold ", size(foretold.activations.kept())));
   if (!on_gpu) return;
   const int64_t peak = memory_use(place.mesh.device()).peak_bytes;
-  drill.expect(peak <= foretold.peak(on_gpu), concat("all tokens on one rank: memory at most ", size(peak), ", `pimoe check` foretold ",
-                                                     size(foretold.peak(on_gpu))));
+  drill.expect(peak <= foretold.peak(on_gpu),
+               concat("all tokens on one rank: memory at most ", size(peak), ", `pimoe check` foretold ", size(foretold.peak(on_gpu))));
 }
 
 DrillOutcome one_expert(const DrillPlace& place) {

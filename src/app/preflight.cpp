@@ -126,13 +126,13 @@ void look_at_run_folder(const TrainConfig& config, bool model_known, Preflight& 
   std::error_code ignored;
   while (!fs::exists(there, ignored) && there.has_parent_path() && there != there.parent_path()) there = there.parent_path();
   if (!fs::is_directory(there, ignored)) {
-    found.troubles.push_back({ExitCode::kInputOutput, concat("run.directory (", config.run.directory.string(), "): ", there.string(),
-                                                             " is no folder")});
+    found.troubles.push_back(
+        {ExitCode::kInputOutput, concat("run.directory (", config.run.directory.string(), "): ", there.string(), " is no folder")});
     return;
   }
   if (access(there.c_str(), W_OK | X_OK) != 0) {
-    found.troubles.push_back({ExitCode::kInputOutput, concat("run.directory (", config.run.directory.string(), "): ", there.string(),
-                                                             " cannot be written")});
+    found.troubles.push_back(
+        {ExitCode::kInputOutput, concat("run.directory (", config.run.directory.string(), "): ", there.string(), " cannot be written")});
   }
   const fs::space_info space = fs::space(there, ignored);
   if (!ignored) found.folder.free_bytes = static_cast<int64_t>(std::min<uintmax_t>(space.available, INT64_MAX));

@@ -156,8 +156,8 @@ ActivationBytes activation_bytes(const ModelConfig& config, RecomputePolicy poli
     const int64_t inside = scale + (tokens_kept ? row : 0) + feed_forward;
     result.stream += row;
     // Stream gradients: of the block's result, of its second part, and their sum.
-    result.layer_workspace = std::max(result.layer_workspace, 3 * row + std::max(workspace, attention.workspace) + (whole ? before : 0) +
-                                                                  (recomputed ? inside : 0));
+    result.layer_workspace = std::max(
+        result.layer_workspace, 3 * row + std::max(workspace, attention.workspace) + (whole ? before : 0) + (recomputed ? inside : 0));
     if (whole) return;
     result.stream += row;
     result.norms += row + scale;
@@ -189,8 +189,7 @@ ActivationBytes activation_bytes(const ModelConfig& config, RecomputePolicy poli
   }
   result.stream += row;
   result.norms += scale;
-  const CrossEntropyBytes loss =
-      linear_cross_entropy_bytes(tokens, config.width, config.vocabulary, bytes.compute, bytes.wide, on_gpu);
+  const CrossEntropyBytes loss = linear_cross_entropy_bytes(tokens, config.width, config.vocabulary, bytes.compute, bytes.wide, on_gpu);
   result.loss = loss.kept;
   result.loss_workspace = row + std::max(loss.forward, loss.backward);  // the last norm's result
   // The embedding's gradient waits for the head's, which is the same tensor's.

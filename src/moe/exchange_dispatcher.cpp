@@ -157,8 +157,8 @@ at::Tensor ExchangeDispatcher::bring_back(const at::Tensor& rows, const Dispatch
 
 int64_t kept_bytes_of_plans(int64_t slots, int64_t rows, int64_t rounds, int64_t padded, int64_t group_size, bool whole) {
   constexpr int64_t kIndex = 4;
-  int64_t kept = rounds * slots * kIndex + padded;            // positions; one flag for each padded row
-  if (group_size > 1) kept += 2 * rows * kIndex;              // by_expert and by_arrival: each is the other's backward
+  int64_t kept = rounds * slots * kIndex + padded;               // positions; one flag for each padded row
+  if (group_size > 1) kept += 2 * rows * kIndex;                 // by_expert and by_arrival: each is the other's backward
   if (whole) kept += rounds * std::max(slots, padded) * kIndex;  // slots, which no backward asks for
   return kept;
 }

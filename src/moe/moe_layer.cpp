@@ -303,7 +303,7 @@ MoeBytes moe_bytes(const MoeConfig& config, int64_t width, int64_t sequence_leng
   const double part = static_cast<double>(rows.rows_at_once) / static_cast<double>(std::max<int64_t>(1, received));
   const auto of_round = [&](int64_t all) { return rows.rounds > 1 ? static_cast<int64_t>(part * static_cast<double>(all)) : all; };
   int64_t moved = received * row;
-  if (early) moved += rows.slots * bytes.wide;                                            // ones in place of gates
+  if (early) moved += rows.slots * bytes.wide;                                               // ones in place of gates
   if (!early && router.gates_learn) moved += (group_size > 1 ? rows.sent : received) * row;  // results, for the gates' gradient
   int64_t computed = 0;
   const std::vector<ExpertGroupConfig> groups = config.expert_groups();

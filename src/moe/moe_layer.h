@@ -99,9 +99,10 @@ struct MoeBytes {
   int64_t router = 0;    ///< scores, gates, decisions
   int64_t dispatch = 0;  ///< plans, rows and results
   int64_t experts = 0;
-  int64_t others = 0;     ///< shared and fallback networks
-  bool tokens = false;    ///< its input is kept, counted by whoever made it
-  int64_t workspace = 0;  ///< at most at one time in backward, beside all that is kept; what `memory: lean` and rounds compute again included
+  int64_t others = 0;   ///< shared and fallback networks
+  bool tokens = false;  ///< its input is kept, counted by whoever made it
+  int64_t workspace =
+      0;  ///< at most at one time in backward, beside all that is kept; what `memory: lean` and rounds compute again included
 
   int64_t kept() const { return router + dispatch + experts + others; }
 };

@@ -83,8 +83,8 @@ RoutedRows routed_rows(const MoeConfig& config, const RoutedTokens& tokens, doub
       }
       const int64_t limit = config.capacity_factor > 0 ? std::min(result.tokens, capacity_of(result.tokens)) : result.tokens;
       const int64_t here = std::min(choices, local);
-      const int64_t sent_at_worst = std::min(result.tokens * here, local * limit) +
-                                    std::min(result.tokens * (choices - here), (experts - local) * limit);
+      const int64_t sent_at_worst =
+          std::min(result.tokens * here, local * limit) + std::min(result.tokens * (choices - here), (experts - local) * limit);
       result.sent = between(static_cast<double>(std::min(result.slots, experts * limit)), sent_at_worst);
     }
   }
@@ -95,7 +95,8 @@ RoutedRows routed_rows(const MoeConfig& config, const RoutedTokens& tokens, doub
     const double even = static_cast<double>(all_tokens * (by_expert ? experts : choices)) / static_cast<double>(ranks);
     const int64_t budget = std::max<int64_t>(1, ceiling(even * config.rank_budget));
     if (received > budget && config.rank_overflow == RankOverflow::kDrop) {
-      for (int64_t& rows : result.rows) rows = ceiling(static_cast<double>(rows) * static_cast<double>(budget) / static_cast<double>(received));
+      for (int64_t& rows : result.rows)
+        rows = ceiling(static_cast<double>(rows) * static_cast<double>(budget) / static_cast<double>(received));
       result.sent -= static_cast<int64_t>(static_cast<double>(received - budget) * static_cast<double>(result.tokens) /
                                           static_cast<double>(std::max<int64_t>(1, all_tokens)));
       result.rows_at_once = result.all_rows();

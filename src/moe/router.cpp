@@ -253,8 +253,8 @@ RouterKept kept_by_router(const MoeConfig& config, int64_t tokens, int64_t width
     kept.tokens = true;
   }
   int64_t numbers = tokens * router.projection;
-  numbers += scores + tokens;  // logits and their logsumexp
-  numbers += scores;           // softmax or sigmoid
+  numbers += scores + tokens;                                      // logits and their logsumexp
+  numbers += scores;                                               // softmax or sigmoid
   if (router.kind == RouterKind::kSigmoid) numbers += 2 * tokens;  // a token's sum, before and after it is bounded
   const bool tempered = router.temperature != 1.0 || (config.adaptive.enabled && config.adaptive.temperature_max > 1.0);
   if (by_logits && tempered) numbers += scores;

@@ -122,8 +122,8 @@ CrossEntropyBytes linear_cross_entropy_bytes(int64_t positions, int64_t width, i
   CrossEntropyBytes bytes;
   bytes.kept = positions * width * element + vocabulary * width * wide;
   bytes.forward = logits * logit_bytes(element, on_gpu) + positions * wide;
-  if (logit_bytes(element, on_gpu) != element) bytes.forward += logits * element;   // their gradients, in hidden's dtype
-  if (!on_gpu && element < wide) bytes.forward += vocabulary * width * element;     // a chunk's gradient of the weight
+  if (logit_bytes(element, on_gpu) != element) bytes.forward += logits * element;  // their gradients, in hidden's dtype
+  if (!on_gpu && element < wide) bytes.forward += vocabulary * width * element;    // a chunk's gradient of the weight
   bytes.backward = positions * width * element + vocabulary * width * wide + (element < wide ? vocabulary * width * element : 0);
   return bytes;
 }

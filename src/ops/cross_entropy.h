@@ -26,6 +26,7 @@ struct CrossEntropyBytes {
 };
 
 /// @param element, wide  bytes of a number in hidden's dtype, and in the arithmetic type
-CrossEntropyBytes linear_cross_entropy_bytes(int64_t positions, int64_t width, int64_t vocabulary, int64_t element, int64_t wide, bool on_gpu);
+CrossEntropyBytes linear_cross_entropy_bytes(int64_t positions, int64_t width, int64_t vocabulary, int64_t element, int64_t wide,
+                                             bool on_gpu);
 
 }  // namespace pimoe

@@ -63,8 +63,8 @@ std::vector<int64_t> experts_of_worst(const MoeConfig& moe, int ranks) {
 }
 
 struct Measured {
-  int64_t kept = 0;       ///< least of several steps: the heap also fills caches of its own
-  double rows = 0.0;      ///< a MoE layer's and micro-step's, on rank 0 of the fullest micro-step
+  int64_t kept = 0;   ///< least of several steps: the heap also fills caches of its own
+  double rows = 0.0;  ///< a MoE layer's and micro-step's, on rank 0 of the fullest micro-step
   int64_t weights = 0;
   int64_t gradients = 0;
   int64_t optimizer = 0;
@@ -161,7 +161,8 @@ void expect_foretold(const std::string& what, const TrainConfig& config, bool wo
   EXPECT_EQ(foretold.weights, measured.weights);
   EXPECT_EQ(foretold.gradients, measured.gradients);
   EXPECT_EQ(foretold.optimizer, measured.optimizer);
-  EXPECT_NEAR(static_cast<double>(foretold.state()), static_cast<double>(measured.state_on_heap), 1 << 16) << "the three of them, on the heap";
+  EXPECT_NEAR(static_cast<double>(foretold.state()), static_cast<double>(measured.state_on_heap), 1 << 16)
+      << "the three of them, on the heap";
 
   const auto kept = static_cast<double>(foretold.activations.kept());
   show(what + (worst ? ", worst" : ""), mesh->size(), foretold.activations.kept(), measured.kept);
@@ -177,12 +178,12 @@ TrainConfig with(const std::function<void(TrainConfig&)>& change) {
 }
 
 TEST(Forecast, KeptForBackwardIsWhatTrainingKeepsUnderEveryMemorySetting) {
-  for (const auto& [precision, precision_name] : {std::pair{Precision::kFloat32, "float32"}, {Precision::kBfloat16, "bfloat16"},
-                                                   {Precision::kFloat64, "float64"}}) {
-    for (const auto& [recompute, recompute_name] : {std::pair{RecomputePolicy::kNone, "none"}, {RecomputePolicy::kMoe, "moe"},
-                                                     {RecomputePolicy::kFull, "full"}}) {
-      for (const auto& [memory, memory_name] : {std::pair{MoeMemory::kFast, "fast"}, {MoeMemory::kBalanced, "balanced"},
-                                                 {MoeMemory::kLean, "lean"}}) {
+  for (const auto& [precision, precision_name] :
+       {std::pair{Precision::kFloat32, "float32"}, {Precision::kBfloat16, "bfloat16"}, {Precision::kFloat64, "float64"}}) {
+    for (const auto& [recompute, recompute_name] :
+         {std::pair{RecomputePolicy::kNone, "none"}, {RecomputePolicy::kMoe, "moe"}, {RecomputePolicy::kFull, "full"}}) {
+      for (const auto& [memory, memory_name] :
+           {std::pair{MoeMemory::kFast, "fast"}, {MoeMemory::kBalanced, "balanced"}, {MoeMemory::kLean, "lean"}}) {
         TrainConfig config = small_config();
         config.train.precision = precision;
         config.train.recompute = recompute;
@@ -245,9 +246,13 @@ TEST(Forecast, KeptForBackwardIsWhatTypedExpertsKeep) {
   for (const auto& [precision, precision_name] : {std::pair{Precision::kFloat32, "float32"}, {Precision::kBfloat16, "bfloat16"}}) {
     for (const auto& [memory, memory_name] :
          {std::pair{MoeMemory::kFast, "fast"}, {MoeMemory::kBalanced, "balanced"}, {MoeMemory::kLean, "lean"}}) {
-      for (const auto& [activation, activation_name] :
-           {std::pair{Activation::kSwiglu, "swiglu"}, {Activation::kGeglu, "geglu"}, {Activation::kGelu, "gelu"}, {Activation::kRelu, "relu"},
-            {Activation::kRelu2, "relu2"}, {Activation::kSilu, "silu"}, {Activation::kTanh, "tanh"}}) {
+      for (const auto& [activation, activation_name] : {std::pair{Activation::kSwiglu, "swiglu"},
+                                                        {Activation::kGeglu, "geglu"},
+                                                        {Activation::kGelu, "gelu"},
+                                                        {Activation::kRelu, "relu"},
+                                                        {Activation::kRelu2, "relu2"},
+                                                        {Activation::kSilu, "silu"},
+                                                        {Activation::kTanh, "tanh"}}) {
         for (const int64_t layers : {2, 4}) {
           TrainConfig config = small_config();
           config.train.precision = precision;
