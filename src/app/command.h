@@ -25,7 +25,7 @@ struct AppContext {
   /// MPI, started at the first call: `data` and `checkpoint` run without it. Main ends it, after an action that returned.
   std::function<MpiSession&()> mpi;
   /// Set where the command line asks for `train`: it listens from main's first line on.
-  const StopRequest* stop = nullptr;
+  StopRequest* stop = nullptr;
 };
 
 }  // namespace pimoe

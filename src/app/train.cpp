@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "parallel/device.h"
 #include "train/presets.h"
+#include "train/stop_request.h"
 #include "train/trainer.h"
 
 #include <ATen/Context.h>
@@ -65,6 +66,7 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   if (config.run.deterministic) at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
   log.open_file(config.run.directory / "log" / concat("rank-", padded(mesh.rank(), 4), ".log"));
   const std::unique_ptr<FileLock> lock = lock_run(config.run.directory, mesh);
+  if (context.stop != nullptr) context.stop->raise_after(config.run.seconds_until_leaving());
   Trainer trainer(config, mesh, log, context.stop);
   return trainer.run() == TrainOutcome::kStopped ? ExitCode::kRequeue : ExitCode::kDone;
 }

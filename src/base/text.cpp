@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -75,6 +76,41 @@ std::string human_duration(double seconds) {
   if (seconds > 1000.0 * 86400) return "over 1000 days";
   const double minutes = std::round(seconds / 60);
   return fixed(std::floor(minutes / 60), 0) + "h " + padded(static_cast<int64_t>(std::fmod(minutes, 60)), 2) + "m";
+}
+
+std::optional<double> parse_duration(std::string_view text) {
+  constexpr double kMost = 1000.0 * 86400;
+  const auto whole = [](std::string_view digits) -> std::optional<double> {
+    int64_t value = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    if (error != std::errc() || end != digits.data() + digits.size() || value < 0 || digits.front() == '-') return std::nullopt;
+    return static_cast<double>(value);
+  };
+  if (text.empty()) return std::nullopt;
+  double seconds = 0.0;
+  const size_t unit = std::string_view("smhd").find(text.back());
+  if (unit != std::string_view::npos) {
+    constexpr std::array kSeconds = {1.0, 60.0, 3600.0, 86400.0};
+    const auto count = text.size() > 1 ? whole(text.substr(0, text.size() - 1)) : std::nullopt;
+    if (!count) return std::nullopt;
+    seconds = *count * kSeconds[unit];
+  } else {
+    if (const size_t dash = text.find('-'); dash != std::string_view::npos) {
+      const auto days = dash > 0 ? whole(text.substr(0, dash)) : std::nullopt;
+      if (!days) return std::nullopt;
+      seconds = *days * 24;
+      text.remove_prefix(dash + 1);
+      if (std::count(text.begin(), text.end(), ':') != 2) return std::nullopt;
+    }
+    const std::vector<std::string> fields = split(text, ':');
+    if (fields.size() < 2 || fields.size() > 3) return std::nullopt;
+    for (size_t index = 0; index < fields.size(); ++index) {
+      const auto field = fields[index].empty() ? std::nullopt : whole(fields[index]);
+      if (!field || (index > 0 && *field >= 60)) return std::nullopt;
+      seconds = index == 0 ? seconds * (fields.size() == 3 ? 1 : 0) + *field : seconds * 60 + *field;
+    }
+  }
+  return seconds <= kMost ? std::optional(seconds) : std::nullopt;
 }
 
 std::string padded(int64_t number, int digits) {

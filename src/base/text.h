@@ -3,6 +3,7 @@
 /// Small text helpers for messages and log lines (std::format is not in g++ 12, and libtorch's fmt shadows the system's).
 
 #include <cstdint>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -33,6 +34,9 @@ std::string human_bytes(double bytes);
 /// @returns a duration as a person says it: "3h 12m", "4m 05s", "12s", "0.4s"; "unknown" for what is not finite, "over 1000 days"
 ///          beyond them.
 std::string human_duration(double seconds);
+
+/// @returns seconds of "90s", "45m", "12h", "2d", or Slurm's "MM:SS", "HH:MM:SS", "D-HH:MM:SS"; nothing for other texts, and beyond 1000 days.
+std::optional<double> parse_duration(std::string_view text);
 
 /// @returns `number` with leading zeros: padded(42, 8) is "00000042".
 std::string padded(int64_t number, int digits);

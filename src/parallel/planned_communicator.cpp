@@ -18,6 +18,7 @@ at::Tensor PlannedCommunicator::all_to_all(const at::Tensor&, const std::vector<
   refuse("all_to_all");
 }
 void PlannedCommunicator::barrier() const { refuse("barrier"); }
+void PlannedCommunicator::patient_barrier() const { refuse("barrier"); }
 std::unique_ptr<HostCommunicator> PlannedCommunicator::split_host(int, int, const std::string&) const { refuse("split_host"); }
 std::vector<std::string> PlannedCommunicator::all_gather_text(const std::string&) const { refuse("all_gather_text"); }
 std::string PlannedCommunicator::broadcast_text(const std::string&, int) const { refuse("broadcast_text"); }

@@ -21,6 +21,7 @@ class PlannedCommunicator final : public HostCommunicator {
   at::Tensor all_to_all(const at::Tensor& rows, const std::vector<int64_t>& send_rows,
                         const std::vector<int64_t>& recv_rows) const override;
   void barrier() const override;
+  void patient_barrier() const override;
   std::unique_ptr<HostCommunicator> split_host(int color, int key, const std::string& name) const override;
   std::vector<std::string> all_gather_text(const std::string& text) const override;
   std::string broadcast_text(const std::string& text, int root) const override;

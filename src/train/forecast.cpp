@@ -13,7 +13,10 @@ int64_t ring_bytes(int64_t bytes, int64_t ranks) { return bytes / ranks * (ranks
 
 }  // namespace
 
-int64_t MemoryForecast::peak(bool on_gpu) const { return state() + std::max(activations.peak(), on_gpu ? 0 : snapshot); }
+int64_t MemoryForecast::peak(bool on_gpu) const {
+  if (on_gpu) return state() + activations.peak();
+  return state() + (saves_beside_training ? activations.peak() + snapshot : std::max(activations.peak(), snapshot));
+}
 
 Forecast::Forecast(const TrainConfig& config, const ForecastPlace& place)
     : config_(config),
@@ -38,7 +41,9 @@ Forecast::Forecast(const TrainConfig& config, const ForecastPlace& place)
   }
   for (const auto& parameter : model.parameters()) checkpoint_bytes_ += 3 * parameter->box.global_numel() * wide;
   checkpoint_bytes_ += config.model.moe_layers() * config.model.moe.experts * wide;  // loss-free biases
-  state_.snapshot = 2 * std::min(config.checkpoint.part_bytes, biggest_share);
+  const CheckpointConfig& checkpoint = config.checkpoint;
+  state_.saves_beside_training = checkpoint.asynchronous && checkpoint.every_steps > 0;
+  state_.snapshot = 2 * std::min(checkpoint.part_bytes, biggest_share) + (state_.saves_beside_training ? biggest_share : 0);
 }
 
 int64_t Forecast::micro_steps() const {

@@ -26,10 +26,12 @@ struct MemoryForecast {
   int64_t gradients = 0;  ///< flat buckets, at least float32
   int64_t optimizer = 0;  ///< masters and moments of the slices that the rank owns
   ActivationBytes activations;
-  int64_t snapshot = 0;  ///< host memory of a checkpoint while it is written: one shard file's elements, twice
+  int64_t snapshot = 0;  ///< host memory of a checkpoint while it is written: one shard file's elements, twice; beside training also a copy
+  bool saves_beside_training = false;
 
   int64_t state() const { return weights + gradients + optimizer; }
-  /// The most on the device at one time. On the CPU a checkpoint's part is there too, when activations are not.
+  /// The most on the device at one time. On the CPU what a checkpoint needs is there too: beside the activations, or when they
+  /// are not.
   int64_t peak(bool on_gpu) const;
 };
 

@@ -29,6 +29,11 @@ StopRequest::~StopRequest() {
   for (const int number : {SIGUSR1, SIGTERM}) std::signal(number, SIG_IGN);
 }
 
-bool StopRequest::raised() const { return stop_raised != 0; }
+void StopRequest::raise_after(double seconds) {
+  deadline_.reset();
+  if (seconds > 0) deadline_ = begun_ + std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds));
+}
+
+bool StopRequest::signalled() const { return stop_raised != 0; }
 
 }  // namespace pimoe

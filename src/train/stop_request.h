@@ -1,8 +1,13 @@
 #pragma once
 
+#include <chrono>
+#include <optional>
+#include <string>
+
 namespace pimoe {
 
 /// "Save and leave" by signal: SIGUSR1 (what Slurm and mpirun forward), SIGTERM, and the first Ctrl-C. A second Ctrl-C ends the process at once.
+/// Or by the clock: once the time that the job has is nearly over.
 ///
 /// One at a time in a process. The signal may reach some ranks alone, and twice: the trainer lets all ranks agree at each step.
 class StopRequest {
@@ -12,8 +17,17 @@ class StopRequest {
   StopRequest(const StopRequest&) = delete;
   StopRequest& operator=(const StopRequest&) = delete;
 
+  /// From now on the request is raised once this object is `seconds` old. 0: never by the clock.
+  void raise_after(double seconds);
+
   /// Whether this process was asked to stop.
-  bool raised() const;
+  bool raised() const { return signalled() || out_of_time(); }
+  bool signalled() const;
+  bool out_of_time() const { return deadline_ && std::chrono::steady_clock::now() >= *deadline_; }
+
+ private:
+  std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
+  std::optional<std::chrono::steady_clock::time_point> deadline_;
 };
 
 }  // namespace pimoe

@@ -7,12 +7,21 @@
 #include "parallel/device.h"
 #include "train/presets.h"
 
+#include <algorithm>
+
 namespace pimoe {
 
 void RunConfig::fields(FieldVisitor& visit) {
   visit.path("directory", directory, "run folder; empty: runs/<name of the configuration file>");
   visit.integer("seed", seed, {.at_least = 0}, "seed of initial weights and data order");
   visit.flag("deterministic", deterministic, "refuse operations whose bits differ from run to run");
+  visit.text("walltime", walltime, "time that the job has, as 90m, 12h or 1-12:00:00: near its end the run saves and leaves with 75; empty: no end");
+  visit.number("walltime_margin", walltime_margin, {.at_least = 0, .at_most = 86400}, "seconds before that end at which it does");
+}
+
+double RunConfig::seconds_until_leaving() const {
+  if (walltime.empty()) return 0.0;
+  return std::max(1.0, parse_duration(walltime).value_or(0.0) - walltime_margin);
 }
 
 void LoopConfig::fields(FieldVisitor& visit) {
@@ -69,6 +78,14 @@ void validate(const TrainConfig& config, const ConfigOrigins& origins, bool need
     violations.add("train.steps",
                    concat("(", config.train.steps, ") x train.global_batch (", config.train.global_batch, ") x model.sequence_length (",
                           config.model.sequence_length, ") must be at most ", scientific(kMostTokens, 0), " tokens"));
+  }
+  if (const std::string& walltime = config.run.walltime; !walltime.empty()) {
+    const auto seconds = parse_duration(walltime);
+    if (!seconds) {
+      violations.add("run.walltime", concat("('", walltime, "') must be a time such as 90m, 12h, 2d, 12:00:00 or 1-12:00:00"));
+    } else if (*seconds <= config.run.walltime_margin) {
+      violations.add("run.walltime", concat("(", walltime, ") must be longer than run.walltime_margin (", config.run.walltime_margin, " s)"));
+    }
   }
   if (config.model.vocabulary == 0 && config.data.tokenizer.empty()) {
     violations.add("model.vocabulary", "(0) takes the tokenizer's, and data.tokenizer is empty: set one of them");

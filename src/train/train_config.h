@@ -19,7 +19,12 @@ namespace pimoe {
 struct RunConfig {
   std::filesystem::path directory;  ///< empty: runs/<name of the configuration file>
   int64_t seed = 1234;
-  bool deterministic = false;  ///< refuse operations whose bits differ from run to run
+  bool deterministic = false;       ///< refuse operations whose bits differ from run to run
+  std::string walltime;             ///< that the job has, "12:00:00"; empty: no end
+  double walltime_margin = 120.0;   ///< seconds before its end in which the run saves and leaves
+
+  /// @returns seconds after the start at which the run saves and leaves; 0: never
+  double seconds_until_leaving() const;
 
   void fields(FieldVisitor& visit);
 };

@@ -65,6 +65,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       optimizer_(buckets_, config.optimizer, mesh),
       reducer_(buckets_, mesh),
       checkpoints_(config.run.directory / "checkpoints", config.checkpoint, mesh, log),
+      saves_(checkpoints_, config.checkpoint, log, mesh.rank() == 0),
       peak_flops_(peak_flops(mesh.device()) * mesh.size()),
       step_tokens_(config.train.global_batch * config.model.sequence_length) {
   if (model_.dtype() == at::kHalf) loss_scaler_ = LossScaler::for_float16();
@@ -180,20 +181,24 @@ TrainOutcome Trainer::run() {
     loss_scaler_.update(finite);
     report(record);
 
-    const bool stopping = all_asked_to_stop();
+    const Agreement agreed = agree();
+    if (agreed.save_is_over) saves_.collect();
+    const bool stopping = agreed.stop;
     const bool last = step_ == config_.train.steps;
     // Checkpoints of a diverging run would only push out good ones; so would those of skip after skip while float16's scale falls. Where
     // gradients alone overflow nothing changes, and a request to stop is met as always; a loss that is not finite says that the weights are
     // spoiled.
     if (is_diverging() && stopping && !loss_is_finite_) break;
     if (is_diverging() && !stopping) continue;
-    const bool is_due = last ? config_.checkpoint.at_end : due(config_.checkpoint.every_steps) && bad_in_a_row_ <= 1;
-    if (stopping || is_due) save();
+    const bool is_due = last ? config_.checkpoint.at_end : (due(config_.checkpoint.every_steps) || agreed.retry_is_due) && bad_in_a_row_ <= 1;
+    if (stopping || is_due) save(stopping || last);
     if (stopping && !last) {
-      log_.info(concat("asked to stop: saved step ", step_, "; start the same command again to go on"));
+      log_.info(concat(stop_ && stop_->out_of_time() ? concat("run.walltime (", config_.run.walltime, ") is nearly over") : "asked to stop",
+                       ": saved step ", step_, "; start the same command again to go on"));
       return TrainOutcome::kStopped;
     }
   }
+  saves_.collect();
   if (is_diverging()) {
     throw Error(concat("the run ended diverged at step ", step_, ": loss or gradients of its last ", bad_in_a_row_,
                        bad_in_a_row_ == 1 ? " step" : " steps", " were not finite (loss ", last_record_->loss, "). ",
@@ -203,12 +208,12 @@ TrainOutcome Trainer::run() {
   return TrainOutcome::kComplete;
 }
 
-void Trainer::save() {
+void Trainer::save(bool last) {
   if (!optimizer_.weights_are_finite()) {
     throw Error(concat("the run has diverged: after step ", step_, " the weights are not finite (loss ", last_record_->loss,
                        "), and were not saved. ", kAdviceAgainstDivergence));
   }
-  checkpoints_.save(snapshot());
+  saves_.save(snapshot(), last);
 }
 
 StepSums Trainer::accumulate_gradients() {
@@ -300,6 +305,7 @@ void Trainer::report(StepRecord& record) {
   if (!config_.data.validation.empty() && (last || due(config_.train.validate_every))) {
     record.validation_loss = validation_loss_ = validate();
   }
+  for (std::string& alarm : saves_.take_alarms()) record.alarms.push_back(std::move(alarm));  // logged when they happened
   if (!first_record_) first_record_ = record;
   last_record_ = record;
   if (metrics_) metrics_->append(record);
@@ -315,10 +321,14 @@ double Trainer::validate() const {
                          mesh_);
 }
 
-bool Trainer::all_asked_to_stop() const {
-  at::Tensor asked = at::tensor({static_cast<int64_t>(stop_ && stop_->raised() ? 1 : 0)}, at::kLong);
-  mesh_.control().all_reduce(asked, ReduceOp::kMax);
-  return asked.item<int64_t>() != 0;
+Trainer::Agreement Trainer::agree() const {
+  const bool speaks = mesh_.rank() == 0;  // one clock decides when to try again
+  at::Tensor facts = at::tensor({static_cast<int64_t>(stop_ && stop_->raised()), static_cast<int64_t>(saves_.is_writing()),
+                                 static_cast<int64_t>(speaks && saves_.is_retry_due())},
+                                at::kLong);
+  mesh_.control().all_reduce(facts, ReduceOp::kMax);
+  const int64_t* any = facts.const_data_ptr<int64_t>();
+  return {.stop = any[0] != 0, .save_is_over = saves_.has_begun() && any[1] == 0, .retry_is_due = any[2] != 0};
 }
 
 bool Trainer::due(int64_t every_steps) const { return step_ == config_.train.steps || (every_steps > 0 && step_ % every_steps == 0); }

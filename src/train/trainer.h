@@ -8,6 +8,7 @@
 #include "parallel/gradient_reducer.h"
 #include "parallel/parameter_buckets.h"
 #include "parallel/process_mesh.h"
+#include "train/checkpoint_keeper.h"
 #include "train/loss_scaler.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
@@ -58,7 +59,13 @@ class Trainer {
   void update_biases(const at::Tensor& load);
   StepRecord finish_record(const StepSums& sums, double gradient_norm, double learning_rate, bool skipped);
   void add_speed(StepRecord& record, double seconds) const;
-  bool all_asked_to_stop() const;
+  /// What the ranks agree on after a step.
+  struct Agreement {
+    bool stop = false;            ///< a rank was asked to stop
+    bool save_is_over = false;    ///< all ranks have written their part of the save beside training
+    bool retry_is_due = false;    ///< of a save that failed
+  };
+  Agreement agree() const;
   /// What balances the experts in the coming step: the configuration's settings, or what adaptive control has made of them.
   const AdaptiveSettings& balancing() const { return adaptive_.settings(); }
   /// Shows adaptive control the step that was, and tells of what it does about it. The same on every rank.
@@ -70,7 +77,8 @@ class Trainer {
   /// The last step's loss or gradients were not finite, and not because float16's scale is still falling: that spoils gradients alone.
   bool is_diverging() const { return bad_in_a_row_ > 0 && (!loss_is_finite_ || loss_scaler_.scale <= 1.0); }
   /// Refuses weights that are not finite: a checkpoint of them would push out a good one. Collective.
-  void save();
+  /// @param last  the run ends after it
+  void save(bool last);
 
   TrainConfig config_;
   const ProcessMesh& mesh_;
@@ -84,6 +92,7 @@ class Trainer {
   Optimizer optimizer_;
   GradientReducer reducer_;
   CheckpointStore checkpoints_;
+  CheckpointKeeper saves_;
   double peak_flops_;    ///< of all devices together; 0 where unknown
   int64_t step_tokens_;  ///< of a step, over all ranks
   LossScaler loss_scaler_;

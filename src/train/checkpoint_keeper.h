@@ -1,0 +1,55 @@
+#pragma once
+
+#include "base/errors.h"
+#include "base/log.h"
+#include "checkpoint/checkpoint_store.h"
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace pimoe {
+
+/// A run's saves: beside training or not, one at a time, tried again where they fail. All ranks make the same calls at the same steps.
+class CheckpointKeeper {
+ public:
+  /// @param speaks  of one rank: its log tells what is the same on all
+  CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool speaks);
+
+  /// Saves `snapshot`. One that is still being written is waited for, and that is said.
+  /// @param last  the run ends after it: returns only once the checkpoint is good, and tries a few times for that
+  /// @throws SaveError, the same on every rank: checkpoint.on_error is stop, the state cannot be saved at all, or the last save failed
+  void save(const Snapshot& snapshot, bool last);
+
+  /// Whether this rank is still writing. What is over on all ranks, all ranks collect.
+  bool is_writing() const { return store_.is_running() && !store_.is_done(); }
+  bool has_begun() const { return store_.is_running(); }
+  /// Takes in a save that is over, and waits for one that is not. @throws SaveError as save()
+  void collect();
+
+  /// By this rank's clock: a save failed, and it is time for another. Ranks have to agree.
+  bool is_retry_due() const;
+
+  /// What went wrong since the last call, for the metrics file.
+  std::vector<std::string> take_alarms() { return std::exchange(alarms_, {}); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void save_once(const Snapshot& snapshot);
+  void tell(const CheckpointStore::Report& report);
+  /// Plans another try. @throws what it is told of where there is to be none
+  void failed(const SaveError& error);
+
+  CheckpointStore& store_;
+  CheckpointConfig config_;
+  Logger& log_;
+  bool speaks_;
+  int failures_ = 0;  ///< in a row
+  std::optional<Clock::time_point> retry_at_;
+  std::vector<std::string> alarms_;
+};
+
+}  // namespace pimoe

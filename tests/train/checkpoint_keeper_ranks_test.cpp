@@ -1,0 +1,120 @@
+#include "train/checkpoint_keeper.h"
+
+#include "train/tiny_run.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <thread>
+
+namespace pimoe {
+namespace {
+
+/// While it lives no file of this process grows beyond a few bytes: writes fail as on a full disk.
+class FullDisk {
+ public:
+  FullDisk() {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    handler_ = ::signal(SIGXFSZ, SIG_IGN);
+    const rlimit tight{8, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &tight);
+  }
+  ~FullDisk() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    ::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  rlimit before_{};
+  void (*handler_)(int) = nullptr;
+};
+
+Snapshot snapshot_of_step(int64_t step, int64_t rank, int64_t ranks) {
+  Snapshot snapshot;
+  snapshot.step = step;
+  snapshot.pieces.push_back(
+      {"master", Piece{"weight", Box::rows({ranks, 3}, rank, 1), 0, 3}, at::full({3}, static_cast<double>(step), at::kDouble)});
+  return snapshot;
+}
+
+class Keeper : public ::testing::Test {
+ protected:
+  CheckpointKeeper keeper(bool asynchronous, OnSaveError on_error = OnSaveError::kContinue) {
+    config_.asynchronous = asynchronous;
+    config_.on_error = on_error;
+    config_.retry_seconds = 0.05;
+    store_.emplace(folder_.path() / "checkpoints", config_, *mesh_, log_);
+    return {*store_, config_, log_, mesh_->rank() == 0};
+  }
+  Snapshot snapshot(int64_t step) const { return snapshot_of_step(step, mesh_->rank(), mesh_->size()); }
+
+  SharedFolder folder_;
+  std::unique_ptr<ProcessMesh> mesh_ = world_mesh({.device = DeviceChoice::kCpu}, 8);
+  Logger log_{mesh_->rank()};
+  CheckpointConfig config_;
+  std::optional<CheckpointStore> store_;
+};
+
+TEST_F(Keeper, ASaveThatFailsIsToldAndDueAgainAndTheNextGoodOneEndsThat) {
+  for (const bool asynchronous : {false, true}) {
+    CheckpointKeeper saves = keeper(asynchronous);
+    const int64_t step = asynchronous ? 20 : 10;
+    EXPECT_FALSE(saves.is_retry_due());
+    {
+      const FullDisk full;
+      saves.save(snapshot(step), /*last=*/false);
+      saves.collect();
+    }
+    const std::vector<std::string> alarms = saves.take_alarms();
+    ASSERT_EQ(alarms.size(), 1u);
+    EXPECT_NE(alarms[0].find("was not saved: rank 0: cannot write"), std::string::npos) << alarms[0];
+    EXPECT_TRUE(saves.take_alarms().empty());
+    std::this_thread::sleep_for(std::chrono::milliseconds(60));
+    EXPECT_TRUE(saves.is_retry_due());
+    saves.save(snapshot(step + 1), false);
+    saves.collect();
+    EXPECT_FALSE(saves.is_retry_due());
+    EXPECT_EQ(store_->newest_good()->filename(), concat("step-000000", step + 1));
+    mesh_->control().barrier();
+  }
+}
+
+TEST_F(Keeper, ADueSaveWaitsForTheOneBefore) {
+  CheckpointKeeper saves = keeper(/*asynchronous=*/true);
+  for (const int64_t step : {1, 2, 3}) saves.save(snapshot(step), false);
+  EXPECT_TRUE(saves.has_begun());
+  saves.save(snapshot(4), /*last=*/true);
+  EXPECT_FALSE(saves.has_begun());
+  EXPECT_EQ(store_->newest_good()->filename(), "step-00000004");
+}
+
+TEST_F(Keeper, WhereErrorsAreToStopTheRunTheyDoOnEveryRank) {
+  CheckpointKeeper saves = keeper(/*asynchronous=*/true, OnSaveError::kStop);
+  const FullDisk full;
+  saves.save(snapshot(10), false);
+  EXPECT_THROW(saves.collect(), SaveError);
+}
+
+TEST_F(Keeper, AStateThatCanNeverBeSavedStopsTheRunWhateverTheSetting) {
+  CheckpointKeeper saves = keeper(/*asynchronous=*/true);
+  Snapshot wrong = snapshot(10);
+  if (mesh_->rank() == 0) wrong.pieces[0].piece.end = 4;
+  saves.save(wrong, false);
+  EXPECT_THROW(saves.collect(), SaveError);
+}
+
+TEST_F(Keeper, TheLastSaveIsTriedAgain) {
+  CheckpointKeeper saves = keeper(/*asynchronous=*/true);
+  std::optional<FullDisk> full(std::in_place);
+  std::thread helper([&full] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    full.reset();
+  });
+  saves.save(snapshot(10), /*last=*/true);
+  helper.join();
+  EXPECT_EQ(store_->newest_good()->filename(), "step-00000010");
+}
+
+}  // namespace
+}  // namespace pimoe
