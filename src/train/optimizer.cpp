@@ -102,6 +102,15 @@ bool Optimizer::weights_are_finite() const {
   return all_finite.item<int64_t>() != 0;
 }
 
+bool Optimizer::keeps_master_apart(size_t bucket) const { return slices_[bucket].master.scalar_type() != slices_[bucket].bucket->dtype; }
+
+bool Optimizer::weights_follow_master(size_t bucket) const {
+  if (!keeps_master_apart(bucket)) return true;
+  const at::Tensor weights = slices_[bucket].bucket->weight_slice();
+  // As whole numbers: a NaN is then equal to itself.
+  return at::equal(weights.view(at::kShort), slices_[bucket].master.to(weights.scalar_type()).view(at::kShort));
+}
+
 void Optimizer::publish() {
   for (Slice& slice : slices_) {
     const at::Tensor weights = slice.bucket->weight_slice();

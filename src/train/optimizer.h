@@ -31,6 +31,12 @@ class Optimizer {
   /// The same answer on every rank. @cost reads the weights once, one collective of one number.
   bool weights_are_finite() const;
 
+  /// @param bucket  index into the buckets
+  /// @returns whether the master is memory of its own, not the rank's slice of the compute weights
+  bool keeps_master_apart(size_t bucket) const;
+  /// @returns whether this rank's slice of the compute weights is, bit for bit, the cast of its master. @cost a copy of the slice
+  bool weights_follow_master(size_t bucket) const;
+
   /// Casts the masters into the compute weights and gathers everyone's: after `initialize`, `step` and a restore.
   void publish();
 

@@ -38,6 +38,12 @@ const char* dtype_name(at::ScalarType dtype) {
   }
 }
 
+std::map<std::string, at::Tensor> router_biases(const std::vector<MoELayer*>& layers) {
+  std::map<std::string, at::Tensor> biases;
+  for (MoELayer* layer : layers) biases[layer->router().name() + ".bias"] = layer->router().bias();
+  return biases;
+}
+
 /// Where adaptive control begins, and what holds without it.
 AdaptiveSettings configured_balancing(const MoeConfig& config) {
   return {.bias_rate = {config.balance.bias_rate}, .switch_loss = config.balance.switch_loss, .temperature = config.router.temperature};
@@ -64,6 +70,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       buckets_(model_.parameters(), mesh, ParameterBuckets::kBucketBytes, /*trained=*/true),
       optimizer_(buckets_, config.optimizer, mesh),
       reducer_(buckets_, mesh),
+      replicas_(buckets_, optimizer_, router_biases(moe_layers_), mesh),
       checkpoints_(config.run.directory / "checkpoints", config.checkpoint, mesh, log),
       saves_(checkpoints_, config.checkpoint, log, mesh.rank() == 0),
       peak_flops_(peak_flops(mesh.device()) * mesh.size()),
@@ -167,11 +174,13 @@ TrainOutcome Trainer::run() {
     const double gradient_norm = optimizer_.gradient_norm(loss_scaler_.scale);
     const double learning_rate = learning_rate_at(step_, config_.train.steps, config_.optimizer);
     const bool finite = std::isfinite(gradient_norm);
+    verify_replicas();
     if (finite) {
       optimizer_.step(learning_rate, gradient_norm, loss_scaler_.scale);
       update_biases(sums.load());
     }
     ++step_;
+    if (is_verified(step_ + 1)) replicas_.remember();
     tokens_seen_ += step_tokens_;
     StepRecord record = finish_record(sums, gradient_norm, learning_rate, !finite);
     adapt(record);
@@ -206,6 +215,15 @@ TrainOutcome Trainer::run() {
   }
   summarize();
   return TrainOutcome::kComplete;
+}
+
+void Trainer::verify_replicas() {
+  if (!is_verified(step_ + 1)) return;
+  const std::string trouble = replicas_.trouble();
+  if (trouble.empty()) return;
+  throw Error(concat("memory changed by itself before the update of step ", step_ + 1, ": ", trouble,
+                     ". Nothing of it was saved. Start the same command again, without that host if it happens there again: the run goes on "
+                     "from its last checkpoint"));
 }
 
 void Trainer::save(bool last) {

@@ -12,6 +12,7 @@
 #include "train/loss_scaler.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
+#include "train/replica_check.h"
 #include "train/step_sums.h"
 #include "train/stop_request.h"
 #include "train/train_config.h"
@@ -74,9 +75,13 @@ class Trainer {
   void announce() const;
   void summarize() const;
   bool due(int64_t every_steps) const;
+  /// Whether replicas are compared before the update of a step, counted from 1.
+  bool is_verified(int64_t step) const { return config_.train.verify_every > 0 && step % config_.train.verify_every == 0; }
   /// The last step's loss or gradients were not finite, and not because float16's scale is still falling: that spoils gradients alone.
   bool is_diverging() const { return bad_in_a_row_ > 0 && (!loss_is_finite_ || loss_scaler_.scale <= 1.0); }
   /// Refuses weights that are not finite: a checkpoint of them would push out a good one. Collective.
+  /// Compares the ranks' copies in steps that are due. @throws Error, the same on every rank, naming ranks and tensors
+  void verify_replicas();
   /// @param last  the run ends after it
   void save(bool last);
 
@@ -91,6 +96,7 @@ class Trainer {
   ParameterBuckets buckets_;
   Optimizer optimizer_;
   GradientReducer reducer_;
+  ReplicaCheck replicas_;
   CheckpointStore checkpoints_;
   CheckpointKeeper saves_;
   double peak_flops_;    ///< of all devices together; 0 where unknown

@@ -1,7 +1,9 @@
 #include "train/checkpoint_keeper.h"
 
+#include "base/text.h"
 #include "train/tiny_run.h"
 
+#include <ATen/ops/full.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
