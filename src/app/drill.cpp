@@ -1,10 +1,10 @@
 #include "app/drill.h"
 
-#include "app/drills.h"
-#include "app/parity_rule.h"
-#include "app/threads.h"
+#include "app/run_setup.h"
 #include "base/text.h"
 #include "parallel/device.h"
+#include "proof/drills.h"
+#include "proof/precision_tolerance.h"
 #include "train/trainer.h"
 
 #include <ATen/Parallel.h>

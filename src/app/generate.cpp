@@ -1,10 +1,10 @@
 #include "app/generate.h"
 
-#include "app/loaded_model.h"
 #include "app/number_checks.h"
 #include "base/text.h"
 #include "model/sampling.h"
 #include "parallel/device.h"
+#include "train/loaded_model.h"
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>

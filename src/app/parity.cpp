@@ -1,10 +1,10 @@
 #include "app/parity.h"
 
-#include "app/parity_facts.h"
-#include "app/parity_rule.h"
-#include "app/threads.h"
+#include "app/run_setup.h"
 #include "base/text.h"
 #include "parallel/device.h"
+#include "proof/parity_facts.h"
+#include "proof/precision_tolerance.h"
 #include "train/trainer.h"
 
 #include <ATen/Parallel.h>

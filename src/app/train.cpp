@@ -1,6 +1,6 @@
 #include "app/train.h"
 
-#include "app/threads.h"
+#include "app/run_setup.h"
 #include "base/file_io.h"
 #include "base/text.h"
 #include "parallel/device.h"

@@ -2,7 +2,7 @@
 # `pimoe parity` and `pimoe drill` with every kind of MoE layer, in several precisions and layouts of this machine: a line each, exit status 1
 # if one says no. Needs a build; takes the GPUs where there are any.
 #
-#   tests/parity/matrix.sh [FOLDER]     what each printed goes to FOLDER (default build/parity)
+#   tests/proof/matrix.sh [FOLDER]     what each printed goes to FOLDER (default build/parity)
 #
 #   JOBS=1   commands at a time         PRECISIONS="float64 float32 bfloat16"         LAYOUTS="1: 2:mesh.expert_parallel=2 ..."  RANKS:key=value,...
 source "$(cd "$(dirname "$0")/../.." && pwd)/launch/common.sh"

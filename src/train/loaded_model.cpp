@@ -1,4 +1,4 @@
-#include "app/loaded_model.h"
+#include "train/loaded_model.h"
 
 #include "base/text.h"
 #include "checkpoint/manifest.h"

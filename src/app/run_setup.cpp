@@ -1,4 +1,4 @@
-#include "app/threads.h"
+#include "app/run_setup.h"
 
 #include <sched.h>
 

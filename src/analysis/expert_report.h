@@ -1,7 +1,7 @@
 #pragma once
 
+#include "analysis/class_table.h"
 #include "data/token_classes.h"
-#include "moe/class_table.h"
 #include "moe/moe_config.h"
 
 #include <nlohmann/json_fwd.hpp>

@@ -1,4 +1,4 @@
-#include "app/parity_router.h"
+#include "proof/parity_router.h"
 
 #include "base/random.h"
 #include "base/text.h"

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "app/drills.h"
-#include "app/observed_model.h"
+#include "proof/drills.h"
+#include "proof/observed_model.h"
 
 #include <functional>
 #include <optional>

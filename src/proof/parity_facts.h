@@ -1,8 +1,8 @@
 #pragma once
 
-#include "app/observed_model.h"
-#include "app/parity_reference.h"
-#include "app/parity_report.h"
+#include "proof/observed_model.h"
+#include "proof/parity_reference.h"
+#include "proof/parity_report.h"
 
 #include <string>
 #include <vector>

@@ -1,4 +1,4 @@
-#include "app/heat_map.h"
+#include "analysis/heat_map.h"
 
 #include "base/text.h"
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "app/parity_reference.h"
+#include "proof/parity_reference.h"
 
 namespace pimoe {
 

@@ -1,6 +1,6 @@
-#include "app/expert_report.h"
+#include "analysis/expert_report.h"
 
-#include "app/heat_map.h"
+#include "analysis/heat_map.h"
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>

@@ -1,4 +1,4 @@
-#include "app/parity_report.h"
+#include "proof/parity_report.h"
 
 #include "base/errors.h"
 #include "base/text.h"

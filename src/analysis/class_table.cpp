@@ -1,4 +1,4 @@
-#include "moe/class_table.h"
+#include "analysis/class_table.h"
 
 #include "base/random.h"
 

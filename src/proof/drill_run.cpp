@@ -1,8 +1,8 @@
-#include "app/drill_run.h"
+#include "proof/drill_run.h"
 
-#include "app/parity_rule.h"
 #include "base/errors.h"
 #include "base/text.h"
+#include "proof/precision_tolerance.h"
 #include "train/trainer.h"
 
 #include <ATen/TensorOperators.h>

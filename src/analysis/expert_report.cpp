@@ -1,6 +1,6 @@
-#include "app/expert_report.h"
+#include "analysis/expert_report.h"
 
-#include "app/heat_map.h"
+#include "analysis/heat_map.h"
 #include "base/text.h"
 
 #include <nlohmann/json.hpp>

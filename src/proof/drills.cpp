@@ -1,9 +1,9 @@
-#include "app/drills.h"
+#include "proof/drills.h"
 
-#include "app/drill_run.h"
 #include "base/errors.h"
 #include "base/text.h"
 #include "moe/expert_placement.h"
+#include "proof/drill_run.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>

@@ -1,7 +1,7 @@
-#include "app/parity_reference.h"
+#include "proof/parity_reference.h"
 
-#include "app/parity_router.h"
 #include "base/text.h"
+#include "proof/parity_router.h"
 
 #include <ATen/ATen.h>
 

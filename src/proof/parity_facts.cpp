@@ -1,4 +1,4 @@
-#include "app/parity_facts.h"
+#include "proof/parity_facts.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>

@@ -1,4 +1,4 @@
-#include "app/observed_model.h"
+#include "proof/observed_model.h"
 
 #include "base/random.h"
 #include "moe/balance.h"
