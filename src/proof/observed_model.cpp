@@ -1,20 +1,17 @@
 #include "proof/observed_model.h"
 
 #include "base/random.h"
-#include "moe/balance.h"
 #include "parallel/device.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
 
-#include <cmath>
-
 namespace pimoe {
 namespace {
 
 /// float16 loses small gradients without a factor, and overflows with the one that training begins with and soon halves.
-constexpr double kFloat16LossScale = 1024.0;
+LossScaler settled_loss_scale() { return {.dynamic = true, .scale = 1024.0, .good_steps = 0}; }
 
 /// Adds up on the host what each rank knows its part of, the rest zeros.
 void add_up(at::Tensor& tensor, const ProcessMesh& mesh) {
@@ -49,14 +46,8 @@ GlobalBatch read_batch(const TrainConfig& config, int64_t first, int64_t sequenc
 }
 
 ObservedModel::ObservedModel(const TrainConfig& config, at::ScalarType dtype, const ProcessMesh& mesh)
-    : config_(config),
-      mesh_(mesh),
-      model_(config.model, dtype, mesh),
-      buckets_(model_.parameters(), mesh, ParameterBuckets::kBucketBytes, /*trained=*/true),
-      optimizer_(buckets_, config.optimizer, mesh),
-      reducer_(buckets_, mesh),
-      loss_scale_(dtype == at::kHalf ? kFloat16LossScale : 1.0) {
-  optimizer_.initialize(static_cast<uint64_t>(config.run.seed));
+    : config_(config), mesh_(mesh), learner_(config, dtype, settled_loss_scale(), mesh) {
+  learner_.optimizer().initialize(static_cast<uint64_t>(config.run.seed));
 }
 
 std::vector<MicroBatch> ObservedModel::share_of(const GlobalBatch& batch) const {
@@ -81,17 +72,11 @@ std::vector<MicroBatch> ObservedModel::share_of(const GlobalBatch& batch) const 
 
 ObservedStep ObservedModel::step(const GlobalBatch& batch, bool whole) {
   const std::vector<MicroBatch> shares = share_of(batch);
-  const StepTerms terms{.seed = static_cast<uint64_t>(config_.run.seed),
-                        .step = step_,
-                        .step_tokens = static_cast<double>(batch.tokens()),
-                        .loss_scale = loss_scale_,
-                        .recompute = config_.train.recompute,
-                        .balance = config_.model.moe.balance};
+  const StepTerms terms = learner_.begin_step(batch.tokens());
   ObservedStep seen;
-  const std::vector<MoELayer*> layers = model_.moe_layers();
   const bool by_expert = config_.model.moe.router.kind == RouterKind::kExpertChoice;
   const int64_t slots = by_expert ? config_.model.moe.experts : config_.model.moe.choices;
-  const auto count = static_cast<int64_t>(layers.size());
+  const auto count = static_cast<int64_t>(learner_.moe_layers().size());
   seen.experts = at::zeros({count, batch.tokens(), slots}, at::kLong);
   seen.gates = at::zeros({count, batch.tokens(), slots}, at::kDouble);
   const auto note_routing = [&](const MicroBatch& share, const Prediction& prediction) {
@@ -107,50 +92,35 @@ ObservedStep ObservedModel::step(const GlobalBatch& batch, bool whole) {
     const at::NoGradGuard no_gradients;
     seen.logits = at::zeros({batch.tokens(), config_.model.vocabulary}, at::kDouble);
     for (const MicroBatch& share : shares) {
-      const at::Tensor logits = model_.logits(share.tokens.to(mesh_.device()), training_context(share, terms, mesh_));
+      const at::Tensor logits = learner_.model().logits(share.tokens.to(mesh_.device()), training_context(share, terms, mesh_));
       const at::Tensor rows = logits.reshape({-1, config_.model.vocabulary});
       seen.logits.narrow(0, share.first_sequence * batch.length(), rows.size(0)).copy_(rows);
     }
     add_up(seen.logits, mesh_);
   }
 
-  const StepSums sums = accumulate_gradients(model_, reducer_, mesh_, shares, terms, note_routing);
+  const StepSums sums = learner_.accumulate_gradients(shares, terms, note_routing);
   add_up(seen.experts, mesh_);
   add_up(seen.gates, mesh_);
   if (whole) {
     std::vector<Stretch> stretches;
-    for (const Bucket& bucket : buckets_.buckets()) {
+    for (const Bucket& bucket : learner_.buckets().buckets()) {
       for (const auto& [piece, begin] : bucket.slice_pieces()) {
-        stretches.emplace_back(piece, bucket.gradient_slice().narrow(0, begin, piece.numel()).to(at::kDouble) / loss_scale_);
+        stretches.emplace_back(piece, bucket.gradient_slice().narrow(0, begin, piece.numel()).to(at::kDouble) / terms.loss_scale);
       }
     }
     seen.gradients = gathered(stretches);
   }
 
-  const double norm = optimizer_.gradient_norm(loss_scale_);
-  seen.learning_rate = learning_rate_at(step_, config_.train.steps, config_.optimizer);
-  if (std::isfinite(norm)) {
-    optimizer_.step(seen.learning_rate, norm, loss_scale_);
-    seen.clip_factor = norm > 0 ? optimizer_.gradient_norm(1.0) / norm : 1.0;
-    const double rate = scheduled_bias_rate(config_.model.moe.balance, step_, config_.train.steps);
-    for (int64_t layer = 0; layer < count && rate > 0; ++layer) {
-      update_bias(layers[static_cast<size_t>(layer)]->router().bias(), sums.load()[layer], rate);
-    }
-  }
-  ++step_;
-  seen.record.step = step_;
-  seen.record.gradient_norm = norm;
-  seen.record.learning_rate = seen.learning_rate;
-  seen.record.skipped = !std::isfinite(norm);
-  std::vector<at::Tensor> biases;
-  for (MoELayer* layer : layers) biases.push_back(layer->router().bias());
-  sums.finish(seen.record, biases);
+  seen.record = learner_.update(sums);
+  const double norm = seen.record.gradient_norm;
+  if (seen.record.outcome == StepOutcome::kTaken && norm > 0) seen.clip_factor = learner_.optimizer().gradient_norm(1.0) / norm;
   return seen;
 }
 
 NamedTensors ObservedModel::masters() {
   std::vector<Stretch> stretches;
-  for (const StatePiece& piece : optimizer_.state()) {
+  for (const StatePiece& piece : learner_.optimizer().state()) {
     if (piece.kind == "master") stretches.emplace_back(piece.piece, piece.values);
   }
   return gathered(stretches);
@@ -161,7 +131,7 @@ NamedTensors ObservedModel::gathered(const std::vector<Stretch>& stretches) {
   std::map<std::string, std::vector<const Stretch*>> of;
   for (const Stretch& stretch : stretches) of[stretch.first.name].push_back(&stretch);
   NamedTensors whole;
-  for (const auto& parameter : model_.parameters()) {  // in the same order on every rank
+  for (const auto& parameter : learner_.model().parameters()) {  // in the same order on every rank
     at::Tensor values = at::zeros({parameter->box.global_numel()}, at::kDouble);
     for (const Stretch* stretch : of[parameter->name]) {
       for (const Run& run : runs_of(stretch->first)) {

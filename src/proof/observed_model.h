@@ -1,10 +1,7 @@
 #pragma once
 
 #include "data/data_stream.h"
-#include "parallel/gradient_reducer.h"
-#include "train/gradient_step.h"
-#include "train/metrics.h"
-#include "train/optimizer.h"
+#include "train/learner.h"
 #include "train/train_config.h"
 
 #include <map>
@@ -34,16 +31,16 @@ GlobalBatch read_batch(const TrainConfig& config, int64_t first, int64_t sequenc
 
 /// What is left of one training step for whoever compares. Tensors are whole, on the host, on rank 0 alone.
 struct ObservedStep {
-  StepRecord record;         ///< record.skipped: gradients were not finite, and nothing was updated
+  StepRecord record;
   double clip_factor = 1.0;  ///< as the optimizer applied it: gradient norm after over before
-  double learning_rate = 0.0;
-  at::Tensor logits;       ///< [G S, V] float64; undefined unless asked for
-  at::Tensor experts;      ///< [N, G S, K] int64, what each layer's router chose (K is E in expert choice, -1 where none)
-  at::Tensor gates;        ///< [N, G S, K] float64
-  NamedTensors gradients;  ///< before clipping; empty unless asked for
+  at::Tensor logits;         ///< [G S, V] float64; undefined unless asked for
+  at::Tensor experts;        ///< [N, G S, K] int64, what each layer's router chose (K is E in expert choice, -1 where none)
+  at::Tensor gates;          ///< [N, G S, K] float64
+  NamedTensors gradients;    ///< before clipping; empty unless asked for
 };
 
-/// A model in training whose every step can be looked into: what Trainer does in a step, without data stream, checkpoints and run folder.
+/// A model in training whose every step can be looked into: the step is Trainer's (train/learner.h), without data stream, checkpoints and run
+/// folder.
 class ObservedModel {
  public:
   /// The weights are drawn with run.seed, as for training. `mesh` must outlive the model. Collective.
@@ -56,7 +53,7 @@ class ObservedModel {
   /// The master weights, whole, on rank 0. Collective.
   NamedTensors masters();
 
-  Transformer& model() { return model_; }
+  Transformer& model() { return learner_.model(); }
   const ProcessMesh& mesh() const { return mesh_; }
 
  private:
@@ -67,12 +64,7 @@ class ObservedModel {
 
   TrainConfig config_;
   const ProcessMesh& mesh_;
-  Transformer model_;
-  ParameterBuckets buckets_;
-  Optimizer optimizer_;
-  GradientReducer reducer_;
-  double loss_scale_;
-  int64_t step_ = 0;
+  Learner learner_;
 };
 
 }  // namespace pimoe
