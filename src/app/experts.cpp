@@ -1,6 +1,9 @@
 #include "app/experts.h"
 
 #include "analysis/expert_measurement.h"
+#include "app/number_checks.h"
+#include "app/print_json.h"
+#include "app/run_setup.h"
 #include "base/file_io.h"
 #include "base/text.h"
 #include "data/corpus_facts.h"
@@ -13,10 +16,20 @@
 namespace pimoe {
 namespace {
 
+constexpr int64_t kMostBatches = 1 << 24;  ///< as train.validation_batches
+
+const std::map<std::string, TextKind> kTextKinds = {{"python", TextKind::kPython}, {"prose", TextKind::kProse}};
+
+/// CLI11's own check would show the numbers behind the names, too.
+std::string complaint_about_classes(const std::string& name) {
+  return kTextKinds.contains(name) ? "" : concat("'", name, "' must be python or prose");
+}
+
 struct ExpertsOptions {
   std::filesystem::path checkpoint;
   ExpertsMeasurement measurement;
   std::filesystem::path svg;
+  std::string classes = "python";
   bool json = false;
 };
 
@@ -30,18 +43,19 @@ void fill_in(ExpertsMeasurement& options, const TrainConfig& config) {
 }
 
 ExitCode experts(ExpertsOptions options, AppContext& context) {
-  const std::filesystem::path folder = find_checkpoint(options.checkpoint);
-  const LoadedModel loaded(folder, context.mpi(), context.log);
-  if (loaded.config.model.moe_layers() == 0) throw CheckpointError(concat(folder.string(), " has no MoE layer: there are no experts"));
+  const LoadedModel loaded = load_whole_model(options.checkpoint, context);
+  if (loaded.config.model.moe_layers() == 0)
+    throw CheckpointError(concat(loaded.folder.string(), " has no MoE layer: there are no experts"));
+  options.measurement.kind = kTextKinds.at(options.classes);
   fill_in(options.measurement, loaded.config);
   ExpertReport report = measure_experts(loaded, options.measurement);
-  report.checkpoint = folder.string();
+  report.checkpoint = loaded.folder.string();
   if (!options.svg.empty()) {
     replace_file(options.svg, to_heat_map(report));
     context.log.info(concat("heat map: ", options.svg.string()));
   }
   if (options.json) {
-    std::cout << to_json(report).dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << "\n";
+    print_json(to_json(report));
   } else {
     std::cout << to_text(report);
   }
@@ -62,12 +76,13 @@ void add_experts_command(CLI::App& app, AppContext& context) {
                    "corpus to read from its beginning (default: the run's validation corpus, else its training corpus)")
       ->type_name("PREFIX");
   command->add_option("--batches", options->measurement.batches, "global batches to read (default: train.validation_batches)")
-      ->check(CLI::PositiveNumber);
+      ->check(whole_number_in(1, kMostBatches));
   command
-      ->add_option("--classes", options->measurement.kind,
+      ->add_option("--classes", options->classes,
                    "how the text is read. python: identifier, keyword, number, operator, whitespace, string, comment; prose: word, digit, "
-                   "punctuation, whitespace (default: python)")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, TextKind>{{"python", TextKind::kPython}, {"prose", TextKind::kProse}}))
+                   "punctuation, whitespace")
+      ->check(complaint_about_classes)
+      ->capture_default_str()
       ->type_name("python|prose");
   command->add_option("--tokenizer", options->measurement.tokenizer, "SentencePiece model, if not the one that the checkpoint names")
       ->type_name("FILE");

@@ -16,11 +16,14 @@ struct DrillScript {
   std::function<void(ObservedModel& model, int64_t step)> prepare;   ///< before a step, on every rank; null: nothing
   std::function<void(ObservedModel& model, int64_t step)> clean_up;  ///< after a step; null: nothing
   bool whole = false;                                                ///< observe gradients and logits too
+  /// Steps that float16 skips because its loss scale is too large still do not count: the scale halves, and a further one is made.
+  bool waits_for_loss_scale = false;
 };
 
 /// The steps of one model. Tensors on rank 0 of its mesh alone.
 struct DrillSteps {
   std::vector<ObservedStep> steps;
+  int64_t skipped_for_scale = 0;      ///< of these; see DrillScript
   std::vector<NamedTensors> masters;  ///< after each step
 };
 
@@ -42,7 +45,7 @@ class DrillRun {
 
   /// Rank 0 alone notes; the others' calls do nothing.
   void expect(bool held, const std::string& what);
-  /// Losses, norms and weights are finite, and no step was skipped.
+  /// Losses, norms and weights are finite, and no step was skipped, but for those that the script lets float16 skip.
   void expect_finite(const DrillSteps& run);
   /// Each layer's loads add up to K slots of every token, and none was dropped where nothing may drop.
   void expect_slots_conserved(const DrillScript& script, const DrillSteps& run);

@@ -204,6 +204,7 @@ DrillOutcome huge_logit(const DrillPlace& place) {
       if (step == 0) model.model().parameters().at(layer->router().name() + ".weight").value[0].mul_(kHuge);
     }
   };
+  script.waits_for_loss_scale = true;
   const DrillSteps run = drill.on_mesh(script);
   drill.expect_finite(run);
   drill.expect_slots_conserved(script, run);
@@ -228,7 +229,7 @@ DrillOutcome nonfinite_input(const DrillPlace& place) {
     if (step == 1) row_of(model).copy_(*before);
   };
   const DrillSteps run = drill.on_mesh(script);
-  at::Tensor skipped = at::tensor({static_cast<int64_t>(run.steps[1].record.skipped ? 1 : 0)}, at::kLong);
+  at::Tensor skipped = at::tensor({static_cast<int64_t>(run.steps[1].record.outcome == StepOutcome::kNotFinite ? 1 : 0)}, at::kLong);
   place.mesh.control().all_reduce(skipped);
   drill.expect(skipped.item<int64_t>() == place.mesh.size(), "the step whose first token's embedding is NaN is skipped, on every rank");
   bool same = true;
@@ -236,7 +237,7 @@ DrillOutcome nonfinite_input(const DrillPlace& place) {
   drill.expect(same, "no bit of any weight has changed in it");
   bool others = true;
   for (const size_t step : {0, 2}) {
-    others = others && !run.steps[step].record.skipped && std::isfinite(run.steps[step].record.loss);
+    others = others && run.steps[step].record.outcome == StepOutcome::kTaken && std::isfinite(run.steps[step].record.loss);
   }
   drill.expect(others, "the steps before and after it are taken, with finite losses");
   bool finite = true;
@@ -266,24 +267,29 @@ DrillOutcome uneven_ranks(const DrillPlace& place) {
 const std::vector<Drill>& all_drills() {
   static const std::vector<Drill> drills = {
       {"one_expert",
-       "All tokens go to one expert: nothing hangs or is lost, losses are finite and one rank's, and with rank_budget 1 they are the same "
-       "while "
-       "no more is kept for backward.",
+       "All tokens go to one expert: nothing hangs, no token is lost, losses are finite and equal one rank's, and with rank_budget 1 they "
+       "stay "
+       "the same while no more is kept for backward.",
        one_expert},
       {"empty_rank",
-       "One rank's experts get no token: it takes part in every exchange, its experts' gradients are exactly zero, losses are one rank's.",
+       "One rank's experts get no token: it takes part in every exchange, its experts' gradients are exactly zero, losses equal one "
+       "rank's.",
        empty_rank},
-      {"rotating_hot_spot", "Another expert, on another rank, gets all tokens in each step: loads follow at once, losses are one rank's.",
+      {"rotating_hot_spot", "Another expert, on another rank, gets all tokens in each step: loads follow at once, losses equal one rank's.",
        rotating_hot_spot},
-      {"ties", "All scores are equal: the lowest expert indices win in every layout, losses are one rank's.", ties},
-      {"one_token", "A step has a single token, so that all ranks but one have none: losses are finite and one rank's.", one_token},
-      {"all_experts", "Every token goes to every expert (K = E): each expert has all tokens, losses are one rank's.", all_experts},
-      {"huge_logit", "One expert's logits are 1e4 times too large: losses, gradients and weights stay finite, no slot is lost.",
+      {"ties", "All scores are equal: the lowest expert indices win in every layout, losses equal one rank's.", ties},
+      {"one_token", "A step has a single token, so that all ranks but one have none: losses are finite and equal one rank's.", one_token},
+      {"all_experts", "Every token goes to every expert (K = E): each expert has all tokens, losses equal one rank's.", all_experts},
+      {"huge_logit",
+       "One expert's logits are 1e4 times too large: losses, gradients and weights stay finite, no slot is lost. Under float16 the first "
+       "steps "
+       "may be skipped while the loss scale falls.",
        huge_logit},
       {"nonfinite_input",
        "A token's embedding is NaN for one step: every rank skips the step, no bit of a weight changes, training goes on.",
        nonfinite_input},
-      {"uneven_ranks", "Sequences do not divide evenly over the ranks, or are fewer: losses are finite and one rank's.", uneven_ranks},
+      {"uneven_ranks", "Sequences do not divide evenly over the ranks, or are fewer: losses are finite and equal one rank's.",
+       uneven_ranks},
   };
   return drills;
 }

@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -32,8 +33,10 @@ at::Tensor rotated(const at::Tensor& heads, double theta) {
   return at::cat({first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()}, 3);
 }
 
-/// @param hidden [G, S, D]
-at::Tensor attention(const at::Tensor& hidden, const Weights& weights, const std::string& name, const ModelConfig& config) {
+/// @param hidden         [G, S, D]
+/// @param largest_score  grows to the largest before the softmax
+at::Tensor attention(const at::Tensor& hidden, const Weights& weights, const std::string& name, const ModelConfig& config,
+                     double& largest_score) {
   const int64_t positions = hidden.size(1);
   const int64_t size = config.head_size();
   const at::Tensor qkv =
@@ -51,8 +54,9 @@ at::Tensor attention(const at::Tensor& hidden, const Weights& weights, const std
   std::vector<at::Tensor> mixed;
   for (int64_t head = 0; head < config.heads; ++head) {
     const int64_t source = head / (config.heads / config.kv_heads);
-    const at::Tensor scores =
-        queries.select(2, head).matmul(keys.select(2, source).transpose(1, 2)) / std::sqrt(static_cast<double>(size)) + future;
+    const at::Tensor all = queries.select(2, head).matmul(keys.select(2, source).transpose(1, 2)) / std::sqrt(static_cast<double>(size));
+    largest_score = std::max(largest_score, all.detach().abs().max().item<double>());
+    const at::Tensor scores = all + future;
     const at::Tensor exponentials = at::exp(scores - scores.detach().amax(-1, true));
     mixed.push_back((exponentials / exponentials.sum(-1, true)).matmul(values.select(2, source)));
   }
@@ -81,7 +85,7 @@ struct Network {
   at::Tensor act(const at::Tensor& x) const {
     switch (activation) {
       case Activation::kSwiglu:
-      case Activation::kSilu: return x / (1.0 + at::exp(-x));
+      case Activation::kSilu: return x * at::sigmoid(x);  // x / (1 + exp(-x)) has no derivative that float64 can hold below -709
       case Activation::kGeglu:
       case Activation::kGelu: return 0.5 * x * (1.0 + at::erf(x / std::sqrt(2.0)));
       case Activation::kRelu: return at::clamp_min(x, 0);
@@ -206,7 +210,7 @@ ReferenceStep reference_step(const ReferenceInput& given) {
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     const std::string name = concat("layers.", layer);
     hidden = hidden + attention(rms_norm(hidden, weights.at(name + ".attention_norm.weight"), config.norm_epsilon), weights,
-                                name + ".attention", config);
+                                name + ".attention", config, step.largest_score);
     const at::Tensor tokens =
         rms_norm(hidden, weights.at(name + ".feed_forward_norm.weight"), config.norm_epsilon).reshape({-1, config.width});
     if (!config.is_moe_layer(layer)) {

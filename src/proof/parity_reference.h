@@ -43,6 +43,7 @@ struct ReferenceStep {
   /// How far the taken decisions are from the best in float64, of each MoE layer: the worst missing score over the token's largest. 0 where they
   /// are the same.
   std::vector<double> shortfall;
+  double largest_score = 0.0;  ///< of attention, before its softmax: probabilities are as uncertain as this number's rounding
   std::map<std::string, at::Tensor> gradients;  ///< of loss + balance losses
 };
 

@@ -4,6 +4,7 @@
 #include "base/text.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/isfinite.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -17,6 +18,11 @@ namespace pimoe {
 const std::array<const char*, kPairs> kPairNames = {"layout ~ one rank", "layout ~ loop", "one rank ~ loop"};
 
 namespace {
+
+constexpr std::array<std::array<const char*, 2>, kPairs> kRunNames = {
+    {{"the layout", "one rank"}, {"the layout", "the loop"}, {"one rank", "the loop"}}};
+
+std::string name_of(const Fact& fact) { return concat(fact.quantity, fact.tensor.empty() ? "" : " of ", fact.tensor); }
 
 double largest(const at::Tensor& values) { return values.numel() == 0 ? 0.0 : values.abs().max().item<double>(); }
 
@@ -52,10 +58,24 @@ void ParityReport::compare(Pair pair, const Facts& ours, const Facts& theirs) {
     difference.agrees = difference.agrees && agrees;
     if (!agrees && (first_.empty() || index < first_index_)) {
       first_index_ = index;
-      first_ = concat(fact.quantity, fact.tensor.empty() ? "" : " of ", fact.tensor, ": ", kPairNames[pair], ": apart by ",
-                      scientific(apart, 1), ", allowed ", scientific(allowed, 1));
+      first_ = concat(name_of(fact), ": ", kPairNames[pair], ": apart by ", std::isnan(apart) ? "nan" : scientific(apart, 1), ", allowed ",
+                      scientific(allowed, 1));
+    }
+    for (const bool is_second : {false, true}) {
+      const bool is_finite = at::isfinite(is_second ? theirs[index].values : fact.values).all().item<bool>();
+      if (is_finite || (!not_finite_.empty() && index >= not_finite_index_)) continue;
+      not_finite_index_ = index;
+      not_finite_ = concat(name_of(fact), " of ", kRunNames[pair][is_second ? 1 : 0]);
     }
   }
+}
+
+std::vector<std::string> ParityReport::notes() const {
+  std::vector<std::string> notes = notes_;
+  if (!not_finite_.empty()) {
+    notes.push_back(concat("numbers leave the range of their type, first in ", not_finite_, ": what follows from them cannot be compared"));
+  }
+  return notes;
 }
 
 std::string ParityReport::table() const {
@@ -77,7 +97,7 @@ std::string ParityReport::table() const {
     }
     out << (agrees ? "  agrees   " : "  DIFFERS  ") << (worst != nullptr ? worst->tensor : "") << "\n";
   }
-  for (const std::string& line : notes_) out << "note: " << line << "\n";
+  for (const std::string& line : notes()) out << "note: " << line << "\n";
   return out.str();
 }
 
@@ -98,7 +118,7 @@ nlohmann::ordered_json ParityReport::json() const {
     entry["agrees"] = agrees;
     quantities.push_back(std::move(entry));
   }
-  return {{"tolerance", tolerance_}, {"agrees", agrees()}, {"first_disagreement", first_}, {"notes", notes_}, {"quantities", quantities}};
+  return {{"tolerance", tolerance_}, {"agrees", agrees()}, {"first_disagreement", first_}, {"notes", notes()}, {"quantities", quantities}};
 }
 
 }  // namespace pimoe

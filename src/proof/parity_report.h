@@ -58,6 +58,8 @@ class ParityReport {
   /// "gradient of embedding.weight: layout and one rank differ by 1.0e-02, more than 1.0e-09"; "" if all agree. The first in the order of the
   /// facts.
   const std::string& first_disagreement() const { return first_; }
+  /// What was noted, and where numbers stopped being finite, if they did.
+  std::vector<std::string> notes() const;
   std::string table() const;
   nlohmann::ordered_json json() const;
 
@@ -67,6 +69,8 @@ class ParityReport {
   std::vector<std::string> notes_;
   std::string first_;
   size_t first_index_ = 0;  ///< among the facts, of the first disagreement
+  std::string not_finite_;  ///< quantity, tensor and run where numbers are not finite first; "": nowhere
+  size_t not_finite_index_ = 0;
 };
 
 }  // namespace pimoe

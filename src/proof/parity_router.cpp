@@ -153,7 +153,7 @@ ReferenceRouting reference_router(const ReferenceInput& input, const std::string
   const bool by_expert = router.kind == RouterKind::kExpertChoice;
   const bool by_logits = router.kind == RouterKind::kSoftmax && !router.pre_softmax;
   const at::Tensor exponentials = at::exp(x - x.detach().amax(-1, true));
-  const at::Tensor scores = sigmoid ? 1.0 / (1.0 + at::exp(-x)) : exponentials / exponentials.sum(-1, true);
+  const at::Tensor scores = sigmoid ? at::sigmoid(x) : exponentials / exponentials.sum(-1, true);
 
   ReferenceRouting routing;
   routing.experts = experts;

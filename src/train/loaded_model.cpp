@@ -1,18 +1,13 @@
 #include "train/loaded_model.h"
 
-#include "base/text.h"
 #include "checkpoint/manifest.h"
 #include "train/router_state.h"
 
 namespace pimoe {
 
-LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSession& session, Logger& log) {
-  const std::filesystem::path folder = find_checkpoint(checkpoint);
+LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSession& session) : folder(find_checkpoint(checkpoint)) {
   config = parse_train_config(read_manifest(folder).config, (folder / "manifest.json").string());
-  MeshConfig alone = config.mesh;
-  alone.expert_parallel = 1;
-  alone.transport = Transport::kAuto;
-  mesh = std::make_unique<ProcessMesh>(alone, session.self(), session.self(), config.model.moe.common_divisor());
+  mesh.reset(new ProcessMesh(one_rank_mesh(config.mesh, session, config.model.moe.common_divisor())));
   model = std::make_unique<Transformer>(config.model, compute_dtype(config.train.precision, mesh->device()), *mesh);
   buckets = std::make_unique<ParameterBuckets>(model->parameters(), *mesh, ParameterBuckets::kBucketBytes, /*trained=*/false);
 
@@ -26,7 +21,7 @@ LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSessi
   if (const auto moved = wanted.numbers.find("adaptive.temperature"); moved != wanted.numbers.end()) {
     for (MoELayer* layer : model->moe_layers()) layer->router().set_temperature(moved->second);
   }
-  log.info(concat("loaded ", folder.string(), ": step ", wanted.step));
+  step = wanted.step;
 }
 
 }  // namespace pimoe

@@ -14,8 +14,10 @@ namespace pimoe {
 struct LoadedModel {
   /// @param checkpoint  a step-* folder or a run folder; whatever layout wrote it
   /// @throws CheckpointError, ConfigError
-  LoadedModel(const std::filesystem::path& checkpoint, const MpiSession& session, Logger& log);
+  LoadedModel(const std::filesystem::path& checkpoint, const MpiSession& session);
 
+  std::filesystem::path folder;  ///< of the checkpoint
+  int64_t step = 0;
   TrainConfig config;
   std::unique_ptr<ProcessMesh> mesh;
   std::unique_ptr<Transformer> model;
