@@ -1,6 +1,7 @@
 #include "app/checkpoint.h"
 
 #include "app/number_checks.h"
+#include "app/print_json.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/checkpoint_store.h"
@@ -34,9 +35,6 @@ struct Options {
   bool json = false;
 };
 
-/// Paths and names come from outside: what is no UTF-8 is shown as U+FFFD.
-void print_json(const Json& document) { std::cout << document.dump(2, ' ', false, Json::error_handler_t::replace) << "\n"; }
-
 /// What list knows about one checkpoint.
 struct Row {
   int64_t step = 0;
@@ -58,7 +56,7 @@ Row describe(const StepFolder& step, bool quick) {
 }
 
 void print_rows(const std::vector<Row>& rows) {
-  std::cout << "      step  good        size  ranks  experts over     tokens seen  path\n";
+  std::cout << "      step  good        size  ranks  expert-parallel  tokens seen  path\n";
   for (const Row& row : rows) {
     std::cout << std::setw(10) << row.step;
     if (row.good()) {

@@ -1,6 +1,7 @@
 #include "app/data.h"
 
 #include "app/number_checks.h"
+#include "app/print_json.h"
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -35,11 +36,6 @@ struct CorpusChoice {
   fs::path tokenizer;
   bool json = false;
 };
-
-/// Generated ids need not be a text: what is no UTF-8 is shown as U+FFFD.
-void print_json(const nlohmann::ordered_json& document) {
-  std::cout << document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << "\n";
-}
 
 void print_line(const std::string& name, const std::string& value) {
   std::cout << name << std::string(20 - name.size(), ' ') << value << "\n";
@@ -193,14 +189,14 @@ void add_build(CLI::App& data, AppContext& context) {
       ->take_all()
       ->expected(1);
   command->add_option("--text-key", corpus.text_key, "member of a .jsonl line that is the text")->capture_default_str();
-  command->add_option("--seed", corpus.seed, "of the tokenizer's sample and the validation documents")
+  command->add_option("--seed", corpus.seed, "seed that chooses the tokenizer's sample and the validation documents")
       ->check(whole_number_in(0, std::numeric_limits<int64_t>::max()))
       ->capture_default_str();
   command->add_option("--sample-bytes", corpus.sample_bytes, "text that the tokenizer is trained on; 8MB and 1GB can be said too")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->check(whole_number_in(1, int64_t{1} << 40))
       ->capture_default_str();
-  command->add_option("--threads", corpus.threads, "that encode; 0: one for each core")
+  command->add_option("--threads", corpus.threads, "threads that encode the text; 0: one for each core")
       ->check(whole_number_in(0, 4096))
       ->capture_default_str();
   command->add_flag("--json", options->json, "print the facts as JSON");

@@ -1,13 +1,11 @@
 #include "app/drill.h"
 
-#include "app/drills.h"
-#include "app/parity_rule.h"
-#include "app/threads.h"
+#include "app/number_checks.h"
+#include "app/print_json.h"
+#include "app/run_setup.h"
 #include "base/text.h"
-#include "parallel/device.h"
-#include "train/trainer.h"
+#include "proof/drills.h"
 
-#include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
@@ -24,6 +22,8 @@ namespace pimoe {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr int64_t kMostSeconds = int64_t{30} * 24 * 3600;
 
 struct DrillOptions {
   std::string name;
@@ -68,7 +68,7 @@ ExitCode list(const DrillOptions& options) {
     document.push_back({{"name", drill.name}, {"holds", drill.holds}});
     if (!options.json) std::cout << std::left << std::setw(20) << drill.name << drill.holds << "\n";
   }
-  if (options.json) std::cout << document.dump(2) << "\n";
+  if (options.json) print_json(document);
   return ExitCode::kDone;
 }
 
@@ -92,20 +92,20 @@ std::string report(const Drill& drill, const DrillOutcome& outcome, const Proces
     if (!check.held && broken.empty()) broken = check.what;
   }
   if (json) {
-    std::cout << Json{{"name", drill.name},     {"holds", drill.holds},
-                      {"ranks", mesh.size()},   {"expert_parallel", mesh.expert_parallel()},
-                      {"precision", precision}, {"held", broken.empty()},
-                      {"checks", checks},       {"notes", outcome.notes}}
-                     .dump(2)
-              << std::endl;
+    print_json({{"name", drill.name},
+                {"holds", drill.holds},
+                {"ranks", mesh.size()},
+                {"expert_parallel", mesh.expert_parallel()},
+                {"precision", precision},
+                {"held", broken.empty()},
+                {"checks", checks},
+                {"notes", outcome.notes}});
     return broken;
   }
-  std::cout << "drill " << drill.name << " on " << mesh.size() << (mesh.size() == 1 ? " rank" : " ranks") << ", experts over "
-            << mesh.expert_parallel() << ", " << precision << "\n"
-            << drill.holds << "\n\n";
+  std::cout << "drill " << drill.name << " on " << layout_text(mesh) << ", " << precision << "\n" << drill.holds << "\n\n";
   for (const DrillCheck& check : outcome.checks) std::cout << (check.held ? "  held    " : "  BROKEN  ") << check.what << "\n";
   for (const std::string& line : outcome.notes) std::cout << "  note    " << line << "\n";
-  std::cout << "\n" << (broken.empty() ? "holds" : "DOES NOT HOLD") << std::endl;
+  std::cout << "\n" << (broken.empty() ? "holds" : "DOES NOT HOLD") << "\n";
   return broken;
 }
 
@@ -115,21 +115,17 @@ ExitCode drill(const DrillOptions& options, AppContext& context) {
   if (options.config.empty())
     throw UsageError(concat("drill ", options.name, " needs a configuration file: pimoe drill ", options.name, " CONFIG.yaml"));
   const TrainConfig config = load_train_config(options.config, options.overrides, /*needs_corpus=*/false);
-  const MpiSession& session = context.mpi();
-  const ProcessMesh mesh(config.mesh, session.world(), session.node(), config.model.moe.common_divisor());
-  at::set_num_threads(thread_count(config, mesh));
-  use_device(mesh.device());
-  const PrecisionRule rule = rule_of(agreed_dtype(config.train.precision, mesh));
+  const RunSetup run(config, context);
+  const char* const precision = dtype_name(agreed_dtype(config.train.precision, run.mesh));
 
   const Watchdog watchdog(options.timeout_seconds, options.name, context.log);
-  const DrillOutcome outcome = drill.run({config, mesh, session});
+  const DrillOutcome outcome = drill.run({config, run.mesh, run.session});
   std::string broken;
-  if (mesh.rank() == 0) {
-    broken = report(drill, outcome, mesh, rule.name, options.json);
+  if (run.mesh.rank() == 0) {
+    broken = report(drill, outcome, run.mesh, precision, options.json);
     if (!broken.empty()) context.log.error(concat("drill ", drill.name, ": did not hold: ", broken));
   }
-  // Everyone leaves with rank 0's verdict, and after it has been printed: mpirun ends the others when one leaves with an error.
-  return mesh.control().broadcast_text(broken, 0).empty() ? ExitCode::kDone : ExitCode::kCheckSaysNo;
+  return verdict_of_rank_0(broken, run.mesh);
 }
 
 }  // namespace
@@ -142,7 +138,7 @@ void add_drill_command(CLI::App& app, AppContext& context) {
   command->add_option("config", options->config, "configuration file (YAML): model shape, precision and layout");
   command->add_option("overrides", options->overrides, "key.path=value, stronger than the file");
   command->add_option("--timeout", options->timeout_seconds, "seconds after which a drill counts as hanging")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_in(1, kMostSeconds))
       ->capture_default_str();
   command->add_flag("--json", options->json, "print JSON; of `list` [{\"name\", \"holds\"}]");
   std::string names;

@@ -1,42 +1,40 @@
 #include "app/experts.h"
 
-#include "app/expert_report.h"
-#include "app/loaded_model.h"
+#include "analysis/expert_measurement.h"
+#include "app/number_checks.h"
+#include "app/print_json.h"
+#include "app/run_setup.h"
 #include "base/file_io.h"
 #include "base/text.h"
 #include "data/corpus_facts.h"
-#include "data/data_stream.h"
-#include "data/token_classes.h"
 
-#include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/zeros.h>
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include <algorithm>
 #include <iostream>
 
 namespace pimoe {
 namespace {
 
-constexpr int64_t kRounds = 99;  ///< of each kind of chance: p is 0.01 at least
-constexpr uint64_t kSeed = 1234;
-/// Tokens read beyond the last that counts: they end the word that it may stand in.
-constexpr int64_t kLookahead = 64;
+constexpr int64_t kMostBatches = 1 << 24;  ///< as train.validation_batches
+
+const std::map<std::string, TextKind> kTextKinds = {{"python", TextKind::kPython}, {"prose", TextKind::kProse}};
+
+/// CLI11's own check would show the numbers behind the names, too.
+std::string complaint_about_classes(const std::string& name) {
+  return kTextKinds.contains(name) ? "" : concat("'", name, "' must be python or prose");
+}
 
 struct ExpertsOptions {
   std::filesystem::path checkpoint;
-  std::filesystem::path data;
-  std::filesystem::path tokenizer;
+  ExpertsMeasurement measurement;
   std::filesystem::path svg;
-  int64_t batches = 0;
-  TextKind kind = TextKind::kPython;
+  std::string classes = "python";
   bool json = false;
 };
 
-/// The options, with what was not given taken from the checkpoint's configuration.
-void fill_in(ExpertsOptions& options, const TrainConfig& config) {
+/// Takes what was not given from the checkpoint's configuration.
+void fill_in(ExpertsMeasurement& options, const TrainConfig& config) {
   if (options.data.empty()) options.data = config.data.validation.empty() ? config.data.train : config.data.validation;
   if (options.tokenizer.empty()) options.tokenizer = config.data.tokenizer;
   if (options.tokenizer.empty()) options.tokenizer = tokenizer_beside(options.data);
@@ -44,114 +42,20 @@ void fill_in(ExpertsOptions& options, const TrainConfig& config) {
   if (options.batches == 0) options.batches = config.train.validation_batches;
 }
 
-/// The beginning of a corpus as the model reads it: sequences one after the other, in the corpus' order, so that the text that the classes
-/// come from has no gap.
-struct Text {
-  std::vector<int32_t> ids;  ///< of the tokens that count, and of those that look ahead
-  int64_t sequences = 0;
-  int64_t tokens = 0;  ///< that count
-};
-
-Text read_text(const TokenFile& corpus, const TrainConfig& config, int64_t batches) {
-  const SampleReader reader(corpus, config.model.sequence_length, 0, /*shuffle=*/false);
-  Text text;
-  text.sequences = std::min(reader.samples_per_epoch(), batches * config.train.global_batch);
-  text.tokens = text.sequences * config.model.sequence_length;
-  const int64_t count = std::min(corpus.token_count(), text.tokens + kLookahead);
-  std::vector<int64_t> ids(static_cast<size_t>(count));
-  corpus.read(0, count, ids.data());
-  corpus.require_ids_below(config.model.vocabulary, 0, ids.data(), count);
-  text.ids.assign(ids.begin(), ids.end());
-  return text;
-}
-
-/// Runs the model over a text. @returns the mean loss of a token
-double route_text(const LoadedModel& loaded, const TokenFile& corpus, const Text& text, std::vector<ClassedRouting>& layers) {
-  const at::NoGradGuard no_gradients;
-  const int64_t length = loaded.config.model.sequence_length;
-  const SampleReader reader(corpus, length, 0, /*shuffle=*/false);
-  double loss = 0.0;
-  for (int64_t first = 0; first < text.sequences; first += loaded.config.train.micro_batch) {
-    const int64_t count = std::min(loaded.config.train.micro_batch, text.sequences - first);
-    const at::Tensor rows = at::zeros({count, length + 1}, at::kLong);
-    for (int64_t row = 0; row < count; ++row) reader.read(first + row, rows.mutable_data_ptr<int64_t>() + row * (length + 1));
-    const auto on_device = [&](int64_t begin) { return rows.narrow(1, begin, length).contiguous().to(loaded.mesh->device()); };
-    const Prediction prediction = loaded.model->forward(on_device(0), on_device(1));
-    loss += prediction.cross_entropy_sum.item<double>();
-    for (size_t layer = 0; layer < layers.size(); ++layer) {
-      const at::Tensor experts = prediction.routing[layer].experts.cpu().contiguous();
-      layers[layer].choices = experts.size(1);
-      const int32_t* slots = experts.const_data_ptr<int32_t>();
-      layers[layer].expert_of.insert(layers[layer].expert_of.end(), slots, slots + experts.numel());
-    }
-  }
-  return loss / static_cast<double>(text.tokens);
-}
-
-std::vector<int64_t> groups_of_experts(const std::vector<ExpertGroupConfig>& groups) {
-  std::vector<int64_t> group_of;
-  for (size_t group = 0; group < groups.size(); ++group) {
-    group_of.insert(group_of.end(), static_cast<size_t>(groups[group].count), static_cast<int64_t>(group));
-  }
-  return group_of;
-}
-
-ExpertLayer judge(int64_t layer, const ClassedRouting& routing, const std::vector<int64_t>& group_of, int64_t groups, int64_t distance) {
-  const ClassTable experts = routing.table();
-  return {.layer = layer,
-          .experts = experts,
-          .chance = chance_level(routing, {}, kRounds, distance, kSeed),
-          .groups = experts.merged(group_of, groups),
-          .group_chance = groups > 1 ? chance_level(routing, group_of, kRounds, distance, kSeed) : ChanceLevel{}};
-}
-
-ExpertReport measure(const ExpertsOptions& options, const LoadedModel& loaded) {
-  const ModelConfig& model = loaded.config.model;
-  const TokenFile corpus(options.data);
-  const Tokenizer tokenizer(options.tokenizer);
-  if (tokenizer.vocabulary() > model.vocabulary) {
-    throw DataError(options.tokenizer.string() + " has more tokens than the model: it is another model's tokenizer");
-  }
-  const Text text = read_text(corpus, loaded.config, options.batches);
-  std::vector<TokenClass> classes = classify_tokens(text.ids, tokenizer, options.kind);
-  classes.resize(static_cast<size_t>(text.tokens));
-
-  ExpertReport report;
-  report.data = options.data.string();
-  report.kind = options.kind;
-  report.groups = model.moe.expert_groups();
-  report.tokens = text.tokens;
-  report.classed = text.tokens - std::count(classes.begin(), classes.end(), kNoClass);
-  report.documents = 1 + std::count(text.ids.begin(), text.ids.begin() + text.tokens - 1, tokenizer.end_of_document());
-  report.rounds = kRounds;
-  const ClassedRouting nothing_yet = {.experts = model.moe.experts,
-                                      .choices = 0,
-                                      .classes = static_cast<int64_t>(class_names(options.kind).size()),
-                                      .class_of = classes,
-                                      .expert_of = {}};
-  std::vector<ClassedRouting> layers(static_cast<size_t>(model.moe_layers()), nothing_yet);
-  report.loss = route_text(loaded, corpus, text, layers);
-  const std::vector<int64_t> group_of = groups_of_experts(report.groups);
-  for (size_t layer = 0; layer < layers.size(); ++layer) {
-    report.layers.push_back(judge(model.moe.first_dense_layers + static_cast<int64_t>(layer), layers[layer], group_of,
-                                  static_cast<int64_t>(report.groups.size()), model.sequence_length));
-  }
-  return report;
-}
-
 ExitCode experts(ExpertsOptions options, AppContext& context) {
-  const std::filesystem::path folder = find_checkpoint(options.checkpoint);
-  const LoadedModel loaded(folder, context.mpi(), context.log);
-  if (loaded.config.model.moe_layers() == 0) throw CheckpointError(concat(folder.string(), " has no MoE layer: there are no experts"));
-  fill_in(options, loaded.config);
-  ExpertReport report = measure(options, loaded);
-  report.checkpoint = folder.string();
+  const LoadedModel loaded = load_whole_model(options.checkpoint, context);
+  if (loaded.config.model.moe_layers() == 0)
+    throw CheckpointError(concat(loaded.folder.string(), " has no MoE layer: there are no experts"));
+  options.measurement.kind = kTextKinds.at(options.classes);
+  fill_in(options.measurement, loaded.config);
+  ExpertReport report = measure_experts(loaded, options.measurement);
+  report.checkpoint = loaded.folder.string();
   if (!options.svg.empty()) {
     replace_file(options.svg, to_heat_map(report));
     context.log.info(concat("heat map: ", options.svg.string()));
   }
   if (options.json) {
-    std::cout << to_json(report).dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << "\n";
+    print_json(to_json(report));
   } else {
     std::cout << to_text(report);
   }
@@ -168,18 +72,19 @@ void add_experts_command(CLI::App& app, AppContext& context) {
       ->required()
       ->type_name("PATH");
   command
-      ->add_option("--data", options->data,
+      ->add_option("--data", options->measurement.data,
                    "corpus to read from its beginning (default: the run's validation corpus, else its training corpus)")
       ->type_name("PREFIX");
-  command->add_option("--batches", options->batches, "global batches to read (default: train.validation_batches)")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--batches", options->measurement.batches, "global batches to read (default: train.validation_batches)")
+      ->check(whole_number_in(1, kMostBatches));
   command
-      ->add_option("--classes", options->kind,
+      ->add_option("--classes", options->classes,
                    "how the text is read. python: identifier, keyword, number, operator, whitespace, string, comment; prose: word, digit, "
-                   "punctuation, whitespace (default: python)")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, TextKind>{{"python", TextKind::kPython}, {"prose", TextKind::kProse}}))
+                   "punctuation, whitespace")
+      ->check(complaint_about_classes)
+      ->capture_default_str()
       ->type_name("python|prose");
-  command->add_option("--tokenizer", options->tokenizer, "SentencePiece model, if not the one that the checkpoint names")
+  command->add_option("--tokenizer", options->measurement.tokenizer, "SentencePiece model, if not the one that the checkpoint names")
       ->type_name("FILE");
   command->add_option("--svg", options->svg, "write the heat map")->type_name("FILE");
   command->add_flag("--json", options->json, "print JSON");

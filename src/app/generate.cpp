@@ -1,7 +1,8 @@
 #include "app/generate.h"
 
-#include "app/loaded_model.h"
 #include "app/number_checks.h"
+#include "app/print_json.h"
+#include "app/run_setup.h"
 #include "base/text.h"
 #include "model/sampling.h"
 #include "parallel/device.h"
@@ -26,7 +27,7 @@ struct GenerateOptions {
 };
 
 ExitCode generate(GenerateOptions options, AppContext& context) {
-  const LoadedModel loaded(options.checkpoint, context.mpi(), context.log);
+  const LoadedModel loaded = load_whole_model(options.checkpoint, context);
   if (options.tokenizer.empty()) options.tokenizer = loaded.config.data.tokenizer;
   if (options.tokenizer.empty()) throw UsageError("the checkpoint's configuration names no tokenizer: give --tokenizer FILE");
   if (std::error_code ignored; !std::filesystem::is_regular_file(options.tokenizer, ignored)) {
@@ -42,7 +43,7 @@ ExitCode generate(GenerateOptions options, AppContext& context) {
   const std::vector<int32_t> added = sample_tokens(*loaded.model, prompt, loaded.mesh->device(), options.sampling, nullptr);
   const std::string text = tokenizer.decode(added);
   if (options.json) {
-    std::cout << nlohmann::json{{"text", text}, {"tokens", added}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
+    print_json({{"text", text}, {"tokens", added}}, /*indent=*/-1);
   } else {
     std::cout << options.prompt << text << "\n";
   }
@@ -65,7 +66,7 @@ void add_generate_command(CLI::App& app, AppContext& context) {
   command->add_option("--top-p", options->sampling.top_p, "draw from the likeliest tokens that hold this probability")
       ->check(number_in(0, 1))
       ->capture_default_str();
-  command->add_option("--seed", options->sampling.seed, "of the draws")
+  command->add_option("--seed", options->sampling.seed, "seed of the random draws: the same seed gives the same text")
       ->check(whole_number_in(0, std::numeric_limits<int64_t>::max()))
       ->capture_default_str();
   command->add_option("--tokenizer", options->tokenizer, "SentencePiece model, if not the one that the checkpoint names");

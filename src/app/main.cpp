@@ -15,8 +15,11 @@
 #include <c10/util/Exception.h>
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <iostream>
@@ -45,13 +48,26 @@ std::string suggestion(const CLI::App& app, int argc, char** argv) {
     }
     if (word.rfind("--", 0) == 0 && (level->get_name() == "train" || level->get_name() == "check")) {
       const std::string key = override_instead_of(word, index + 1 < argc ? argv[index + 1] : "");
-      if (!key.empty()) return concat("\nWhat the configuration has is set as key.path=value: ", key);
+      if (!key.empty()) return concat("\nKeys of the configuration are given without dashes, as key.path=value: ", key);
     }
     const std::string nearest = nearest_name(word, names);
-    if (nearest.empty() && level == &app && word[0] != '-') return concat("\nWhat there is: ", join(names, ", "));
+    if (nearest.empty() && level == &app && word[0] != '-') return concat("\nThe subcommands are ", join(names, ", "), ".");
     if (!nearest.empty()) return concat("\n'", word, "' is not known here: did you mean '", nearest, "'?");
   }
   return "";
+}
+
+/// Commands that run as one process: under mpirun every rank would do the whole work, print it, and write the same files.
+constexpr std::array<const char*, 4> kOneProcessCommands = {"data", "checkpoint", "experts", "generate"};
+
+/// @throws UsageError where several processes were started of such a command
+void require_one_process(const CLI::App& app) {
+  const std::string command = app.get_subcommands().front()->get_name();
+  if (std::find(kOneProcessCommands.begin(), kOneProcessCommands.end(), command) == kOneProcessCommands.end()) return;
+  const int processes = launched_processes([](const char* name) { return std::getenv(name); });
+  if (processes == 1) return;
+  throw UsageError(
+      concat("pimoe ", command, " runs as one process, and ", processes, " were started: start it without mpirun or srun, or with -n 1"));
 }
 
 /// The same trouble often strikes every rank at once (a missing file): rank 0 speaks and ends all; a rank alone in trouble speaks a moment
@@ -133,6 +149,7 @@ int run(int argc, char** argv) {
   }
 
   try {
+    require_one_process(app);
     const ExitCode code = context.action();
     require_printed();
     return static_cast<int>(code);

@@ -1,19 +1,15 @@
 #include "app/train.h"
 
-#include "app/threads.h"
+#include "app/run_setup.h"
 #include "base/file_io.h"
 #include "base/text.h"
-#include "parallel/device.h"
 #include "train/presets.h"
 #include "train/stop_request.h"
 #include "train/trainer.h"
 
-#include <ATen/Context.h>
-#include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
 
 #include <cerrno>
-#include <cstdlib>
 #include <iostream>
 
 namespace pimoe {
@@ -57,13 +53,8 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
     if (MpiSession::launcher_rank() == 0) std::cout << to_yaml(config);
     return ExitCode::kDone;
   }
-  // cuBLAS reads it when CUDA starts; without it libtorch refuses products in deterministic mode.
-  if (config.run.deterministic) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
-  const MpiSession& session = context.mpi();
-  const ProcessMesh mesh(config.mesh, session.world(), session.node(), config.model.moe.common_divisor());
-  at::set_num_threads(thread_count(config, mesh));
-  use_device(mesh.device());
-  if (config.run.deterministic) at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+  const RunSetup setup(config, context);
+  const ProcessMesh& mesh = setup.mesh;
   log.open_file(config.run.directory / "log" / concat("rank-", padded(mesh.rank(), 4), ".log"));
   const std::unique_ptr<FileLock> lock = lock_run(config.run.directory, mesh);
   if (context.stop != nullptr) context.stop->raise_after(config.run.seconds_until_leaving());

@@ -370,19 +370,21 @@ MpiSession::MpiSession(int& argc, char**& argv) {
   // Without PMIx, Open MPI ends the process within MPI_Init with advice about its own build: speak first.
   if (environment("PMIX_RANK") == nullptr) {
     const std::string alone = slurm_trouble(1, environment);
-    if (!alone.empty()) throw CommError(alone);
+    if (!alone.empty()) throw UsageError(alone);
   }
   int provided = 0;
   check_mpi(MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
   int size = 1;
   MPI_Comm_size(MPI_COMM_WORLD, &size);
-  std::string trouble = slurm_trouble(size, environment);
+  const std::string alone = slurm_trouble(size, environment);
+  std::string trouble;
   if (provided < MPI_THREAD_MULTIPLE) {
     trouble = concat("MPI offers thread level ", provided, "; MPI_THREAD_MULTIPLE (", MPI_THREAD_MULTIPLE,
                      ") is needed: backward calls MPI from its own thread");
   }
-  if (trouble.empty()) return;
+  if (trouble.empty() && alone.empty()) return;
   MPI_Finalize();
+  if (!alone.empty()) throw UsageError(alone);
   throw CommError(trouble);
 }
 

@@ -11,8 +11,9 @@ namespace pimoe {
 /// Destroyed in an orderly end it calls MPI_Finalize. `abort` ends every rank at once.
 class MpiSession {
  public:
-  /// @throws CommError if MPI offers less than MPI_THREAD_MULTIPLE, or if Slurm started SLURM_NTASKS > 1 tasks of which each is an MPI
-  ///         world of its own ("srun started 4 tasks, but MPI sees 1: use srun --mpi=pmix ...").
+  /// @throws CommError if MPI offers less than MPI_THREAD_MULTIPLE
+  /// @throws UsageError if Slurm started SLURM_NTASKS > 1 tasks of which each is an MPI world of its own ("srun started 4 tasks, but MPI sees
+  ///         1: use srun --mpi=pmix ...")
   MpiSession(int& argc, char**& argv);
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;
@@ -38,9 +39,14 @@ class MpiSession {
   static int launcher_rank();
 };
 
-/// @param mpi_size     size of the MPI world
-/// @param environment  std::getenv, or a test's
+/// std::getenv, or a test's.
+using Environment = std::function<const char*(const char*)>;
+
+/// @returns processes that mpirun or srun started of this command, without starting MPI; 1 if it was started alone.
+int launched_processes(const Environment& environment);
+
+/// @param mpi_size  size of the MPI world
 /// @returns "" or why Slurm's tasks do not form one MPI world: inside an srun step of several tasks, each of them sees itself alone.
-std::string slurm_trouble(int mpi_size, const std::function<const char*(const char*)>& environment);
+std::string slurm_trouble(int mpi_size, const Environment& environment);
 
 }  // namespace pimoe

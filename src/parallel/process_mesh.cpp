@@ -189,4 +189,10 @@ const Communicator& ProcessMesh::gradient_group(Group group) const {
   }
 }
 
+ProcessMesh one_rank_mesh(MeshConfig config, const MpiSession& session, int64_t experts) {
+  config.expert_parallel = 1;
+  config.transport = Transport::kAuto;
+  return ProcessMesh(config, session.self(), session.self(), experts);
+}
+
 }  // namespace pimoe

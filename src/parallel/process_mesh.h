@@ -79,4 +79,7 @@ class ProcessMesh {
   std::unique_ptr<State> state_;
 };
 
+/// A mesh of this rank alone, whatever layout `config` asks for; its device is config's. The other ranks may be anywhere.
+ProcessMesh one_rank_mesh(MeshConfig config, const MpiSession& session, int64_t experts);
+
 }  // namespace pimoe

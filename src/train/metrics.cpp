@@ -92,7 +92,7 @@ std::string to_json(const StepRecord& record) {
   json["grad_norm"] = record.gradient_norm;
   json["learning_rate"] = record.learning_rate;
   json["loss_scale"] = record.loss_scale;
-  json["skipped"] = record.skipped;
+  json["skipped"] = record.outcome != StepOutcome::kTaken;
   json["tokens"] = record.tokens;
   json["step_seconds"] = record.step_seconds;
   json["tokens_per_second"] = record.tokens_per_second;
@@ -124,7 +124,10 @@ std::string to_line(const StepRecord& record, int64_t steps, double seconds_left
   }
   line += concat("  ", human_bytes(static_cast<double>(record.memory_bytes)), " (activations ",
                  human_bytes(static_cast<double>(record.activation_bytes)), ")");
-  if (record.skipped) line += "  SKIPPED: gradients not finite";
+  switch (record.outcome) {
+    case StepOutcome::kTaken: break;
+    case StepOutcome::kNotFinite: line += "  SKIPPED: gradients not finite"; break;
+  }
   return line + concat("  left ", human_duration(seconds_left));
 }
 

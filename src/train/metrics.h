@@ -1,5 +1,7 @@
 #pragma once
 
+#include "train/step_outcome.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -54,8 +56,8 @@ struct StepRecord {
   double gradient_norm = 0.0;
   double learning_rate = 0.0;
   double loss_scale = 1.0;
-  bool skipped = false;  ///< gradients were not finite: nothing was updated
-  int64_t tokens = 0;    ///< seen by the run so far
+  StepOutcome outcome = StepOutcome::kTaken;
+  int64_t tokens = 0;  ///< seen by the run so far
   double step_seconds = 0.0;
   double tokens_per_second = 0.0;
   std::optional<double> mfu;               ///< Megatron's convention

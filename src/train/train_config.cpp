@@ -4,7 +4,6 @@
 #include "base/text.h"
 #include "base/utf8.h"
 #include "data/tokenizer.h"
-#include "parallel/device.h"
 #include "train/presets.h"
 
 #include <algorithm>
@@ -152,17 +151,6 @@ std::vector<std::string> doubts_about(const TrainConfig& config) {
                             "): the learning rate rises to the run's end, and the schedule never begins"));
   }
   return doubts;
-}
-
-at::ScalarType compute_dtype(Precision precision, c10::Device device) {
-  switch (precision) {
-    case Precision::kFloat64: return at::kDouble;
-    case Precision::kFloat32: return at::kFloat;
-    case Precision::kBfloat16: return at::kBFloat16;
-    case Precision::kFloat16: return at::kHalf;
-    case Precision::kAuto: break;
-  }
-  return has_fast_bfloat16(device) ? at::kBFloat16 : at::kFloat;
 }
 
 }  // namespace pimoe

@@ -7,6 +7,7 @@
 #include "model/transformer.h"
 #include "parallel/process_mesh.h"
 #include "train/optimizer_config.h"
+#include "train/precision.h"
 #include "train/routing_log.h"
 
 #include <filesystem>
@@ -28,8 +29,6 @@ struct RunConfig {
 
   void fields(FieldVisitor& visit);
 };
-
-enum class Precision { kFloat64, kFloat32, kBfloat16, kFloat16, kAuto };
 
 /// `train:`
 struct LoopConfig {
@@ -83,8 +82,5 @@ std::string to_yaml(TrainConfig config);
 
 /// @returns what is allowed but seldom meant, one line each: an expert count without a layer for it, a warm-up that never ends
 std::vector<std::string> doubts_about(const TrainConfig& config);
-
-/// @returns the compute dtype: what `precision` says, for auto bfloat16 where the device is fast at it, else float32
-at::ScalarType compute_dtype(Precision precision, c10::Device device);
 
 }  // namespace pimoe

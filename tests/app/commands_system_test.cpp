@@ -31,6 +31,13 @@ TEST_F(Commands, RefuseWhatCannotBeMeantAndSayItShortly) {
       {"pimoe generate --checkpoint x --prompt y --top-p nan", 64, {"--top-p", "nan"}},
       {"pimoe generate --checkpoint x --prompt y --tokens 99999999999999999999999", 64, {"--tokens"}},
       {"pimoe generate --checkpoint x --prompt y --seed -1", 64, {"--seed", "-1"}},
+      {"pimoe drill ties tiny.yaml --timeout 9e18", 64, {"--timeout", "9e18", "whole number"}},
+      {"pimoe drill ties tiny.yaml --timeout 0", 64, {"--timeout", "whole number in [1 - "}},
+      {"pimoe parity tiny.yaml --sequences 100000000", 64, {"--sequences", "100000000", "65536"}},
+      {"pimoe parity tiny.yaml --sequences 65536 model.vocabulary=10000000", 64, {"--sequences", "65536", "model.vocabulary", "logits"}},
+      {"PIMOE_PARITY_BREAK=head.wieght pimoe parity tiny.yaml", 64, {"PIMOE_PARITY_BREAK", "head.wieght", "did you mean head.weight"}},
+      {"pimoe experts runs/x --batches 99999999999999999999", 64, {"--batches", "whole number"}},
+      {"pimoe experts runs/x --classes latin", 64, {"--classes: 'latin' must be python or prose"}},
   };
   for (const Refused& refused : cases) {
     SCOPED_TRACE(refused.command);
@@ -40,6 +47,35 @@ TEST_F(Commands, RefuseWhatCannotBeMeantAndSayItShortly) {
     EXPECT_LT(outcome.err.size(), 700u) << outcome.err;
     EXPECT_EQ(outcome.err.find("frame #"), std::string::npos) << outcome.err;
   }
+}
+
+TEST_F(Commands, OfOneProcessRefuseToBeStartedSeveralTimes) {
+  for (const char* command :
+       {"generate --checkpoint runs/tiny --prompt the", "experts runs/tiny", "data inspect corpus", "checkpoint list runs"}) {
+    const Outcome outcome = run(concat("$MPIRUN -n 2 $PIMOE ", command));
+    EXPECT_EQ(outcome.code, 64) << command << outcome.err;
+    EXPECT_NE(outcome.err.find("runs as one process, and 2 were started"), std::string::npos) << command << outcome.err;
+    EXPECT_EQ(outcome.out, "") << command;
+  }
+  prepare();
+  EXPECT_EQ(run("$MPIRUN -n 1 $PIMOE data inspect corpus").code, 0) << "one is one, whoever starts it";
+}
+
+TEST_F(Commands, GenerateAndExpertsTakeTheThreadsOfTheirRun) {
+  prepare();
+  ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=1 train.threads=3").code, 0);
+  for (const char* command : {"pimoe generate --checkpoint runs/tiny --prompt the --tokens 2", "pimoe experts runs/tiny --batches 1"}) {
+    const Outcome outcome = run(command);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_NE(outcome.err.find("step 1; 3 threads"), std::string::npos) << outcome.err;
+  }
+}
+
+TEST_F(Commands, PrintJsonWhateverAPathIsMadeOf) {
+  prepare();
+  const Outcome outcome = run("mv corpus.bin $'corp\\377s.bin'; mv corpus.idx $'corp\\377s.idx'; pimoe data inspect $'corp\\377s' --json");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_TRUE(nlohmann::json::parse(outcome.out, nullptr, false).is_object()) << outcome.out;
 }
 
 TEST_F(Commands, AValueOnTheCommandLineIsTakenAsItStands) {

@@ -75,6 +75,24 @@ TEST_F(ParityCommand, WhatChangesWithTheLayoutIsLeftOutAloud) {
   }
 }
 
+TEST_F(ParityCommand, AgreesWhereActivationsSaturateAndSaysWhereNumbersLeaveTheirRange) {
+  expect_agrees(2, "model.initial_deviation=300");
+  expect_agrees(1, "model.initial_deviation=300 model.moe.router.kind=sigmoid");
+  const Outcome uncertain = parity(1, "model.initial_deviation=10000");
+  EXPECT_EQ(uncertain.code, 1) << uncertain.out << uncertain.err;
+  EXPECT_NE(uncertain.out.find("attention scores reach "), std::string::npos) << uncertain.out;
+  const Outcome outcome = parity(1, "model.initial_deviation=10000 train.precision=float16");
+  EXPECT_EQ(outcome.code, 1) << outcome.out << outcome.err;
+  EXPECT_NE(outcome.out.find("numbers leave the range of their type, first in "), std::string::npos) << outcome.out;
+}
+
+TEST_F(ParityCommand, TakesAdaptiveControlAndLeavesRecordedDecisionsOut) {
+  expect_agrees(2, "model.moe.adaptive.enabled=true model.moe.router.temperature=1.5");
+  const Outcome outcome = parity(1, "model.moe.router.replay=nowhere");
+  EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+  EXPECT_NE(outcome.out.find("router.replay is left out"), std::string::npos) << outcome.out;
+}
+
 TEST_F(ParityCommand, TakesTheCorpusThatTrainingWouldRead) {
   prepare();
   const Outcome outcome = run("$MPIRUN -n 2 $PIMOE parity tiny.yaml --sequences 3 --json");
@@ -114,6 +132,22 @@ TEST_F(DrillCommand, HoldsInLowPrecisionAndWithOtherRouters) {
     words.insert(words.find(' '), " tiny.yaml");
     const Outcome outcome = run(concat("$MPIRUN -n 2 $PIMOE drill ", words));
     EXPECT_EQ(outcome.code, 0) << words << "\n" << outcome.out << outcome.err;
+  }
+}
+
+TEST_F(DrillCommand, Float16MaySkipStepsWhileItsLossScaleFallsAndSaysSo) {
+  for (const int ranks : {1, 2}) {
+    const Outcome outcome = run(concat("$MPIRUN -n ", ranks, " $PIMOE drill huge_logit tiny.yaml train.precision=float16"));
+    EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+    EXPECT_NE(outcome.out.find("skipped while the loss scale fell from 1024"), std::string::npos) << outcome.out;
+  }
+}
+
+TEST_F(DrillCommand, SaysWhatItLeavesOut) {
+  const Outcome outcome = run("$PIMOE drill ties tiny.yaml model.moe.adaptive.enabled=true model.moe.router.replay=nowhere");
+  EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+  for (const char* key : {"model.moe.adaptive is left out", "model.moe.router.replay is left out"}) {
+    EXPECT_NE(outcome.out.find(key), std::string::npos) << key << "\n" << outcome.out;
   }
 }
 

@@ -24,8 +24,13 @@ const std::map<std::string, int> kFloors = {
     {"moe", 2},      {"checkpoint", 2},                                 //
     {"model", 3},                                                       //
     {"train", 4},    {"interop", 4},    {"compress", 4}, {"serve", 4},  //
-    {"app", 5},
+    {"proof", 5},    {"analysis", 5},                                   //
+    {"app", 6},
 };
+
+/// The loop that `pimoe parity` compares with shares no code with what it checks, nor do the two files see the rest of their folder.
+const std::regex kIndependent("proof/parity_(reference|router)\\.(h|cpp)");
+const std::regex kSharedWithIndependent("base/.*|model/model_config\\.h|proof/parity_(reference|router)\\.h");
 
 /// A library that few of our files may see.
 struct Guarded {
@@ -70,6 +75,9 @@ std::string complaint_about(const std::string& file, const std::string& header, 
   }
   const auto to = kFloors.find(folder_of(header));
   if (to == kFloors.end()) return is_quoted ? "names no folder of src/" : "";
+  if (std::regex_match(file, kIndependent) && !std::regex_match(header, kSharedWithIndependent)) {
+    return "is code that the independent reference checks";
+  }
   if (to->first == from->first || to->second < from->second) return "";
   return to->second > from->second ? "points upward" : "points sideways";
 }
@@ -138,6 +146,18 @@ TEST(IncludeFloors, ThirdPartyHeadersStayInTheirRooms) {
   EXPECT_EQ(first_complaint("ops/swiglu.h", "#include <ATen/core/Tensor.h>"), "");
   EXPECT_NE(first_complaint("base/text.h", "#include <ATen/core/Tensor.h>"), "");
   EXPECT_NE(first_complaint("model/loss.cpp", "#include <torch/torch.h>"), "");
+}
+
+TEST(IncludeFloors, TheReferenceOfParitySharesNothingWithWhatItChecks) {
+  EXPECT_EQ(first_complaint("proof/parity_reference.cpp", "#include \"base/random.h\""), "");
+  EXPECT_EQ(first_complaint("proof/parity_reference.h", "#include \"model/model_config.h\""), "");
+  EXPECT_EQ(first_complaint("proof/parity_router.h", "#include \"proof/parity_reference.h\""), "");
+  EXPECT_EQ(first_complaint("proof/parity_router.cpp", "#include <ATen/ATen.h>"), "");
+  EXPECT_EQ(first_complaint("proof/parity_router.cpp", "#include \"moe/router.h\""),
+            "src/proof/parity_router.cpp:1: moe/router.h is code that the independent reference checks");
+  EXPECT_NE(first_complaint("proof/parity_reference.cpp", "#include \"model/transformer.h\""), "");
+  EXPECT_NE(first_complaint("proof/parity_reference.cpp", "#include \"proof/observed_model.h\""), "");
+  EXPECT_EQ(first_complaint("proof/parity_facts.cpp", "#include \"moe/balance.h\""), "");
 }
 
 TEST(IncludeFloors, HoldForEveryFileOfTheSource) {

@@ -14,12 +14,18 @@
 namespace pimoe {
 namespace {
 
-std::string slurm_says(int mpi_size, const std::map<std::string, std::string>& variables) {
-  return slurm_trouble(mpi_size, [&](const char* name) -> const char* {
+using Variables = std::map<std::string, std::string>;
+
+Environment environment_of(const Variables& variables) {
+  return [&variables](const char* name) -> const char* {
     const auto found = variables.find(name);
     return found == variables.end() ? nullptr : found->second.c_str();
-  });
+  };
 }
+
+std::string slurm_says(int mpi_size, const Variables& variables) { return slurm_trouble(mpi_size, environment_of(variables)); }
+
+int processes(const Variables& variables) { return launched_processes(environment_of(variables)); }
 
 TEST(SlurmTrouble, RefusesTasksThatEachSeeThemselvesAlone) {
   EXPECT_EQ(slurm_says(1, {{"SLURM_STEP_ID", "0"}, {"SLURM_PROCID", "2"}, {"SLURM_NTASKS", "4"}}),
@@ -36,6 +42,16 @@ TEST(SlurmTrouble, AllowsWhatIsInOrder) {
   EXPECT_EQ(slurm_says(1, {{"SLURM_STEP_ID", "0"}, {"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "4"}, {"OMPI_COMM_WORLD_SIZE", "1"}}), "");
   // srun with PMIx.
   EXPECT_EQ(slurm_says(4, {{"SLURM_STEP_ID", "0"}, {"SLURM_PROCID", "2"}, {"SLURM_NTASKS", "4"}}), "");
+}
+
+TEST(LaunchedProcesses, AreWhatTheNearestLauncherStarted) {
+  EXPECT_EQ(processes({}), 1);
+  EXPECT_EQ(processes({{"OMPI_COMM_WORLD_SIZE", "2"}}), 2);
+  EXPECT_EQ(processes({{"SLURM_STEP_ID", "0"}, {"SLURM_PROCID", "2"}, {"SLURM_NTASKS", "4"}}), 4);
+  // One task of a larger allocation; mpirun -n 1, whose daemon srun started; a plain command in a batch script.
+  EXPECT_EQ(processes({{"SLURM_STEP_ID", "0"}, {"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "4"}, {"SLURM_STEP_NUM_TASKS", "1"}}), 1);
+  EXPECT_EQ(processes({{"SLURM_STEP_ID", "0"}, {"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "4"}, {"OMPI_COMM_WORLD_SIZE", "1"}}), 1);
+  EXPECT_EQ(processes({{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "4"}}), 1);
 }
 
 TEST(LauncherRank, ReadsTheLaunchersEnvironment) {

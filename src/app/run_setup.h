@@ -1,0 +1,37 @@
+#pragma once
+
+#include "app/command.h"
+#include "parallel/mpi_communicator.h"
+#include "parallel/process_mesh.h"
+#include "train/loaded_model.h"
+#include "train/train_config.h"
+
+#include <filesystem>
+#include <string>
+
+namespace pimoe {
+
+/// What every command under mpirun begins with: MPI, the mesh, this rank's threads and device, and deterministic operations where they are asked
+/// for. Collective.
+struct RunSetup {
+  RunSetup(const TrainConfig& config, AppContext& context);
+
+  const MpiSession& session;
+  const ProcessMesh mesh;
+};
+
+/// A checkpoint's model, whole on this process, with train.threads of its configuration.
+LoadedModel load_whole_model(const std::filesystem::path& checkpoint, AppContext& context);
+
+/// Threads of this rank: train.threads, else OMP_NUM_THREADS (launch/slurm.sbatch sets it), else the cores it is bound to, or where it is bound
+/// to none its share of the node's.
+int thread_count(const TrainConfig& config, const ProcessMesh& mesh);
+
+/// "4 ranks, expert_parallel 2"
+std::string layout_text(const ProcessMesh& mesh);
+
+/// Everyone leaves with rank 0's verdict, and after it has been printed: mpirun ends the others when one leaves with an error. Collective.
+/// @param trouble  on rank 0: what is wrong, "" where nothing is
+ExitCode verdict_of_rank_0(const std::string& trouble, const ProcessMesh& mesh);
+
+}  // namespace pimoe

@@ -1,0 +1,355 @@
+#include "proof/drills.h"
+
+#include "base/errors.h"
+#include "base/text.h"
+#include "moe/expert_bank.h"
+#include "moe/expert_placement.h"
+#include "parallel/device.h"
+#include "proof/drill_run.h"
+#include "train/forecast.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <numeric>
+
+namespace pimoe {
+namespace {
+
+constexpr double kPull = 1e3;                        ///< of a bias that no score can outweigh
+constexpr double kHuge = 1e4;                        ///< times a router's row
+constexpr int64_t kKeptOfLayer = int64_t{64} << 10;  ///< bytes: sums, counts and nodes of a layer's graph, which no forecast counts
+constexpr int64_t kHeapNoise = int64_t{1} << 20;     ///< bytes: small models keep less than the C heap moves about
+
+std::vector<int64_t> first_experts(int64_t count) {
+  std::vector<int64_t> experts(static_cast<size_t>(count));
+  std::iota(experts.begin(), experts.end(), 0);
+  return experts;
+}
+
+int64_t most_kept(const DrillSteps& run) {
+  int64_t most = 0;
+  for (const ObservedStep& step : run.steps) most = std::max(most, step.record.activation_bytes);
+  return most;
+}
+
+/// Of the steps after the first.
+int64_t least_kept(const DrillSteps& run) {
+  int64_t least = run.steps.back().record.activation_bytes;
+  for (size_t step = 1; step < run.steps.size(); ++step) least = std::min(least, run.steps[step].record.activation_bytes);
+  return least;
+}
+
+/// The experts that fill rank 0 as far as a token's choices can: those that the forecast's worst skew fills, the dearest first.
+std::vector<int64_t> experts_of_first(const MoeConfig& moe, int ranks) {
+  const ExpertPlacement placement(moe.expert_groups(), ranks, 0);
+  std::vector<std::pair<int64_t, int64_t>> dearest;  // minus bytes kept of a row, expert
+  for (size_t index = 0; index < placement.banks().size(); ++index) {
+    const ExpertPlacement::Bank& bank = placement.banks()[index];
+    const int64_t bytes = kept_bytes_of_expert_row(moe.expert_groups()[index], {}, /*gates_early=*/false, /*gates_learn=*/true);
+    for (int64_t expert = 0; expert < bank.local; ++expert) dearest.emplace_back(-bytes, bank.first + expert);
+  }
+  std::sort(dearest.begin(), dearest.end());
+  std::vector<int64_t> experts;
+  for (const auto& [bytes, expert] : dearest) experts.push_back(expert);
+  experts.resize(std::min<size_t>(experts.size(), static_cast<size_t>(moe.choices)));
+  return experts;
+}
+
+/// All tokens on one rank, and what `pimoe check` says of it. The first of the drills: a GPU's peak is that of all that ran before.
+void expect_memory_as_foretold(DrillRun& drill, const DrillScript& script) {
+  const DrillPlace& place = drill.place();
+  DrillScript worst = script;
+  // The same sequences in each step: on CPUs, products of new shapes would add kernels to the heap that the measurement reads.
+  worst.batch = [first = script.batch(0)](int64_t) { return first; };
+  const std::vector<int64_t> full = experts_of_first(script.config.model.moe, place.mesh.expert_parallel());
+  worst.prepare = [full](ObservedModel& model, int64_t) { set_biases(model, full, kPull); };
+  const DrillSteps run = drill.on_mesh(worst);
+
+  TrainConfig config = script.config;
+  config.train.global_batch = script.batch(0).sequences();
+  const bool on_gpu = place.mesh.device().is_cuda();
+  const Forecast forecast(config, {.ranks = place.mesh.size(),
+                                   .node_ranks = place.mesh.expert_parallel(),  // what `auto` became
+                                   .on_gpu = on_gpu,
+                                   .dtype = drill.dtype()});
+  const MemoryForecast foretold = forecast.memory(kWorstSkew);
+  // A heap also takes in what libtorch keeps for itself in its first steps; a GPU's allocator counts tensors alone.
+  const int64_t kept = on_gpu ? most_kept(run) : least_kept(run);
+  const int64_t noise = on_gpu ? 0 : kHeapNoise;
+  const auto size = [](int64_t bytes) { return human_bytes(static_cast<double>(bytes)); };
+  drill.expect(
+      kept <= foretold.activations.kept() + kKeptOfLayer * config.model.layers + noise,
+      concat("all tokens on one rank: kept for backward ", size(kept), ", `pimoe check` foretold ", size(foretold.activations.kept())));
+  if (!on_gpu) return;
+  const int64_t peak = memory_use(place.mesh.device()).peak_bytes;
+  drill.expect(peak <= foretold.peak(on_gpu),
+               concat("all tokens on one rank: memory at most ", size(peak), ", `pimoe check` foretold ", size(foretold.peak(on_gpu))));
+}
+
+DrillOutcome one_expert(const DrillPlace& place) {
+  DrillRun drill(place);
+  DrillScript script = drill.script();
+  drill.make_steerable(script);
+  expect_memory_as_foretold(drill, script);
+  script.prepare = [](ObservedModel& model, int64_t) { set_biases(model, {0}, kPull); };
+  const DrillSteps run = drill.on_mesh(script);
+  drill.expect_finite(run);
+  drill.expect_slots_conserved(script, run);
+  for (int64_t step = 0; step < script.steps; ++step) {
+    drill.expect_full(script, run, step, {0}, concat("step ", step + 1, ": expert 0 has a slot of every token"));
+  }
+  drill.expect_same_as_one_rank(script, run);
+
+  DrillScript bounded = script;
+  MoeConfig& moe = bounded.config.model.moe;
+  moe.capacity_pad = false;
+  moe.rank_budget = 1.0;
+  moe.rank_overflow = RankOverflow::kChunk;
+  const DrillSteps in_rounds = drill.on_mesh(bounded);
+  double apart = 0.0;
+  for (size_t step = 0; step < run.steps.size(); ++step) {
+    apart = std::max(apart, std::abs(in_rounds.steps[step].record.loss / run.steps[step].record.loss - 1.0));
+  }
+  drill.expect(apart <= drill.tolerance(), concat("with rank_budget 1 the losses are the same (worst ", scientific(apart, 1), ")"));
+  drill.expect(most_kept(in_rounds) <= most_kept(run) + kHeapNoise,
+               concat("with rank_budget 1 no more is kept for backward: ", human_bytes(static_cast<double>(most_kept(in_rounds))),
+                      " after ", human_bytes(static_cast<double>(most_kept(run)))));
+  return drill.outcome();
+}
+
+/// The experts of the last of `ranks` ranks.
+std::vector<int64_t> experts_of_last(const std::vector<ExpertGroupConfig>& groups, int ranks) {
+  std::vector<int64_t> experts;
+  const ExpertPlacement placement(groups, ranks, ranks - 1);
+  for (const ExpertPlacement::Bank& bank : placement.banks()) {
+    for (int64_t local = 0; local < bank.local; ++local) experts.push_back(bank.first + bank.first_local + local);
+  }
+  return experts;
+}
+
+DrillOutcome empty_rank(const DrillPlace& place) {
+  DrillRun drill(place);
+  DrillScript script = drill.script();
+  drill.make_steerable(script);
+  MoeConfig& moe = script.config.model.moe;
+  int ranks = place.mesh.expert_parallel();
+  if (ranks == 1) {  // what would be the last rank's, were there more
+    ranks = 2;
+    while (ranks <= moe.common_divisor() && moe.common_divisor() % ranks != 0) ++ranks;
+    if (ranks > moe.common_divisor()) throw ConfigError("drill empty_rank: model.moe has experts that no two ranks could share out");
+    drill.note(concat("experts are not shared out: those that the last of ", ranks, " ranks would hold stay empty"));
+  }
+  const std::vector<int64_t> closed = experts_of_last(moe.expert_groups(), ranks);
+  const int64_t open = moe.experts - static_cast<int64_t>(closed.size());
+  if (moe.choices > open) {
+    moe.choices = open;
+    moe.router.groups = moe.router.group_choices = 1;
+    drill.note(concat("model.moe.choices is ", open, " here: more would reach the empty rank"));
+  }
+  script.whole = true;
+  script.prepare = [closed](ObservedModel& model, int64_t) { set_biases(model, closed, -kPull); };
+  const DrillSteps run = drill.on_mesh(script);
+  drill.expect_finite(run);
+  drill.expect_slots_conserved(script, run);
+  bool empty = true;
+  bool zero = true;
+  for (const ObservedStep& step : run.steps) {
+    for (const std::vector<int64_t>& load : step.record.routing->load) {
+      for (const int64_t expert : closed) empty = empty && load[static_cast<size_t>(expert)] == 0;
+    }
+    int64_t first = 0;  // of a group's experts
+    for (const ExpertGroupConfig& group : moe.expert_groups()) {
+      const std::string part = ".moe.experts." + (group.name.empty() ? "" : group.name + ".");
+      for (const auto& [name, gradient] : step.gradients) {
+        if (name.find(part) == std::string::npos) continue;
+        for (const int64_t expert : closed) {
+          if (expert < first || expert >= first + group.count) continue;
+          zero = zero && gradient[expert - first].abs().max().item<double>() == 0.0;
+        }
+      }
+      first += group.count;
+    }
+  }
+  drill.expect(empty, concat("the last rank's ", closed.size(), " experts have no slot in any layer and step"));
+  drill.expect(zero, "their gradients are there, and exactly zero");
+  drill.expect_same_as_one_rank(script, run);
+  return drill.outcome();
+}
+
+DrillOutcome rotating_hot_spot(const DrillPlace& place) {
+  DrillRun drill(place);
+  DrillScript script = drill.script();
+  drill.make_steerable(script);
+  const int64_t experts = script.config.model.moe.experts;
+  script.steps = std::clamp<int64_t>(experts, 3, 6);
+  // Far jumps: with experts shared out, from rank to rank.
+  const auto hot = [experts, ranks = static_cast<int64_t>(place.mesh.expert_parallel())](int64_t step) {
+    return (step * std::max<int64_t>(1, experts / ranks) + step / ranks) % experts;
+  };
+  script.prepare = [hot](ObservedModel& model, int64_t step) { set_biases(model, {hot(step)}, kPull); };
+  const DrillSteps run = drill.on_mesh(script);
+  drill.expect_finite(run);
+  drill.expect_slots_conserved(script, run);
+  for (int64_t step = 0; step < script.steps; ++step) {
+    drill.expect_full(script, run, step, {hot(step)}, concat("step ", step + 1, ": expert ", hot(step), " has a slot of every token"));
+  }
+  drill.expect_same_as_one_rank(script, run);
+  return drill.outcome();
+}
+
+DrillOutcome ties(const DrillPlace& place) {
+  DrillRun drill(place);
+  DrillScript script = drill.script();
+  drill.make_steerable(script);
+  script.prepare = [](ObservedModel& model, int64_t) {
+    const at::NoGradGuard no_gradients;
+    for (const auto& parameter : model.model().parameters()) {
+      if (parameter->name.find(".moe.router.") != std::string::npos) parameter->value.zero_();  // masters are these weights themselves
+    }
+  };
+  const DrillSteps run = drill.on_mesh(script);
+  drill.expect_finite(run);
+  drill.expect_slots_conserved(script, run);
+  const int64_t choices = script.config.model.moe.choices;
+  for (int64_t step = 0; step < script.steps; ++step) {
+    drill.expect_full(script, run, step, first_experts(choices),
+                      concat("step ", step + 1, ": of equal scores the lowest indices win, experts 0 to ", choices - 1));
+  }
+  drill.expect_same_as_one_rank(script, run);
+  return drill.outcome();
+}
+
+DrillOutcome one_token(const DrillPlace& place) {
+  DrillRun drill(place);
+  DrillScript script = drill.script();
+  script.batch = [config = place.config, ranks = place.mesh.size()](int64_t step) { return read_batch(config, step, 1, 1, ranks); };
+  const DrillSteps run = drill.on_mesh(script);
+  drill.expect_finite(run);
+  drill.expect_slots_conserved(script, run);
+  drill.expect_same_as_one_rank(script, run);
+  return drill.outcome();
+}
+
+DrillOutcome all_experts(const DrillPlace& place) {
+  DrillRun drill(place);
+  DrillScript script = drill.script();
+  MoeConfig& moe = script.config.model.moe;
+  moe.choices = moe.experts;
+  moe.router.groups = moe.router.group_choices = 1;
+  moe.router.group_top = 0;
+  const DrillSteps run = drill.on_mesh(script);
+  drill.expect_finite(run);
+  drill.expect_slots_conserved(script, run);
+  for (int64_t step = 0; step < script.steps; ++step) {
+    drill.expect_full(script, run, step, first_experts(moe.experts), concat("step ", step + 1, ": every expert has a slot of every token"));
+  }
+  drill.expect_same_as_one_rank(script, run);
+  return drill.outcome();
+}
+
+DrillOutcome huge_logit(const DrillPlace& place) {
+  DrillRun drill(place);
+  DrillScript script = drill.script();
+  drill.make_steerable(script);
+  script.prepare = [](ObservedModel& model, int64_t step) {
+    const at::NoGradGuard no_gradients;
+    for (MoELayer* layer : model.model().moe_layers()) {
+      if (step == 0) model.model().parameters().at(layer->router().name() + ".weight").value[0].mul_(kHuge);
+    }
+  };
+  script.waits_for_loss_scale = true;
+  const DrillSteps run = drill.on_mesh(script);
+  drill.expect_finite(run);
+  drill.expect_slots_conserved(script, run);
+  drill.note("logits of 1e4 carry their rounding with them: one rank's numbers are asked for within 100 times the usual tolerance");
+  drill.expect_same_as_one_rank(script, run, /*factor=*/100.0);
+  return drill.outcome();
+}
+
+DrillOutcome nonfinite_input(const DrillPlace& place) {
+  DrillRun drill(place);
+  DrillScript script = drill.script();
+  const int64_t id = script.batch(1).rows[0][0].item<int64_t>();
+  const auto row_of = [id](ObservedModel& model) { return model.model().parameters().at("embedding.weight").value.detach()[id]; };
+  const auto before = std::make_shared<at::Tensor>();
+  script.prepare = [row_of, before](ObservedModel& model, int64_t step) {
+    if (step != 1) return;
+    at::Tensor row = row_of(model);
+    *before = row.clone();
+    row.fill_(std::numeric_limits<double>::quiet_NaN());
+  };
+  script.clean_up = [row_of, before](ObservedModel& model, int64_t step) {
+    if (step == 1) row_of(model).copy_(*before);
+  };
+  const DrillSteps run = drill.on_mesh(script);
+  at::Tensor skipped = at::tensor({static_cast<int64_t>(run.steps[1].record.outcome == StepOutcome::kNotFinite ? 1 : 0)}, at::kLong);
+  place.mesh.control().all_reduce(skipped);
+  drill.expect(skipped.item<int64_t>() == place.mesh.size(), "the step whose first token's embedding is NaN is skipped, on every rank");
+  bool same = true;
+  for (const auto& [name, values] : run.masters[1]) same = same && values.equal(run.masters[0].at(name));
+  drill.expect(same, "no bit of any weight has changed in it");
+  bool others = true;
+  for (const size_t step : {0, 2}) {
+    others = others && run.steps[step].record.outcome == StepOutcome::kTaken && std::isfinite(run.steps[step].record.loss);
+  }
+  drill.expect(others, "the steps before and after it are taken, with finite losses");
+  bool finite = true;
+  for (const auto& [name, values] : run.masters[2]) finite = finite && std::isfinite(values.sum().item<double>());
+  drill.expect(finite, "all weights are finite after the last step");
+  return drill.outcome();
+}
+
+DrillOutcome uneven_ranks(const DrillPlace& place) {
+  DrillRun drill(place);
+  DrillScript script = drill.script();
+  const int ranks = place.mesh.size();
+  // One sequence more than ranks, then twice as many less one, then a single one.
+  script.batch = [config = place.config, ranks](int64_t step) {
+    const std::vector<int64_t> sequences = {ranks + 1, std::max(1, 2 * ranks - 1), 1};
+    return read_batch(config, step * 2 * ranks, sequences[static_cast<size_t>(step)], config.model.sequence_length, ranks);
+  };
+  const DrillSteps run = drill.on_mesh(script);
+  drill.expect_finite(run);
+  drill.expect_slots_conserved(script, run);
+  drill.expect_same_as_one_rank(script, run);
+  return drill.outcome();
+}
+
+}  // namespace
+
+const std::vector<Drill>& all_drills() {
+  static const std::vector<Drill> drills = {
+      {"one_expert",
+       "All tokens go to one expert: nothing hangs, no token is lost, losses are finite and equal one rank's, and with rank_budget 1 they "
+       "stay the same while no more is kept for backward. All tokens on one rank stay inside the memory that `pimoe check` foretells.",
+       one_expert},
+      {"empty_rank",
+       "One rank's experts get no token: it takes part in every exchange, its experts' gradients are exactly zero, losses equal one "
+       "rank's.",
+       empty_rank},
+      {"rotating_hot_spot", "Another expert, on another rank, gets all tokens in each step: loads follow at once, losses equal one rank's.",
+       rotating_hot_spot},
+      {"ties", "All scores are equal: the lowest expert indices win in every layout, losses equal one rank's.", ties},
+      {"one_token", "A step has a single token, so that all ranks but one have none: losses are finite and equal one rank's.", one_token},
+      {"all_experts", "Every token goes to every expert (K = E): each expert has all tokens, losses equal one rank's.", all_experts},
+      {"huge_logit",
+       "One expert's logits are 1e4 times too large: losses, gradients and weights stay finite, no slot is lost. Under float16 the first "
+       "steps "
+       "may be skipped while the loss scale falls.",
+       huge_logit},
+      {"nonfinite_input",
+       "A token's embedding is NaN for one step: every rank skips the step, no bit of a weight changes, training goes on.",
+       nonfinite_input},
+      {"uneven_ranks", "Sequences do not divide evenly over the ranks, or are fewer: losses are finite and equal one rank's.",
+       uneven_ranks},
+  };
+  return drills;
+}
+
+}  // namespace pimoe

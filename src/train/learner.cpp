@@ -1,0 +1,97 @@
+#include "train/learner.h"
+
+#include "base/text.h"
+#include "moe/balance.h"
+
+#include <cmath>
+
+namespace pimoe {
+namespace {
+
+/// Where adaptive control begins, and what holds without it.
+AdaptiveSettings configured_balancing(const MoeConfig& config) {
+  return {.bias_rate = {config.balance.bias_rate}, .switch_loss = config.balance.switch_loss, .temperature = config.router.temperature};
+}
+
+}  // namespace
+
+Learner::Learner(const TrainConfig& config, at::ScalarType dtype, const LossScaler& scaler, const ProcessMesh& mesh)
+    : config_(config),
+      mesh_(mesh),
+      model_(config.model, dtype, mesh),
+      moe_layers_(model_.moe_layers()),
+      adaptive_(config.model.moe.adaptive, configured_balancing(config.model.moe), static_cast<int64_t>(moe_layers_.size()),
+                config.model.moe.experts),
+      buckets_(model_.parameters(), mesh, ParameterBuckets::kBucketBytes, /*trained=*/true),
+      optimizer_(buckets_, config.optimizer, mesh),
+      reducer_(buckets_, mesh),
+      loss_scaler_(dtype == at::kHalf ? scaler : LossScaler()) {
+  if (const auto& recorded = config_.model.moe.router.replay; !recorded.empty()) replay_.emplace(recorded);
+}
+
+StepTerms Learner::begin_step(int64_t step_tokens) {
+  StepTerms terms{.seed = static_cast<uint64_t>(config_.run.seed),
+                  .step = step_,
+                  .step_tokens = static_cast<double>(step_tokens),
+                  .loss_scale = loss_scaler_.scale,
+                  .recompute = config_.train.recompute,
+                  .balance = config_.model.moe.balance,
+                  .replay = replay_ ? &*replay_ : nullptr};
+  terms.balance.switch_loss = balancing().switch_loss;
+  for (MoELayer* layer : moe_layers_) layer->router().set_temperature(balancing().temperature);
+  return terms;
+}
+
+StepSums Learner::accumulate_gradients(const std::vector<MicroBatch>& batches, const StepTerms& terms, const PredictionObserver& seen) {
+  return pimoe::accumulate_gradients(model_, reducer_, mesh_, batches, terms, seen);
+}
+
+StepRecord Learner::update(const StepSums& sums) {
+  StepRecord record;
+  record.gradient_norm = optimizer_.gradient_norm(loss_scaler_.scale);
+  record.learning_rate = learning_rate_at(step_, config_.train.steps, config_.optimizer);
+  record.loss_scale = loss_scaler_.scale;
+  record.outcome = std::isfinite(record.gradient_norm) ? StepOutcome::kTaken : StepOutcome::kNotFinite;
+  if (record.outcome == StepOutcome::kTaken) {
+    optimizer_.step(record.learning_rate, record.gradient_norm, loss_scaler_.scale);
+    update_biases(sums.load());
+  }
+  record.step = ++step_;
+  std::vector<at::Tensor> biases;
+  for (MoELayer* layer : moe_layers_) biases.push_back(layer->router().bias());
+  sums.finish(record, biases);
+  adapt(record);
+  loss_scaler_.update(record.outcome != StepOutcome::kNotFinite);
+  return record;
+}
+
+void Learner::update_biases(const at::Tensor& load) {
+  const bool adaptive = config_.model.moe.adaptive.enabled;
+  const double scheduled = scheduled_bias_rate(config_.model.moe.balance, step_, config_.train.steps);
+  const BiasLaw law = adaptive ? AdaptiveControl::kBiasLaw : config_.model.moe.balance.bias_law;
+  for (size_t layer = 0; layer < moe_layers_.size(); ++layer) {
+    const double rate = adaptive ? balancing().bias_rate[layer] : scheduled;
+    if (rate > 0) update_bias(moe_layers_[layer]->router().bias(), load[static_cast<int64_t>(layer)], rate, law);
+  }
+}
+
+void Learner::adapt(StepRecord& record) {
+  if (!record.routing) return;
+  const AdaptiveSettings& used = balancing();
+  AdaptiveRecord adaptive{used.bias_rate, used.switch_loss, used.temperature, {}};
+  // A skipped step changed nothing, and its counts may come from weights that are not finite.
+  if (record.outcome == StepOutcome::kTaken) {
+    const AdaptiveControl::Observation seen = adaptive_.observe(step_, record.routing->load);
+    for (const AdaptiveMove& move : seen.moves) adaptive.moves.push_back(move.text);
+    for (const AdaptiveAlarm& alarm : seen.alarms) record.alarms.push_back(alarm.text);
+  }
+  for (size_t layer = 0; layer < record.routing->nonfinite_slots.size(); ++layer) {
+    const double slots = record.routing->nonfinite_slots[layer];
+    if (slots == 0) continue;
+    record.alarms.push_back(concat("step ", step_, ": layer ", layer, ": the experts' results of ", slots,
+                                   " slots are not finite; these tokens went by the shared or fallback network"));
+  }
+  if (config_.model.moe.adaptive.enabled) record.adaptive = std::move(adaptive);
+}
+
+}  // namespace pimoe

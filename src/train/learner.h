@@ -1,0 +1,70 @@
+#pragma once
+
+#include "moe/adaptive_control.h"
+#include "parallel/gradient_reducer.h"
+#include "parallel/parameter_buckets.h"
+#include "train/gradient_step.h"
+#include "train/loss_scaler.h"
+#include "train/metrics.h"
+#include "train/optimizer.h"
+#include "train/train_config.h"
+
+#include <optional>
+#include <vector>
+
+namespace pimoe {
+
+/// A model, and all that a training step reads and moves: optimizer, loss scale, balancing. Data, checkpoints and reports are its owner's: Trainer
+/// in a run, ObservedModel in a proof, so that both make the same step.
+///
+///     const StepTerms terms = learner.begin_step(tokens);
+///     const StepSums sums = learner.accumulate_gradients(batches, terms, seen);
+///     const StepRecord record = learner.update(sums);
+class Learner {
+ public:
+  /// The weights are undefined until optimizer().initialize, or until they are restored. `mesh` must outlive it. Collective.
+  /// @param scaler  of float16's first step; other dtypes have none
+  Learner(const TrainConfig& config, at::ScalarType dtype, const LossScaler& scaler, const ProcessMesh& mesh);
+
+  /// @param step_tokens  of the whole step over all ranks
+  StepTerms begin_step(int64_t step_tokens);
+  /// See gradient_step.h. Collective.
+  StepSums accumulate_gradients(const std::vector<MicroBatch>& batches, const StepTerms& terms, const PredictionObserver& seen);
+  /// Clips, updates weights and loss-free biases if the gradients are finite, and settles balancing and loss scale of the next step. Collective.
+  /// @returns what the step has to say, the same on every rank, but for time, memory and tokens, which the owner knows
+  StepRecord update(const StepSums& sums);
+
+  Transformer& model() { return model_; }
+  const Transformer& model() const { return model_; }
+  const std::vector<MoELayer*>& moe_layers() const { return moe_layers_; }
+  const ParameterBuckets& buckets() const { return buckets_; }
+  Optimizer& optimizer() { return optimizer_; }
+  const Optimizer& optimizer() const { return optimizer_; }
+  AdaptiveControl& adaptive() { return adaptive_; }
+  LossScaler& loss_scaler() { return loss_scaler_; }
+  const LossScaler& loss_scaler() const { return loss_scaler_; }
+  int64_t step() const { return step_; }  ///< steps done
+  void set_step(int64_t step) { step_ = step; }
+
+ private:
+  /// @param load  [N, E] of the step's global batch
+  void update_biases(const at::Tensor& load);
+  /// Shows adaptive control the step that was, and notes what it does about it and what a person should look at.
+  void adapt(StepRecord& record);
+  /// What balances the experts in the coming step: the configuration's settings, or what adaptive control has made of them.
+  const AdaptiveSettings& balancing() const { return adaptive_.settings(); }
+
+  TrainConfig config_;
+  const ProcessMesh& mesh_;
+  Transformer model_;
+  std::vector<MoELayer*> moe_layers_;
+  AdaptiveControl adaptive_;
+  ParameterBuckets buckets_;
+  Optimizer optimizer_;
+  GradientReducer reducer_;
+  std::optional<RoutingReplay> replay_;
+  LossScaler loss_scaler_;
+  int64_t step_ = 0;
+};
+
+}  // namespace pimoe

@@ -1,0 +1,68 @@
+#include "train/divergence.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+
+namespace pimoe {
+namespace {
+
+constexpr double kLoss = 2.5;
+constexpr double kNotANumber = std::numeric_limits<double>::quiet_NaN();
+
+Divergence after(int64_t bad_steps, double loss, bool scale_can_fall = false) {
+  Divergence divergence;
+  for (int64_t step = 0; step < bad_steps; ++step) divergence.observe(StepOutcome::kNotFinite, loss, scale_can_fall);
+  return divergence;
+}
+
+TEST(Divergence, ARunThatTakesItsStepsSavesAndGoesOn) {
+  Divergence divergence;
+  EXPECT_TRUE(divergence.may_save_when_due());
+  divergence.observe(StepOutcome::kTaken, kLoss, false);
+  EXPECT_EQ(divergence.bad_in_a_row(), 0);
+  EXPECT_TRUE(divergence.may_save());
+  EXPECT_TRUE(divergence.may_save_when_due());
+  EXPECT_FALSE(divergence.is_hopeless());
+}
+
+TEST(Divergence, GradientsAloneLeaveTheWeightsWorthSaving) {
+  EXPECT_TRUE(after(1, kLoss).may_save_when_due());
+  EXPECT_FALSE(after(2, kLoss).may_save_when_due()) << "the same weights again would push out older ones";
+  EXPECT_TRUE(after(9, kLoss).may_save());
+  EXPECT_FALSE(after(9, kLoss).is_hopeless());
+  EXPECT_TRUE(after(10, kLoss).is_hopeless());
+}
+
+TEST(Divergence, WhileFloat16sScaleCanFallSkipsAreNoDivergence) {
+  EXPECT_FALSE(after(15, kLoss, /*scale_can_fall=*/true).is_hopeless());
+  EXPECT_TRUE(after(15, kLoss, /*scale_can_fall=*/true).may_save());
+  EXPECT_TRUE(after(10, kNotANumber, /*scale_can_fall=*/true).is_hopeless()) << "no scale mends spoiled weights";
+}
+
+TEST(Divergence, ALossThatIsNotFiniteSavesNothing) {
+  EXPECT_FALSE(after(1, kNotANumber, /*scale_can_fall=*/true).may_save());
+  EXPECT_FALSE(after(1, kNotANumber).may_save_when_due());
+  Divergence divergence;
+  divergence.observe(StepOutcome::kTaken, std::numeric_limits<double>::infinity(), false);
+  EXPECT_EQ(divergence.bad_in_a_row(), 1) << "even if its gradients were finite";
+  EXPECT_FALSE(divergence.may_save());
+}
+
+TEST(Divergence, AStepThatIsTakenForgivesAllBeforeIt) {
+  Divergence divergence = after(9, kNotANumber);
+  divergence.observe(StepOutcome::kTaken, kLoss, false);
+  EXPECT_EQ(divergence.bad_in_a_row(), 0);
+  EXPECT_TRUE(divergence.may_save_when_due());
+}
+
+TEST(Divergence, AResumedRunCountsOn) {
+  Divergence divergence;
+  divergence.resume(9);
+  EXPECT_TRUE(divergence.may_save());
+  divergence.observe(StepOutcome::kNotFinite, kLoss, false);
+  EXPECT_TRUE(divergence.is_hopeless());
+}
+
+}  // namespace
+}  // namespace pimoe
