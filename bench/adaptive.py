@@ -40,11 +40,14 @@ def row(name, seeds):
     loss = [[r["validation_loss"] for r in run if "validation_loss" in r][-1] for run in seeds]
     share = [max(run[0]["moe/load"][0]) / sum(run[0]["moe/load"][0]) for run in seeds]
     said = ", ".join("never" if step is None else str(step) for step in reached)
+    if None not in reached:
+        said += f" (mean {statistics.fmean(reached):.0f})"
     return (f"| {name} | {said} | {statistics.fmean(last):.3f} | {statistics.fmean(loss):.4f} "
             f"({min(loss):.4f} to {max(loss):.4f}) | {statistics.fmean(share):.0%} |")
 
 
-COLORS = ["#999999", "#9ecae1", "#4292c6", "#08519c", "#a1d99b", "#41ab5d", "#006d2c", "#00441b", "#d94801", "#7a0177"]
+COLORS = ["#999999", "#9ecae1", "#4292c6", "#08519c", "#a1d99b", "#41ab5d", "#00441b", "#dadaeb", "#9e9ac8", "#54278f", "#c7a76c", "#8c6d31",
+          "#d94801", "#d6004a"]
 
 
 def svg(runs):
@@ -87,7 +90,7 @@ def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     runs = read(sys.argv[1])
-    order = ["none", "switch", "bias", "adaptive"]
+    order = ["none", "switch", "bias", "proportional", "both", "adaptive"]
     runs = dict(sorted(runs.items(), key=lambda item: (order.index(re.match(r"[a-z]+", item[0])[0]), item[0])))
     print(f"| setting | steps until MaxVio < {TARGET} (mean of {WINDOW}), each seed | MaxVio, last 50 steps | validation loss | fullest expert, step 1 |")
     print("|---|---|---|---|---|")

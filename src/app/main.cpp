@@ -1,3 +1,4 @@
+#include "app/check.h"
 #include "app/checkpoint.h"
 #include "app/command.h"
 #include "app/data.h"
@@ -45,7 +46,7 @@ std::string suggestion(const CLI::App& app, int argc, char** argv) {
       if (word.rfind("--", 0) != 0) level = level->get_subcommand(word);
       continue;
     }
-    if (word.rfind("--", 0) == 0 && level->get_name() == "train") {
+    if (word.rfind("--", 0) == 0 && (level->get_name() == "train" || level->get_name() == "check")) {
       const std::string key = override_instead_of(word, index + 1 < argc ? argv[index + 1] : "");
       if (!key.empty()) return concat("\nKeys of the configuration are given without dashes, as key.path=value: ", key);
     }
@@ -119,6 +120,7 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "pimoe " PIMOE_VERSION);
   app.footer("Example:\n  mpirun -n 2 pimoe train configs/quickstart.yaml train.steps=500");
   add_train_command(app, context);
+  add_check_command(app, context);
   add_data_command(app, context);
   add_checkpoint_command(app, context);
   add_experts_command(app, context);

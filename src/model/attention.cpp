@@ -29,7 +29,7 @@ at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, cons
 
 RotaryTable::RotaryTable(const ModelConfig& config, at::ScalarType compute_dtype, c10::Device device) {
   // In float64 whatever the run's precision: float32 angles of late positions are off by their last bits.
-  const auto options = at::TensorOptions().dtype(at::kDouble);
+  const auto options = at::TensorOptions().dtype(at::kDouble).device(device.is_meta() ? device : c10::Device(c10::DeviceType::CPU));
   const int64_t half = config.head_size() / 2;
   const at::Tensor frequencies = at::pow(config.rope_theta, at::arange(half, options) * (-1.0 / static_cast<double>(half)));
   const at::Tensor angles = at::outer(at::arange(config.sequence_length, options), frequencies);
@@ -74,6 +74,25 @@ at::Tensor Attention::forward(const at::Tensor& hidden, const RotaryTable& table
   const auto parts = heads.transpose(1, 2).split_with_sizes({heads_, kv_heads_, kv_heads_}, 1);  // [B, heads, S, d]
   const at::Tensor mixed = causal_attention(parts[0], parts[1], parts[2]);
   return at::linear(mixed.transpose(1, 2).reshape({batch, positions, heads_ * head_size_}), output_->value);
+}
+
+AttentionBytes attention_bytes(const ModelConfig& config, int64_t tokens, ElementBytes bytes, bool on_gpu) {
+  const int64_t queries = config.heads * config.head_size();
+  const int64_t both = config.kv_heads * config.head_size();  // keys, or values
+  const int64_t element = bytes.compute;
+  AttentionBytes result;
+  result.kept = tokens * (queries + 2 * both) * element;                    // turned queries, keys and values: one tensor
+  result.kept += tokens * (queries * element + config.heads * bytes.wide);  // the mixed values, and each head's logsumexp
+  if (config.qk_norm) result.kept += tokens * ((queries + both) * element + (config.heads + config.kv_heads) * bytes.wide);
+  // Gradients of all of that, of the projections' results and of the block's input; fused kernels add up the queries' in float32.
+  result.workspace = tokens * ((2 * queries + 2 * (queries + 2 * both) + config.width) * element + queries * bytes.wide);
+  const bool grouped = config.heads != config.kv_heads;
+  if (on_gpu && (element == 8 || (element == 4 && grouped))) {
+    const int64_t square = tokens * config.heads * config.sequence_length * element;
+    result.kept += square + tokens * (3 * queries + (grouped ? queries : 0)) * element;
+    result.workspace += 2 * square;
+  }
+  return result;
 }
 
 }  // namespace pimoe

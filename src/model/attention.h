@@ -2,6 +2,7 @@
 
 #include "model/model_config.h"
 #include "moe/weights.h"
+#include "parallel/precision.h"
 
 #include <string>
 
@@ -39,5 +40,15 @@ class Attention {
 
 /// A norm's weight: ones at first, at least float32, no decay.
 Parameter& declare_norm(ParameterList& parameters, const std::string& name, int64_t width, at::ScalarType compute_dtype);
+
+/// Bytes of Attention::forward.
+struct AttentionBytes {
+  int64_t kept = 0;       ///< for backward, without the input, which its maker counts
+  int64_t workspace = 0;  ///< at most at one time in backward, beside them
+};
+
+/// @param tokens  T, whole sequences of model.sequence_length. On a GPU float64, and float32 with grouped queries, have no fused kernel:
+///                S x S numbers of each head are kept.
+AttentionBytes attention_bytes(const ModelConfig& config, int64_t tokens, ElementBytes bytes, bool on_gpu);
 
 }  // namespace pimoe

@@ -11,6 +11,7 @@
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace pimoe {
@@ -134,6 +135,67 @@ std::vector<MoELayer*> Transformer::moe_layers() {
     if (block.is_moe()) layers.push_back(&block.moe());
   }
   return layers;
+}
+
+int64_t ActivationBytes::peak() const {
+  // Backward begins with the loss; by the time that it reaches a block, what the loss kept is gone.
+  return std::max(kept() + loss_workspace, kept() - loss + layer_workspace);
+}
+
+ActivationBytes activation_bytes(const ModelConfig& config, RecomputePolicy policy, const MicroBatchShape& shape, ElementBytes bytes) {
+  const int64_t tokens = shape.tokens.of_rank[0];
+  const bool on_gpu = shape.tokens.on_gpu;
+  const int64_t row = tokens * config.width * bytes.compute;  // [T, D]
+  const int64_t scale = tokens * bytes.wide;                  // a norm's number for each row
+  const bool whole = policy == RecomputePolicy::kFull;
+  const AttentionBytes attention = attention_bytes(config, tokens, bytes, on_gpu);
+
+  ActivationBytes result;
+  const auto add_block = [&](int64_t feed_forward, bool recomputed, bool tokens_kept, int64_t workspace) {
+    const int64_t before = row + scale + attention.kept + row;  // the first norm's result, attention, and the stream after it
+    const int64_t inside = scale + (tokens_kept ? row : 0) + feed_forward;
+    result.stream += row;
+    // Stream gradients: of the block's result, of its second part, and their sum.
+    result.layer_workspace = std::max(
+        result.layer_workspace, 3 * row + std::max(workspace, attention.workspace) + (whole ? before : 0) + (recomputed ? inside : 0));
+    if (whole) return;
+    result.stream += row;
+    result.norms += row + scale;
+    result.attention += attention.kept;
+    if (recomputed) return;
+    result.norms += scale + (tokens_kept ? row : 0);
+  };
+
+  const int64_t moe_layers = config.moe_layers();
+  const int64_t hidden = 2 * config.feed_forward_width * tokens * bytes.compute;  // grouped_swiglu_mlp's pre-activation
+  for (int64_t layer = 0; layer < config.layers - moe_layers; ++layer) {
+    if (!whole) result.dense += hidden;
+    const int64_t weights = 3 * config.feed_forward_width * config.width * bytes.compute;
+    add_block(hidden, whole, /*tokens_kept=*/true, row + 2 * hidden + weights);
+  }
+  if (moe_layers > 0) {
+    const bool recomputed = policy != RecomputePolicy::kNone;
+    const RoutedRows rows = routed_rows(config.moe, shape.tokens, shape.skew);
+    const MoeBytes moe = moe_bytes(config.moe, config.width, config.sequence_length, rows,
+                                   static_cast<int64_t>(shape.tokens.of_rank.size()), bytes, recomputed);
+    for (int64_t layer = 0; layer < moe_layers; ++layer) {
+      result.router += moe.router;
+      result.dispatch += moe.dispatch;
+      result.experts += moe.experts;
+      result.others += moe.others;
+      // What a recomputed layer keeps meanwhile is in its workspace already.
+      add_block(/*feed_forward=*/0, recomputed, recomputed || moe.tokens, moe.workspace);
+    }
+  }
+  result.stream += row;
+  result.norms += scale;
+  const CrossEntropyBytes loss = linear_cross_entropy_bytes(tokens, config.width, config.vocabulary, bytes.compute, bytes.wide, on_gpu);
+  result.loss = loss.kept;
+  result.loss_workspace = row + std::max(loss.forward, loss.backward);  // the last norm's result
+  // The embedding's gradient waits for the head's, which is the same tensor's.
+  if (config.tie_embeddings) result.layer_workspace += config.vocabulary * config.width * bytes.compute;
+  if (on_gpu) result.batch = 2 * tokens * static_cast<int64_t>(sizeof(int64_t));
+  return result;
 }
 
 }  // namespace pimoe

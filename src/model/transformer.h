@@ -92,4 +92,35 @@ class Transformer {
   Parameter* head_ = nullptr;  ///< absent when tied
 };
 
+/// One rank's share of a micro-batch, for forecasts.
+struct MicroBatchShape {
+  RoutedTokens tokens;
+  double skew = 1.0;  ///< as in routed_rows.h
+};
+
+/// Bytes of one micro-batch's forward and backward on one rank: what is kept from forward to backward, by what keeps it, and what comes on
+/// top of it for a moment.
+struct ActivationBytes {
+  int64_t stream = 0;  ///< the residual stream: inputs of norms, or of blocks that are recomputed
+  int64_t norms = 0;   ///< results of norms that what follows them keeps, and a number for each row
+  int64_t attention = 0;
+  int64_t dense = 0;  ///< dense feed-forward networks
+  int64_t router = 0;
+  int64_t dispatch = 0;  ///< plans, experts' inputs and results
+  int64_t experts = 0;
+  int64_t others = 0;  ///< shared and fallback networks
+  int64_t loss = 0;    ///< gradients that the cross-entropy makes in forward
+  int64_t batch = 0;   ///< token ids on a GPU (a CPU reads them where they are)
+
+  int64_t layer_workspace = 0;  ///< the most that backward of one block needs, what it computes again included
+  int64_t loss_workspace = 0;   ///< logits of a chunk, scaled gradients
+
+  int64_t kept() const { return stream + norms + attention + dense + router + dispatch + experts + others + loss + batch; }
+  /// The most at one time, all that is kept included.
+  int64_t peak() const;
+};
+
+/// What Transformer::forward keeps for backward, as its functions save it; each layer's formula stands beside the layer.
+ActivationBytes activation_bytes(const ModelConfig& config, RecomputePolicy policy, const MicroBatchShape& shape, ElementBytes bytes);
+
 }  // namespace pimoe

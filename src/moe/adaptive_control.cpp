@@ -10,13 +10,13 @@
 namespace pimoe {
 namespace {
 
-constexpr double kFactor = 2.0;     // of the bias rate and of the Switch coefficient
-constexpr double kFarFactor = 4.0;  // of the bias rate where MaxVio is above kFar: what overshoots costs one cut more
-constexpr double kFar = 1.0;        // an expert has more than twice the mean load
+constexpr double kFactor = 2.0;  // of the bias rate and of the Switch coefficient
 constexpr double kTemperatureFactor = 1.25;
-constexpr double kProof = 2.0;                  // steps that must agree before the rate is raised
+constexpr double kMemory = 0.7;                 // weight of a step's errors a step later
+constexpr double kProof = 2.0;                  // steps that a move of the bias rate is judged by
+constexpr double kLasting = 0.5;                // of the error of a step that is left in the next: half way between lasting and noise
+constexpr double kAlternating = -0.05;          // a monopoly that goes round six experts shows -0.2, noise 0
 constexpr double kLeastSwitchShare = 1.0 / 16;  // of its bound: the first coefficient that control tries where 0 is configured
-constexpr double kLastingShare = 0.5;           // of the excess that is left a step later: half way between skew and chance
 constexpr double kCommonPatience = 4.0;         // looks
 constexpr double kMostPatience = 64.0;          // looks
 constexpr double kBetter = 0.9;                 // a look that is a tenth below the one before got better
@@ -47,6 +47,8 @@ void AdaptiveConfig::fields(FieldVisitor& visit) {
   visit.flag("enabled", enabled, "move bias rate, Switch coefficient and temperature by the load that is measured");
   visit.integer("window", window, {.at_least = 1}, "steps of a look: what is averaged before a setting goes back, and before an alarm");
   visit.number("target_maxvio", target_maxvio, {.above = 0}, "MaxVio to reach: (max load - mean load) / mean load");
+  visit.number("bias_rate_start", bias_rate_start, {.above = 0},
+               "first step of the loss-free bias of an expert whose load is off by the mean load");
   visit.number("bias_rate_min", bias_rate_min, {.above = 0}, "least step of the loss-free bias");
   visit.number("bias_rate_max", bias_rate_max, {.at_least = 0}, "greatest step of the loss-free bias; 0: it is not used");
   visit.number("switch_loss_max", switch_loss_max, {.at_least = 0},
@@ -70,11 +72,12 @@ AdaptiveControl::AdaptiveControl(const AdaptiveConfig& config, const AdaptiveSet
       layers_(static_cast<size_t>(layers)) {
   configured_.bias_rate.resize(layers_.size(), configured.bias_rate.empty() ? 0.0 : configured.bias_rate.front());
   if (config_.enabled) {
-    for (double& rate : configured_.bias_rate) rate = bounded_rate(rate);
+    for (double& rate : configured_.bias_rate) rate = bounded_rate(config_.bias_rate_start);
   }
   settings_ = configured_;
   const auto words = static_cast<size_t>((experts + kBits - 1) / kBits);
   for (Layer& layer : layers_) {
+    layer.error.assign(static_cast<size_t>(experts), 0.0);
     layer.used.assign(words, 0.0);
     layer.missing.assign(words, 0.0);
   }
@@ -121,63 +124,42 @@ void AdaptiveControl::steer_bias(int64_t step, int64_t index, const std::vector<
     if (load[static_cast<size_t>(expert)] > 0) set_bit(layer.used, expert);
   }
 
-  const double rate = settings_.bias_rate[static_cast<size_t>(index)];
-  const double before = layer.excess;
   const bool first = layer.fullest < 0;
-  const double left = first ? 0.0 : (static_cast<double>(load[static_cast<size_t>(layer.fullest)]) - mean) / mean;
-  const auto fullest_before = static_cast<int64_t>(layer.fullest);
   layer.fullest = static_cast<double>(fullest - load.begin());
-  layer.excess = maxvio;
+  layer.fullest_load = maxvio + 1;
+  double product = 0.0;
+  double square = 0.0;
+  for (size_t expert = 0; expert < load.size(); ++expert) {
+    const double error = (mean - static_cast<double>(load[expert])) / mean;
+    product += error * layer.error[expert];
+    square += layer.error[expert] * layer.error[expert];
+    layer.error[expert] = error;
+  }
   if (first) return;
-  if (layer.run == 0) layer.run_first = before;
-  ++layer.run;
-  layer.run_excess += before;
-  layer.run_left += left;
-
-  if (left < 0 && before > target && maxvio > target) {
-    move_bias(step, index, rate / kFactor,
-              concat("expert ", fullest_before, " went from ", fixed(before, 2), " above the mean load to ", fixed(-left, 2),
-                     " below it in a step: the bias went too far"),
-              seen);
-    return;
+  ++layer.steps;
+  layer.product = kMemory * layer.product + product;
+  layer.square = kMemory * layer.square + square;
+  if (layer.steps < kProof || maxvio <= target || layer.square == 0) return;
+  const double left = layer.product / layer.square;
+  const std::string seen_so_far = concat("MaxVio ", fixed(maxvio, 2), ", target ", fixed(target, 2), "; ");
+  const double rate = settings_.bias_rate[static_cast<size_t>(index)];
+  if (left > kLasting) {
+    move_bias(step, index, rate * kFactor, concat(seen_so_far, fixed(100 * left, 0), " % of a step's imbalance is left in the next"), seen);
+  } else if (left < kAlternating) {
+    move_bias(step, index, rate / kFactor, concat(seen_so_far, "imbalance alternates from step to step: the bias goes too far"), seen);
   }
-  if (layer.run < kProof) return;
-  const bool lasting = layer.run_left >= kLastingShare * layer.run_excess;
-  // On course: at the present fall the target is reached in another such run.
-  const bool on_course = layer.run_first - maxvio >= maxvio - target;
-  if (maxvio > target && lasting && !on_course) {
-    layer.patience.raised();
-    move_bias(step, index, rate * (maxvio > kFar ? kFarFactor : kFactor),
-              concat("MaxVio ", fixed(maxvio, 2), " after ", layer.run, " steps with the same experts in front, target ", fixed(target, 2)),
-              seen);
-  }
-  layer.run = layer.run_excess = layer.run_left = 0;
 }
 
 void AdaptiveControl::look(int64_t step, Observation& seen) {
   double sum = 0.0;
   for (size_t index = 0; index < layers_.size(); ++index) {
     Layer& layer = layers_[index];
-    const double maxvio = layer.look_maxvio / look_steps_;
-    sum += maxvio;
-    look_at_bias(step, static_cast<int64_t>(index), maxvio, seen);
+    sum += layer.look_maxvio / look_steps_;
     look_for_collapse(step, static_cast<int64_t>(index), layer.look_entropy / look_steps_, seen);
     layer.look_maxvio = layer.look_entropy = 0;
   }
   look_at_common(step, sum / static_cast<double>(layers_.size()), seen);
   look_steps_ = look_target_ = 0;
-}
-
-void AdaptiveControl::look_at_bias(int64_t step, int64_t index, double maxvio, Observation& seen) {
-  Patience& patience = layers_[static_cast<size_t>(index)].patience;
-  const double target = look_target_ / look_steps_;
-  const double rest = configured_.bias_rate[static_cast<size_t>(index)];
-  const double rate = settings_.bias_rate[static_cast<size_t>(index)];
-  patience.met = maxvio <= target ? patience.met + 1 : 0;
-  if (rate <= rest || patience.met < patience.needed) return;
-  move_bias(step, index, std::max(rest, rate / kFactor),
-            concat("MaxVio ", fixed(maxvio, 2), " over ", look_steps_, " steps meets the target ", fixed(target, 2)), seen);
-  patience.gave_back();
 }
 
 void AdaptiveControl::look_at_common(int64_t step, double maxvio, Observation& seen) {
@@ -231,7 +213,7 @@ void AdaptiveControl::look_for_collapse(int64_t step, int64_t index, double entr
                            {fullest},
                            concat("step ", step, ": layer ", index, ": the router collapses: entropy of the load ", fixed(entropy, 2),
                                   " over ", look_steps_, " steps is below ", config_.collapse_entropy, "; expert ", fullest, " has ",
-                                  fixed(layer.excess + 1, 1), " times the mean load")});
+                                  fixed(layer.fullest_load, 1), " times the mean load")});
   }
   layer.collapsed = collapsed ? 1 : 0;
 
@@ -255,7 +237,7 @@ void AdaptiveControl::look_for_collapse(int64_t step, int64_t index, double entr
 void AdaptiveControl::move_bias(int64_t step, int64_t index, double to, const std::string& reason, Observation& seen) {
   if (!config_.enabled) return;
   Layer& layer = layers_[static_cast<size_t>(index)];
-  layer.run = layer.run_excess = layer.run_left = 0;
+  layer.steps = layer.product = layer.square = 0;
   double& rate = settings_.bias_rate[static_cast<size_t>(index)];
   to = bounded_rate(to);
   if (to == rate) return;
@@ -272,32 +254,28 @@ void AdaptiveControl::move_common(int64_t step, const char* name, double& settin
 
 template <class Visit>
 void AdaptiveControl::each_number(const Visit& visit) {
-  const auto visit_patience = [&visit](const std::string& prefix, Patience& patience) {
-    visit(prefix + "patience_needed", patience.needed);
-    visit(prefix + "patience_met", patience.met);
-    visit(prefix + "patience_gave_way", patience.gave_way);
-  };
   visit("adaptive.switch_loss", settings_.switch_loss);
   visit("adaptive.temperature", settings_.temperature);
   visit("adaptive.look_steps", look_steps_);
   visit("adaptive.look_target", look_target_);
   visit("adaptive.missed", missed_);
   visit("adaptive.last_maxvio", last_maxvio_);
-  visit_patience("adaptive.", patience_);
+  visit("adaptive.patience_needed", patience_.needed);
+  visit("adaptive.patience_met", patience_.met);
+  visit("adaptive.patience_gave_way", patience_.gave_way);
   for (size_t index = 0; index < layers_.size(); ++index) {
     Layer& layer = layers_[index];
     const std::string prefix = concat("adaptive.layers.", index, ".");
     visit(prefix + "bias_rate", settings_.bias_rate[index]);
     visit(prefix + "fullest", layer.fullest);
-    visit(prefix + "excess", layer.excess);
-    visit(prefix + "run", layer.run);
-    visit(prefix + "run_excess", layer.run_excess);
-    visit(prefix + "run_left", layer.run_left);
-    visit(prefix + "run_first", layer.run_first);
+    visit(prefix + "fullest_load", layer.fullest_load);
+    visit(prefix + "steps", layer.steps);
+    visit(prefix + "product", layer.product);
+    visit(prefix + "square", layer.square);
+    for (size_t expert = 0; expert < layer.error.size(); ++expert) visit(concat(prefix, "error.", expert), layer.error[expert]);
     visit(prefix + "look_maxvio", layer.look_maxvio);
     visit(prefix + "look_entropy", layer.look_entropy);
     visit(prefix + "collapsed", layer.collapsed);
-    visit_patience(prefix, layer.patience);
     for (size_t word = 0; word < layer.used.size(); ++word) {
       visit(concat(prefix, "used.", word), layer.used[word]);
       visit(concat(prefix, "missing.", word), layer.missing[word]);

@@ -9,13 +9,17 @@
 
 namespace pimoe {
 
+/// How far a step moves an expert's bias; update_bias has the formulas.
+enum class BiasLaw { kSign, kProportional };
+
 /// `model.moe.adaptive:` keeps the load of the experts near a target by moving the settings that balance it.
 struct AdaptiveConfig {
   bool enabled = false;
   int64_t window = 10;            ///< steps of a look
   double target_maxvio = 0.2;     ///< mean over a look
-  double bias_rate_min = 1e-4;    ///< bounds of the rate of the loss-free bias; the largest is 0: the bias is left alone
-  double bias_rate_max = 0.1;     ///< ... in units of the router's score
+  double bias_rate_start = 0.01;  ///< of the loss-free bias, in units of the router's score for a load that is off by the mean load
+  double bias_rate_min = 1e-4;    ///< bounds of the rate; the largest is 0: the bias is left alone
+  double bias_rate_max = 0.03;
   double switch_loss_max = 0.05;  ///< bound of the Switch loss' coefficient; a larger configured one is its own bound
   double temperature_max = 2.0;   ///< bound of the router's temperature, likewise
   double collapse_entropy = 0.5;  ///< H(c) / ln E below which a router counts as collapsed
@@ -49,16 +53,15 @@ struct AdaptiveAlarm {
 
 /// Steers load balancing by what it sees of the load: raises what balances while a layer is out of balance, lets go once it is balanced.
 ///
-/// The bias comes first, because it costs no quality, each layer by itself. With the law b_i += rate * sign(mean c - c_i) the rate decides how
-/// soon a skewed layer is even and how wildly it then swings: a skew of s in score takes s / (2 rate) steps, and leaves a cycle of +- rate.
+/// The bias comes first, because it costs no quality, each layer by itself, in proportion to what each expert's load misses of the mean,
+/// e_i = (mean c - c_i) / mean c (update_bias, BiasLaw::kProportional). Such a loop is right when what is left of the error is noise: then
+/// the errors of two steps have nothing to do with each other. With r the sum over experts and recent steps (weights 0.7^age) of
+/// e_i(t) e_i(t-1), over the same of e_i(t-1)^2, and while MaxVio is above target:
 ///
-///   raise  x 2   when for two steps the fullest experts stayed the fullest, and MaxVio is above target and not on its way there;
-///                x 4 where MaxVio is above 1
-///   cut    / 2   at once, when the fullest expert of the step before is below the mean now: the bias went too far
-///   rest   / 2   toward the configured value, when a look (`window` steps) met the target
+///   r > 0.5     the errors last: the rate doubles
+///   r < -0.05   they alternate, or a monopoly goes round: the bias goes too far, the rate halves
 ///
-/// so that the way to balance is a doubling search with a bisection at its end. A layer is judged by what becomes of its fullest expert: the
-/// share of that expert's excess that is left a step later is 1 under a lasting skew, 0 under chance, and negative in a cycle.
+/// judged anew two steps after each move.
 ///
 /// Where four looks in a row miss the target as the mean over layers, and get no better, the Switch loss' coefficient doubles, and once that
 /// is at its bound the temperature rises by a quarter; after as many looks that met it the last of these goes back. A step back that proved
@@ -66,16 +69,18 @@ struct AdaptiveAlarm {
 /// chance alone makes, about sqrt(2 ln E / mean c).
 ///
 /// A function of what it observed alone, so that it is the same on every rank: it must be fed global counts. No tensors, no randomness.
-/// @source ours; bias law arXiv 2408.15664 algorithm 1; steps that double and halve by sign: Rprop (Riedmiller and Braun 1993)
+/// @source ours; bias law arXiv 2408.15664, the variant of algorithm 1; an optimal loop leaves white errors: Mehra 1970, Harris 1989
 class AdaptiveControl {
  public:
+  static constexpr BiasLaw kBiasLaw = BiasLaw::kProportional;  ///< that the rates are for
+
   struct Observation {
     std::vector<AdaptiveMove> moves;
     std::vector<AdaptiveAlarm> alarms;
   };
 
-  /// @param configured  what the settings are without control, bias_rate of one element or of N: where control begins, and returns to.
-  ///                    A bias rate outside its bounds is brought inside.
+  /// @param configured  what the settings are without control: where it begins, and returns to. Under control the bias rates begin at
+  ///                    config.bias_rate_start instead, brought inside its bounds. bias_rate: of one element, or of N.
   /// @param layers      N, MoE layers; may be 0
   /// Where `config.enabled` is false it only watches: alarms are told, and the settings stay what was configured.
   AdaptiveControl(const AdaptiveConfig& config, const AdaptiveSettings& configured, int64_t layers, int64_t experts);
@@ -108,22 +113,19 @@ class AdaptiveControl {
     void gave_back();
   };
   struct Layer {
-    double fullest = -1.0;      ///< expert of the step before; -1: none yet
-    double excess = 0.0;        ///< its (c - mean c) / mean c: MaxVio of the step before
-    double run = 0.0;           ///< steps since the last move, what the next three are about
-    double run_excess = 0.0;    ///< sum over the run: excess of the fullest expert
-    double run_left = 0.0;      ///< sum over the run: the same expert's excess one step later
-    double run_first = 0.0;     ///< MaxVio where the run began
-    double look_maxvio = 0.0;   ///< sum over the look
-    double look_entropy = 0.0;  ///< sum over the look
-    double collapsed = 0.0;     ///< 1: the alarm is told
-    Patience patience;
+    double fullest = -1.0;        ///< expert of the last step
+    double fullest_load = 0.0;    ///< its slots over the mean
+    double steps = 0.0;           ///< since the last move, that the two sums are about
+    double product = 0.0;         ///< weighted sum of e(t) . e(t-1)
+    double square = 0.0;          ///< weighted sum of e(t-1) . e(t-1)
+    std::vector<double> error;    ///< [E] e of the last step
+    double look_maxvio = 0.0;     ///< sum over the look
+    double look_entropy = 0.0;    ///< sum over the look
+    double collapsed = 0.0;       ///< 1: the alarm is told
     std::vector<double> used;     ///< [ceil(E / 32)] words of bits: experts that had a slot in this look
     std::vector<double> missing;  ///< likewise: experts that an alarm has told of
   };
 
-  template <class Visit>
-  static void each_number(Layer& layer, const Visit& visit);
   template <class Visit>
   void each_number(const Visit& visit);
 
@@ -132,7 +134,6 @@ class AdaptiveControl {
   double bounded_rate(double rate) const;
   void steer_bias(int64_t step, int64_t index, const std::vector<int64_t>& load, Observation& seen);
   void look(int64_t step, Observation& seen);
-  void look_at_bias(int64_t step, int64_t index, double maxvio, Observation& seen);
   void look_at_common(int64_t step, double maxvio, Observation& seen);
   void look_for_collapse(int64_t step, int64_t index, double entropy, Observation& seen);
   void move_bias(int64_t step, int64_t index, double to, const std::string& reason, Observation& seen);

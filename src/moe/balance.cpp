@@ -53,9 +53,12 @@ BalanceTerms balance_terms(const std::vector<RoutingRecord>& layers, const Balan
   return terms;
 }
 
-void update_bias(at::Tensor& bias, const at::Tensor& load, double rate) {
-  const at::Tensor counts = load.to(bias.dtype());
-  bias.add_(at::sign(counts.mean() - counts), rate);
+void update_bias(at::Tensor& bias, const at::Tensor& load, double rate, BiasLaw law) {
+  // In integers: a float32 mean of more than 2^24 slots would move the bias of a balanced layer.
+  const at::Tensor total = load.sum();
+  const at::Tensor missing = total - load * load.numel();
+  const at::Tensor error = law == BiasLaw::kSign ? missing.sign() : missing.to(at::kDouble).div(total.clamp_min(1)).clamp_min(-1);
+  bias.add_(error.to(bias.dtype()), rate);
   bias.sub_(bias.mean());
 }
 

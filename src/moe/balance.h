@@ -36,10 +36,12 @@ struct BalanceTerms {
 BalanceTerms balance_terms(const std::vector<RoutingRecord>& layers, const BalanceConfig& config, double step_tokens,
                            const at::Tensor& load_before, const Communicator& batch_group);
 
-/// Loss-free balancing after an optimizer step: b_i += rate * sign(mean c - c_i), then centred.
+/// Loss-free balancing after an optimizer step: b_i += rate * sign(e_i), or rate * e_i with e_i = (mean c - c_i) / mean c, then centred.
 /// @param load  [E] slots of each expert over the step's global batch
-/// @source arXiv 2408.15664, algorithm 1; centring keeps the bias from drifting as a whole, which no choice would see.
-void update_bias(at::Tensor& bias, const at::Tensor& load, double rate);
+/// @param law   proportional: e_i is taken as at least -1, so that one collapsed layer cannot throw a bias further than `rate`
+/// @source arXiv 2408.15664, algorithm 1, and its variant in proportion to the error; centring keeps the bias from drifting as a whole, which
+///         no choice would see.
+void update_bias(at::Tensor& bias, const at::Tensor& load, double rate, BiasLaw law);
 
 /// @returns bias_rate as its schedule has it after `step` of `steps` steps
 double scheduled_bias_rate(const BalanceConfig& config, int64_t step, int64_t steps);

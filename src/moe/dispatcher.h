@@ -22,6 +22,11 @@ struct DispatchPlan {
   int64_t rows = 0;       ///< R, rows received; on one GPU, where nothing is read to the host, an upper bound of ends[L-1]
 };
 
+/// Bytes of plans that are kept.
+/// @param slots  of this rank's tokens   @param rows  received in all rounds   @param padded  rows sent with padding; 0: none
+/// @param whole  the plans themselves are kept, to dispatch again; else what the backward of one plan's dispatch and combine needs
+int64_t kept_bytes_of_plans(int64_t slots, int64_t rows, int64_t rounds, int64_t padded, int64_t group_size, bool whole);
+
 /// Moves each token's rows to the ranks that hold its experts, and the results back.
 ///
 /// Holds no parameters and no state of a call: what planning learned travels in the plan, so that several micro-batches, and recompute, can

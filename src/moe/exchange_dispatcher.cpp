@@ -155,6 +155,14 @@ at::Tensor ExchangeDispatcher::bring_back(const at::Tensor& rows, const Dispatch
   return exchange_rows(permute_rows(rows, plan.by_arrival, plan.by_expert), plan.recv_rows, plan.send_rows, group_);
 }
 
+int64_t kept_bytes_of_plans(int64_t slots, int64_t rows, int64_t rounds, int64_t padded, int64_t group_size, bool whole) {
+  constexpr int64_t kIndex = 4;
+  int64_t kept = rounds * slots * kIndex + padded;               // positions; one flag for each padded row
+  if (group_size > 1) kept += 2 * rows * kIndex;                 // by_expert and by_arrival: each is the other's backward
+  if (whole) kept += rounds * std::max(slots, padded) * kIndex;  // slots, which no backward asks for
+  return kept;
+}
+
 at::Tensor ExchangeDispatcher::return_slots(const at::Tensor& values, const DispatchPlan& plan) const {
   const at::Tensor each_once = at::ones({plan.order.positions.numel(), 1}, values.options());
   return combine_rows(bring_back(values, plan), each_once, sent_slots(plan), plan.order.positions);

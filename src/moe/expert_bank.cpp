@@ -64,4 +64,18 @@ at::Tensor ExpertBank::forward(const at::Tensor& rows, const at::Tensor& row_wei
   return grouped_linear_layer(hidden.contiguous(), down_->value, ends);
 }
 
+int64_t kept_bytes_of_expert_row(const ExpertGroupConfig& group, ElementBytes bytes, bool gates_early, bool gates_learn) {
+  const int64_t hidden = group.width * bytes.compute;
+  const int64_t gate = gates_early ? bytes.wide : 0;
+  if (group.activation == Activation::kSwiglu && group.layers == 2) return 2 * hidden + gate;  // grouped_swiglu_mlp's pre-activation
+  // silu and gelu keep what they are given, relu and tanh their result; the square keeps relu's. Every result is kept by the matrix after it.
+  const Activation activation = group.activation;
+  const int64_t activated = (activation == Activation::kRelu || activation == Activation::kTanh ? 1 : 2) * hidden;
+  int64_t kept = is_gated(activation) ? 4 * hidden : activated;  // gate and up, the activated gate, the product
+  kept += (group.layers - 2) * activated;
+  if (!gates_early) return kept;
+  // The weighed rows are what the last matrix keeps now; those before them stay for the weights' gradient, or for relu's and tanh's own.
+  return kept + gate + (gates_learn || activated == hidden ? hidden : 0);
+}
+
 }  // namespace pimoe

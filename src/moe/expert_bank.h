@@ -2,6 +2,7 @@
 
 #include "moe/expert_placement.h"
 #include "moe/weights.h"
+#include "parallel/precision.h"
 
 #include <optional>
 
@@ -34,5 +35,10 @@ class ExpertBank {
   std::vector<Parameter*> middle_;
   Parameter* down_;
 };
+
+/// @param gates_early  rows are weighed before the last matrix (MoeMemory::kBalanced and kLean)
+/// @param gates_learn  the row weights need a gradient
+/// @returns bytes that ExpertBank::forward keeps for backward of one row, without the row itself, which its maker counts
+int64_t kept_bytes_of_expert_row(const ExpertGroupConfig& group, ElementBytes bytes, bool gates_early, bool gates_learn);
 
 }  // namespace pimoe

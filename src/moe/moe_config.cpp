@@ -40,9 +40,11 @@ void BalanceConfig::fields(FieldVisitor& visit) {
   visit.number("local_loss", local_loss, {.at_least = 0}, "the same over each rank's tokens alone (Megatron's): changes with the layout");
   visit.number("z_loss", z_loss, {.at_least = 0}, "router z-loss (arXiv 2202.08906)");
   visit.number("bias_rate", bias_rate, {.at_least = 0}, "step of the loss-free bias (arXiv 2408.15664); 0: off");
+  visit.choice("bias_law", bias_law, {{"sign", BiasLaw::kSign}, {"proportional", BiasLaw::kProportional}},
+               "each step moves an expert's bias by bias_rate, or by bias_rate times what it misses of the mean load");
   visit.choice("bias_schedule", bias_schedule,
                {{"constant", BiasSchedule::kConstant}, {"linear", BiasSchedule::kLinear}, {"cosine", BiasSchedule::kCosine}},
-               "of bias_rate over the run's steps, down to 0; adaptive control, where it is on, sets the rates itself");
+               "of bias_rate over the run's steps, down to 0");
 }
 
 void ExpertGroupConfig::fields(FieldVisitor& visit) {
@@ -106,6 +108,10 @@ void MoeConfig::validate(const char* key, Violations& violations) const {
   if (experts == 0) return;
   adaptive.validate(concat(key, ".adaptive").c_str(), violations);
   const auto add = [&](const char* name, const auto&... rule) { violations.add(concat(key, ".", name), concat(rule...)); };
+  if (adaptive.enabled && balance.bias_rate > 0) {
+    add("balance.bias_rate", "(", balance.bias_rate, ") must be 0 with ", key, ".adaptive.enabled: control sets the rate, from ", key,
+        ".adaptive.bias_rate_start");
+  }
   if (choices > experts) add("choices", "(", choices, ") must be at most ", key, ".experts (", experts, ")");
   const bool chooses = router.kind == RouterKind::kSoftmax || router.kind == RouterKind::kSigmoid;
   if (router.groups > 1) {

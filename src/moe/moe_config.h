@@ -51,7 +51,8 @@ struct BalanceConfig {
   double step_loss = 0.0;                                ///< f over what the step has seen so far
   double local_loss = 0.0;                               ///< over this rank's tokens alone, as Megatron's aux_loss: changes with the layout
   double z_loss = 1e-3;                                  ///< times the mean of logsumexp(logits)^2
-  double bias_rate = 0.0;                                ///< loss-free bias: b_i += rate * sign(mean load - load_i) after each step
+  double bias_rate = 0.0;                                ///< step of the loss-free bias after each step
+  BiasLaw bias_law = BiasLaw::kSign;                     ///< update_bias has both
   BiasSchedule bias_schedule = BiasSchedule::kConstant;  ///< of bias_rate over the run, down to 0
 
   void fields(FieldVisitor& visit);

@@ -232,4 +232,39 @@ Routing Router::route_without_scores(const at::Tensor& tokens, const BatchContex
   return routing;
 }
 
+RouterKept kept_by_router(const MoeConfig& config, int64_t tokens, int64_t width, int64_t sequence_length, ElementBytes bytes) {
+  const RouterConfig& router = config.router;
+  const bool by_expert = router.kind == RouterKind::kExpertChoice;
+  const bool by_logits = router.kind == RouterKind::kSoftmax && !router.pre_softmax;
+  const int64_t gates = tokens * (by_expert ? config.experts : config.choices);
+  const int64_t scores = tokens * config.experts;
+  constexpr int64_t kLong = 8;
+  RouterKept kept;
+  kept.decision = gates * (bytes.wide + static_cast<int64_t>(sizeof(int32_t)));
+  if (router.kind == RouterKind::kHash || router.kind == RouterKind::kUniform) return kept;
+  kept.gates_learn = true;
+
+  // What the (first) linear map keeps: noise and product, or a wide copy, or the tokens as they are.
+  if (router.jitter > 0) {
+    kept.scores += 2 * tokens * width * bytes.wide;
+  } else if (bytes.compute != bytes.wide) {
+    kept.scores += tokens * width * bytes.wide;
+  } else {
+    kept.tokens = true;
+  }
+  int64_t numbers = tokens * router.projection;
+  numbers += scores + tokens;                                      // logits and their logsumexp
+  numbers += scores;                                               // softmax or sigmoid
+  if (router.kind == RouterKind::kSigmoid) numbers += 2 * tokens;  // a token's sum, before and after it is bounded
+  const bool tempered = router.temperature != 1.0 || (config.adaptive.enabled && config.adaptive.temperature_max > 1.0);
+  if (by_logits && tempered) numbers += scores;
+  kept.scores += gates * kLong;  // which scores were taken
+  if (by_logits && router.route_scale != 1.0) numbers += gates;
+  if (by_expert) numbers += gates;  // what stays of them
+  if (!by_logits && !by_expert && router.renormalize) numbers += gates + 2 * tokens;
+  if (config.balance.sequence_loss > 0) numbers += tokens / std::max<int64_t>(1, sequence_length) * config.experts;
+  kept.scores += numbers * bytes.wide;
+  return kept;
+}
+
 }  // namespace pimoe

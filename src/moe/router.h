@@ -3,6 +3,7 @@
 #include "moe/moe_config.h"
 #include "moe/routing.h"
 #include "parallel/parameter.h"
+#include "parallel/precision.h"
 
 #include <string>
 
@@ -64,5 +65,16 @@ class Router {
   double temperature_;
   at::Tensor hashed_;  ///< [V] int32, the hash router's first expert of each token id
 };
+
+/// What Router::route keeps for backward of T tokens.
+struct RouterKept {
+  int64_t decision = 0;      ///< bytes of experts and gates: the caller's, and kept whatever is recomputed
+  int64_t scores = 0;        ///< bytes of all else
+  bool tokens = false;       ///< its input is kept, counted by whoever made it
+  bool gates_learn = false;  ///< the gates have a gradient
+};
+
+/// @param width  D  @param sequence_length  S
+RouterKept kept_by_router(const MoeConfig& config, int64_t tokens, int64_t width, int64_t sequence_length, ElementBytes bytes);
 
 }  // namespace pimoe

@@ -44,11 +44,13 @@ void add_weight_gradient(at::Tensor& sum, const at::Tensor& grad_logits, const a
   }
 }
 
+/// @returns bytes of a logit, as logits_of makes it
+int64_t logit_bytes(int64_t element, bool on_gpu) { return on_gpu ? std::max<int64_t>(4, element) : element; }
+
 /// @returns positions at a time: logits of 64 MiB on the CPU, 1 GiB on a GPU, at least one position.
-int64_t chunk_positions(const at::Tensor& hidden, int64_t vocabulary) {
-  const int64_t bytes = hidden.is_cuda() ? int64_t{1} << 30 : int64_t{64} << 20;
-  const int64_t logit_bytes = hidden.is_cuda() ? std::max<int64_t>(4, hidden.element_size()) : hidden.element_size();
-  return std::max<int64_t>(1, bytes / std::max<int64_t>(1, vocabulary * logit_bytes));
+int64_t chunk_positions(int64_t vocabulary, int64_t element, bool on_gpu) {
+  const int64_t bytes = on_gpu ? int64_t{1} << 30 : int64_t{64} << 20;
+  return std::max<int64_t>(1, bytes / std::max<int64_t>(1, vocabulary * logit_bytes(element, on_gpu)));
 }
 
 LossAndGradients compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, bool want_hidden,
@@ -63,7 +65,7 @@ LossAndGradients compute(const at::Tensor& hidden, const at::Tensor& weight, con
   if (want_hidden) result.grad_hidden = at::empty(hidden.sizes(), hidden.options().requires_grad(false));
   if (want_weight) result.grad_weight = at::zeros(weight.sizes(), sums);
 
-  const int64_t chunk = chunk_positions(hidden, vocabulary);
+  const int64_t chunk = chunk_positions(vocabulary, hidden.element_size(), hidden.is_cuda());
   for (int64_t begin = 0; begin < positions; begin += chunk) {
     const int64_t count = std::min(chunk, positions - begin);
     const at::Tensor part = hidden.narrow(0, begin, count);
@@ -113,6 +115,18 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
 };
 
 }  // namespace
+
+CrossEntropyBytes linear_cross_entropy_bytes(int64_t positions, int64_t width, int64_t vocabulary, int64_t element, int64_t wide,
+                                             bool on_gpu) {
+  const int64_t logits = std::min(positions, chunk_positions(vocabulary, element, on_gpu)) * vocabulary;
+  CrossEntropyBytes bytes;
+  bytes.kept = positions * width * element + vocabulary * width * wide;
+  bytes.forward = logits * logit_bytes(element, on_gpu) + positions * wide;
+  if (logit_bytes(element, on_gpu) != element) bytes.forward += logits * element;  // their gradients, in hidden's dtype
+  if (!on_gpu && element < wide) bytes.forward += vocabulary * width * element;    // a chunk's gradient of the weight
+  bytes.backward = positions * width * element + vocabulary * width * wide + (element < wide ? vocabulary * width * element : 0);
+  return bytes;
+}
 
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets) {
   check_shape(

@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 namespace pimoe {
 
 /// Sum over positions of -log softmax(hidden weight^T)[target]; differentiable in hidden and weight. The logits are never whole: they are
@@ -15,5 +17,16 @@ namespace pimoe {
 /// @cost keeps [T, D] and [V, D] gradients from forward when gradients are on; no [T, V] tensor beyond one chunk (64 MiB; 1 GiB on a GPU).
 /// @source as in Liger-Kernel's fused linear cross-entropy, arXiv 2410.10989, section 3.2.
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets);
+
+/// What linear_cross_entropy takes, in bytes.
+struct CrossEntropyBytes {
+  int64_t kept = 0;      ///< both gradients, from forward to backward
+  int64_t forward = 0;   ///< beside them while a chunk is computed
+  int64_t backward = 0;  ///< beside them while they are scaled
+};
+
+/// @param element, wide  bytes of a number in hidden's dtype, and in the arithmetic type
+CrossEntropyBytes linear_cross_entropy_bytes(int64_t positions, int64_t width, int64_t vocabulary, int64_t element, int64_t wide,
+                                             bool on_gpu);
 
 }  // namespace pimoe

@@ -80,6 +80,18 @@ ParameterBuckets::ParameterBuckets(ParameterList& parameters, const ProcessMesh&
   }
 }
 
+int64_t ParameterBuckets::weight_bytes() const {
+  int64_t bytes = 0;
+  for (const Bucket& bucket : buckets_) bytes += static_cast<int64_t>(bucket.weights.nbytes());
+  return bytes;
+}
+
+int64_t ParameterBuckets::gradient_bytes() const {
+  int64_t bytes = 0;
+  for (const Bucket& bucket : buckets_) bytes += bucket.gradients.defined() ? static_cast<int64_t>(bucket.gradients.nbytes()) : 0;
+  return bytes;
+}
+
 void ParameterBuckets::gather_weights(const ProcessMesh& mesh) {
   for (Bucket& bucket : buckets_) mesh.group(bucket.group).all_gather(bucket.weights, bucket.weight_slice());
 }

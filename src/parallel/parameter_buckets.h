@@ -48,6 +48,10 @@ class ParameterBuckets {
   std::vector<Bucket>& buckets() { return buckets_; }
   const std::vector<Bucket>& buckets() const { return buckets_; }
 
+  /// @returns what this rank holds, padding included
+  int64_t weight_bytes() const;
+  int64_t gradient_bytes() const;
+
   /// All ranks get the weights that each owns: all_gather of every bucket's weight slice over its group.
   /// @cost one collective a bucket.
   void gather_weights(const ProcessMesh& mesh);

@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "parallel/device.h"
 #include "parallel/nccl_communicator.h"
+#include "parallel/planned_communicator.h"
 
 #include <unistd.h>
 
@@ -145,6 +146,20 @@ ProcessMesh::ProcessMesh(const MeshConfig& config, std::unique_ptr<HostCommunica
   state.expert = shards == size() ? state.dense : state.make(rank() / shards, "expert");
   state.expert_replica = shards == 1 ? state.dense : state.make(rank() % shards, "expert replica");
   state.expert_replica_gradients = shards == 1 ? state.dense_gradients : state.make(rank() % shards, "expert replica gradient");
+}
+
+ProcessMesh::ProcessMesh(const PlannedMesh& plan) : state_(std::make_unique<State>()) {
+  State& state = *state_;
+  const auto group = [](int64_t rank, int64_t size) {
+    return std::make_unique<PlannedCommunicator>(static_cast<int>(rank), static_cast<int>(size));
+  };
+  state.world = group(plan.rank, plan.ranks);
+  state.node = group(0, 1);
+  state.expert_parallel = static_cast<int>(plan.expert_parallel);
+  state.device = c10::Device(c10::DeviceType::Meta);
+  state.dense = state.dense_gradients = group(plan.rank, plan.ranks);
+  state.expert = group(plan.rank % plan.expert_parallel, plan.expert_parallel);
+  state.expert_replica = state.expert_replica_gradients = group(plan.rank / plan.expert_parallel, plan.ranks / plan.expert_parallel);
 }
 
 ProcessMesh::~ProcessMesh() = default;

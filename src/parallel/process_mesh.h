@@ -38,6 +38,13 @@ enum class Group {
 /// @throws ConfigError if `asked` does not divide `ranks` and `experts`, or shares out experts that are not there.
 int choose_expert_parallel(int64_t asked, int64_t experts, int64_t ranks, int64_t node_ranks);
 
+/// A layout that nobody has started, as one of its ranks would see it.
+struct PlannedMesh {
+  int64_t ranks = 1;
+  int64_t expert_parallel = 1;  ///< divides ranks
+  int64_t rank = 0;
+};
+
 /// How P ranks are laid out: rank r holds expert shard r % X of its expert group r / X, X = expert_parallel.
 class ProcessMesh {
  public:
@@ -47,6 +54,9 @@ class ProcessMesh {
   ///         each rank of the node ("4 ranks on node07 but 2 GPUs: start at most 2 ranks a node, or mesh.transport=mpi"); cuda not built in.
   /// Collective over the world.
   ProcessMesh(const MeshConfig& config, std::unique_ptr<HostCommunicator> world, std::unique_ptr<HostCommunicator> node, int64_t experts);
+  /// A mesh for whoever wants to know what a rank would hold: no MPI, device() is `meta`, whose tensors have shapes and no memory, and every
+  /// collective is a CommError.
+  explicit ProcessMesh(const PlannedMesh& plan);
   ~ProcessMesh();
 
   int rank() const;

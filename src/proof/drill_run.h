@@ -58,6 +58,7 @@ class DrillRun {
 
   const DrillPlace& place() const { return place_; }
   double tolerance() const { return tolerance_; }
+  at::ScalarType dtype() const { return dtype_; }
   DrillOutcome outcome() const { return outcome_; }
 
  private:

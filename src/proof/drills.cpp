@@ -2,8 +2,10 @@
 
 #include "base/errors.h"
 #include "base/text.h"
-#include "moe/expert_placement.h"
+#include "moe/expert_bank.h"
+#include "parallel/device.h"
 #include "proof/drill_run.h"
+#include "train/forecast.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -18,9 +20,10 @@
 namespace pimoe {
 namespace {
 
-constexpr double kPull = 1e3;                     ///< of a bias that no score can outweigh
-constexpr double kHuge = 1e4;                     ///< times a router's row
-constexpr int64_t kHeapNoise = int64_t{1} << 20;  ///< bytes: small models keep less than the C heap moves about
+constexpr double kPull = 1e3;                        ///< of a bias that no score can outweigh
+constexpr double kHuge = 1e4;                        ///< times a router's row
+constexpr int64_t kKeptOfLayer = int64_t{64} << 10;  ///< bytes: sums, counts and nodes of a layer's graph, which no forecast counts
+constexpr int64_t kHeapNoise = int64_t{1} << 20;     ///< bytes: small models keep less than the C heap moves about
 
 std::vector<int64_t> first_experts(int64_t count) {
   std::vector<int64_t> experts(static_cast<size_t>(count));
@@ -34,10 +37,65 @@ int64_t most_kept(const DrillSteps& run) {
   return most;
 }
 
+/// Of the steps after the first.
+int64_t least_kept(const DrillSteps& run) {
+  int64_t least = run.steps.back().record.activation_bytes;
+  for (size_t step = 1; step < run.steps.size(); ++step) least = std::min(least, run.steps[step].record.activation_bytes);
+  return least;
+}
+
+/// The experts that fill rank 0 as far as a token's choices can: those that the forecast's worst skew fills, the dearest first.
+std::vector<int64_t> experts_of_first(const MoeConfig& moe, int ranks) {
+  const ExpertPlacement placement(moe.expert_groups(), ranks, 0);
+  std::vector<std::pair<int64_t, int64_t>> dearest;  // minus bytes kept of a row, expert
+  for (size_t index = 0; index < placement.banks().size(); ++index) {
+    const ExpertPlacement::Bank& bank = placement.banks()[index];
+    const int64_t bytes = kept_bytes_of_expert_row(moe.expert_groups()[index], {}, /*gates_early=*/false, /*gates_learn=*/true);
+    for (int64_t expert = 0; expert < bank.local; ++expert) dearest.emplace_back(-bytes, bank.first + expert);
+  }
+  std::sort(dearest.begin(), dearest.end());
+  std::vector<int64_t> experts;
+  for (const auto& [bytes, expert] : dearest) experts.push_back(expert);
+  experts.resize(std::min<size_t>(experts.size(), static_cast<size_t>(moe.choices)));
+  return experts;
+}
+
+/// All tokens on one rank, and what `pimoe check` says of it. The first of the drills: a GPU's peak is that of all that ran before.
+void expect_memory_as_foretold(DrillRun& drill, const DrillScript& script) {
+  const DrillPlace& place = drill.place();
+  DrillScript worst = script;
+  // The same sequences in each step: on CPUs, products of new shapes would add kernels to the heap that the measurement reads.
+  worst.batch = [first = script.batch(0)](int64_t) { return first; };
+  const std::vector<int64_t> full = experts_of_first(script.config.model.moe, place.mesh.expert_parallel());
+  worst.prepare = [full](ObservedModel& model, int64_t) { set_biases(model, full, kPull); };
+  const DrillSteps run = drill.on_mesh(worst);
+
+  TrainConfig config = script.config;
+  config.train.global_batch = script.batch(0).sequences();
+  const bool on_gpu = place.mesh.device().is_cuda();
+  const Forecast forecast(config, {.ranks = place.mesh.size(),
+                                   .node_ranks = place.mesh.expert_parallel(),  // what `auto` became
+                                   .on_gpu = on_gpu,
+                                   .dtype = drill.dtype()});
+  const MemoryForecast foretold = forecast.memory(kWorstSkew);
+  // A heap also takes in what libtorch keeps for itself in its first steps; a GPU's allocator counts tensors alone.
+  const int64_t kept = on_gpu ? most_kept(run) : least_kept(run);
+  const int64_t noise = on_gpu ? 0 : kHeapNoise;
+  const auto size = [](int64_t bytes) { return human_bytes(static_cast<double>(bytes)); };
+  drill.expect(
+      kept <= foretold.activations.kept() + kKeptOfLayer * config.model.layers + noise,
+      concat("all tokens on one rank: kept for backward ", size(kept), ", `pimoe check` foretold ", size(foretold.activations.kept())));
+  if (!on_gpu) return;
+  const int64_t peak = memory_use(place.mesh.device()).peak_bytes;
+  drill.expect(peak <= foretold.peak(on_gpu),
+               concat("all tokens on one rank: memory at most ", size(peak), ", `pimoe check` foretold ", size(foretold.peak(on_gpu))));
+}
+
 DrillOutcome one_expert(const DrillPlace& place) {
   DrillRun drill(place);
   DrillScript script = drill.script();
   drill.make_steerable(script);
+  expect_memory_as_foretold(drill, script);
   script.prepare = [](ObservedModel& model, int64_t) { set_biases(model, {0}, kPull); };
   const DrillSteps run = drill.on_mesh(script);
   drill.expect_finite(run);
@@ -269,7 +327,7 @@ const std::vector<Drill>& all_drills() {
       {"one_expert",
        "All tokens go to one expert: nothing hangs, no token is lost, losses are finite and equal one rank's, and with rank_budget 1 they "
        "stay "
-       "the same while no more is kept for backward.",
+       "the same while no more is kept for backward. All tokens on one rank stay inside the memory that `pimoe check` foretells.",
        one_expert},
       {"empty_rank",
        "One rank's experts get no token: it takes part in every exchange, its experts' gradients are exactly zero, losses equal one "

@@ -66,10 +66,12 @@ StepRecord Learner::update(const StepSums& sums) {
 }
 
 void Learner::update_biases(const at::Tensor& load) {
+  const bool adaptive = config_.model.moe.adaptive.enabled;
   const double scheduled = scheduled_bias_rate(config_.model.moe.balance, step_, config_.train.steps);
+  const BiasLaw law = adaptive ? AdaptiveControl::kBiasLaw : config_.model.moe.balance.bias_law;
   for (size_t layer = 0; layer < moe_layers_.size(); ++layer) {
-    const double rate = config_.model.moe.adaptive.enabled ? balancing().bias_rate[layer] : scheduled;
-    if (rate > 0) update_bias(moe_layers_[layer]->router().bias(), load[static_cast<int64_t>(layer)], rate);
+    const double rate = adaptive ? balancing().bias_rate[layer] : scheduled;
+    if (rate > 0) update_bias(moe_layers_[layer]->router().bias(), load[static_cast<int64_t>(layer)], rate, law);
   }
 }
 

@@ -115,6 +115,15 @@ void Optimizer::set_steps_taken(int64_t steps) {
   for (Slice& slice : slices_) slice.step.fill_(static_cast<double>(steps));
 }
 
+int64_t Optimizer::state_bytes() const {
+  size_t bytes = 0;
+  for (const Slice& slice : slices_) {
+    bytes += slice.exp_avg.nbytes() + slice.exp_avg_sq.nbytes() + slice.step.nbytes();
+    if (slice.master.scalar_type() != slice.bucket->dtype) bytes += slice.master.nbytes();
+  }
+  return static_cast<int64_t>(bytes);
+}
+
 std::vector<StatePiece> Optimizer::state() const {
   std::vector<StatePiece> state;
   for (const Slice& slice : slices_) {

@@ -40,6 +40,8 @@ class Optimizer {
 
   /// Views of this rank's masters and moments, piece by piece: "master", "exp_avg", "exp_avg_sq".
   std::vector<StatePiece> state() const;
+  /// @returns what this rank holds of masters and moments; a master that is the rank's slice of the compute weights takes nothing more
+  int64_t state_bytes() const;
 
  private:
   struct Slice {

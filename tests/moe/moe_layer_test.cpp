@@ -102,11 +102,32 @@ TEST(MoELayer, TheUniformRouterSpreadsTokensWhateverTheyAre) {
 // Loads 8, 4, 0, 4: mean 4. One step of rate 0.1: -0.1, 0, +0.1, 0; the mean is 0 already.
 TEST(LossFreeBias, MovesAgainstTheLoadAndStaysCentred) {
   at::Tensor bias = at::zeros({4}, at::kDouble);
-  update_bias(bias, at::tensor({8, 4, 0, 4}, at::kLong), 0.1);
+  update_bias(bias, at::tensor({8, 4, 0, 4}, at::kLong), 0.1, BiasLaw::kSign);
   EXPECT_TRUE(at::allclose(bias, at::tensor({-0.1, 0.0, 0.1, 0.0}, at::kDouble)));
   // Loads 9, 1, 1, 1: mean 3. Steps -0.1 +0.1 +0.1 +0.1, then centred by 0.05.
-  update_bias(bias, at::tensor({9, 1, 1, 1}, at::kLong), 0.1);
+  update_bias(bias, at::tensor({9, 1, 1, 1}, at::kLong), 0.1, BiasLaw::kSign);
   EXPECT_TRUE(at::allclose(bias, at::tensor({-0.25, 0.05, 0.15, 0.05}, at::kDouble)));
+}
+
+TEST(LossFreeBias, MovesInProportionAndNeverFurtherThanTheRate) {
+  at::Tensor bias = at::zeros({4}, at::kDouble);
+  update_bias(bias, at::tensor({6, 4, 2, 4}, at::kLong), 0.1, BiasLaw::kProportional);
+  EXPECT_TRUE(at::allclose(bias, at::tensor({-0.05, 0.0, 0.05, 0.0}, at::kDouble)));
+  // Loads 16, 0, 0, 0: mean 4. The first misses -3 of it, taken as -1: -0.1 +0.1 +0.1 +0.1, then centred by 0.05.
+  bias.zero_();
+  update_bias(bias, at::tensor({16, 0, 0, 0}, at::kLong), 0.1, BiasLaw::kProportional);
+  EXPECT_TRUE(at::allclose(bias, at::tensor({-0.15, 0.05, 0.05, 0.05}, at::kDouble)));
+}
+
+// A mean in float32 would be 1 off.
+TEST(LossFreeBias, LeavesABalancedLayerOfManySlotsAlone) {
+  for (const BiasLaw law : {BiasLaw::kSign, BiasLaw::kProportional}) {
+    at::Tensor bias = at::zeros({3}, at::kFloat);
+    update_bias(bias, at::full({3}, (int64_t{1} << 24) + 1, at::kLong), 0.1, law);
+    EXPECT_TRUE(at::equal(bias, at::zeros({3}, at::kFloat))) << bias;
+    update_bias(bias, at::zeros({3}, at::kLong), 0.1, law);
+    EXPECT_TRUE(at::equal(bias, at::zeros({3}, at::kFloat))) << bias;
+  }
 }
 
 // Slots of experts 0 1 0 0 1 2 with gates .1 .2 .3 .4 .5 .6; at most 2 of expert 0, 1 of expert 1, 0 of expert 2.

@@ -49,13 +49,13 @@ TEST(AdaptiveTraining, MovesTheBiasOfASkewedRouterAndTellsWhy) {
   const SharedFolder folder;
   const auto records = train(skewed_config(folder, "run"), /*skew=*/true);
   ASSERT_EQ(records.size(), 30u);
-  EXPECT_EQ(records[0].at("adaptive/bias_rate"), 1e-4) << "the bound, as the configured rate is 0";
+  EXPECT_EQ(records[0].at("adaptive/bias_rate"), 0.01) << "bias_rate_start";
   size_t moves = 0;
   for (const auto& record : records) moves += record.at("adaptive/moves").size();
   EXPECT_GE(moves, 4u);
   EXPECT_GE(records[2].at("alarms").size(), 2u) << "experts without a slot in either layer";
   EXPECT_NE(records[2].at("adaptive/moves").at(0).get<std::string>().find("bias rate of layer 0"), std::string::npos);
-  EXPECT_GT(records[9].at("adaptive/bias_rate").get<double>(), 1e-3);
+  EXPECT_NE(records[9].at("adaptive/bias_rate"), 0.01);
   EXPECT_LT(records[29].at("moe/maxvio").get<double>(), records[0].at("moe/maxvio").get<double>());
 }
 
@@ -81,7 +81,7 @@ TEST(AdaptiveTraining, BeginsAfreshFromACheckpointWithoutItsState) {
   config.train.steps = 10;
   const auto records = train(config, false);
   ASSERT_EQ(records.size(), 10u);
-  EXPECT_EQ(records[5].at("adaptive/bias_rate"), 1e-4);
+  EXPECT_EQ(records[5].at("adaptive/bias_rate"), 0.01);
 }
 
 }  // namespace

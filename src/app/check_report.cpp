@@ -1,0 +1,193 @@
+#include "app/check_report.h"
+
+#include "base/text.h"
+
+#include <algorithm>
+
+namespace pimoe {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr size_t kColumn = 16;
+
+std::string size(int64_t bytes) { return human_bytes(static_cast<double>(bytes)); }
+
+std::string right(const std::string& text, size_t width) { return std::string(width - std::min(width, text.size()), ' ') + text; }
+
+/// A part of memory, by its name in the text and in JSON.
+struct Part {
+  const char* label;
+  const char* key;
+  int64_t (*bytes)(const MemoryForecast& memory);
+};
+
+constexpr Part kState[] = {
+    {"weights", "weights", [](const MemoryForecast& m) { return m.weights; }},
+    {"gradients", "gradients", [](const MemoryForecast& m) { return m.gradients; }},
+    {"optimizer: masters, moments", "optimizer", [](const MemoryForecast& m) { return m.optimizer; }},
+};
+constexpr Part kKept[] = {
+    {"residual stream", "stream", [](const MemoryForecast& m) { return m.activations.stream; }},
+    {"norms", "norms", [](const MemoryForecast& m) { return m.activations.norms; }},
+    {"attention", "attention", [](const MemoryForecast& m) { return m.activations.attention; }},
+    {"dense feed-forward", "dense", [](const MemoryForecast& m) { return m.activations.dense; }},
+    {"router", "router", [](const MemoryForecast& m) { return m.activations.router; }},
+    {"dispatch: plans, rows, results", "dispatch", [](const MemoryForecast& m) { return m.activations.dispatch; }},
+    {"experts", "experts", [](const MemoryForecast& m) { return m.activations.experts; }},
+    {"shared, fallback", "others", [](const MemoryForecast& m) { return m.activations.others; }},
+    {"cross-entropy", "loss", [](const MemoryForecast& m) { return m.activations.loss; }},
+    {"token ids", "batch", [](const MemoryForecast& m) { return m.activations.batch; }},
+};
+
+template <class Value>
+std::string line(const CheckReport& report, const std::string& label, const Value& value) {
+  std::string text = "  " + label + std::string(36 - std::min<size_t>(36, label.size()), ' ');
+  for (size_t column = 0; column < report.skews.size(); ++column) text += right(value(column), kColumn);
+  return text + "\n";
+}
+
+std::string memory_table(const CheckReport& report) {
+  const auto memory = [&](size_t column) -> const MemoryForecast& { return report.skews[column].memory; };
+  const auto part_line = [&](const Part& part, const char* indent) {
+    bool any = false;
+    for (const CheckedSkew& skew : report.skews) any = any || part.bytes(skew.memory) > 0;
+    return any ? line(report, concat(indent, part.label), [&](size_t column) { return size(part.bytes(memory(column))); }) : "";
+  };
+  std::string text = "memory of the fullest rank\n";
+  text += line(report, "", [&](size_t column) { return report.skews[column].name; });
+  for (const Part& part : kState) text += part_line(part, "");
+  text += line(report, "kept for backward", [&](size_t column) { return size(memory(column).activations.kept()); });
+  for (const Part& part : kKept) text += part_line(part, "  ");
+  text += line(report, "on top for a moment in backward",
+               [&](size_t column) { return size(memory(column).activations.peak() - memory(column).activations.kept()); });
+  text += line(report, "  of a block", [&](size_t column) { return size(memory(column).activations.layer_workspace); });
+  text += line(report, "  of the cross-entropy", [&](size_t column) { return size(memory(column).activations.loss_workspace); });
+  if (report.overhead_bytes > 0) {
+    text += line(report, "context, libraries, NCCL (allowance)", [&](size_t) { return size(report.overhead_bytes); });
+  }
+  text += line(report, "at most", [&](size_t column) { return size(report.peak(column)); });
+  if (report.limit_bytes > 0) text += line(report, "a rank has", [&](size_t) { return size(report.limit_bytes); });
+  if (report.has_experts) {
+    text += line(report, "rows of a layer's experts", [&](size_t column) { return grouped(report.skews[column].rows.all_rows()); });
+  }
+  bool rounds = false;
+  for (const CheckedSkew& skew : report.skews) rounds = rounds || skew.rows.rounds > 1;
+  if (rounds) text += line(report, "in rounds", [&](size_t column) { return grouped(report.skews[column].rows.rounds); });
+  return text;
+}
+
+std::string verdict(const CheckReport& report) {
+  if (!report.forecast) return "";
+  if (!report.disk_fits()) {
+    return concat("DOES NOT FIT on the disk: checkpoints take ", size(report.disk_bytes), ", ", size(report.found.folder.free_bytes),
+                  " are free. Other run.directory, lower checkpoint.keep, or checkpoint.every_steps=0\n");
+  }
+  const CheckedSkew& judged = report.skews[report.judged];
+  if (report.limit_bytes == 0) return "no limit is known: --memory SIZE, or a --device with memory of its own, sets one\n";
+  if (report.memory_fits()) {
+    return concat("fits ", judged.name, ": ", size(report.limit_bytes - report.peak(report.judged)), " are left\n");
+  }
+  std::string text = concat("DOES NOT FIT ", judged.name, ": ", size(report.peak(report.judged) - report.limit_bytes), " too much");
+  if (report.judged > 0 && report.peak(0) <= report.limit_bytes) text += concat("; it fits at balance");
+  text += report.remedies.empty() ? "\n" : ". What helps, each alone:\n";
+  for (const Remedy& remedy : report.remedies) {
+    const bool fits = remedy.peak + report.overhead_bytes <= report.limit_bytes;
+    text += concat("  ", remedy.change, std::string(30 - std::min<size_t>(30, remedy.change.size()), ' '), right(size(remedy.bytes), 10),
+                   " less", fits ? ": fits" : "", "\n");
+  }
+  return text;
+}
+
+Json to_json(const CheckReport& report, size_t column) {
+  const CheckedSkew& skew = report.skews[column];
+  const ActivationBytes& activations = skew.memory.activations;
+  Json kept = {{"all", activations.kept()}};
+  for (const Part& part : kKept) kept[part.key] = part.bytes(skew.memory);
+  Json json;
+  for (const Part& part : kState) json[part.key] = part.bytes(skew.memory);
+  json["kept_for_backward"] = kept;
+  json["workspace"] = {{"block", activations.layer_workspace}, {"cross_entropy", activations.loss_workspace}};
+  json["snapshot"] = skew.memory.snapshot;
+  json["peak"] = report.peak(column);
+  json["rows"] = skew.rows.all_rows();
+  json["rounds"] = skew.rows.rounds;
+  return json;
+}
+
+}  // namespace
+
+ExitCode CheckReport::exit_code() const {
+  for (const ExitCode code : {ExitCode::kBadConfig, ExitCode::kBadData}) {
+    for (const Trouble& trouble : found.troubles) {
+      if (trouble.code == code) return code;
+    }
+  }
+  if (!found.troubles.empty()) return found.troubles.front().code;
+  return memory_fits() && disk_fits() ? ExitCode::kDone : ExitCode::kCheckSaysNo;
+}
+
+std::string to_text(const CheckReport& report) {
+  std::string text = concat(report.config, " on ", grouped(report.ranks), report.ranks == 1 ? " rank" : " ranks", ", ", report.device.name);
+  if (report.forecast) {
+    const Forecast& forecast = *report.forecast;
+    text += concat(", ", report.precision, "; experts shared out over ", forecast.expert_parallel(), "; ", forecast.micro_steps(),
+                   forecast.micro_steps() == 1 ? " micro-step" : " micro-steps", " of at most ", forecast.sequences_at_once(),
+                   forecast.sequences_at_once() == 1 ? " sequence" : " sequences", " a rank");
+  }
+  text += "\n\n";
+  if (report.forecast) {
+    text += memory_table(report) + "\n";
+    const TrafficForecast traffic = report.forecast->traffic();
+    text += concat("a rank sends in each step, at balance: ", size(traffic.all()), " (experts' rows ", size(traffic.rows), ", gradients ",
+                   size(traffic.gradients), ", weights ", size(traffic.weights), ")\n");
+    text += concat("a checkpoint: ", size(report.forecast->checkpoint_bytes()), "; while it is written a rank's host holds ",
+                   size(report.skews[0].memory.snapshot), " of it");
+    text += report.saves == 0 ? "; the run writes none" : concat("; on the disk at one time ", size(report.disk_bytes), " more");
+    if (report.found.folder.free_bytes >= 0) text += concat(", free ", size(report.found.folder.free_bytes));
+    text += "\n";
+    if (report.found.folder.resumes_at >= 0) text += concat("goes on from step ", report.found.folder.resumes_at, "\n");
+    text += "\n";
+  }
+  for (const Trouble& trouble : report.found.troubles) text += concat("ERROR    ", trouble.text, "\n");
+  for (const std::string& warning : report.found.warnings) text += concat("warning  ", warning, "\n");
+  return text + verdict(report);
+}
+
+Json to_json(const CheckReport& report) {
+  Json troubles = Json::array();
+  for (const Trouble& trouble : report.found.troubles) {
+    troubles.push_back({{"exit_code", static_cast<int>(trouble.code)}, {"text", trouble.text}});
+  }
+  Json json = {{"config", report.config},         {"ranks", report.ranks}, {"device", report.device.name},
+               {"exit_code", report.exit_code()}, {"errors", troubles},    {"warnings", report.found.warnings}};
+  if (!report.forecast) return json;
+  const Forecast& forecast = *report.forecast;
+  json["precision"] = report.precision;
+  json["expert_parallel"] = forecast.expert_parallel();
+  json["micro_steps"] = forecast.micro_steps();
+  json["sequences_at_once"] = forecast.sequences_at_once();
+  Json columns = Json::object();
+  for (size_t column = 0; column < report.skews.size(); ++column) columns[report.skews[column].name] = to_json(report, column);
+  json["memory"] = {{"limit", report.limit_bytes > 0 ? Json(report.limit_bytes) : Json(nullptr)},
+                    {"overhead", report.overhead_bytes},
+                    {"judged", report.skews[report.judged].name},
+                    {"fits", report.memory_fits()},
+                    {"skews", columns}};
+  const TrafficForecast traffic = forecast.traffic();
+  json["sent_each_step"] = {{"all", traffic.all()}, {"rows", traffic.rows}, {"gradients", traffic.gradients}, {"weights", traffic.weights}};
+  json["checkpoint"] = {{"bytes", forecast.checkpoint_bytes()},
+                        {"saves", report.saves},
+                        {"disk_needed", report.disk_bytes},
+                        {"disk_free", report.found.folder.free_bytes >= 0 ? Json(report.found.folder.free_bytes) : Json(nullptr)},
+                        {"fits", report.disk_fits()}};
+  Json helps = Json::array();
+  for (const Remedy& remedy : report.remedies) {
+    helps.push_back(
+        {{"change", remedy.change}, {"bytes", remedy.bytes}, {"fits", remedy.peak + report.overhead_bytes <= report.limit_bytes}});
+  }
+  json["helps"] = helps;
+  return json;
+}
+
+}  // namespace pimoe

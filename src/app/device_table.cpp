@@ -1,0 +1,67 @@
+#include "app/device_table.h"
+
+#include "parallel/device.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <cstdlib>
+
+namespace pimoe {
+
+const std::vector<DeviceSpec>& device_specs() {
+  static const std::vector<DeviceSpec> specs = {
+      {"cpu", "", 0.0, false, has_fast_bfloat16(c10::DeviceType::CPU)},
+      {"h100", "H100", 79.1},
+      {"h100-nvl", "H100 NVL", 93.0},
+      {"h200", "H200", 139.8},
+      {"b200", "B200", 178.3},
+      {"gh200", "GH200", 94.5},
+      {"a100", "A100", 79.1},
+      {"a100-40gb", "A100-SXM4-40GB", 39.4},
+      {"l40s", "L40S", 44.4},
+      {"a10g", "A10G", 22.0},
+      {"l4", "L4", 22.0},
+      {"v100", "V100", 31.7, true, false},
+  };
+  return specs;
+}
+
+std::optional<DeviceSpec> find_device(const std::string& name) {
+  for (const DeviceSpec& spec : device_specs()) {
+    if (name == spec.name) return spec;
+  }
+  return std::nullopt;
+}
+
+DeviceSpec device_here() {
+  const DeviceSpec& cpu = device_specs().front();
+  if (gpu_count() == 0) return cpu;
+  const std::string name = device_name(c10::Device(c10::DeviceType::CUDA, 0));
+  const DeviceSpec* found = nullptr;
+  for (const DeviceSpec& spec : device_specs()) {
+    const std::string words = spec.words;
+    // "GH200" has "H200" in it: the longest words count.
+    if (words.empty() || name.find(words) == std::string::npos) continue;
+    if (found == nullptr || words.size() > std::string(found->words).size()) found = &spec;
+  }
+  return found ? *found : DeviceSpec{"gpu", "", 0.0};
+}
+
+std::optional<int64_t> parse_bytes(const std::string& text) {
+  char* rest = nullptr;
+  const double number = std::strtod(text.c_str(), &rest);
+  if (rest == text.c_str() || !std::isfinite(number) || number <= 0) return std::nullopt;
+  std::string unit(rest);
+  std::erase(unit, ' ');
+  std::transform(unit.begin(), unit.end(), unit.begin(), [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
+  constexpr std::pair<const char*, double> kUnits[] = {
+      {"", 1},      {"b", 1},        {"kb", 1e3},        {"mb", 1e6},           {"gb", 1e9},
+      {"tb", 1e12}, {"kib", 1024.0}, {"mib", 1048576.0}, {"gib", 1073741824.0}, {"tib", 1099511627776.0}};
+  for (const auto& [name, factor] : kUnits) {
+    if (unit == name && number * factor < 9e18) return static_cast<int64_t>(number * factor);
+  }
+  return std::nullopt;
+}
+
+}  // namespace pimoe

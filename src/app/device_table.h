@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// A device that a run may be planned for.
+struct DeviceSpec {
+  const char* name;   ///< on the command line: "h100"
+  const char* words;  ///< in the driver's name of such a device: "H100"
+  double memory_gib;  ///< as the driver counts it; 0 where it is not known
+  bool is_gpu = true;
+  bool fast_bfloat16 = true;  ///< what train.precision auto takes
+};
+
+/// All of them; `cpu` is the first. Several names may have the same words: the first is the usual build.
+const std::vector<DeviceSpec>& device_specs();
+
+/// @returns the device of that name; nothing if there is none
+std::optional<DeviceSpec> find_device(const std::string& name);
+
+/// @returns this machine's first GPU if the table has it, else `cpu`
+DeviceSpec device_here();
+
+/// @param text  "85899345920", "80GiB", "80 GB", "1.5TiB"  @returns bytes; nothing if it is no size
+std::optional<int64_t> parse_bytes(const std::string& text);
+
+}  // namespace pimoe

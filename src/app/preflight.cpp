@@ -1,0 +1,145 @@
+#include "app/preflight.h"
+
+#include "base/text.h"
+#include "checkpoint/manifest.h"
+#include "checkpoint/step_folders.h"
+#include "checkpoint/verification.h"
+#include "data/tokenizer.h"
+#include "moe/routing_file.h"
+#include "train/resume.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kTokensRead = int64_t{1} << 28;
+constexpr int64_t kBlockTokens = int64_t{1} << 20;
+
+void look_at_corpus(const std::string& prefix, const TrainConfig& config, bool shuffle, Preflight& found) {
+  found.attempt([&] {
+    const TokenFile corpus(prefix);
+    SampleReader(corpus, config.model.sequence_length, 0, shuffle);
+    const int64_t count = std::min(kTokensRead, corpus.token_count());
+    std::vector<int64_t> ids;
+    for (int64_t begin = 0; begin < count; begin += kBlockTokens) {
+      ids.resize(static_cast<size_t>(std::min(kBlockTokens, count - begin)));
+      corpus.read(begin, static_cast<int64_t>(ids.size()), ids.data());
+      corpus.require_ids_below(config.model.vocabulary, begin, ids.data(), static_cast<int64_t>(ids.size()));
+    }
+    if (count < corpus.token_count()) {
+      found.warnings.push_back(concat(prefix, " has ", grouped(corpus.token_count()), " tokens, of which the first ", grouped(count),
+                                      " were looked at: `pimoe data verify` reads all"));
+    }
+  });
+}
+
+/// The newest checkpoint of a folder whose files have the sizes that its manifest says; nothing if there is none.
+std::optional<StepFolder> newest(const fs::path& folder, Preflight& found) {
+  std::vector<StepFolder> steps = list_steps(folder);
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    const std::string trouble = bytes_trouble(step->path, /*digests=*/false);
+    if (trouble.empty()) return *step;
+    found.warnings.push_back(concat("checkpoint ", step->path.string(), " is damaged: ", trouble, ". The run would set it aside"));
+  }
+  return std::nullopt;
+}
+
+/// What checkpoint_to_resume would take, told by sizes and not by digests. @throws ConfigError, CheckpointError as it does
+std::optional<fs::path> would_resume(const TrainConfig& config, Preflight& found) {
+  const fs::path folder = config.run.directory / "checkpoints";
+  const std::optional<StepFolder> own = newest(folder, found);
+  const std::string& wish = config.checkpoint.resume;
+  if (wish == "none" && own) {
+    throw ConfigError(concat("checkpoint.resume is none, but run.directory (", config.run.directory.string(), ") has ",
+                             own->path.filename().string(), ": choose another run.directory, or remove that one"));
+  }
+  if (own) return own->path;
+  if (wish == "none") return std::nullopt;
+  if (wish == "auto") {
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+      if (entry.path().extension() != ".bad") continue;
+      throw CheckpointError(concat("none of this run's checkpoints is good: there is ", entry.path().string(),
+                                   ". To begin again choose another run.directory, or set checkpoint.resume=none"));
+    }
+    return std::nullopt;
+  }
+  const fs::path start(wish);
+  if (!fs::exists(start)) throw CheckpointError(concat("checkpoint.resume: there is no ", wish));
+  if (fs::exists(start / "manifest.json")) return start;
+  for (const fs::path& place : {start / "checkpoints", start}) {
+    if (const auto theirs = newest(place, found)) return theirs->path;
+  }
+  throw CheckpointError(concat("checkpoint.resume: there is no good checkpoint in ", wish));
+}
+
+void look_at_resume(const TrainConfig& config, Preflight& found) {
+  const std::optional<fs::path> checkpoint = would_resume(config, found);
+  if (!checkpoint) return;
+  const Manifest manifest = read_manifest(*checkpoint);
+  const TrainConfig saved = parse_train_config(manifest.config, (*checkpoint / "manifest.json").string());
+  require_same_model(saved, config, checkpoint->string());
+  found.folder.resumes_at = manifest.step;
+  for (const std::string& change : changes_of_data(saved, config)) found.warnings.push_back(change);
+  if (manifest.step >= config.train.steps) {
+    found.warnings.push_back(concat("the run is complete: it has done ", manifest.step, " steps, and train.steps is ", config.train.steps));
+  }
+}
+
+}  // namespace
+
+bool Preflight::attempt(const std::function<void()>& look) {
+  try {
+    look();
+    return true;
+  } catch (const Error& error) {  // the contract: everything that is wrong is told, not the first thing alone
+    troubles.push_back({exit_code(error), error.what()});
+  }
+  return false;
+}
+
+void look_at_data(const TrainConfig& config, Preflight& found) {
+  if (!config.data.tokenizer.empty()) {
+    found.attempt([&] {
+      const Tokenizer tokenizer(config.data.tokenizer);
+      if (tokenizer.vocabulary() <= config.model.vocabulary) return;
+      found.warnings.push_back(concat("data.tokenizer (", config.data.tokenizer, ") has ", tokenizer.vocabulary(),
+                                      " tokens, model.vocabulary is ", config.model.vocabulary,
+                                      ": a text with one of the last would end the run"));
+    });
+  }
+  look_at_corpus(config.data.train, config, /*shuffle=*/true, found);
+  if (!config.data.validation.empty()) look_at_corpus(config.data.validation, config, /*shuffle=*/false, found);
+  if (const auto& recorded = config.model.moe.router.replay; !recorded.empty()) {
+    found.attempt([&] { static_cast<void>(RoutingReplay(recorded)); });
+  }
+}
+
+void look_at_run_folder(const TrainConfig& config, bool model_known, Preflight& found) {
+  // What is there of the path: the run makes the rest.
+  fs::path there = fs::absolute(config.run.directory / "checkpoints");
+  std::error_code ignored;
+  while (!fs::exists(there, ignored) && there.has_parent_path() && there != there.parent_path()) there = there.parent_path();
+  if (!fs::is_directory(there, ignored)) {
+    found.troubles.push_back(
+        {ExitCode::kInputOutput, concat("run.directory (", config.run.directory.string(), "): ", there.string(), " is no folder")});
+    return;
+  }
+  if (access(there.c_str(), W_OK | X_OK) != 0) {
+    found.troubles.push_back(
+        {ExitCode::kInputOutput, concat("run.directory (", config.run.directory.string(), "): ", there.string(), " cannot be written")});
+  }
+  const fs::space_info space = fs::space(there, ignored);
+  if (!ignored) found.folder.free_bytes = static_cast<int64_t>(std::min<uintmax_t>(space.available, INT64_MAX));
+  found.attempt([&] {
+    found.folder.checkpoints = static_cast<int64_t>(list_steps(config.run.directory / "checkpoints").size());
+    if (model_known) look_at_resume(config, found);
+  });
+}
+
+}  // namespace pimoe

@@ -1,0 +1,41 @@
+#pragma once
+
+#include "base/errors.h"
+#include "train/train_config.h"
+
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// Something that `train` would refuse, with the exit code that it would leave with.
+struct Trouble {
+  ExitCode code = ExitCode::kBadConfig;
+  std::string text;
+};
+
+struct RunFolderFacts {
+  int64_t free_bytes = -1;  ///< of its file system; -1: unknown
+  int64_t checkpoints = 0;  ///< that are there
+  int64_t resumes_at = -1;  ///< step of the checkpoint that the run goes on from; -1: from scratch
+};
+
+/// What could be found out on this machine before a run.
+struct Preflight {
+  std::vector<Trouble> troubles;
+  std::vector<std::string> warnings;
+  RunFolderFacts folder;
+
+  /// Runs `look` and takes down what it throws. @returns whether it threw nothing
+  bool attempt(const std::function<void()>& look);
+};
+
+/// Corpora, tokenizer and recorded routing: there, readable, long enough, and with ids below the vocabulary.
+/// @cost reads the first 2^28 tokens of each corpus
+void look_at_data(const TrainConfig& config, Preflight& found);
+
+/// The run folder: whether it can be written, what a run would resume from and whether that is the same model. Changes nothing.
+/// @param model_known  false where the vocabulary is not: what would be resumed is left out
+void look_at_run_folder(const TrainConfig& config, bool model_known, Preflight& found);
+
+}  // namespace pimoe

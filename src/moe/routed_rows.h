@@ -1,0 +1,42 @@
+#pragma once
+
+#include "moe/moe_config.h"
+#include "parallel/precision.h"
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace pimoe {
+
+/// How unevenly tokens choose: rows of the fullest rank over its share at balance, as far as the configuration lets it come.
+///
+///     1      every expert has the same number of slots
+///     kWorst every token of the expert group takes as many of the rank's experts as it may: min(K, L)
+constexpr double kWorstSkew = std::numeric_limits<double>::infinity();
+
+/// The rows that one micro-batch's routing brings to the experts of one rank, and what this rank sends.
+struct RoutedRows {
+  int64_t tokens = 0;         ///< T here
+  int64_t slots = 0;          ///< T K; T E in expert choice
+  int64_t sent = 0;           ///< rows from here to any rank, this one included; padding too
+  int64_t padded = 0;         ///< the same where rows are padded, else 0
+  int64_t rounds = 1;         ///< of the exchange, under a rank budget
+  int64_t rows_at_once = 0;   ///< most in one round
+  std::vector<int64_t> rows;  ///< of each bank of experts, all rounds together
+
+  int64_t all_rows() const;
+};
+
+/// Who shares a micro-batch.
+struct RoutedTokens {
+  std::vector<int64_t> of_rank;  ///< tokens of each rank of the expert group, this rank's first
+  int64_t sequence_length = 1;
+  bool on_gpu = false;  ///< alone on a GPU a rank makes room for slots that were dropped too: it does not ask how many they are
+};
+
+/// @returns what a rank with the fullest share has of `tokens`, as moe_layer.cpp limits it. In skew the dearest experts (by kept bytes) are
+///          full first; in between balance and the worst every bank's rows lie in the same ratio between theirs.
+RoutedRows routed_rows(const MoeConfig& config, const RoutedTokens& tokens, double skew);
+
+}  // namespace pimoe
