@@ -31,15 +31,6 @@ struct CheckOptions {
   bool json = false;
 };
 
-const char* name_of(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kDouble: return "float64";
-    case at::kBFloat16: return "bfloat16";
-    case at::kHalf: return "float16";
-    default: return "float32";
-  }
-}
-
 /// Ranks of a node where nobody says: all of them, or where there are more than 8 the most that share them out evenly.
 int64_t usual_node(int64_t ranks) {
   int64_t node = std::min(ranks, kUsualNode);
@@ -112,7 +103,7 @@ void forecast(const TrainConfig& config, const CheckOptions& options, CheckRepor
   place.dtype = config.train.precision != Precision::kAuto ? compute_dtype(config.train.precision, c10::DeviceType::CPU)
                 : report.device.fast_bfloat16              ? at::kBFloat16
                                                            : at::kFloat;
-  report.precision = name_of(place.dtype);
+  report.precision = dtype_name(place.dtype);
   report.has_experts = config.model.moe_layers() > 0;
   if (!report.found.attempt([&] { report.forecast.emplace(config, place); })) return;
   if (!options.memory.empty()) {

@@ -113,15 +113,15 @@ class AdaptiveControl {
     void gave_back();
   };
   struct Layer {
-    double fullest = -1.0;      ///< expert of the last step
-    double fullest_load = 0.0;  ///< its slots over the mean
-    double steps = 0.0;         ///< since the last move, that the two sums are about
-    double product = 0.0;       ///< weighted sum of e(t) . e(t-1)
-    double square = 0.0;        ///< weighted sum of e(t-1) . e(t-1)
-    std::vector<double> error;  ///< [E] e of the last step
-    double look_maxvio = 0.0;   ///< sum over the look
-    double look_entropy = 0.0;  ///< sum over the look
-    double collapsed = 0.0;     ///< 1: the alarm is told
+    double fullest = -1.0;        ///< expert of the last step
+    double fullest_load = 0.0;    ///< its slots over the mean
+    double steps = 0.0;           ///< since the last move, that the two sums are about
+    double product = 0.0;         ///< weighted sum of e(t) . e(t-1)
+    double square = 0.0;          ///< weighted sum of e(t-1) . e(t-1)
+    std::vector<double> error;    ///< [E] e of the last step
+    double look_maxvio = 0.0;     ///< sum over the look
+    double look_entropy = 0.0;    ///< sum over the look
+    double collapsed = 0.0;       ///< 1: the alarm is told
     std::vector<double> used;     ///< [ceil(E / 32)] words of bits: experts that had a slot in this look
     std::vector<double> missing;  ///< likewise: experts that an alarm has told of
   };

@@ -3,7 +3,6 @@
 #include "base/errors.h"
 #include "base/text.h"
 #include "moe/expert_bank.h"
-#include "moe/expert_placement.h"
 #include "parallel/device.h"
 #include "proof/drill_run.h"
 #include "train/forecast.h"
