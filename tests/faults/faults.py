@@ -6,6 +6,7 @@
     kills    SIGKILL of one or all ranks at random moments of a run, and of one rank at each system call of its saves
     errors   ENOSPC, EIO, EDQUOT, EROFS and short writes at each system call of the saves
     bits     resumed after kills at random moments until it is done: the last checkpoint is the undisturbed run's to the bit
+    supervised  launch/supervise.sh brings a run through five kills of a rank, to the undisturbed run's last checkpoint
     signals  SIGUSR1 at random moments: a complete checkpoint and exit code 75, every time
 
 Each round is one line of JSON in the results file; rounds that are there already are not run again. Exit status 1 if one failed.
@@ -114,7 +115,7 @@ def pids_of(run):
             words = pathlib.Path(path).read_bytes().split(b"\0")
         except OSError:
             continue
-        if words and words[0].endswith(b"/pimoe") and f"{run}.yaml".encode() in words:
+        if words and words[0].endswith(b"/pimoe") and f"{run}.yaml".encode() in words and b"--print-config" not in words:
             found.append(int(path.split("/")[2]))
     return sorted(found)
 
@@ -293,7 +294,31 @@ def signal_round(place, draw, run, ranks):
     return facts, troubles
 
 
-EXPERIMENTS = {"kills": kill_round, "errors": error_round, "bits": bits_round, "signals": signal_round}
+def supervised_round(place, draw, run, ranks):
+    (place.folder / f"{run}.yaml").write_text(CONFIG.replace("RUN", run))
+    command = [str(REPOSITORY / "launch" / "supervise.sh"), "-n", str(ranks), "--back-off", "0", "--attempts", "6", "--mpirun",
+               "--oversubscribe --bind-to none", f"{run}.yaml"]
+    kills = 0
+    begun = time.time()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=place.folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        while process.poll() is None and time.time() - begun < 2 * LIMIT:
+            time.sleep(draw.uniform(0.4, 1.6))
+            pids = pids_of(run)
+            if pids and kills < 5 and process.poll() is None:
+                os.kill(draw.choice(pids), signal.SIGKILL)
+                kills += 1
+        status = process.poll()
+        kill_all(process, run)
+        output.seek(0)
+        said = output.read()
+    troubles = [] if status == 0 else [f"ended with {status}: {said[-600:]}"]
+    if status == 0 and digest(place.folder / run) != place.expected(ranks):
+        troubles.append("the last checkpoint differs from the undisturbed run's")
+    return {"ranks": ranks, "kills": kills, "seconds": round(time.time() - begun, 1)}, troubles
+
+
+EXPERIMENTS = {"supervised": supervised_round, "kills": kill_round, "errors": error_round, "bits": bits_round, "signals": signal_round}
 
 
 def main():
