@@ -1,9 +1,10 @@
 #include "app/check.h"
 
-#include "app/check_report.h"
 #include "app/number_checks.h"
+#include "app/print_json.h"
 #include "base/text.h"
 #include "parallel/mpi_communicator.h"
+#include "preflight/check_report.h"
 
 #include <CLI/CLI.hpp>
 
@@ -148,7 +149,7 @@ ExitCode check(CheckOptions options, AppContext& /*context*/) {
     if (vocabulary_known) forecast(*config, options, report);
   }
   if (options.json) {
-    std::cout << to_json(report).dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << "\n";
+    print_json(to_json(report));
   } else {
     std::cout << to_text(report);
   }

@@ -56,16 +56,16 @@ Row describe(const StepFolder& step, bool quick) {
 }
 
 void print_rows(const std::vector<Row>& rows) {
-  std::cout << "      step  good        size  ranks  expert-parallel  tokens seen  path\n";
+  std::cout << "      step  good        size  ranks  expert-parallel     tokens seen  path\n";
   for (const Row& row : rows) {
     std::cout << std::setw(10) << row.step;
     if (row.good()) {
       const auto tokens = row.manifest.counters.find("tokens_seen");
       std::cout << "  yes " << std::setw(12) << human_bytes(static_cast<double>(row.bytes)) << std::setw(7) << row.manifest.ranks
-                << std::setw(14) << row.manifest.expert_parallel << std::setw(16)
+                << std::setw(17) << row.manifest.expert_parallel << std::setw(16)
                 << (tokens == row.manifest.counters.end() ? "-" : grouped(tokens->second)) << "  " << row.path << "\n";
     } else {
-      std::cout << "  no            -      -             -               -  " << row.path << "\n            " << row.trouble << "\n";
+      std::cout << "  no            -      -                -               -  " << row.path << "\n            " << row.trouble << "\n";
     }
   }
 }

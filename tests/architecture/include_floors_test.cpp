@@ -19,12 +19,12 @@ namespace {
 namespace fs = std::filesystem;
 
 const std::map<std::string, int> kFloors = {
-    {"base", 0},                                                        //
-    {"parallel", 1}, {"data", 1},       {"ops", 1},                     //
-    {"moe", 2},      {"checkpoint", 2},                                 //
-    {"model", 3},                                                       //
-    {"train", 4},    {"interop", 4},    {"compress", 4}, {"serve", 4},  //
-    {"proof", 5},    {"analysis", 5},                                   //
+    {"base", 0},                                                         //
+    {"parallel", 1}, {"data", 1},       {"ops", 1},                      //
+    {"moe", 2},      {"checkpoint", 2},                                  //
+    {"model", 3},                                                        //
+    {"train", 4},    {"interop", 4},    {"compress", 4},  {"serve", 4},  //
+    {"proof", 5},    {"analysis", 5},   {"preflight", 5},                //
     {"app", 6},
 };
 

@@ -1,4 +1,4 @@
-#include "app/remedies.h"
+#include "preflight/remedies.h"
 
 #include "base/errors.h"
 #include "base/text.h"

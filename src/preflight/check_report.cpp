@@ -1,4 +1,4 @@
-#include "app/check_report.h"
+#include "preflight/check_report.h"
 
 #include "base/text.h"
 

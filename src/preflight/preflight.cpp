@@ -1,4 +1,4 @@
-#include "app/preflight.h"
+#include "preflight/preflight.h"
 
 #include "base/text.h"
 #include "checkpoint/manifest.h"

@@ -1,8 +1,8 @@
 #pragma once
 
-#include "app/device_table.h"
-#include "app/preflight.h"
-#include "app/remedies.h"
+#include "preflight/device_table.h"
+#include "preflight/preflight.h"
+#include "preflight/remedies.h"
 
 #include <nlohmann/json.hpp>
 

@@ -1,4 +1,4 @@
-#include "app/device_table.h"
+#include "preflight/device_table.h"
 
 #include "parallel/device.h"
 
