@@ -216,8 +216,12 @@ ExitCode reshard(const Options& options, Logger& log) {
     bytes += size;
   });
   if (options.json) {
-    print_json({{"path", to.string()}, {"step", step}, {"ranks", options.target.ranks}, {"expert_parallel", options.target.expert_parallel},
-                {"files", files}, {"bytes", bytes}});
+    print_json({{"path", to.string()},
+                {"step", step},
+                {"ranks", options.target.ranks},
+                {"expert_parallel", options.target.expert_parallel},
+                {"files", files},
+                {"bytes", bytes}});
   } else {
     std::cout << to.string() << ": step " << step << " for " << options.target.ranks << " ranks, expert_parallel "
               << options.target.expert_parallel << "; " << files << " files, " << human_bytes(static_cast<double>(bytes)) << "\n";
@@ -275,8 +279,9 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
       ->required()
       ->type_name("PATH");
   command->add_flag("--json", options->json, "print JSON");
-  command->footer("Training resumes from any layout without this.\nExample:\n  pimoe checkpoint reshard runs/quickstart --ranks 8 "
-                  "--expert-parallel 4 --output runs/on-eight");
+  command->footer(
+      "Training resumes from any layout without this.\nExample:\n  pimoe checkpoint reshard runs/quickstart --ranks 8 "
+      "--expert-parallel 4 --output runs/on-eight");
   command->callback([&context, options] { context.action = [&context, options] { return reshard(*options, context.log); }; });
 }
 

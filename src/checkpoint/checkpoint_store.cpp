@@ -72,7 +72,8 @@ void CheckpointConfig::fields(FieldVisitor& visit) {
   visit.flag("asynchronous", asynchronous, "training waits only for a copy in host memory, which is then written beside it");
   visit.choice("on_error", on_error, {{"continue", OnSaveError::kContinue}, {"stop", OnSaveError::kStop}},
                "after a save that failed: train on and try again, or end the run");
-  visit.number("retry_seconds", retry_seconds, {.above = 0, .at_most = 86400}, "until a save that failed is tried again; doubles while it fails");
+  visit.number("retry_seconds", retry_seconds, {.above = 0, .at_most = 86400},
+               "until a save that failed is tried again; doubles while it fails");
   visit.integer("part_bytes", part_bytes, {.at_least = 1 << 20, .at_most = int64_t{1} << 40},
                 "elements in one shard file; a save needs host memory for twice that");
 }
@@ -109,7 +110,9 @@ void CheckpointStore::begin(const Snapshot& snapshot) {
   });
 }
 
-bool CheckpointStore::is_done() const { return running_.valid() && running_.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
+bool CheckpointStore::is_done() const {
+  return running_.valid() && running_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+}
 
 CheckpointStore::Report CheckpointStore::finish() { return running_.get(); }
 

@@ -48,7 +48,7 @@ class CollectiveSave {
   std::vector<StatePiece> share_;  ///< the pieces that this rank writes
   int64_t total_bytes_ = 0;
   bool planned_ = false;
-  Manifest manifest_;              ///< this rank's part; after write(), on rank 0, the whole
+  Manifest manifest_;  ///< this rank's part; after write(), on rank 0, the whole
 };
 
 }  // namespace pimoe

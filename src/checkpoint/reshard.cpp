@@ -67,8 +67,8 @@ void check_target(const std::map<std::string, CheckpointReader::Tensor>& tensors
     if (!is_expert_tensor(tensor)) continue;
     any = true;
     if (what.shape.empty() || what.shape[0] % target.expert_parallel != 0) {
-      throw CheckpointError(concat("expert_parallel (", target.expert_parallel, ") must divide the experts of ", tensor, ", ",
-                                   shape_text(what.shape)));
+      throw CheckpointError(
+          concat("expert_parallel (", target.expert_parallel, ") must divide the experts of ", tensor, ", ", shape_text(what.shape)));
     }
   }
   if (!any) throw CheckpointError(concat("expert_parallel (", target.expert_parallel, ") must be 1: the checkpoint has no experts"));

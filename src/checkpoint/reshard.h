@@ -10,8 +10,8 @@ namespace pimoe {
 /// The layout that a checkpoint is rewritten for.
 struct ReshardTarget {
   int64_t ranks = 1;
-  int64_t expert_parallel = 1;                ///< must divide ranks and every expert tensor's first dimension
-  int64_t part_bytes = int64_t{1} << 30;      ///< elements in one file
+  int64_t expert_parallel = 1;            ///< must divide ranks and every expert tensor's first dimension
+  int64_t part_bytes = int64_t{1} << 30;  ///< elements in one file
 };
 
 /// Writes `from` again as `target.ranks` ranks would hold it, into `to` (".../step-00000100", which must not exist): each rank's files have

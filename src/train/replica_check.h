@@ -21,7 +21,8 @@ namespace pimoe {
 class ReplicaCheck {
  public:
   /// @param biases  of the routers by name; each rank has a copy of each
-  ReplicaCheck(const ParameterBuckets& buckets, const Optimizer& optimizer, std::map<std::string, at::Tensor> biases, const ProcessMesh& mesh);
+  ReplicaCheck(const ParameterBuckets& buckets, const Optimizer& optimizer, std::map<std::string, at::Tensor> biases,
+               const ProcessMesh& mesh);
 
   /// After an update: what the next `trouble` compares masters and moments with.
   void remember();

@@ -31,7 +31,8 @@ StopRequest::~StopRequest() {
 
 void StopRequest::raise_after(double seconds) {
   deadline_.reset();
-  if (seconds > 0) deadline_ = begun_ + std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds));
+  if (seconds > 0)
+    deadline_ = begun_ + std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds));
 }
 
 bool StopRequest::signalled() const { return stop_raised != 0; }

@@ -14,7 +14,8 @@ void RunConfig::fields(FieldVisitor& visit) {
   visit.path("directory", directory, "run folder; empty: runs/<name of the configuration file>");
   visit.integer("seed", seed, {.at_least = 0}, "seed of initial weights and data order");
   visit.flag("deterministic", deterministic, "refuse operations whose bits differ from run to run");
-  visit.text("walltime", walltime, "time that the job has, as 90m, 12h or 1-12:00:00: near its end the run saves and leaves with 75; empty: no end");
+  visit.text("walltime", walltime,
+             "time that the job has, as 90m, 12h or 1-12:00:00: near its end the run saves and leaves with 75; empty: no end");
   visit.number("walltime_margin", walltime_margin, {.at_least = 0, .at_most = 86400}, "seconds before that end at which it does");
 }
 
@@ -85,7 +86,8 @@ void validate(const TrainConfig& config, const ConfigOrigins& origins, bool need
     if (!seconds) {
       violations.add("run.walltime", concat("('", walltime, "') must be a time such as 90m, 12h, 2d, 12:00:00 or 1-12:00:00"));
     } else if (*seconds <= config.run.walltime_margin) {
-      violations.add("run.walltime", concat("(", walltime, ") must be longer than run.walltime_margin (", config.run.walltime_margin, " s)"));
+      violations.add("run.walltime",
+                     concat("(", walltime, ") must be longer than run.walltime_margin (", config.run.walltime_margin, " s)"));
     }
   }
   if (config.model.vocabulary == 0 && config.data.tokenizer.empty()) {

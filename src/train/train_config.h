@@ -20,9 +20,9 @@ namespace pimoe {
 struct RunConfig {
   std::filesystem::path directory;  ///< empty: runs/<name of the configuration file>
   int64_t seed = 1234;
-  bool deterministic = false;       ///< refuse operations whose bits differ from run to run
-  std::string walltime;             ///< that the job has, "12:00:00"; empty: no end
-  double walltime_margin = 120.0;   ///< seconds before its end in which the run saves and leaves
+  bool deterministic = false;      ///< refuse operations whose bits differ from run to run
+  std::string walltime;            ///< that the job has, "12:00:00"; empty: no end
+  double walltime_margin = 120.0;  ///< seconds before its end in which the run saves and leaves
 
   /// @returns seconds after the start at which the run saves and leaves; 0: never
   double seconds_until_leaving() const;
@@ -38,7 +38,7 @@ struct LoopConfig {
   Precision precision = Precision::kBfloat16;
   RecomputePolicy recompute = RecomputePolicy::kNone;
   int64_t validate_every = 100;    ///< steps; 0: only at the end
-  int64_t verify_every = 100;       ///< steps between comparisons of the ranks' copies of weights, by the sums of their bits; 0: never
+  int64_t verify_every = 100;      ///< steps between comparisons of the ranks' copies of weights, by the sums of their bits; 0: never
   int64_t validation_batches = 8;  ///< of global_batch sequences each
   int64_t threads = 0;             ///< CPU threads of a rank; 0 is auto
 

@@ -182,9 +182,10 @@ TrainOutcome Trainer::run() {
 void Trainer::verify_replicas() {
   const std::string trouble = replicas_.trouble();
   if (trouble.empty()) return;
-  throw Error(concat("memory changed by itself before the update of step ", step() + 1, ": ", trouble,
-                     ". Nothing of it was saved. Start the same command again, without that host if it happens there again: the run goes on "
-                     "from its last checkpoint"));
+  throw Error(
+      concat("memory changed by itself before the update of step ", step() + 1, ": ", trouble,
+             ". Nothing of it was saved. Start the same command again, without that host if it happens there again: the run goes on "
+             "from its last checkpoint"));
 }
 
 void Trainer::save(bool last) {

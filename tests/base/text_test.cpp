@@ -120,8 +120,9 @@ TEST(Text, DurationsAreReadAsPeopleAndSlurmWriteThem) {
   EXPECT_EQ(parse_duration("12:00:01"), 43201);
   EXPECT_EQ(parse_duration("100:00:00"), 360000);
   EXPECT_EQ(parse_duration("1-02:03:04"), 93784);
-  for (const char* text : {"", "s", "12", "1.5h", "-5m", "5 m", "1:60", "1:2:3:4", "1-2", "1-2:3", "-1:00", "1::2", ":", "h5", "2000d", "99999999999999999999s",
-                           "1-", "-", "1:-2", "+5m"}) {
+  for (const char* text : {"",    "s",     "12",    "1.5h", "-5m", "5 m", "1:60",  "1:2:3:4",
+                           "1-2", "1-2:3", "-1:00", "1::2", ":",   "h5",  "2000d", "99999999999999999999s",
+                           "1-",  "-",     "1:-2",  "+5m"}) {
     EXPECT_FALSE(parse_duration(text)) << text;
   }
 }

@@ -22,7 +22,8 @@ class Replicas {
     const int64_t local = 12 / expert_parallel;
     parameters_.declare(parameter("dense", Box::whole({37, 11}), Group::kDense, dtype));
     parameters_.declare(parameter("norm", Box::whole({5}), Group::kDense, at::kFloat));
-    parameters_.declare(parameter("experts", Box::rows({12, 7, 3}, mesh_->rank() % expert_parallel * local, local), Group::kExpertReplica, dtype));
+    parameters_.declare(
+        parameter("experts", Box::rows({12, 7, 3}, mesh_->rank() % expert_parallel * local, local), Group::kExpertReplica, dtype));
     buckets_.emplace(parameters_, *mesh_, ParameterBuckets::kBucketBytes, /*trained=*/true);
     optimizer_.emplace(*buckets_, OptimizerConfig{}, *mesh_);
     optimizer_->initialize(7);
