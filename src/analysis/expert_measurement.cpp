@@ -51,7 +51,7 @@ double route_text(const LoadedModel& loaded, const TokenFile& corpus, const Text
     const at::Tensor rows = at::zeros({count, length + 1}, at::kLong);
     for (int64_t row = 0; row < count; ++row) reader.read(first + row, rows.mutable_data_ptr<int64_t>() + row * (length + 1));
     const auto on_device = [&](int64_t begin) { return rows.narrow(1, begin, length).contiguous().to(loaded.mesh->device()); };
-    const Prediction prediction = loaded.model->forward(on_device(0), on_device(1));
+    const Prediction prediction = loaded.model->forward(on_device(0), on_device(1), {first * length, count * length});
     loss += prediction.cross_entropy_sum.item<double>();
     for (size_t layer = 0; layer < layers.size(); ++layer) {
       const at::Tensor experts = prediction.routing[layer].experts.cpu().contiguous();

@@ -2,6 +2,7 @@
 
 #include "app/number_checks.h"
 #include "app/print_json.h"
+#include "base/file_io.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/checkpoint_store.h"
@@ -71,19 +72,20 @@ void print_rows(const std::vector<Row>& rows) {
 }
 
 bool is_step_folder(const fs::path& path) {
+  if (!is_there(path) || !fs::is_directory(path)) return false;
   const std::string name = (path / "").lexically_normal().parent_path().filename().string();
-  const bool is_named_so = name.starts_with("step-") && !fs::exists(path / "checkpoints");
-  return fs::is_directory(path) && (is_named_so || fs::exists(path / "manifest.json"));
+  const bool is_named_so = name.starts_with("step-") && !is_there(path / "checkpoints");
+  return is_named_so || is_there(path / "manifest.json");
 }
 
 ExitCode list(const Options& options, Logger& log) {
-  if (!fs::exists(options.path)) throw CheckpointError(concat("there is no run folder ", options.path.string()));
+  require_folder(options.path);
   if (is_step_folder(options.path)) {
     throw CheckpointError(concat(options.path.string(),
                                  " is one checkpoint, and list takes the run folder that it is in: `pimoe checkpoint "
                                  "verify` looks at one"));
   }
-  const fs::path folder = fs::exists(options.path / "checkpoints") ? options.path / "checkpoints" : options.path;
+  const fs::path folder = is_there(options.path / "checkpoints") ? options.path / "checkpoints" : options.path;
   std::vector<Row> rows;
   for (const StepFolder& step : list_steps(folder)) rows.push_back(describe(step, options.quick));
   if (rows.empty()) log.warning(concat("there are no checkpoints (step-* folders) in ", folder.string()));
@@ -175,7 +177,7 @@ ExitCode diff(const Options& options) {
 
 ExitCode extract(const Options& options) {
   const fs::path folder = find_checkpoint(options.path);
-  if (fs::exists(options.output) && !fs::is_regular_file(options.output)) {
+  if (is_there(options.output) && !fs::is_regular_file(options.output)) {
     throw UsageError(concat("--output (", options.output.string(), ") must be a file"));
   }
   const fs::path inside = fs::weakly_canonical(fs::absolute(options.output)).lexically_relative(fs::canonical(folder));

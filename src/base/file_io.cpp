@@ -47,6 +47,14 @@ class Descriptor {
 
   int number() const { return number_; }
 
+  /// Opened with O_NONBLOCK, or the opening of a pipe would wait for its other end.
+  void require_regular(const char* purpose) const {
+    struct stat status {};
+    if (::fstat(number_, &status) != 0) refuse_io(purpose, path_, errno);
+    if (S_ISDIR(status.st_mode)) refuse_io(purpose, path_, EISDIR);
+    if (!S_ISREG(status.st_mode)) throw IoError(concat("cannot ", purpose, " ", path_.string(), ": it is no regular file"), ENXIO);
+  }
+
   uint64_t size() const {
     struct stat status {};
     if (::fstat(number_, &status) != 0) refuse_io("read", path_, errno);
@@ -85,13 +93,14 @@ class Descriptor {
 };
 
 template <class Buffer>
-Buffer read_whole(const fs::path& path, uint64_t limit_bytes) {
+Buffer read_whole(const fs::path& path, uint64_t limit_bytes, bool regular = false) {
   const auto refuse_larger = [&] {
     throw IoError(
         concat("cannot read ", path.string(), ": it is larger than the limit of ", grouped(static_cast<int64_t>(limit_bytes)), " bytes"),
         EFBIG);
   };
-  const Descriptor file(path, O_RDONLY, "read");
+  const Descriptor file(path, regular ? O_RDONLY | O_NONBLOCK : O_RDONLY, "read");
+  if (regular) file.require_regular("read");
   const uint64_t expected = file.size();
   if (expected > limit_bytes) refuse_larger();
   Buffer content(expected, {});
@@ -115,10 +124,25 @@ fs::path folder_of(const fs::path& path) { return path.has_parent_path() ? path.
 
 }  // namespace
 
+bool is_there(const fs::path& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0) return true;
+  if (errno == ENOENT || errno == ENOTDIR) return false;
+  refuse_io("look at", path, errno);
+}
+
 std::string read_file(const fs::path& path, uint64_t limit_bytes) { return read_whole<std::string>(path, limit_bytes); }
 
 std::vector<std::byte> read_bytes(const fs::path& path, uint64_t limit_bytes) {
   return read_whole<std::vector<std::byte>>(path, limit_bytes);
+}
+
+std::string read_regular_file(const fs::path& path, uint64_t limit_bytes) {
+  return read_whole<std::string>(path, limit_bytes, /*regular=*/true);
+}
+
+std::vector<std::byte> read_regular_bytes(const fs::path& path, uint64_t limit_bytes) {
+  return read_whole<std::vector<std::byte>>(path, limit_bytes, /*regular=*/true);
 }
 
 void write_durably(const fs::path& path, const void* bytes, size_t count) {
@@ -131,6 +155,10 @@ void write_durably(const fs::path& path, const void* bytes, size_t count) {
 void replace_file(const fs::path& path, const std::string& content) { replace_file(path, content.data(), content.size()); }
 
 void replace_file(const fs::path& path, const void* bytes, size_t count) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+    throw IoError(concat("cannot write ", path.string(), ": it is there, and is no regular file"), EEXIST);
+  }
   // A thread's id is its own on this machine, so that two writers never share a temporary file.
   fs::path temporary = path;
   temporary += concat(".tmp-", ::gettid());
@@ -171,7 +199,8 @@ FileLock::FileLock(const std::filesystem::path& path) : descriptor_(::open(path.
 FileLock::~FileLock() { ::close(descriptor_); }
 
 MappedFile::MappedFile(const fs::path& path) {
-  const Descriptor file(path, O_RDONLY, "map");
+  const Descriptor file(path, O_RDONLY | O_NONBLOCK, "map");
+  file.require_regular("map");
   size_ = file.size();
   if (size_ == 0) return;
   void* const address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.number(), 0);

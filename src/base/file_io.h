@@ -11,15 +11,22 @@
 
 namespace pimoe {
 
-/// @returns the whole file. @throws IoError if it cannot be read or is larger than `limit_bytes`.
+/// @returns whether there is something at `path`. @throws IoError if one may not look, which is no answer
+bool is_there(const std::filesystem::path& path);
+
+/// @returns the whole file, or all that a pipe gives. @throws IoError if it cannot be read or is larger than `limit_bytes`.
 std::string read_file(const std::filesystem::path& path, uint64_t limit_bytes = UINT64_MAX);
 std::vector<std::byte> read_bytes(const std::filesystem::path& path, uint64_t limit_bytes = UINT64_MAX);
+/// The same of what must be a regular file: a pipe in its place, which would keep its reader waiting, is an IoError with code ENXIO.
+std::string read_regular_file(const std::filesystem::path& path, uint64_t limit_bytes = UINT64_MAX);
+std::vector<std::byte> read_regular_bytes(const std::filesystem::path& path, uint64_t limit_bytes = UINT64_MAX);
 
 /// Writes a new file (or replaces its content) and flushes it to the disk (fsync) before it returns. After an error the content is
 /// unspecified; a new file's name survives a crash of the machine only after sync_folder.
 void write_durably(const std::filesystem::path& path, const void* bytes, size_t count);
 
 /// Replaces `path` by a temporary file beside it, fsync, rename: a reader sees the old content or the new, never a part.
+/// @throws IoError with code EEXIST where something is there that is no regular file (a device, a folder, a pipe): it stays
 void replace_file(const std::filesystem::path& path, const std::string& content);
 void replace_file(const std::filesystem::path& path, const void* bytes, size_t count);
 
@@ -42,7 +49,7 @@ class FileLock {
   int descriptor_;
 };
 
-/// A read-only memory map of a whole file, released with the object. An empty file maps to a null pointer and size 0.
+/// A read-only memory map of a whole regular file, released with the object. An empty file maps to a null pointer and size 0.
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& path);

@@ -12,6 +12,7 @@
 #include "checkpoint/verification.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <iterator>
 #include <utility>
@@ -52,7 +53,7 @@ double seconds_since(std::chrono::steady_clock::time_point begun) {
 std::string share_trouble(const fs::path& checkpoint, const Manifest& manifest, int rank, int ranks) {
   for (size_t i = static_cast<size_t>(rank); i < manifest.files.size(); i += static_cast<size_t>(ranks)) {
     const StoredFile& file = manifest.files[i];
-    if (!fs::exists(checkpoint / file.name)) {
+    if (!is_there(checkpoint / file.name)) {
       throw CheckpointError(
           concat("does not see ", (checkpoint / file.name).string(), ", which rank 0 sees: the folder must be shared by all nodes"));
     }
@@ -94,8 +95,14 @@ CheckpointStore::CheckpointStore(fs::path folder, const CheckpointConfig& config
   if (!trouble.empty()) throw SaveError(trouble);
 }
 
-void CheckpointStore::agree(const std::string& trouble) const {
-  if (const std::string agreed = mesh_.control().agree(trouble); !agreed.empty()) throw CheckpointError(agreed);
+void CheckpointStore::agree(const std::function<void()>& work) const {
+  bool is_io = false;
+  const std::string trouble = trouble_of(work, &is_io);
+  const std::string agreed = mesh_.control().agree(trouble);
+  if (agreed.empty()) return;
+  const bool all_io = mesh_.control().agree(trouble.empty() || is_io ? "" : "damage").empty();
+  if (all_io) throw IoError(agreed, EIO);
+  throw CheckpointError(agreed);
 }
 
 void CheckpointStore::save(const Snapshot& snapshot) { write(snapshot, mesh_.control()); }
@@ -138,10 +145,10 @@ int64_t CheckpointStore::write(const Snapshot& snapshot, const HostCommunicator&
 std::optional<fs::path> CheckpointStore::newest_good() {
   const HostCommunicator& ranks = mesh_.control();
   std::string names;
-  agree(trouble_of([&] {
+  agree([&] {
     if (ranks.rank() != 0) return;
     for (const StepFolder& step : list_steps(folder_)) names = concat(step.path.filename().string(), "\n", names);
-  }));
+  });
   for (const std::string& name : split(ranks.broadcast_text(names, 0), '\n')) {
     if (name.empty()) continue;
     const fs::path checkpoint = folder_ / name;
@@ -162,26 +169,26 @@ std::string CheckpointStore::damage_of(const fs::path& checkpoint) const {
   std::string damage;
   std::string manifest;
   // Rank 0 alone says that something is missing: to a rank that does not share the folder, everything is.
-  agree(trouble_of([&] {
+  agree([&] {
     if (ranks.rank() != 0) return;
     damage = bytes_trouble(checkpoint, /*digests=*/false);
     if (damage.empty()) manifest = to_json(read_manifest(checkpoint));
-  }));
+  });
   damage = ranks.broadcast_text(damage, 0);
   if (!damage.empty()) return damage;
   manifest = ranks.broadcast_text(manifest, 0);
-  agree(trouble_of([&] { damage = share_trouble(checkpoint, parse_manifest(manifest, checkpoint.string()), ranks.rank(), ranks.size()); }));
+  agree([&] { damage = share_trouble(checkpoint, parse_manifest(manifest, checkpoint.string()), ranks.rank(), ranks.size()); });
   return ranks.agree(damage);
 }
 
 void CheckpointStore::restore(const fs::path& checkpoint, Snapshot& wanted) {
   std::string manifest;
-  agree(trouble_of([&] {
+  agree([&] {
     // One rank reads the table of contents for all: a thousand would ask the file system for the same file at once.
     if (mesh_.rank() == 0) manifest = to_json(read_manifest(checkpoint));
-  }));
+  });
   manifest = mesh_.control().broadcast_text(manifest, 0);
-  agree(trouble_of([&] { restore_from(checkpoint, parse_manifest(manifest, (checkpoint / "manifest.json").string()), wanted); }));
+  agree([&] { restore_from(checkpoint, parse_manifest(manifest, (checkpoint / "manifest.json").string()), wanted); });
 }
 
 void restore_snapshot(const fs::path& checkpoint, Snapshot& wanted) { restore_from(checkpoint, read_manifest(checkpoint), wanted); }
@@ -216,9 +223,15 @@ void save_snapshot(const fs::path& checkpoint, const Snapshot& snapshot, int64_t
   throw SaveError(concat("checkpoint ", checkpoint.string(), " was not saved: ", error.what()));
 }
 
+void require_folder(const fs::path& path) {
+  const char* const rule = ": a checkpoint is a step-* folder, or a run folder";
+  if (!is_there(path)) throw CheckpointError(concat("there is no ", path.string(), rule));
+  if (!fs::is_directory(path)) throw CheckpointError(concat(path.string(), " is no folder", rule));
+}
+
 fs::path find_checkpoint(const fs::path& path) {
-  if (!fs::exists(path)) throw CheckpointError(concat("there is no ", path.string(), ": a checkpoint is a step-* folder, or a run folder"));
-  if (fs::exists(path / "manifest.json")) return path;
+  require_folder(path);
+  if (is_there(path / "manifest.json")) return path;
   if (step_of(path.filename().string())) throw CheckpointError(concat("checkpoint ", path.string(), ": has no manifest.json"));
   std::string last_trouble;
   for (const fs::path& folder : {path / "checkpoints", path}) {

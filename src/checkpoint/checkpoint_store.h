@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <future>
 #include <memory>
 #include <optional>
@@ -91,8 +92,8 @@ class CheckpointStore {
   int64_t write(const Snapshot& snapshot, const HostCommunicator& ranks);
   /// What is wrong with a checkpoint, "" if nothing; the same on every rank. Files are shared out over the ranks.
   std::string damage_of(const std::filesystem::path& checkpoint) const;
-  /// Throws on every rank if one has trouble.
-  void agree(const std::string& trouble) const;
+  /// Throws on every rank if one's work throws: IoError where no rank had another trouble, else CheckpointError.
+  void agree(const std::function<void()>& work) const;
 
   std::filesystem::path folder_;
   CheckpointConfig config_;
@@ -110,8 +111,11 @@ void restore_snapshot(const std::filesystem::path& checkpoint, Snapshot& wanted)
 /// exist). @throws SaveError
 void save_snapshot(const std::filesystem::path& checkpoint, const Snapshot& snapshot, int64_t part_bytes = int64_t{1} << 30);
 
+/// @throws CheckpointError if `path` is no folder, IoError if one may not look
+void require_folder(const std::filesystem::path& path);
+
 /// PATH of a checkpoint on a command line: a step-* folder, or a run folder (its newest good checkpoint).
-/// @throws CheckpointError if there is none.
+/// @throws CheckpointError if there is none, IoError if one may not look
 std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 
 }  // namespace pimoe

@@ -259,7 +259,7 @@ Manifest read_manifest(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "manifest.json";
   std::string text;
   try {
-    text = read_file(file, kLargestManifestBytes);
+    text = read_regular_file(file, kLargestManifestBytes);
   } catch (const IoError& error) {
     if (!is_damage(error)) throw;
     throw CheckpointError(concat("checkpoint ", folder.string(), ": ", error.what()));

@@ -57,11 +57,4 @@ Manifest read_manifest(const std::filesystem::path& folder);
 std::string pieces_to_json(const std::vector<StoredPiece>& pieces);
 std::vector<StoredPiece> parse_pieces(const std::string& json);
 
-/// What is wrong with a checkpoint folder: "" if nothing. Checks the manifest, that all files are there with the right sizes and
-/// digests, that the pieces cover every logical tensor, and that each dataset is what the manifest says. Files that the manifest does not
-/// list are ignored: nothing reads them.
-/// @param full  false: manifest, sizes and coverage only; no digests, no dataset is read
-/// @throws IoError if the folder cannot be looked at (permission): that says nothing about what it holds.
-std::string verify_checkpoint(const std::filesystem::path& folder, bool full);
-
 }  // namespace pimoe

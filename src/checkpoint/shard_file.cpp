@@ -4,6 +4,7 @@
 #include "base/errors.h"
 #include "base/text.h"
 #include "checkpoint/piece_check.h"
+#include "checkpoint/verification.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -38,6 +39,7 @@ MappedFile map_verified(const std::filesystem::path& folder, const StoredFile& f
     }
     return map;
   } catch (const IoError& error) {
+    if (!is_damage(error)) throw;
     throw CheckpointError(concat("checkpoint ", folder.string(), ": ", error.what()));
   }
 }

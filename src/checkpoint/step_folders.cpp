@@ -3,7 +3,7 @@
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
-#include "checkpoint/manifest.h"
+#include "checkpoint/verification.h"
 
 #include <algorithm>
 #include <charconv>

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 
 namespace pimoe {
 namespace {
@@ -35,12 +36,16 @@ std::string dataset_trouble(const Hdf5Reader& reader, const StoredPiece& stored)
 }  // namespace
 
 bool is_damage(const IoError& error) {
-  return error.code() == ENOENT || error.code() == ENOTDIR || error.code() == EISDIR || error.code() == EIO;
+  const int codes[] = {ENOENT, ENOTDIR, EISDIR, ENXIO, ELOOP, EIO};
+  return std::find(std::begin(codes), std::end(codes), error.code()) != std::end(codes);
 }
 
 std::string file_trouble(const std::filesystem::path& folder, const StoredFile& file, bool digest) try {
   const std::filesystem::path path = folder / file.name;
   std::error_code missing;
+  const bool regular = std::filesystem::is_regular_file(path, missing);
+  if (missing) throw IoError(concat("cannot read ", path.string(), ": ", missing.message()), missing.value());
+  if (!regular) return concat(file.name, " is no regular file");
   const uint64_t bytes = std::filesystem::file_size(path, missing);
   if (missing) throw IoError(concat("cannot read ", path.string(), ": ", missing.message()), missing.value());
   if (bytes != file.bytes) {
@@ -49,7 +54,7 @@ std::string file_trouble(const std::filesystem::path& folder, const StoredFile& 
   }
   if (!digest) return "";
   // Read, not mapped: what the medium cannot give is an error here, where a map would end the process.
-  const std::vector<std::byte> content = read_bytes(path, file.bytes);
+  const std::vector<std::byte> content = read_regular_bytes(path, file.bytes);
   const bool same = sha256(content.data(), content.size()) == file.sha256;
   return same ? "" : concat(file.name, " is damaged: its bytes do not have the digest in the manifest");
 } catch (const IoError& error) {

@@ -1,6 +1,6 @@
 #pragma once
 
-/// The parts of verify_checkpoint, for those who share them out over ranks or need them one file at a time.
+/// Whether a checkpoint is whole; and the parts of that question, for those who share them out over ranks or need them one file at a time.
 
 #include "base/errors.h"
 #include "checkpoint/manifest.h"
@@ -10,7 +10,14 @@
 
 namespace pimoe {
 
-/// @returns whether the error says that the data is gone (no such file, a medium that cannot be read), and not that we may not look.
+/// What is wrong with a checkpoint folder: "" if nothing. Checks the manifest, that all files are there with the right sizes and
+/// digests, that the pieces cover every logical tensor, and that each dataset is what the manifest says. Files that the manifest does not
+/// list are ignored: nothing reads them.
+/// @param full  false: manifest, sizes and coverage only; no digests, no dataset is read
+/// @throws IoError if the folder cannot be looked at (permission): that says nothing about what it holds.
+std::string verify_checkpoint(const std::filesystem::path& folder, bool full);
+
+/// @returns whether the error says that the data is gone (no such file, something else in its place, a medium that cannot be read), and not that we may not look.
 bool is_damage(const IoError& error);
 
 /// @returns "" or what is wrong with one file: missing, another size or, with `digest`, other bytes.

@@ -123,7 +123,7 @@ at::Tensor Transformer::logits(const at::Tensor& tokens, const BatchContext& con
 
 at::Tensor Transformer::next_token_logits(const at::Tensor& tokens) const {
   std::vector<RoutingRecord> routing;
-  const at::Tensor hidden = hidden_states(tokens, {}, RecomputePolicy::kNone, routing);
+  const at::Tensor hidden = hidden_states(tokens, {0, tokens.numel()}, RecomputePolicy::kNone, routing);
   return at::linear(hidden.select(1, hidden.size(1) - 1), head_weight()).to(at_least_float32(dtype_));
 }
 

@@ -59,13 +59,14 @@ class Transformer {
 
   /// @param tokens, targets  [B, S] int64 on the model's device, B may be 0, S at most sequence_length; a target of -1 does not count
   /// @param context  token_ids and sequence_length are filled in from `tokens`
-  Prediction forward(const at::Tensor& tokens, const at::Tensor& targets, const BatchContext& context = {},
+  Prediction forward(const at::Tensor& tokens, const at::Tensor& targets, const BatchContext& context,
                      RecomputePolicy policy = RecomputePolicy::kNone) const;
 
   /// The scores behind forward's cross-entropy, whole: for tools that look at single tokens. Call it without gradients.
   /// @param tokens, context  as for forward  @returns [B, S, V], at least float32
   at::Tensor logits(const at::Tensor& tokens, const BatchContext& context) const;
 
+  /// For generation: every rank, if there are several, has the same tokens.
   /// @param tokens [B, S]  @returns [B, V] logits of the token after the last position, at least float32
   at::Tensor next_token_logits(const at::Tensor& tokens) const;
 

@@ -162,7 +162,10 @@ RoutingMemo MoELayer::decide(const at::Tensor& tokens, const Routing& routing, c
 int64_t MoELayer::capacity(int64_t tokens, const BatchContext& context) const {
   if (config_.capacity_factor == 0 || config_.router.kind == RouterKind::kExpertChoice) return 0;
   // Padded rows travel without counts, so that all ranks must mean the same number.
-  const int64_t counted = config_.capacity_pad ? std::max(tokens, context.most_tokens) : tokens;
+  if (tokens > context.most_tokens) {
+    throw ShapeError(concat(name_, ": ", tokens, " tokens, and BatchContext::most_tokens is ", context.most_tokens));
+  }
+  const int64_t counted = config_.capacity_pad ? context.most_tokens : tokens;
   const double even = static_cast<double>(counted * config_.choices) / static_cast<double>(config_.experts);
   return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(even * config_.capacity_factor)));
 }

@@ -66,6 +66,13 @@ at::Tensor sequence_balance(const at::Tensor& normalised, const at::Tensor& expe
   return static_cast<double>(count) * (share * per_sequence(scores)).sum();
 }
 
+/// A sequence that begins with one token twice has two equal scores, but for rounding, which differs with the shape of the products and so
+/// with the layout. Without a float64's last bits the two are equal again, and the lower position has it.
+at::Tensor without_last_bits(const at::Tensor& scores) {
+  if (scores.scalar_type() != at::kDouble) return scores;  // no bits to spare, and layouts agree in float64 alone
+  return scores.contiguous().view(at::kLong).bitwise_and(~((int64_t{1} << 21) - 1)).view(at::kDouble);
+}
+
 }  // namespace
 
 /// What the score function made of a batch.
@@ -154,7 +161,7 @@ at::Tensor Router::choose_by_expert(const at::Tensor& scores, const BatchContext
   const int64_t sequences = tokens / length;
   const at::Tensor ids = at::arange(experts, scores.options().dtype(at::kInt).requires_grad(false)).expand({tokens, experts});
   if (sequences == 0) return ids.contiguous();
-  at::Tensor wanted = scores.detach();
+  at::Tensor wanted = without_last_bits(scores.detach());
   if (context.counted.defined()) {
     wanted = wanted.masked_fill(context.counted.logical_not().unsqueeze(1), -std::numeric_limits<double>::infinity());
   }

@@ -18,6 +18,7 @@ namespace pimoe {
 ///     sigmoid                s = sigmoid(x); the K largest of s + b; gates s                    arXiv 2412.19437, eq. 12-16
 ///     expert choice          s = softmax(x); expert i takes the ceil(K S / E) tokens of each sequence with the largest s_i; gates s
 ///                            arXiv 2202.09368, eq. 1-3. A token's fate depends on later tokens: it leaks the future in causal training.
+///                            In a float64 run scores are compared to 1 part in 2^31: repeated tokens then tie in every layout.
 ///     hash                   K neighbouring experts from a number drawn for the token's id; gates 1 / K       arXiv 2106.04426
 ///     uniform                global token t's choice k is expert (t K + k) mod E; gates 1 / K
 ///

@@ -10,12 +10,15 @@ class RoutingReplay;
 
 /// What a layer may know of its batch besides the tokens' vectors. The same for all layers; never keyed by rank.
 struct BatchContext {
+  /// Where this rank's tokens stand among all ranks' cannot be left out: routers, and ranks that pad, would disagree.
+  BatchContext(int64_t first, int64_t most) : first_token(first), most_tokens(most) {}
+
   bool training = false;  ///< jitter is on
   uint64_t seed = 0;      ///< of random draws, keyed by (seed, purpose, step, layer, global token index)
   int64_t step = 0;
-  int64_t first_token = 0;      ///< this rank's first token's index among all ranks' tokens of the step
+  int64_t first_token;          ///< this rank's first token's index among all ranks' tokens of the step
   int64_t sequence_length = 1;  ///< S: this rank's tokens are whole sequences, one after the other
-  int64_t most_tokens = 0;      ///< the largest T over the ranks, which decides a padded capacity; 0: every rank has as many
+  int64_t most_tokens;          ///< the largest T over the ranks, which decides a padded capacity
   at::Tensor token_ids;         ///< [T] int64 on the device; the hash router alone looks at it
   at::Tensor counted;           ///< [T] bool; false: padding, which is routed but counts in no statistic and no loss; undefined: all count
   const RoutingReplay* replay = nullptr;  ///< decisions that routers take instead of their own; null: none

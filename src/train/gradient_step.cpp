@@ -9,16 +9,17 @@
 
 namespace pimoe {
 
-BatchContext training_context(const MicroBatch& batch, const StepTerms& terms, const ProcessMesh& mesh) {
-  const int64_t length = batch.tokens.size(1);
+BatchContext batch_context(int64_t first_sequence, int64_t global_sequences, int64_t length, const ProcessMesh& mesh) {
   const int64_t ranks = mesh.group(Group::kBatch).size();
-  BatchContext context;
+  return {first_sequence * length, (global_sequences + ranks - 1) / ranks * length};
+}
+
+BatchContext training_context(const MicroBatch& batch, const StepTerms& terms, const ProcessMesh& mesh) {
+  BatchContext context = batch_context(batch.first_sequence, batch.global_sequences, batch.tokens.size(1), mesh);
   context.training = true;
   context.seed = terms.seed;
   context.step = terms.step;
   context.replay = terms.replay;
-  context.first_token = batch.first_sequence * length;
-  context.most_tokens = (batch.global_sequences + ranks - 1) / ranks * length;
   return context;
 }
 

@@ -22,6 +22,11 @@ struct StepTerms {
   const RoutingReplay* replay = nullptr;  ///< decisions that routers take instead of their own; null: none
 };
 
+/// @param first_sequence    this rank's first among those that all ranks compute in this step
+/// @param global_sequences  of all ranks in this micro-step, shared out by StepPlan
+/// @returns what a layer may know of whole sequences of S = `length` tokens
+BatchContext batch_context(int64_t first_sequence, int64_t global_sequences, int64_t length, const ProcessMesh& mesh);
+
 /// @returns what a layer may know of a micro-batch in training
 BatchContext training_context(const MicroBatch& batch, const StepTerms& terms, const ProcessMesh& mesh);
 

@@ -1,6 +1,7 @@
 #include "train/validation.h"
 
 #include "data/data_stream.h"
+#include "train/gradient_step.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -28,7 +29,8 @@ double validation_loss(const Transformer& model, const TokenFile& corpus, const 
     }
     const at::Tensor tokens = rows.narrow(1, 0, length).contiguous().to(mesh.device());
     const at::Tensor targets = rows.narrow(1, 1, length).contiguous().to(mesh.device());
-    sum += model.forward(tokens, targets).cross_entropy_sum.to(at::kDouble);
+    const BatchContext context = batch_context(first, steps.micro_step_sequences(micro_step), length, mesh);
+    sum += model.forward(tokens, targets, context).cross_entropy_sum.to(at::kDouble);
   }
   group.all_reduce(sum);
   return sum.item<double>() / static_cast<double>(sequences * length);

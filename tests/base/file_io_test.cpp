@@ -110,6 +110,25 @@ TEST_F(FileIo, ReadsWhatHasNoSize) {
   EXPECT_EQ(code_of([] { read_file("/proc/self/status", 10); }, "limit of 10 bytes"), EFBIG);
 }
 
+TEST_F(FileIo, WhatMustBeAFileIsNotWaitedForNorReplacedWhereItIsNone) {
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  EXPECT_EQ(code_of([&] { read_regular_file(path("pipe")); }, path("pipe").string() + ": it is no regular file"), ENXIO);
+  EXPECT_EQ(code_of([&] { read_regular_bytes("/dev/null"); }, "/dev/null"), ENXIO);
+  EXPECT_EQ(code_of([&] { read_regular_file(folder_); }, folder_.string()), EISDIR);
+  EXPECT_EQ(code_of([&] { MappedFile map(path("pipe")); }, path("pipe").string()), ENXIO);
+  EXPECT_EQ(code_of([&] { replace_file(path("pipe"), "x"); }, path("pipe").string()), EEXIST);
+  EXPECT_EQ(file_count(), 1U);
+  EXPECT_TRUE(fs::is_fifo(path("pipe")));
+  fs::create_symlink("/dev/null", path("device"));
+  EXPECT_EQ(code_of([&] { replace_file(path("device"), "x"); }, "no regular file"), EEXIST);
+  write_durably(path("file"), "content", 7);
+  EXPECT_EQ(read_regular_file(path("file")), "content");
+  EXPECT_TRUE(is_there(path("file")));
+  EXPECT_FALSE(is_there(path("file/inside")));
+  EXPECT_FALSE(is_there(path("absent")));
+  EXPECT_EQ(code_of([&] { is_there(path(std::string(300, 'n'))); }, "cannot look at"), ENAMETOOLONG);
+}
+
 TEST_F(FileIo, ErrorsNameThePathAndTheReason) {
   EXPECT_EQ(code_of([&] { read_file(path("absent")); }, path("absent").string() + ": No such file or directory"), ENOENT);
   EXPECT_EQ(code_of([&] { read_file(folder_); }, folder_.string()), EISDIR);

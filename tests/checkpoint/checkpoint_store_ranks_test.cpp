@@ -2,6 +2,7 @@
 #include "checkpoint/checkpoint_store.h"
 #include "checkpoint/step_folders.h"
 #include "checkpoint/tiny_checkpoint.h"
+#include "checkpoint/verification.h"
 #include "support/ranks.h"
 
 #include <ATen/ops/from_blob.h>

@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "checkpoint/step_folders.h"
 #include "checkpoint/tiny_checkpoint.h"
+#include "checkpoint/verification.h"
 
 #include <gtest/gtest.h>
 

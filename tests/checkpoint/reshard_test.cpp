@@ -6,6 +6,7 @@
 #include "checkpoint/comparison.h"
 #include "checkpoint/step_folders.h"
 #include "checkpoint/tiny_checkpoint.h"
+#include "checkpoint/verification.h"
 
 #include <gtest/gtest.h>
 

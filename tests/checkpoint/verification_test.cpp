@@ -1,9 +1,12 @@
+#include "checkpoint/verification.h"
+
 #include "base/errors.h"
 #include "checkpoint/checkpoint_store.h"
-#include "checkpoint/manifest.h"
+#include "checkpoint/shard_file.h"
 #include "checkpoint/tiny_checkpoint.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <fstream>
 
@@ -78,6 +81,36 @@ TEST_F(Verification, FindsEachMissingFile) {
     EXPECT_NE(verify_checkpoint(checkpoint_, false), "") << path;
     fs::rename(folder_.path() / "away", path);
   }
+}
+
+/// What stands in a file's place is damage for tools and for training alike; what one may not look at is not.
+TEST_F(Verification, OneErrorForEveryReaderOfAShard) {
+  const StoredFile file = read_manifest(checkpoint_).files.front();
+  const fs::path shard = checkpoint_ / file.name;
+  const std::string original = read_text(shard);
+  fs::remove(shard);
+  fs::create_symlink(shard, shard);
+  EXPECT_NE(file_trouble(checkpoint_, file, true), "") << "a circle of links";
+  EXPECT_THROW(ShardFile(checkpoint_, file), CheckpointError);
+  fs::remove(shard);
+  ASSERT_EQ(mkfifo(shard.c_str(), 0600), 0);
+  EXPECT_NE(file_trouble(checkpoint_, file, true).find("no regular file"), std::string::npos);
+  EXPECT_THROW(ShardFile(checkpoint_, file), CheckpointError);
+  fs::remove(shard);
+  write_text(shard, original);
+  StoredFile unseen = file;
+  unseen.name = std::string(300, 'n');  // as a folder without permission, the system says no
+  EXPECT_THROW(file_trouble(checkpoint_, unseen, true), IoError);
+  EXPECT_THROW(ShardFile(checkpoint_, unseen), IoError);
+}
+
+TEST_F(Verification, APipeInTheManifestsPlaceKeepsNobodyWaiting) {
+  const std::string original = read_text(checkpoint_ / "manifest.json");
+  fs::remove(checkpoint_ / "manifest.json");
+  ASSERT_EQ(mkfifo((checkpoint_ / "manifest.json").c_str(), 0600), 0);
+  EXPECT_NE(verify_checkpoint(checkpoint_, true).find("no regular file"), std::string::npos);
+  fs::remove(checkpoint_ / "manifest.json");
+  write_text(checkpoint_ / "manifest.json", original);
 }
 
 TEST_F(Verification, FindsTwoFilesThatTradedPlaces) {

@@ -96,7 +96,7 @@ void run(const fs::path& folder) {
   const at::Tensor tokens = read_tensor(folder / "tokens.f32", {given.tokens, given.width}).requires_grad_(true);
   const at::Tensor gradient = read_tensor(folder / "gradient.f32", {given.tokens, given.width});
 
-  BatchContext context;
+  BatchContext context(0, given.tokens);
   context.sequence_length = given.sequence_length;
   std::optional<RoutingMemo> memo;
   const MoEOutput output = layer.forward(tokens, context, memo);

@@ -44,7 +44,7 @@ struct ModelFixture {
 
   /// Cross-entropy and balance losses of one batch, as training adds them up.
   at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets, RecomputePolicy policy = RecomputePolicy::kNone) {
-    const Prediction prediction = model.forward(tokens, targets, {}, policy);
+    const Prediction prediction = model.forward(tokens, targets, {0, tokens.numel()}, policy);
     at::Tensor total = prediction.cross_entropy_sum;
     for (const RoutingRecord& record : prediction.routing) total = total + 0.1 * record.z_sum + 0.1 * record.probability_sum.square().sum();
     return total;

@@ -52,7 +52,7 @@ TEST(MoELayouts, ARanksBudgetBoundsItsRowsAndLosesNothing) {
   LayerFixture fixture(made.config, 5, *mesh, 3);
   fixture.layer.router().bias().copy_(made.bias);
   std::optional<RoutingMemo> memo;
-  const MoEOutput output = fixture.layer.forward(at::randn({8, 5}, at::kDouble), {}, memo);
+  const MoEOutput output = fixture.layer.forward(at::randn({8, 5}, at::kDouble), {0, 8}, memo);
   EXPECT_EQ(memo->plans.size(), static_cast<size_t>(ranks));
   for (const DispatchPlan& plan : memo->plans) EXPECT_LE(plan.rows, 8 + ranks);
   EXPECT_EQ(output.record.rows.item<int64_t>(), mesh->rank() == 0 ? 8 * ranks : 0);
@@ -61,7 +61,7 @@ TEST(MoELayouts, ARanksBudgetBoundsItsRowsAndLosesNothing) {
   LayerFixture dropping(made.config, 5, *mesh, 3);
   dropping.layer.router().bias().copy_(made.bias);
   std::optional<RoutingMemo> second;
-  at::Tensor dropped = dropping.layer.forward(at::randn({8, 5}, at::kDouble), {}, second).record.dropped.reshape({1});
+  at::Tensor dropped = dropping.layer.forward(at::randn({8, 5}, at::kDouble), {0, 8}, second).record.dropped.reshape({1});
   mesh->group(Group::kBatch).all_reduce(dropped);
   EXPECT_GE(dropped.item<int64_t>(), 8 * (ranks - 1));
   EXPECT_LT(dropped.item<int64_t>(), 8 * (ranks - 1) + ranks) << "each rank rounds its share down by less than a row";

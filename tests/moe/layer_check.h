@@ -60,10 +60,8 @@ inline void expect_equal_to_loop(const LayerCase& given, const ProcessMesh& mesh
 
   const at::Tensor ours = input.narrow(0, first, count).clone().requires_grad_(true);
   std::optional<RoutingMemo> memo;
-  BatchContext context;
+  BatchContext context(first, most);
   context.sequence_length = length;
-  context.first_token = first;
-  context.most_tokens = most;
   const MoEOutput output = fixture.layer.forward(ours, context, memo);
   const double tokens = static_cast<double>(std::max<int64_t>(1, total));
   const BalanceTerms terms = balance_terms({output.record}, coefficients, tokens, {}, mesh.group(Group::kBatch));

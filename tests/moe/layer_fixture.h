@@ -11,6 +11,9 @@
 
 namespace pimoe {
 
+/// Of tokens that no other rank has more of.
+inline BatchContext alone(const at::Tensor& tokens) { return {0, tokens.size(0)}; }
+
 /// A float64 MoE layer with random weights on a mesh, and the whole of its weights for the reference.
 struct LayerFixture {
   LayerFixture(const MoeConfig& moe, int64_t width, const ProcessMesh& mesh, uint64_t seed, int64_t vocabulary = 1)

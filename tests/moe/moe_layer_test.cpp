@@ -53,7 +53,7 @@ TEST(MoELayer, BiasChangesTheChoiceButNeverTheGates) {
   at::manual_seed(7);
   const at::Tensor input = at::randn({8, 5}, at::kDouble);
   fixture.layer.router().bias()[4] = 10;
-  const Routing routing = fixture.layer.router().route(input, {}, {});
+  const Routing routing = fixture.layer.router().route(input, alone(input), {});
   const at::Tensor p = at::softmax(at::mm(input, fixture.weights.router.detach().t()), -1);
   EXPECT_TRUE((routing.experts.select(1, 0) == 4).all().item<bool>());
   EXPECT_LT(relative_difference(routing.weights.select(1, 0), p.select(1, 4)), 1e-14);
@@ -63,7 +63,7 @@ TEST(MoELayer, TiesGoToTheLowerIndex) {
   const MoeConfig config = small(6, 3, true);
   const auto mesh = single_mesh(cpu_mesh(), 6);
   LayerFixture fixture(config, 5, *mesh, 11);
-  const Routing routing = fixture.layer.router().route(at::zeros({4, 5}, at::kDouble), {}, {});
+  const Routing routing = fixture.layer.router().route(at::zeros({4, 5}, at::kDouble), {0, 4}, {});
   for (int64_t t = 0; t < 4; ++t) {
     for (int64_t k = 0; k < 3; ++k) EXPECT_EQ(routing.experts[t][k].item<int>(), k);
   }
@@ -76,11 +76,11 @@ TEST(MoELayer, AMemoReplaysTheDecisionWhateverTheScoresSayNow) {
   at::manual_seed(9);
   const at::Tensor input = at::randn({7, 5}, at::kDouble);
   std::optional<RoutingMemo> memo;
-  const at::Tensor first = fixture.layer.forward(input, {}, memo).tokens;
+  const at::Tensor first = fixture.layer.forward(input, alone(input), memo).tokens;
   fixture.layer.router().bias().copy_(at::arange(6, at::kDouble) * 5);  // would choose experts 4 and 5 now
-  EXPECT_TRUE(at::equal(fixture.layer.forward(input, {}, memo).tokens, first));
+  EXPECT_TRUE(at::equal(fixture.layer.forward(input, alone(input), memo).tokens, first));
   std::optional<RoutingMemo> anew;
-  EXPECT_FALSE(at::equal(fixture.layer.forward(input, {}, anew).tokens, first));
+  EXPECT_FALSE(at::equal(fixture.layer.forward(input, alone(input), anew).tokens, first));
 }
 
 // Five tokens, two choices, four experts: 0 1 | 2 3 | 0 1 | 2 3 | 0 1, and half of each expert's result.
@@ -90,12 +90,12 @@ TEST(MoELayer, TheUniformRouterSpreadsTokensWhateverTheyAre) {
   const auto mesh = single_mesh(cpu_mesh(), 4);
   LayerFixture fixture(config, 5, *mesh, 11);
   at::manual_seed(7);
-  const Routing routing = fixture.layer.router().route(at::randn({5, 5}, at::kDouble), {}, {});
+  const Routing routing = fixture.layer.router().route(at::randn({5, 5}, at::kDouble), {0, 5}, {});
   EXPECT_TRUE(at::equal(routing.experts.view({-1}), at::tensor({0, 1, 2, 3, 0, 1, 2, 3, 0, 1}, at::kInt)));
   EXPECT_TRUE((routing.weights == 0.5).all().item<bool>());
   std::optional<RoutingMemo> memo;
   const at::Tensor input = at::randn({5, 5}, at::kDouble).requires_grad_(true);
-  fixture.layer.forward(input, {}, memo).tokens.sum().backward();
+  fixture.layer.forward(input, alone(input), memo).tokens.sum().backward();
   EXPECT_FALSE(fixture.parameters.at("moe.router.weight").value.grad().defined());
 }
 
@@ -163,7 +163,7 @@ TEST(MoELayer, RowsOverARanksBudgetAreDroppedAndCounted) {
   const auto mesh = single_mesh(cpu_mesh(), 4);
   LayerFixture fixture(config, 5, *mesh, 3);
   std::optional<RoutingMemo> memo;
-  const MoEOutput output = fixture.layer.forward(at::randn({6, 5}, at::kDouble), {}, memo);
+  const MoEOutput output = fixture.layer.forward(at::randn({6, 5}, at::kDouble), {0, 6}, memo);
   EXPECT_EQ(output.record.dropped.item<int64_t>(), 0) << "one rank's share at balance is everything";
   EXPECT_EQ(output.record.rows.item<int64_t>(), 12);
 }
@@ -183,7 +183,7 @@ TEST(MoELayer, ANonFiniteResultIsReplacedCountedAndReachesNoWeight) {
     at::manual_seed(4);
     const at::Tensor input = at::randn({9, 5}, at::kDouble).requires_grad_(true);
     std::optional<RoutingMemo> memo;
-    const MoEOutput output = fixture.layer.forward(input, {}, memo);
+    const MoEOutput output = fixture.layer.forward(input, alone(input), memo);
     const at::Tensor bad = (memo->experts == 2).any(1);
     ASSERT_TRUE(bad.any().item<bool>());
     EXPECT_EQ(output.record.nonfinite.item<int64_t>(), (memo->experts == 2).sum().item<int64_t>());
@@ -214,7 +214,7 @@ TEST(MoELayer, PaddedRowsHaveNoGradientWhateverMemoryHeld) {
   at::manual_seed(4);
   const at::Tensor input = at::randn({8, 5}, at::kDouble).requires_grad_(true);
   std::optional<RoutingMemo> memo;
-  const at::Tensor output = fixture.layer.forward(input, {}, memo).tokens;
+  const at::Tensor output = fixture.layer.forward(input, alone(input), memo).tokens;
   ASSERT_EQ(memo->plans[0].rows, 16);
   {
     std::vector<at::Tensor> poison;
@@ -235,12 +235,12 @@ TEST(MoELayer, PaddingCountsInNoStatistic) {
   LayerFixture fixture(config, 5, *mesh, 3);
   at::manual_seed(5);
   const at::Tensor input = at::randn({6, 5}, at::kDouble);
-  std::optional<RoutingMemo> alone;
-  BatchContext short_context;
+  std::optional<RoutingMemo> shorter_memo;
+  BatchContext short_context(0, 4);
   short_context.sequence_length = 4;
-  const MoEOutput shorter = fixture.layer.forward(input.narrow(0, 0, 4), short_context, alone);
+  const MoEOutput shorter = fixture.layer.forward(input.narrow(0, 0, 4), short_context, shorter_memo);
   std::optional<RoutingMemo> padded;
-  BatchContext context;
+  BatchContext context(0, 6);
   context.sequence_length = 6;
   context.counted = at::tensor({1, 1, 1, 1, 0, 0}, at::kInt).to(at::kBool);
   const MoEOutput longer = fixture.layer.forward(input, context, padded);
@@ -259,11 +259,10 @@ TEST(Router, JitterFollowsTheGlobalTokenAndOnlyTrainingHasIt) {
   LayerFixture fixture(config, 5, *mesh, 11);
   at::manual_seed(7);
   const at::Tensor input = at::randn({8, 5}, at::kDouble);
-  BatchContext context;
+  BatchContext context(100, 8);
   context.training = true;
   context.seed = 3;
   context.step = 12;
-  context.first_token = 100;
   const Router& router = fixture.layer.router();
   const Routing whole = router.route(input, context, {});
   BatchContext later = context;
@@ -272,7 +271,7 @@ TEST(Router, JitterFollowsTheGlobalTokenAndOnlyTrainingHasIt) {
   context.step = 13;
   EXPECT_FALSE(at::equal(router.route(input, context, {}).weights, whole.weights));
   context.training = false;
-  EXPECT_TRUE(at::equal(router.route(input, context, {}).weights, router.route(input, {}, {}).weights));
+  EXPECT_TRUE(at::equal(router.route(input, context, {}).weights, router.route(input, alone(input), {}).weights));
 }
 
 // Logits 3 -3 | 2 2 of two groups, one of which a token may use: the first has the best expert, the second the better pair.
@@ -287,7 +286,7 @@ TEST(Router, AGroupIsJudgedByItsBestExpertsOrByItsBest) {
     LayerFixture fixture(config, 1, *mesh, 11);
     const at::NoGradGuard no_gradients;
     fixture.parameters.at("moe.router.weight").value.copy_(at::tensor({3.0, -3.0, 2.0, 2.0}, at::kDouble).view({4, 1}));
-    const Routing routing = fixture.layer.router().route(at::ones({1, 1}, at::kDouble), {}, {});
+    const Routing routing = fixture.layer.router().route(at::ones({1, 1}, at::kDouble), {0, 1}, {});
     return std::pair{routing.experts[0][0].item<int>(), routing.experts[0][1].item<int>()};
   };
   EXPECT_EQ(chosen(GroupScore::kMax, 0), std::pair(0, 1));
@@ -301,7 +300,7 @@ TEST(Router, TheHashRouterKnowsATokenByItsId) {
   config.router.kind = RouterKind::kHash;
   const auto mesh = single_mesh(cpu_mesh(), 6);
   LayerFixture fixture(config, 5, *mesh, 11, /*vocabulary=*/50);
-  BatchContext context;
+  BatchContext context(0, 50);
   context.token_ids = at::arange(50, at::kLong);
   const Routing routing = fixture.layer.router().route(at::zeros({50, 5}, at::kDouble), context, {});
   context.token_ids = at::tensor({7, 49, 7}, at::kLong);

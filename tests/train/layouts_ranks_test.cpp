@@ -150,6 +150,12 @@ TEST(Layouts, TrainTheSameModelWhateverRoutesAndBounds) {
          config.train.recompute = RecomputePolicy::kMoe;
        }},
       {"expert choice", [](TrainConfig& config) { config.model.moe.router.kind = RouterKind::kExpertChoice; }},
+      {"expert choice among equal tokens",
+       [](TrainConfig& config) {
+         config.model.moe.router.kind = RouterKind::kExpertChoice;
+         config.model.moe.choices = 3;
+         config.data.train.replace(config.data.train.rfind('/'), std::string::npos, "/repeats");
+       }},
       {"hash", [](TrainConfig& config) { config.model.moe.router.kind = RouterKind::kHash; }},
       {"experts of two shapes, a skewed start, adaptive control, every check",
        [](TrainConfig& config) {

@@ -23,6 +23,7 @@ class SharedFolder {
       std::filesystem::create_directories(path_);
       write_corpus(path_ / "corpus", 900);
       write_corpus(path_ / "validation", 100);
+      write_corpus(path_ / "repeats", 900, /*least=*/0);
     }
     world_->barrier();
   }
@@ -35,14 +36,14 @@ class SharedFolder {
   const std::filesystem::path& path() const { return path_; }
 
  private:
-  /// Ids below 23 with something to learn: each is the last plus 1, 2 or 3.
-  static void write_corpus(const std::filesystem::path& prefix, int documents) {
+  /// Ids below 23 with something to learn: each is the last plus `least` or one or two more.
+  static void write_corpus(const std::filesystem::path& prefix, int documents, uint32_t least = 1) {
     TokenFileWriter writer(prefix, 23);
     std::mt19937 random(17);
     for (int document = 0; document < documents; ++document) {
       std::vector<int32_t> ids(5 + random() % 20);
       int32_t id = static_cast<int32_t>(random() % 23);
-      for (int32_t& each : ids) each = id = static_cast<int32_t>((static_cast<uint32_t>(id) + 1 + random() % 3) % 23);
+      for (int32_t& each : ids) each = id = static_cast<int32_t>((static_cast<uint32_t>(id) + least + random() % 3) % 23);
       writer.add(ids);
       writer.end_document();
     }
