@@ -17,9 +17,14 @@ double roughly_all_parameters(const ModelConfig& config) {
   const double dense_layers = static_cast<double>(config.layers) - moe_layers;
   const double attention = width * static_cast<double>(config.head_size()) * 2 * static_cast<double>(config.heads + config.kv_heads);
   const double dense = 3 * width * static_cast<double>(config.feed_forward_width);
-  const double experts = 3 * width *
-                         (static_cast<double>(config.moe.experts) * static_cast<double>(config.moe.expert_width) +
-                          static_cast<double>(config.moe.shared_width));
+  const MoeConfig& moe = config.moe;
+  const auto projection = static_cast<double>(moe.router.projection);
+  double experts = 3 * width * (static_cast<double>(moe.shared_width) + static_cast<double>(moe.fallback_width)) +
+                   projection * width + (projection > 0 ? projection : width) * static_cast<double>(moe.experts);
+  for (const ExpertGroupConfig& group : moe.expert_groups()) {
+    const auto inner = static_cast<double>(group.width);
+    experts += static_cast<double>(group.count) * (3 * width * inner + static_cast<double>(group.layers - 2) * inner * inner);
+  }
   return 2 * width * static_cast<double>(config.vocabulary) + (dense_layers + moe_layers) * attention + dense_layers * dense +
          moe_layers * experts;
 }
@@ -54,7 +59,7 @@ void ModelConfig::validate(Violations& violations) const {
   }
   if (const double parameters = roughly_all_parameters(*this); parameters > kMostParameters) {
     violations.add("model", concat("would have ", scientific(parameters, 1), " parameters; at most ", scientific(kMostParameters, 0),
-                                   ": look for a size with digits too many among layers, width, heads, vocabulary, expert_width"));
+                                   ": look for a size with digits too many among layers, width, heads, vocabulary, moe.expert_width, groups"));
   }
   moe.validate("model.moe", violations);
 }

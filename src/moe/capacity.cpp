@@ -8,6 +8,8 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <cmath>
+
 namespace pimoe {
 
 at::Tensor places_in_bins(const at::Tensor& bins, int64_t bin_count) {
@@ -15,6 +17,11 @@ at::Tensor places_in_bins(const at::Tensor& bins, int64_t bin_count) {
   const at::Tensor begins = order.counts.cumsum(0) - order.counts;
   const at::Tensor places = order.positions.to(at::kLong) - begins.index_select(0, bins.clamp_min(0).to(at::kLong));
   return at::where(bins >= 0, places, at::full_like(places, -1));
+}
+
+int64_t rounded_up(double product) {
+  constexpr double kRounding = 1e-12;  // some thousand times that of a float64
+  return static_cast<int64_t>(std::ceil(product * (1.0 - kRounding)));
 }
 
 at::Tensor within_limits(const at::Tensor& bins, const at::Tensor& priority, const at::Tensor& limits) {

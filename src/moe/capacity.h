@@ -4,6 +4,10 @@
 
 namespace pimoe {
 
+/// The smallest integer that is not below a product of sizes and a factor, but for the factor's own rounding: 110 for 100 * 1.1, which is
+/// 110.00000000000001 in binary.
+int64_t rounded_up(double product);
+
 /// Which slots stay when each bin takes no more than its limit.
 /// @param bins      [N] int32: the bin (expert, rank) of each slot, -1 for none
 /// @param priority  [N] floating: of a bin's slots the largest stay, ties by index; undefined: the first stay

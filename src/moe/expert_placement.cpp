@@ -1,9 +1,15 @@
 #include "moe/expert_placement.h"
 
+#include "base/errors.h"
+#include "base/text.h"
+
 namespace pimoe {
 
 ExpertPlacement::ExpertPlacement(const std::vector<ExpertGroupConfig>& groups, int group_size, int group_rank) {
   for (const ExpertGroupConfig& group : groups) {
+    if (const std::string trouble = spread_trouble(group.count, group_size); !trouble.empty()) {
+      throw ConfigError(concat(group.name.empty() ? "model.moe.experts " : concat("model.moe.groups, ", group.name, ": count "), trouble));
+    }
     const int64_t share = group.count / group_size;
     banks_.push_back({experts_, group.count, share, share * group_rank, local_});
     experts_ += group.count;

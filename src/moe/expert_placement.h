@@ -23,7 +23,7 @@ class ExpertPlacement {
     int64_t begin = 0;        ///< within this rank's experts, of the bank's first
   };
 
-  /// REQUIRES every group's count % group_size == 0 (validated with the mesh's size before).
+  /// @throws ConfigError unless every group's count is divisible by group_size
   ExpertPlacement(const std::vector<ExpertGroupConfig>& groups, int group_size, int group_rank);
 
   int64_t experts() const { return experts_; }  ///< E

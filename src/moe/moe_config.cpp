@@ -71,18 +71,18 @@ void MoeConfig::fields(FieldVisitor& visit) {
   visit.integer("fallback_width", fallback_width, {.at_least = 0, .at_most = 1 << 24},
                 "width of the network for tokens that no expert serves; 0: none");
   visit.integer("first_dense_layers", first_dense_layers, {.at_least = 0, .at_most = 10'000}, "dense layers before the first MoE layer");
-  visit.number("capacity_factor", capacity_factor, {.at_least = 0},
+  visit.number("capacity_factor", capacity_factor, {.at_least = 0, .at_most = 1024},
                "an expert takes ceil(T K / E * factor) slots of each rank's micro-batch (changes with the layout); 0: dropless");
   visit.choice("capacity_drop", capacity_drop, {{"gate", CapacityDrop::kGate}, {"position", CapacityDrop::kPosition}},
                "beyond its capacity an expert drops the lowest gates, or the last tokens");
   visit.flag("capacity_pad", capacity_pad, "pad every expert's rows to its capacity: no counts travel");
-  visit.number("rank_budget", rank_budget, {.at_least = 0}, "rows that a rank computes at a time, over its share at balance; 0: unbounded");
+  visit.number("rank_budget", rank_budget, {.at_least = 0, .at_most = 1 << 20}, "rows that a rank computes at a time, over its share at balance; 0: unbounded");
   visit.choice("rank_overflow", rank_overflow, {{"chunk", RankOverflow::kChunk}, {"drop", RankOverflow::kDrop}},
                "rows above the budget wait for another round (exact), or are dropped and counted");
   visit.choice("memory", memory, {{"fast", MoeMemory::kFast}, {"balanced", MoeMemory::kBalanced}, {"lean", MoeMemory::kLean}},
                "kept for backward: results and pre-activations, pre-activations, or the tokens alone");
   visit.choice("validate", checks, {{"off", MoeValidate::kOff}, {"cheap", MoeValidate::kCheap}, {"full", MoeValidate::kFull}},
-               "cheap: shapes and dtypes; full: non-finite results are replaced and counted (one more forward pass of the experts)");
+               "cheap: shapes, dtype and device at the layer's door; full: experts' ids too, and results that are not finite are set aside (costs a forward pass)");
   visit.list("groups", groups, "named groups of experts, each of its own shape, instead of experts that are all alike");
   visit.nested("router", router);
   visit.nested("balance", balance);
@@ -96,6 +96,17 @@ std::vector<ExpertGroupConfig> MoeConfig::expert_groups() const {
     if (group.width == 0) group.width = expert_width;
   }
   return all;
+}
+
+std::string spread_trouble(int64_t count, int64_t shards) {
+  if (count % shards == 0) return "";
+  std::vector<std::string> divisors;
+  for (int64_t candidate = 1; candidate <= count; ++candidate) {
+    if (count % candidate == 0) divisors.push_back(concat(candidate));
+  }
+  const int64_t below = count / shards * shards;
+  return concat("(", count, ") must be divisible by mesh.expert_parallel (", shards, "). Nearest that works: ",
+                below == 0 ? "" : concat(below, " or "), below + shards, ", or expert_parallel ", join(divisors, ", "));
 }
 
 int64_t MoeConfig::common_divisor() const {
@@ -148,7 +159,9 @@ void MoeConfig::validate(const char* key, Violations& violations) const {
       const std::string name = concat("groups[", index, "].name");
       const bool plain =
           group.name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == std::string::npos;
-      if (group.name.empty() || !plain) {
+      if (group.name.empty()) {
+        add(name.c_str(), "is missing: it becomes part of parameter names");
+      } else if (!plain) {
         add(name.c_str(), "('", group.name, "') must be of letters, digits, _ and -: it becomes part of parameter names");
       } else if (!names.insert(group.name).second) {
         add(name.c_str(), "(", group.name, ") is taken by another group");

@@ -86,9 +86,12 @@ enum class MoeMemory {
 };
 enum class MoeValidate {
   kOff,
-  kCheap,  ///< shapes, dtypes and ids
-  kFull,   ///< and non-finite results: one more forward pass of the experts, and a host synchronisation
+  kCheap,  ///< shapes, dtype and device of what enters a layer; nothing that waits for a GPU
+  kFull,   ///< and the experts' ids, and results that are not finite: one more forward pass of the experts, and host synchronisations
 };
+
+/// @returns "", or what is wrong with spreading `count` experts of one shape over mesh.expert_parallel = `shards` ranks, and what works
+std::string spread_trouble(int64_t count, int64_t shards);
 
 /// `model.moe:`
 struct MoeConfig {

@@ -9,6 +9,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/isfinite.h>
@@ -19,7 +20,6 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
-#include <cmath>
 
 namespace pimoe {
 namespace {
@@ -40,16 +40,14 @@ MoELayer::MoELayer(ParameterList& parameters, const std::string& name, const Moe
                    at::ScalarType dtype, InitialDeviation deviation, const ProcessMesh& mesh)
     : name_(name),
       config_(config),
+      width_(width),
+      dtype_(dtype),
       mesh_(mesh),
       router_(parameters, name + ".router", config, width, vocabulary, dtype, mesh.device(), deviation.inner),
       placement_(config.expert_groups(), mesh.group(Group::kExpert).size(), mesh.group(Group::kExpert).rank()),
       dispatcher_(placement_, mesh.group(Group::kExpert), mesh.device()) {
   const std::vector<ExpertGroupConfig> groups = config.expert_groups();
   for (size_t index = 0; index < groups.size(); ++index) {
-    if (groups[index].count % mesh.expert_parallel() != 0) {
-      throw ConfigError(concat("model.moe.groups[", index, "].count (", groups[index].count,
-                               ") must be divisible by mesh.expert_parallel (", mesh.expert_parallel(), "): a group is spread evenly"));
-    }
     const std::string bank = name + ".experts" + (groups[index].name.empty() ? "" : "." + groups[index].name);
     banks_.emplace_back(parameters, bank, groups[index], placement_.banks()[index], width, dtype, deviation);
     // Each round of a rank's budget is recomputed by a backward of its own.
@@ -60,11 +58,9 @@ MoELayer::MoELayer(ParameterList& parameters, const std::string& name, const Moe
 }
 
 MoEOutput MoELayer::forward(const at::Tensor& tokens, const BatchContext& context, std::optional<RoutingMemo>& memo) const {
-  if (config_.checks != MoeValidate::kOff && (tokens.dim() != 2 || !tokens.is_contiguous() || tokens.device() != mesh_.device())) {
-    throw ShapeError(
-        concat(name_, ": tokens ", tokens.sizes(), " on ", tokens.device().str(), " must be contiguous [T, D] on ", mesh_.device().str()));
-  }
+  if (config_.checks != MoeValidate::kOff) check(tokens, context);
   const Routing routing = router_.route(tokens, context, memo ? memo->experts : at::Tensor());
+  if (config_.checks == MoeValidate::kFull && !memo) check_ids(routing.experts);
   if (!memo) memo = decide(tokens, routing, context);
 
   // Several rounds bound what a rank holds at a time, which backward would undo if each kept its rows.
@@ -90,6 +86,30 @@ MoEOutput MoELayer::forward(const at::Tensor& tokens, const BatchContext& contex
   RoutingRecord record = record_of(routing, context, *memo);
   record.phases = std::move(phases);
   return {output, std::move(record)};
+}
+
+void MoELayer::check(const at::Tensor& tokens, const BatchContext& context) const {
+  if (tokens.dim() != 2 || tokens.size(1) != width_ || !tokens.is_contiguous() || tokens.device() != mesh_.device() ||
+      tokens.scalar_type() != dtype_) {
+    throw ShapeError(concat(name_, ": tokens ", tokens.sizes(), " of ", c10::toString(tokens.scalar_type()), " on ", tokens.device().str(),
+                            " must be contiguous [T, ", width_, "] of ", c10::toString(dtype_), " on ", mesh_.device().str()));
+  }
+  const auto require = [&](const at::Tensor& of_tokens, const char* what, at::ScalarType dtype) {
+    if (!of_tokens.defined() || (of_tokens.numel() == tokens.size(0) && of_tokens.scalar_type() == dtype)) return;
+    throw ShapeError(concat(name_, ": BatchContext::", what, " ", of_tokens.sizes(), " of ", c10::toString(of_tokens.scalar_type()),
+                            " must be ", tokens.size(0), " of ", c10::toString(dtype)));
+  };
+  require(context.token_ids, "token_ids", at::kLong);
+  require(context.counted, "counted", at::kBool);
+}
+
+void MoELayer::check_ids(const at::Tensor& experts) const {
+  if (experts.numel() == 0) return;
+  const auto least = experts.min().item<int32_t>();
+  const auto most = experts.max().item<int32_t>();
+  if (least < -1 || most >= config_.experts) {
+    throw ShapeError(concat(name_, ": experts from ", least, " to ", most, " must be in [0, ", config_.experts, "), or -1 for none"));
+  }
 }
 
 at::Tensor MoELayer::through_experts(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan,
@@ -167,7 +187,7 @@ int64_t MoELayer::capacity(int64_t tokens, const BatchContext& context) const {
   }
   const int64_t counted = config_.capacity_pad ? context.most_tokens : tokens;
   const double even = static_cast<double>(counted * config_.choices) / static_cast<double>(config_.experts);
-  return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(even * config_.capacity_factor)));
+  return std::max<int64_t>(1, rounded_up(even * config_.capacity_factor));
 }
 
 at::Tensor MoELayer::within_capacity(const at::Tensor& experts, const at::Tensor& weights, int64_t capacity) const {
@@ -184,31 +204,41 @@ std::vector<at::Tensor> MoELayer::within_budget(const at::Tensor& experts, const
   const at::Tensor places = dispatcher_.places(experts).reshape({-1});
   const at::Tensor to = at::where(places >= 0, places.div(placement_.local(), "trunc"), places).to(at::kInt);
   const at::Tensor mine = order_by_expert(to, ranks).counts;
-  at::Tensor all = at::cat({mine, at::tensor({experts.numel()}, mine.options())});
-  group.all_reduce(all);
-  const at::Tensor host = all.cpu();
-  const int64_t* received = host.const_data_ptr<int64_t>();
-  const double even = static_cast<double>(received[ranks]) / static_cast<double>(ranks);
-  // Shares of a round are rounded up on each source: one row of slack for each.
-  const int64_t budget = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(even * config_.rank_budget)));
-  const int64_t fullest = *std::max_element(received, received + ranks);
+  at::Tensor all = at::empty({ranks * (ranks + 1)}, mine.options());
+  group.all_gather(all, at::cat({mine, at::tensor({experts.numel()}, mine.options())}));
+  // [source][destination] rows, and each source's slots in the last column.
+  const at::Tensor host = all.view({ranks, ranks + 1}).cpu();
+  const at::Tensor received = host.sum(0);
+  const int64_t* to_rank = received.const_data_ptr<int64_t>();
+  const double even = static_cast<double>(to_rank[ranks]) / static_cast<double>(ranks);
+  const int64_t budget = std::max<int64_t>(1, rounded_up(even * config_.rank_budget));
+  const int64_t fullest = *std::max_element(to_rank, to_rank + ranks);
   if (fullest <= budget) return {experts};
 
   if (config_.rank_overflow == RankOverflow::kDrop) {
     // Every source gives up the same share of what it has for a full rank.
     std::vector<int64_t> limits;
-    const at::Tensor mine_on_host = mine.cpu();
     for (int64_t rank = 0; rank < ranks; ++rank) {
-      const int64_t count = mine_on_host.const_data_ptr<int64_t>()[rank];
-      limits.push_back(received[rank] <= budget ? count : count * budget / received[rank]);
+      const int64_t count = host.const_data_ptr<int64_t>()[group.rank() * (ranks + 1) + rank];
+      limits.push_back(to_rank[rank] <= budget ? count : count * budget / to_rank[rank]);
     }
     const at::Tensor stays = within_limits(to, weights.reshape({-1}), at::tensor(limits, mine.options()));
     return {kept(experts, stays.view_as(experts))};
   }
-  // Round i takes the slots whose place among this rank's slots for their destination lies in the i-th part of these.
+  // The rows for a rank in one order over all sources, in which each source's are spread evenly: slot p of c stands at (2p + 1) / 2c, of
+  // equals the lower source's first. A round takes the next `budget` of them, never more.
+  const at::Tensor destination = to.clamp_min(0).to(at::kLong);
+  const at::Tensor odd = places_in_bins(to, ranks) * 2 + 1;
+  const at::Tensor own = mine.index_select(0, destination).clamp_min(1);
+  at::Tensor before = at::zeros_like(odd);
+  for (int64_t source = 0; source < ranks; ++source) {
+    const at::Tensor theirs = all.view({ranks, ranks + 1})[source].index_select(0, destination);
+    // How many q have (2q + 1) / theirs below odd / own; or, for lower sources and this one's slots before it, not above.
+    const int64_t strictly = source < group.rank() ? 0 : 1;
+    before = before + ((odd * theirs - strictly).div(own, "floor") + 1).div(2, "floor").clamp_min(0);
+  }
+  const at::Tensor round_of = before.div(budget, "floor");
   const int64_t rounds = (fullest + budget - 1) / budget;
-  const at::Tensor share = mine.index_select(0, to.clamp_min(0).to(at::kLong));
-  const at::Tensor round_of = (places_in_bins(to, ranks) * rounds).div(share.clamp_min(1), "trunc");
   std::vector<at::Tensor> parts;
   for (int64_t round = 0; round < rounds; ++round) {
     parts.push_back(kept(experts, (round_of == round).logical_and(to >= 0).view_as(experts)));
@@ -251,10 +281,15 @@ RoutingRecord MoELayer::record_of(const Routing& routing, const BatchContext& co
   const auto zero = record.load.new_zeros({});
   record.dropped = zero;
   if (!all_travel) {
-    record.dropped = (experts >= 0).logical_and(travelling(memo.plans, experts).logical_not()).sum();
+    at::Tensor dropped = (experts >= 0).logical_and(travelling(memo.plans, experts).logical_not());
+    if (memo.nonfinite.defined()) dropped = dropped.logical_and(memo.nonfinite.logical_not());
+    record.dropped = dropped.sum();
   }
-  record.fallback = memo.unserved.defined() ? memo.unserved.sum() : zero;
-  record.nonfinite = memo.nonfinite.defined() ? memo.nonfinite.sum() : zero;
+  const auto counted = [&](const at::Tensor& of_tokens) {
+    return context.counted.defined() ? of_tokens.logical_and(of_tokens.dim() == 2 ? context.counted.unsqueeze(1) : context.counted) : of_tokens;
+  };
+  record.fallback = memo.unserved.defined() ? counted(memo.unserved).sum() : zero;
+  record.nonfinite = memo.nonfinite.defined() ? counted(memo.nonfinite).sum() : zero;
   record.rows = zero;
   for (const DispatchPlan& plan : memo.plans) {
     if (plan.ends.numel() > 0) record.rows = record.rows + plan.ends.select(0, plan.ends.numel() - 1).to(at::kLong);

@@ -27,7 +27,7 @@ struct RoutingRecord {
   at::Tensor z_sum;             ///< scalar, differentiable
   at::Tensor sequence_balance;  ///< scalar, differentiable; undefined if no coefficient asks for it
   at::Tensor confidence_sum;    ///< scalar
-  at::Tensor dropped;           ///< scalar int64, slots that were dropped over capacity or budget, or set aside as not finite
+  at::Tensor dropped;           ///< scalar int64, slots that were dropped over capacity or budget
   at::Tensor fallback;          ///< scalar int64, tokens that no expert served
   at::Tensor nonfinite;         ///< scalar int64, slots whose expert's result was not finite
   at::Tensor rows;              ///< scalar int64, rows that this rank computed
@@ -68,6 +68,10 @@ class MoELayer {
   const Router& router() const { return router_; }
 
  private:
+  /// What enters the layer. @throws ShapeError
+  void check(const at::Tensor& tokens, const BatchContext& context) const;
+  /// A GPU's kernels leave ids out that are not there. @throws ShapeError @cost a host synchronisation
+  void check_ids(const at::Tensor& experts) const;
   /// From the router's choice to plans: capacity, rank budget, results that are not finite.
   RoutingMemo decide(const at::Tensor& tokens, const Routing& routing, const BatchContext& context) const;
   /// Slots that an expert takes from this rank; 0: all.
@@ -85,6 +89,8 @@ class MoELayer {
 
   std::string name_;
   MoeConfig config_;
+  int64_t width_;
+  at::ScalarType dtype_;
   const ProcessMesh& mesh_;
   Router router_;
   ExpertPlacement placement_;

@@ -92,11 +92,6 @@ int choose_expert_parallel(int64_t asked, int64_t experts, int64_t ranks, int64_
     throw ConfigError(concat("mesh.expert_parallel (", asked, ") must divide the ", ranks, " ranks. Nearest that works: expert_parallel ",
                              divisors_text(ranks, experts), ", or ", (ranks / asked + 1) * asked, " ranks"));
   }
-  if (experts % asked != 0) {
-    throw ConfigError(concat("model.moe.experts (", experts, ") must be divisible by mesh.expert_parallel (", asked,
-                             "). Nearest that works: experts ", experts / asked * asked == 0 ? "" : concat(experts / asked * asked, " or "),
-                             (experts / asked + 1) * asked, ", or expert_parallel ", divisors_text(ranks, experts)));
-  }
   return static_cast<int>(asked);
 }
 

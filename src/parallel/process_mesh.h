@@ -35,7 +35,8 @@ enum class Group {
 /// @param experts     of the model; 0 for a dense one
 /// @param node_ranks  the largest number that divides the ranks of each node
 /// @returns ranks that share out the experts; for auto the largest divisor of `node_ranks` that divides `experts`, 1 for a dense model.
-/// @throws ConfigError if `asked` does not divide `ranks` and `experts`, or shares out experts that are not there.
+/// @throws ConfigError if `asked` does not divide `ranks`, or shares out experts that are not there. That it divides `experts` is for those
+///         who know their shapes to say (moe_config.h, spread_trouble).
 int choose_expert_parallel(int64_t asked, int64_t experts, int64_t ranks, int64_t node_ranks);
 
 /// A layout that nobody has started, as one of its ranks would see it.
@@ -50,7 +51,7 @@ class ProcessMesh {
  public:
   /// @param world, node  all ranks, and those on this node
   /// @param experts      of the model; 0 for a dense one. `auto` takes the largest divisor of the ranks on a node that divides it.
-  /// @throws ConfigError naming key, value and rule: expert_parallel does not divide ranks or experts; transport nccl without one GPU for
+  /// @throws ConfigError naming key, value and rule: expert_parallel does not divide the ranks; transport nccl without one GPU for
   ///         each rank of the node ("4 ranks on node07 but 2 GPUs: start at most 2 ranks a node, or mesh.transport=mpi"); cuda not built in.
   /// Collective over the world.
   ProcessMesh(const MeshConfig& config, std::unique_ptr<HostCommunicator> world, std::unique_ptr<HostCommunicator> node, int64_t experts);

@@ -29,5 +29,27 @@ TEST(ParameterCount, EqualsWhatTheModelDeclares) {
   }
 }
 
+TEST(ModelSize, WhatDoesNotFit64BitsIsRefusedWhereverItIsSet) {
+  const auto refused = [](void (*change)(ModelConfig&)) {
+    ModelConfig config;
+    change(config);
+    Violations violations;
+    config.validate(violations);
+    return !violations.empty();
+  };
+  EXPECT_FALSE(refused([](ModelConfig&) {}));
+  EXPECT_TRUE(refused([](ModelConfig& config) { config.moe.groups = {{.name = "wide", .count = 8, .layers = 16, .width = 1 << 24}}; }));
+  EXPECT_TRUE(refused([](ModelConfig& config) {
+    config.layers = 10'000;
+    config.width = 1 << 16;
+    config.moe.fallback_width = 1 << 24;
+  }));
+  EXPECT_TRUE(refused([](ModelConfig& config) {
+    config.layers = 10'000;
+    config.width = 1 << 20;
+    config.moe.router.projection = 1 << 24;
+  }));
+}
+
 }  // namespace
 }  // namespace pimoe

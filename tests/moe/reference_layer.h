@@ -192,8 +192,9 @@ inline ReferenceOutput reference_moe(const at::Tensor& tokens, const ReferenceWe
 
   // 3. What is over capacity.
   if (config.capacity_factor > 0 && router.kind != RouterKind::kExpertChoice) {
-    const auto capacity = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(static_cast<double>(count * config.choices) /
-                                                                              static_cast<double>(experts) * config.capacity_factor)));
+    // The factor as it was meant, in parts of a million: 1.1 has no float64.
+    const int64_t millionths = std::llround(config.capacity_factor * 1e6);
+    const int64_t capacity = std::max<int64_t>(1, (count * config.choices * millionths + experts * 1'000'000 - 1) / (experts * 1'000'000));
     for (int64_t e = 0; e < experts; ++e) {
       std::vector<size_t> mine;
       for (size_t i = 0; i < slots.size(); ++i) {
