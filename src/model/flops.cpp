@@ -50,7 +50,8 @@ TokenFlops token_flops(const ModelConfig& config) {
                                             sizes.moe_layers * sizes.shared + sizes.head) +
                         static_cast<double>(sizes.moe_layers) * sizes.chosen;
   const auto router = static_cast<double>(sizes.moe_layers * sizes.router);
-  const auto attention = static_cast<double>(config.layers * config.heads * config.head_size()) * static_cast<double>(config.sequence_length);
+  const auto attention =
+      static_cast<double>(config.layers * config.heads * config.head_size()) * static_cast<double>(config.sequence_length);
   return {.megatron = 6 * active + 6 * attention, .torchtitan = 6 * (active + router) + 12 * attention};
 }
 

@@ -19,8 +19,8 @@ double roughly_all_parameters(const ModelConfig& config) {
   const double dense = 3 * width * static_cast<double>(config.feed_forward_width);
   const MoeConfig& moe = config.moe;
   const auto projection = static_cast<double>(moe.router.projection);
-  double experts = 3 * width * (static_cast<double>(moe.shared_width) + static_cast<double>(moe.fallback_width)) +
-                   projection * width + (projection > 0 ? projection : width) * static_cast<double>(moe.experts);
+  double experts = 3 * width * (static_cast<double>(moe.shared_width) + static_cast<double>(moe.fallback_width)) + projection * width +
+                   (projection > 0 ? projection : width) * static_cast<double>(moe.experts);
   for (const ExpertGroupConfig& group : moe.expert_groups()) {
     const auto inner = static_cast<double>(group.width);
     experts += static_cast<double>(group.count) * (3 * width * inner + static_cast<double>(group.layers - 2) * inner * inner);
@@ -58,8 +58,9 @@ void ModelConfig::validate(Violations& violations) const {
     violations.add("model.heads", concat("(", heads, ") must be divisible by model.kv_heads (", kv_heads, ")"));
   }
   if (const double parameters = roughly_all_parameters(*this); parameters > kMostParameters) {
-    violations.add("model", concat("would have ", scientific(parameters, 1), " parameters; at most ", scientific(kMostParameters, 0),
-                                   ": look for a size with digits too many among layers, width, heads, vocabulary, moe.expert_width, groups"));
+    violations.add("model",
+                   concat("would have ", scientific(parameters, 1), " parameters; at most ", scientific(kMostParameters, 0),
+                          ": look for a size with digits too many among layers, width, heads, vocabulary, moe.expert_width, groups"));
   }
   moe.validate("model.moe", violations);
 }

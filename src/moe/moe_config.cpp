@@ -76,13 +76,15 @@ void MoeConfig::fields(FieldVisitor& visit) {
   visit.choice("capacity_drop", capacity_drop, {{"gate", CapacityDrop::kGate}, {"position", CapacityDrop::kPosition}},
                "beyond its capacity an expert drops the lowest gates, or the last tokens");
   visit.flag("capacity_pad", capacity_pad, "pad every expert's rows to its capacity: no counts travel");
-  visit.number("rank_budget", rank_budget, {.at_least = 0, .at_most = 1 << 20}, "rows that a rank computes at a time, over its share at balance; 0: unbounded");
+  visit.number("rank_budget", rank_budget, {.at_least = 0, .at_most = 1 << 20},
+               "rows that a rank computes at a time, over its share at balance; 0: unbounded");
   visit.choice("rank_overflow", rank_overflow, {{"chunk", RankOverflow::kChunk}, {"drop", RankOverflow::kDrop}},
                "rows above the budget wait for another round (exact), or are dropped and counted");
   visit.choice("memory", memory, {{"fast", MoeMemory::kFast}, {"balanced", MoeMemory::kBalanced}, {"lean", MoeMemory::kLean}},
                "kept for backward: results and pre-activations, pre-activations, or the tokens alone");
   visit.choice("validate", checks, {{"off", MoeValidate::kOff}, {"cheap", MoeValidate::kCheap}, {"full", MoeValidate::kFull}},
-               "cheap: shapes, dtype and device at the layer's door; full: experts' ids too, and results that are not finite are set aside (costs a forward pass)");
+               "cheap: shapes, dtype and device at the layer's door; full: experts' ids too, and results that are not finite are set aside "
+               "(costs a forward pass)");
   visit.list("groups", groups, "named groups of experts, each of its own shape, instead of experts that are all alike");
   visit.nested("router", router);
   visit.nested("balance", balance);
@@ -105,8 +107,9 @@ std::string spread_trouble(int64_t count, int64_t shards) {
     if (count % candidate == 0) divisors.push_back(concat(candidate));
   }
   const int64_t below = count / shards * shards;
-  return concat("(", count, ") must be divisible by mesh.expert_parallel (", shards, "). Nearest that works: ",
-                below == 0 ? "" : concat(below, " or "), below + shards, ", or expert_parallel ", join(divisors, ", "));
+  return concat("(", count, ") must be divisible by mesh.expert_parallel (", shards,
+                "). Nearest that works: ", below == 0 ? "" : concat(below, " or "), below + shards, ", or expert_parallel ",
+                join(divisors, ", "));
 }
 
 int64_t MoeConfig::common_divisor() const {

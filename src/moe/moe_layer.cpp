@@ -286,7 +286,8 @@ RoutingRecord MoELayer::record_of(const Routing& routing, const BatchContext& co
     record.dropped = dropped.sum();
   }
   const auto counted = [&](const at::Tensor& of_tokens) {
-    return context.counted.defined() ? of_tokens.logical_and(of_tokens.dim() == 2 ? context.counted.unsqueeze(1) : context.counted) : of_tokens;
+    return context.counted.defined() ? of_tokens.logical_and(of_tokens.dim() == 2 ? context.counted.unsqueeze(1) : context.counted)
+                                     : of_tokens;
   };
   record.fallback = memo.unserved.defined() ? counted(memo.unserved).sum() : zero;
   record.nonfinite = memo.nonfinite.defined() ? counted(memo.nonfinite).sum() : zero;

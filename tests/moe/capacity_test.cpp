@@ -20,8 +20,9 @@ TEST(Capacity, RoundsUpWhatIsAboveAndNotWhatBinaryFractionsAdd) {
 
 TEST(Placement, SaysWhatCanBeSpreadBeforeItDivides) {
   EXPECT_EQ(spread_trouble(64, 8), "");
-  EXPECT_EQ(spread_trouble(60, 8), "(60) must be divisible by mesh.expert_parallel (8). Nearest that works: 56 or 64, or expert_parallel "
-                                   "1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60");
+  EXPECT_EQ(spread_trouble(60, 8),
+            "(60) must be divisible by mesh.expert_parallel (8). Nearest that works: 56 or 64, or expert_parallel "
+            "1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60");
   EXPECT_EQ(spread_trouble(4, 8), "(4) must be divisible by mesh.expert_parallel (8). Nearest that works: 8, or expert_parallel 1, 2, 4");
   EXPECT_THROW(ExpertPlacement({{.name = "few", .count = 1}, {.name = "many", .count = 4}}, 2, 0), ConfigError);
 }
