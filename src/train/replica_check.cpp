@@ -3,11 +3,9 @@
 #include "base/text.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/sum.h>
-#include <ATen/ops/tensor.h>
-#include <ATen/ops/zeros.h>
 
 #include <unistd.h>
 
@@ -110,7 +108,7 @@ std::vector<std::string> ReplicaCheck::odd_weights() const {
     for (const Segment& segment : segments) sums.push_back(bit_sum(bucket.weights.narrow(0, segment.begin, segment.end - segment.begin)));
     // A last column says whether the owner's weights are what its master says.
     const bool is_own_right = optimizer_.weights_follow_master(index);
-    sums.push_back(at::tensor({static_cast<int64_t>(is_own_right ? 1 : 0)}, sums[0].options()));
+    sums.push_back(at::full({}, static_cast<int64_t>(is_own_right ? 1 : 0), sums[0].options()));
     const at::Tensor rows = gathered(at::stack(sums), group);
     const bool has_masters = optimizer_.keeps_master_apart(index);
     for (size_t column = 0; column < segments.size(); ++column) {
