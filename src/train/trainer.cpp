@@ -142,7 +142,8 @@ TrainOutcome Trainer::run() {
       if (stopping) break;
       continue;
     }
-    const bool is_due = is_last() ? config_.checkpoint.at_end : due(config_.checkpoint.every_steps) && divergence_.may_save_when_due();
+    const bool is_due = is_last() ? config_.checkpoint.at_end && divergence_.ends_well()
+                                  : due(config_.checkpoint.every_steps) && divergence_.may_save_when_due();
     if (stopping || is_due) save();
     if (stopping && !is_last()) {
       log_.info(concat("asked to stop: saved step ", step(), "; start the same command again to go on"));
@@ -150,7 +151,7 @@ TrainOutcome Trainer::run() {
     }
   }
   const int64_t bad = divergence_.bad_in_a_row();
-  if (!divergence_.may_save()) {
+  if (!divergence_.ends_well()) {
     throw Error(concat("the run ended diverged at step ", step(), ": loss or gradients of its last ", bad, bad == 1 ? " step" : " steps",
                        " were not finite (loss ", last_record_->loss, "). ", kAdviceAgainstDivergence));
   }
