@@ -10,15 +10,16 @@ namespace pimoe {
 /// Whether a run diverges, and what it may save, judged step by step. What it sees is the same on every rank, and so is what it says.
 ///
 /// A step is bad if its gradients or its loss were not finite. Gradients alone spoil nothing: the step was skipped, and the weights are those
-/// of the step before. A loss that is not finite says that the weights themselves may be spoiled. A step that was skipped for another reason is
-/// not bad.
+/// of the step before. A loss that is not finite says that the weights themselves may be spoiled; so do gradients that stay bad, because norms
+/// hide from the loss how large weights have become. A step that was skipped for another reason is not bad.
 ///
-///     bad steps in a row   the last loss is finite                           it is not
-///     1                    saves when due, when asked to stop, at the end    saves nothing; the run fails when asked to stop, or at its end
-///     2 to 9               saves when asked to stop, and at the end          likewise
-///     10                   the run fails, unless float16's scale can fall    the run fails
+///     bad steps in a row   the last loss is finite                               it is not
+///     1                    saves when asked to stop, and at the end              saves nothing; fails when asked to stop, or at its end
+///     2 to 9               saves when asked to stop; fails at its end            likewise
+///     10                   fails                                                 fails
 ///
-/// Two in a row and more are not saved when due: checkpoints of the same weights again would only push out older ones.
+/// None of them is saved when due: it might push out a better one. While float16's scale can fall skips say nothing of the weights: the first in
+/// a row is saved when due (the same weights again and again would only push out older ones), and none makes the run fail.
 class Divergence {
  public:
   static constexpr int64_t kMostBadInARow = 10;
@@ -35,9 +36,11 @@ class Divergence {
   void resume(int64_t bad_in_a_row) { bad_in_a_row_ = bad_in_a_row; }
 
   int64_t bad_in_a_row() const { return bad_in_a_row_; }
-  /// The weights are as good as they were before the bad steps, as far as losses can tell.
+  /// As far as the loss can tell the weights are good: whoever has to stop keeps them.
   bool may_save() const { return loss_is_finite_; }
-  bool may_save_when_due() const { return loss_is_finite_ && bad_in_a_row_ <= 1; }
+  bool may_save_when_due() const { return bad_in_a_row_ == 0 || (bad_in_a_row_ == 1 && loss_is_finite_ && scale_can_fall_); }
+  /// A run whose last step this was has done what it was asked.
+  bool ends_well() const { return loss_is_finite_ && (bad_in_a_row_ <= 1 || scale_can_fall_); }
   /// Nothing is to be hoped from further steps.
   bool is_hopeless() const { return bad_in_a_row_ >= kMostBadInARow && !(loss_is_finite_ && scale_can_fall_); }
 

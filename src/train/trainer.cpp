@@ -156,7 +156,7 @@ TrainOutcome Trainer::run() {
       continue;
     }
     const bool is_time = due(config_.checkpoint.every_steps) || agreed.retry_is_due;
-    const bool is_due = is_last() ? config_.checkpoint.at_end : is_time && divergence_.may_save_when_due();
+    const bool is_due = is_last() ? config_.checkpoint.at_end && divergence_.ends_well() : is_time && divergence_.may_save_when_due();
     if (stopping || is_due) save(/*last=*/stopping || is_last());
     if (stopping && !is_last()) {
       const bool by_clock = stop_ != nullptr && stop_->out_of_time();
@@ -167,7 +167,7 @@ TrainOutcome Trainer::run() {
   }
   saves_.collect();
   const int64_t bad = divergence_.bad_in_a_row();
-  if (!divergence_.may_save()) {
+  if (!divergence_.ends_well()) {
     throw Error(concat("the run ended diverged at step ", step(), ": loss or gradients of its last ", bad, bad == 1 ? " step" : " steps",
                        " were not finite (loss ", last_record_->loss, "). ", kAdviceAgainstDivergence));
   }

@@ -27,9 +27,11 @@ TEST(Divergence, ARunThatTakesItsStepsSavesAndGoesOn) {
 }
 
 TEST(Divergence, GradientsAloneLeaveTheWeightsWorthSaving) {
-  EXPECT_TRUE(after(1, kLoss).may_save_when_due());
-  EXPECT_FALSE(after(2, kLoss).may_save_when_due()) << "the same weights again would push out older ones";
+  EXPECT_TRUE(after(1, kLoss).may_save());
+  EXPECT_FALSE(after(1, kLoss).may_save_when_due()) << "the next step knows better";
   EXPECT_TRUE(after(9, kLoss).may_save());
+  EXPECT_TRUE(after(1, kLoss).ends_well());
+  EXPECT_FALSE(after(2, kLoss).ends_well()) << "norms may hide from the loss what has become of the weights";
   EXPECT_FALSE(after(9, kLoss).is_hopeless());
   EXPECT_TRUE(after(10, kLoss).is_hopeless());
 }
@@ -37,12 +39,16 @@ TEST(Divergence, GradientsAloneLeaveTheWeightsWorthSaving) {
 TEST(Divergence, WhileFloat16sScaleCanFallSkipsAreNoDivergence) {
   EXPECT_FALSE(after(15, kLoss, /*scale_can_fall=*/true).is_hopeless());
   EXPECT_TRUE(after(15, kLoss, /*scale_can_fall=*/true).may_save());
+  EXPECT_TRUE(after(15, kLoss, /*scale_can_fall=*/true).ends_well());
+  EXPECT_TRUE(after(1, kLoss, /*scale_can_fall=*/true).may_save_when_due());
+  EXPECT_FALSE(after(2, kLoss, /*scale_can_fall=*/true).may_save_when_due()) << "the same weights again would push out older ones";
   EXPECT_TRUE(after(10, kNotANumber, /*scale_can_fall=*/true).is_hopeless()) << "no scale mends spoiled weights";
 }
 
 TEST(Divergence, ALossThatIsNotFiniteSavesNothing) {
   EXPECT_FALSE(after(1, kNotANumber, /*scale_can_fall=*/true).may_save());
   EXPECT_FALSE(after(1, kNotANumber).may_save_when_due());
+  EXPECT_FALSE(after(1, kNotANumber).ends_well());
   Divergence divergence;
   divergence.observe(StepOutcome::kTaken, std::numeric_limits<double>::infinity(), false);
   EXPECT_EQ(divergence.bad_in_a_row(), 1) << "even if its gradients were finite";

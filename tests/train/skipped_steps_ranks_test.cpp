@@ -1,3 +1,4 @@
+#include "base/errors.h"
 #include "checkpoint/step_folders.h"
 #include "train/tiny_run.h"
 
@@ -39,11 +40,17 @@ TEST(SkippedSteps, OneAtTheVeryEndLeavesACompleteRunAndItsCheckpoint) {
   EXPECT_EQ(outcome, TrainOutcome::kComplete);
 }
 
-TEST(SkippedSteps, SeveralInARowAreSavedAtTheEndAlone) {
+TEST(SkippedSteps, InTheMiddleAreNotSavedWhenDue) {
   const SharedFolder folder;
   TrainOutcome outcome = TrainOutcome::kStopped;
-  EXPECT_EQ(steps_saved(folder, {2, 3, 5, 6}, outcome), (std::vector<int64_t>{1, 2, 4, 5, 6}));
+  EXPECT_EQ(steps_saved(folder, {2, 3, 5}, outcome), (std::vector<int64_t>{1, 4, 6}));
   EXPECT_EQ(outcome, TrainOutcome::kComplete);
+}
+
+TEST(SkippedSteps, ARunWhoseLastStepsAllWereEndsDiverged) {
+  const SharedFolder folder;
+  TrainOutcome outcome = TrainOutcome::kStopped;
+  EXPECT_THROW(steps_saved(folder, {5, 6}, outcome), Error);
 }
 
 }  // namespace
