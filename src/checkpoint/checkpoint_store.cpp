@@ -70,7 +70,9 @@ void CheckpointConfig::fields(FieldVisitor& visit) {
   visit.flag("at_end", at_end, "save when the last step is done");
   visit.integer("keep", keep, {.at_least = kFewestKept, .at_most = kMostSteps}, "newest good checkpoints that stay");
   visit.text("resume", resume, "auto (newest good one of this run, else from scratch) | none | PATH");
-  visit.flag("asynchronous", asynchronous, "training waits only for a copy in host memory, which is then written beside it");
+  visit.choice("asynchronous", asynchronous,
+               {{"auto", BesideTraining::kAuto}, {"true", BesideTraining::kYes}, {"false", BesideTraining::kNo}},
+               "training waits only for a copy in host memory, which is then written beside it; auto: on CPUs");
   visit.choice("on_error", on_error, {{"continue", OnSaveError::kContinue}, {"stop", OnSaveError::kStop}},
                "after a save that failed: train on and try again, or end the run");
   visit.number("retry_seconds", retry_seconds, {.above = 0, .at_most = 86400},

@@ -18,6 +18,9 @@
 
 namespace pimoe {
 
+/// Whether a save is written beside training; `auto` is where that has been proved: on CPUs.
+enum class BesideTraining { kAuto, kYes, kNo };
+
 /// What a run does after a save that failed.
 enum class OnSaveError { kContinue, kStop };
 
@@ -27,12 +30,15 @@ struct CheckpointConfig {
   bool at_end = true;           ///< save when the last step is done; false for benchmarks
   int64_t keep = 2;             ///< newest good checkpoints that stay; at least 2
   std::string resume = "auto";  ///< auto (the newest good one of this run, else from scratch) | none | PATH (where a new run begins)
-  bool asynchronous = true;     ///< training waits for a copy in host memory alone; a thread writes it
+  BesideTraining asynchronous = BesideTraining::kAuto;  ///< training waits for a copy in host memory alone; a thread writes it
   OnSaveError on_error = OnSaveError::kContinue;
   double retry_seconds = 30.0;            ///< after a save that failed, doubled each time it fails again, to at most 32 times
   int64_t part_bytes = int64_t{1} << 30;  ///< elements in one shard file; a save needs host memory for twice that on each rank
 
   void fields(FieldVisitor& visit);
+  bool saves_beside_training(bool on_gpu) const {
+    return asynchronous == BesideTraining::kAuto ? !on_gpu : asynchronous == BesideTraining::kYes;
+  }
 };
 
 /// The checkpoints of one run: folder/step-00000100/{manifest.json, rank-0000-of-0002-part-000.h5, ...}; docs/checkpoint.md draws them.

@@ -14,15 +14,15 @@ constexpr int kLastTries = 4;  // of the save that ends a run: after 0, 1, 3 and
 
 }  // namespace
 
-CheckpointKeeper::CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool speaks)
-    : store_(store), config_(config), log_(log), speaks_(speaks) {}
+CheckpointKeeper::CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool on_gpu, bool speaks)
+    : store_(store), config_(config), log_(log), asynchronous_(config.saves_beside_training(on_gpu)), speaks_(speaks) {}
 
 void CheckpointKeeper::save(const Snapshot& snapshot, bool last) {
   if (has_begun()) {
     if (speaks_ && is_writing()) log_.info("the save before is still being written: waiting for it");
     collect();
   }
-  if (!last && config_.asynchronous) return store_.begin(snapshot);
+  if (!last && asynchronous_) return store_.begin(snapshot);
   for (int tries = 1;; ++tries) {
     try {
       return save_once(snapshot);

@@ -15,8 +15,9 @@ namespace pimoe {
 /// A run's saves: beside training or not, one at a time, tried again where they fail. All ranks make the same calls at the same steps.
 class CheckpointKeeper {
  public:
+  /// @param on_gpu  where training is: what `asynchronous: auto` goes by
   /// @param speaks  of one rank: its log tells what is the same on all
-  CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool speaks);
+  CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool on_gpu, bool speaks);
 
   /// Saves `snapshot`. One that is still being written is waited for, and that is said.
   /// @param last  the run ends after it: returns only once the checkpoint is good, and tries a few times for that
@@ -46,6 +47,7 @@ class CheckpointKeeper {
   CheckpointStore& store_;
   CheckpointConfig config_;
   Logger& log_;
+  bool asynchronous_;
   bool speaks_;
   int failures_ = 0;  ///< in a row
   std::optional<Clock::time_point> retry_at_;

@@ -38,8 +38,9 @@ void LoopConfig::fields(FieldVisitor& visit) {
   visit.choice("recompute", recompute, {{"none", RecomputePolicy::kNone}, {"moe", RecomputePolicy::kMoe}, {"full", RecomputePolicy::kFull}},
                "what backward computes again instead of keeping");
   visit.integer("validate_every", validate_every, {.at_least = 0, .at_most = kMostSteps}, "steps between validations; 0: only at the end");
-  visit.integer("verify_every", verify_every, {.at_least = 0, .at_most = kMostSteps},
-                "steps between comparisons of the ranks' copies of weights, for memory that changed by itself; 0: never");
+  visit.integer_or_auto(
+      "verify_every", verify_every, {.at_least = 1, .at_most = kMostSteps},
+      "steps between comparisons of the ranks' copies of weights, for memory that changed by itself; auto: 100 on CPUs, never on GPUs");
   visit.integer("validation_batches", validation_batches, {.at_least = 1, .at_most = 1 << 24}, "global batches of a validation");
   visit.integer_or_auto("threads", threads, {.at_least = 1, .at_most = 4096},
                         "CPU threads of a rank; auto: OMP_NUM_THREADS, else the cores it is bound to, else cores / ranks on the node");

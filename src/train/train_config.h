@@ -38,7 +38,7 @@ struct LoopConfig {
   Precision precision = Precision::kBfloat16;
   RecomputePolicy recompute = RecomputePolicy::kNone;
   int64_t validate_every = 100;    ///< steps; 0: only at the end
-  int64_t verify_every = 100;      ///< steps between comparisons of the ranks' copies of weights, by the sums of their bits; 0: never
+  int64_t verify_every = 0;        ///< steps between comparisons of the ranks' copies of weights; 0 is auto: 100 on CPUs, never on GPUs
   int64_t validation_batches = 8;  ///< of global_batch sequences each
   int64_t threads = 0;             ///< CPU threads of a rank; 0 is auto
 

@@ -19,6 +19,7 @@
 namespace pimoe {
 namespace {
 
+constexpr int64_t kVerifyEvery = 100;  // of `auto`, on CPUs; not yet proved on GPUs
 constexpr const char* kAdviceAgainstDivergence =
     "What helps: a lower optimizer.learning_rate, a longer optimizer.warmup_steps, a lower optimizer.clip_norm (0 does not clip), "
     "train.precision=bfloat16 in place of float16; or look at the data of these steps. Checkpoints from before are as they were.";
@@ -39,9 +40,12 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       learner_(config, agreed_dtype(config.train.precision, mesh), LossScaler::for_float16(), mesh),
       replicas_(learner_.buckets(), learner_.optimizer(), router_biases(learner_.moe_layers()), mesh),
       checkpoints_(config.run.directory / "checkpoints", config.checkpoint, mesh, log),
-      saves_(checkpoints_, config.checkpoint, log, mesh.rank() == 0),
+      saves_(checkpoints_, config.checkpoint, log, mesh.device().is_cuda(), mesh.rank() == 0),
       peak_flops_(peak_flops(mesh.device()) * mesh.size()),
-      step_tokens_(config.train.global_batch * config.model.sequence_length) {
+      step_tokens_(config.train.global_batch * config.model.sequence_length),
+      verify_every_(config.train.verify_every > 0 ? config.train.verify_every
+                    : mesh.device().is_cuda()     ? 0
+                                                  : kVerifyEvery) {
   // What is missing is said now, not after hours.
   if (!config_.data.tokenizer.empty()) static_cast<void>(Tokenizer(config_.data.tokenizer));
   const TokenFile corpus(config_.data.train);

@@ -60,7 +60,7 @@ class Trainer {
   void summarize() const;
   bool due(int64_t every_steps) const;
   /// Whether replicas are compared before the update of a step, counted from 1.
-  bool is_verified(int64_t step) const { return config_.train.verify_every > 0 && step % config_.train.verify_every == 0; }
+  bool is_verified(int64_t step) const { return verify_every_ > 0 && step % verify_every_ == 0; }
   bool is_last() const { return step() == config_.train.steps; }
   /// Compares the ranks' copies. @throws Error, the same on every rank, naming ranks and tensors
   void verify_replicas();
@@ -77,8 +77,9 @@ class Trainer {
   ReplicaCheck replicas_;
   CheckpointStore checkpoints_;
   CheckpointKeeper saves_;
-  double peak_flops_;    ///< of all devices together; 0 where unknown
-  int64_t step_tokens_;  ///< of a step, over all ranks
+  double peak_flops_;     ///< of all devices together; 0 where unknown
+  int64_t step_tokens_;   ///< of a step, over all ranks
+  int64_t verify_every_;  ///< steps; 0: never
 
   int64_t tokens_seen_ = 0;
   Divergence divergence_;
