@@ -36,6 +36,7 @@ LoadedModel load_whole_model(const std::filesystem::path& checkpoint, AppContext
   const int threads = thread_count(loaded.config, *loaded.mesh);
   at::set_num_threads(threads);
   context.log.info(concat("loaded ", loaded.folder.string(), ": step ", loaded.step, "; ", threads, threads == 1 ? " thread" : " threads"));
+  context.log.info(loaded.proof);
   return loaded;
 }
 

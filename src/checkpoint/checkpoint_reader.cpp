@@ -92,6 +92,7 @@ void CheckpointReader::fill(const std::vector<StatePiece>& wanted) {
       const Overlap& last = *std::max_element(copy.overlaps.begin(), copy.overlaps.end(), by_end);
       // One read for all stretches: they are near each other, and a chunk is checked whole whatever is read of it.
       const at::Tensor span = shard.read(manifest_.pieces[copy.stored], begin, last.from + last.length - begin);
+      bytes_read_ += static_cast<int64_t>(span.nbytes());
       const at::Tensor& values = wanted[copy.wanted].values;
       for (const Overlap& overlap : copy.overlaps) {
         values.narrow(0, overlap.to, overlap.length).copy_(span.narrow(0, overlap.from - begin, overlap.length));
@@ -121,7 +122,10 @@ at::Tensor CheckpointReader::read(const std::string& tensor, int64_t begin, int6
 
 const ShardFile& CheckpointReader::open(const std::string& file) {
   std::unique_ptr<ShardFile>& shard = open_[file];
-  if (!shard) shard = std::make_unique<ShardFile>(folder_, files_.at(file));
+  if (!shard) {
+    shard = std::make_unique<ShardFile>(folder_, files_.at(file));
+    bytes_digested_ += static_cast<int64_t>(files_.at(file).bytes);
+  }
   return *shard;
 }
 

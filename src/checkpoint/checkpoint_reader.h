@@ -41,6 +41,11 @@ class CheckpointReader {
   /// @throws CheckpointError as fill
   at::Tensor read(const std::string& tensor, int64_t begin, int64_t end);
 
+  /// Bytes of elements that were read so far.
+  int64_t bytes_read() const { return bytes_read_; }
+  /// Bytes of the files that were opened for them: each was read once, for its digest.
+  int64_t bytes_digested() const { return bytes_digested_; }
+
  private:
   struct Copy {
     size_t stored = 0;  ///< in manifest_.pieces
@@ -58,6 +63,8 @@ class CheckpointReader {
   TensorIndex index_;
   std::map<std::string, StoredFile> files_;
   std::map<std::string, std::unique_ptr<ShardFile>> open_;
+  int64_t bytes_read_ = 0;
+  int64_t bytes_digested_ = 0;
 };
 
 }  // namespace pimoe

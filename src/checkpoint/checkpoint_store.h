@@ -74,6 +74,8 @@ class CheckpointStore {
   /// Copies `snapshot` and starts to write it. Every rank calls it at the same step. REQUIRES none that is not finished.
   /// @cost host memory for the rank's pieces, kept; no collective
   void begin(const Snapshot& snapshot);
+  /// Makes the memory for the copy that `begin` takes, beside training. @param snapshot  with the pieces that will be saved
+  void prepare(const Snapshot& snapshot) { host_copy_.prepare(snapshot, mesh_.device()); }
   /// @returns whether a save was begun and not finished, done or not.
   bool is_running() const { return running_.valid(); }
   /// @returns whether this rank's part of the save is over; another rank's may not be.

@@ -28,6 +28,8 @@ std::string device_identity(c10::Device device);
 /// Waits until everything enqueued on the device is done.
 void synchronize(c10::Device device);
 
+/// On a GPU without what libraries hold: the context, and cuBLAS' workspaces, which the caching allocator counts (32 MiB for each of two
+/// threads on Hopper).
 struct MemoryUse {
   int64_t now_bytes = 0;   ///< live tensors (GPU: caching allocator's; CPU: the C heap's, all arenas and mapped blocks)
   int64_t peak_bytes = 0;  ///< most since the start (GPU: allocator's peak; CPU: the process' peak resident set)
@@ -66,6 +68,10 @@ class SideStream {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+/// @returns a host tensor [count], not initialized, that a GPU copies to and from without blocking (page-locked); an ordinary one without a GPU.
+/// @cost with a GPU up to a second for each gigabyte
+at::Tensor host_buffer(int64_t count, at::ScalarType dtype, c10::Device device);
 
 /// @returns a host tensor like `tensor` that a GPU can copy from without blocking (page-locked); an ordinary one without a GPU.
 at::Tensor pinned(const at::Tensor& tensor, c10::Device device);

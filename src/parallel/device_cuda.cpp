@@ -5,6 +5,9 @@
 
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/sum.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAException.h>
@@ -12,6 +15,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <optional>
 
 namespace pimoe {
@@ -30,6 +34,23 @@ cudaDeviceProp properties_of(c10::Device device) {
   return properties;
 }
 
+int64_t allocated_bytes(c10::Device device, int64_t c10::CachingAllocator::Stat::*what) {
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
+  return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].*what;
+}
+
+/// cuBLAS takes a block to work in from the allocator of tensors for each thread that multiplies, and keeps it. The two threads that do, this
+/// one and autograd's, take theirs here, before anything is measured. @returns bytes of both
+int64_t take_blas_workspaces(c10::Device device) {
+  const at::Tensor one = at::ones({16, 16}, at::TensorOptions().device(device)).requires_grad_();
+  const int64_t before = allocated_bytes(device, &c10::CachingAllocator::Stat::current);
+  at::mm(one, one).sum().backward();
+  one.mutable_grad().reset();
+  return allocated_bytes(device, &c10::CachingAllocator::Stat::current) - before;
+}
+
+std::atomic<int64_t> blas_workspaces = 0;  // of the device in use
+
 }  // namespace
 
 int gpu_count() {
@@ -46,6 +67,7 @@ void use_device(c10::Device device) {
   }
   at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
   c10::cuda::set_device(device.index());
+  if (blas_workspaces == 0) blas_workspaces = take_blas_workspaces(device);
 }
 
 std::string device_name(c10::Device device) { return device.is_cpu() ? host_name_of_cpu() : properties_of(device).name; }
@@ -64,9 +86,8 @@ void synchronize(c10::Device device) {
 
 MemoryUse memory_use(c10::Device device) {
   if (device.is_cpu()) return host_memory_use();
-  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
-  const auto& allocated = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
-  return {allocated.current, allocated.peak};
+  return {allocated_bytes(device, &c10::CachingAllocator::Stat::current) - blas_workspaces,
+          allocated_bytes(device, &c10::CachingAllocator::Stat::peak) - blas_workspaces};
 }
 
 bool has_fast_bfloat16(c10::Device device) { return device.is_cpu() ? host_has_fast_bfloat16() : properties_of(device).major >= 8; }
@@ -133,9 +154,13 @@ void SideStream::join() {
   done.block(c10::cuda::getCurrentCUDAStream(state_->stream->device_index()));
 }
 
+at::Tensor host_buffer(int64_t count, at::ScalarType dtype, c10::Device device) {
+  return at::empty({count}, at::TensorOptions().dtype(dtype).pinned_memory(device.is_cuda()));
+}
+
 at::Tensor pinned(const at::Tensor& tensor, c10::Device device) {
   if (device.is_cpu() || tensor.is_pinned()) return tensor;
-  at::Tensor result = at::empty(tensor.sizes(), tensor.options().device(c10::kCPU).pinned_memory(true));
+  at::Tensor result = host_buffer(tensor.numel(), tensor.scalar_type(), device).view(tensor.sizes());
   result.copy_(tensor);
   return result;
 }

@@ -3,6 +3,8 @@
 #include "parallel/device.h"
 #include "parallel/host_device.h"
 
+#include <ATen/ops/empty.h>
+
 namespace pimoe {
 namespace {
 
@@ -63,6 +65,11 @@ SideStream::SideStream(c10::Device device) { check_cpu(device); }
 SideStream::~SideStream() = default;
 void SideStream::run(const std::vector<at::Tensor>& /*tensors*/, const std::function<void()>& work) { work(); }
 void SideStream::join() {}
+
+at::Tensor host_buffer(int64_t count, at::ScalarType dtype, c10::Device device) {
+  check_cpu(device);
+  return at::empty({count}, at::TensorOptions().dtype(dtype));
+}
 
 at::Tensor pinned(const at::Tensor& tensor, c10::Device device) {
   check_cpu(device);

@@ -24,6 +24,11 @@ class CheckpointKeeper {
   /// @throws SaveError, the same on every rank: checkpoint.on_error is stop, the state cannot be saved at all, or the last save failed
   void save(const Snapshot& snapshot, bool last);
 
+  /// The first save is some time away: what it needs is made until then. @param snapshot  with the pieces that will be saved
+  void prepare(const Snapshot& snapshot) {
+    if (asynchronous_ && config_.every_steps > 0) store_.prepare(snapshot);
+  }
+
   /// Whether this rank is still writing. What is over on all ranks, all ranks collect.
   bool is_writing() const { return store_.is_running() && !store_.is_done(); }
   bool has_begun() const { return store_.is_running(); }

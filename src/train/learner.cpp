@@ -22,6 +22,7 @@ Learner::Learner(const TrainConfig& config, at::ScalarType dtype, const LossScal
       moe_layers_(model_.moe_layers()),
       adaptive_(config.model.moe.adaptive, configured_balancing(config.model.moe), static_cast<int64_t>(moe_layers_.size()),
                 config.model.moe.experts),
+      spikes_(config.train.spikes),
       buckets_(model_.parameters(), mesh, ParameterBuckets::kBucketBytes, /*trained=*/true),
       optimizer_(buckets_, config.optimizer, mesh),
       reducer_(buckets_, mesh),
@@ -38,8 +39,12 @@ StepTerms Learner::begin_step(int64_t step_tokens) {
                   .balance = config_.model.moe.balance,
                   .replay = replay_ ? &*replay_ : nullptr};
   terms.balance.switch_loss = balancing().switch_loss;
-  for (MoELayer* layer : moe_layers_) layer->router().set_temperature(balancing().temperature);
+  use_temperature();
   return terms;
+}
+
+void Learner::use_temperature() {
+  for (MoELayer* layer : moe_layers_) layer->router().set_temperature(balancing().temperature);
 }
 
 StepSums Learner::accumulate_gradients(const std::vector<MicroBatch>& batches, const StepTerms& terms, const PredictionObserver& seen) {
@@ -51,18 +56,28 @@ StepRecord Learner::update(const StepSums& sums) {
   record.gradient_norm = optimizer_.gradient_norm(loss_scaler_.scale);
   record.learning_rate = learning_rate_at(step_, config_.train.steps, config_.optimizer);
   record.loss_scale = loss_scaler_.scale;
-  record.outcome = std::isfinite(record.gradient_norm) ? StepOutcome::kTaken : StepOutcome::kNotFinite;
+  std::vector<at::Tensor> biases;
+  for (MoELayer* layer : moe_layers_) biases.push_back(layer->router().bias());
+  sums.finish(record, biases);
+  record.outcome = judge(record);
   if (record.outcome == StepOutcome::kTaken) {
     optimizer_.step(record.learning_rate, record.gradient_norm, loss_scaler_.scale);
     update_biases(sums.load());
   }
   record.step = ++step_;
-  std::vector<at::Tensor> biases;
-  for (MoELayer* layer : moe_layers_) biases.push_back(layer->router().bias());
-  sums.finish(record, biases);
   adapt(record);
   loss_scaler_.update(record.outcome != StepOutcome::kNotFinite);
   return record;
+}
+
+StepOutcome Learner::judge(StepRecord& record) {
+  if (!std::isfinite(record.loss) || !std::isfinite(record.gradient_norm)) return StepOutcome::kNotFinite;
+  const std::string spike = spikes_.spike(record.loss, record.gradient_norm);
+  const bool skips = !spike.empty() && config_.train.spikes.action == OnSpike::kSkip;
+  if (!spike.empty()) record.alarms.push_back(concat("step ", step_ + 1, ": ", spike, skips ? ": skipped" : ""));
+  if (skips) return StepOutcome::kSpike;
+  spikes_.take(record.loss, record.gradient_norm);
+  return StepOutcome::kTaken;
 }
 
 void Learner::update_biases(const at::Tensor& load) {

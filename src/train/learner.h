@@ -7,6 +7,7 @@
 #include "train/loss_scaler.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
+#include "train/spikes.h"
 #include "train/train_config.h"
 
 #include <optional>
@@ -30,9 +31,13 @@ class Learner {
   StepTerms begin_step(int64_t step_tokens);
   /// See gradient_step.h. Collective.
   StepSums accumulate_gradients(const std::vector<MicroBatch>& batches, const StepTerms& terms, const PredictionObserver& seen);
-  /// Clips, updates weights and loss-free biases if the gradients are finite, and settles balancing and loss scale of the next step. Collective.
+  /// Clips, and updates weights and loss-free biases, unless loss or gradients are not finite or a spike to skip; then settles balancing and loss
+  /// scale of the next step. Collective.
   /// @returns what the step has to say, the same on every rank, but for time, memory and tokens, which the owner knows
   StepRecord update(const StepSums& sums);
+
+  /// Sets the routers' temperature to the coming step's; begin_step does so too.
+  void use_temperature();
 
   Transformer& model() { return model_; }
   const Transformer& model() const { return model_; }
@@ -41,12 +46,15 @@ class Learner {
   Optimizer& optimizer() { return optimizer_; }
   const Optimizer& optimizer() const { return optimizer_; }
   AdaptiveControl& adaptive() { return adaptive_; }
+  SpikeWatch& spikes() { return spikes_; }
   LossScaler& loss_scaler() { return loss_scaler_; }
   const LossScaler& loss_scaler() const { return loss_scaler_; }
   int64_t step() const { return step_; }  ///< steps done
   void set_step(int64_t step) { step_ = step; }
 
  private:
+  /// What is to become of a step with this loss and gradient norm; says in its alarms what is unusual.
+  StepOutcome judge(StepRecord& record);
   /// @param load  [N, E] of the step's global batch
   void update_biases(const at::Tensor& load);
   /// Shows adaptive control the step that was, and notes what it does about it and what a person should look at.
@@ -59,6 +67,7 @@ class Learner {
   Transformer model_;
   std::vector<MoELayer*> moe_layers_;
   AdaptiveControl adaptive_;
+  SpikeWatch spikes_;
   ParameterBuckets buckets_;
   Optimizer optimizer_;
   GradientReducer reducer_;

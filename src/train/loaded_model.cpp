@@ -1,6 +1,7 @@
 #include "train/loaded_model.h"
 
 #include "checkpoint/manifest.h"
+#include "train/load_proof.h"
 #include "train/router_state.h"
 
 namespace pimoe {
@@ -22,6 +23,7 @@ LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSessi
     for (MoELayer* layer : model->moe_layers()) layer->router().set_temperature(moved->second);
   }
   step = wanted.step;
+  proof = prove_loaded(wanted, config, *model, config, *mesh);
 }
 
 }  // namespace pimoe

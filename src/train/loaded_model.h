@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
 
 namespace pimoe {
 
@@ -18,6 +19,7 @@ struct LoadedModel {
 
   std::filesystem::path folder;  ///< of the checkpoint
   int64_t step = 0;
+  std::string proof;  ///< what was said of the loss, load_proof.h
   TrainConfig config;
   std::unique_ptr<ProcessMesh> mesh;
   std::unique_ptr<Transformer> model;

@@ -93,6 +93,7 @@ std::string to_json(const StepRecord& record) {
   json["learning_rate"] = record.learning_rate;
   json["loss_scale"] = record.loss_scale;
   json["skipped"] = record.outcome != StepOutcome::kTaken;
+  if (record.outcome != StepOutcome::kTaken) json["skipped_because"] = record.outcome == StepOutcome::kSpike ? "spike" : "not finite";
   json["tokens"] = record.tokens;
   json["step_seconds"] = record.step_seconds;
   json["tokens_per_second"] = record.tokens_per_second;
@@ -126,23 +127,39 @@ std::string to_line(const StepRecord& record, int64_t steps, double seconds_left
                  human_bytes(static_cast<double>(record.activation_bytes)), ")");
   switch (record.outcome) {
     case StepOutcome::kTaken: break;
-    case StepOutcome::kNotFinite: line += "  SKIPPED: gradients not finite"; break;
+    case StepOutcome::kNotFinite:
+      line += std::isfinite(record.loss) ? "  SKIPPED: gradients not finite" : "  SKIPPED: loss not finite";
+      break;
+    case StepOutcome::kSpike: line += "  SKIPPED: spike"; break;
   }
   return line + concat("  left ", human_duration(seconds_left));
 }
 
-MetricsFile::MetricsFile(const std::filesystem::path& file, int64_t resumed_step) : path_(file) {
+MetricsFile::MetricsFile(const std::filesystem::path& file, int64_t resumed_step) : path_(file) { cut_after(resumed_step); }
+
+std::string MetricsFile::cut_after(int64_t step) {
+  out_.close();
   std::string kept;
-  if (std::filesystem::exists(file)) {
-    for (const std::string& line : split(read_file(file), '\n')) {
+  std::string dropped;
+  if (std::filesystem::exists(path_)) {
+    for (const std::string& line : split(read_file(path_), '\n')) {
       const Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
       // A kill can leave a line without its end: that step is done again.
-      if (record.is_object() && record.value("step", int64_t{-1}) >= 0 && record.value("step", int64_t{-1}) <= resumed_step)
-        kept += line + "\n";
+      if (!record.is_object() || record.value("step", int64_t{-1}) < 0) continue;
+      (record.value("step", int64_t{-1}) <= step ? kept : dropped) += line + "\n";
     }
   }
-  replace_file(file, kept);
-  out_.open(file, std::ios::app);
+  replace_file(path_, kept);
+  out_.open(path_, std::ios::app);
+  return dropped;
+}
+
+void MetricsFile::roll_back(int64_t step) {
+  const std::string dropped = cut_after(step);
+  const std::filesystem::path aside = path_.parent_path() / "metrics.rolled_back.jsonl";
+  std::ofstream out(aside, std::ios::app);
+  out << dropped << std::flush;
+  if (!out) throw IoError(concat("cannot write ", aside.string(), " (is the disk full?)"), EIO);
 }
 
 void MetricsFile::append(const StepRecord& record) {

@@ -81,8 +81,14 @@ class MetricsFile {
   /// Keeps what the file has of steps up to `resumed_step` and drops the rest (a killed run wrote steps that are now done again).
   MetricsFile(const std::filesystem::path& file, int64_t resumed_step);
   void append(const StepRecord& record);
+  /// The run went back to `step`: what the file has of later ones, which are now done again with other data, moves to the end of
+  /// metrics.rolled_back.jsonl beside it.
+  void roll_back(int64_t step);
 
  private:
+  /// @returns the lines of later steps
+  std::string cut_after(int64_t step);
+
   std::filesystem::path path_;
   std::ofstream out_;
 };

@@ -26,6 +26,8 @@ class ReplicaCheck {
 
   /// After an update: what the next `trouble` compares masters and moments with.
   void remember();
+  /// Masters and moments were set anew.
+  void forget() { remembered_.clear(); }
 
   /// @returns "" if nothing changed, else each rank with its host, and which tensors of its differ; the same on every rank. Collective.
   std::string trouble();

@@ -44,6 +44,11 @@ void LoopConfig::fields(FieldVisitor& visit) {
   visit.integer("validation_batches", validation_batches, {.at_least = 1, .at_most = 1 << 24}, "global batches of a validation");
   visit.integer_or_auto("threads", threads, {.at_least = 1, .at_most = 4096},
                         "CPU threads of a rank; auto: OMP_NUM_THREADS, else the cores it is bound to, else cores / ranks on the node");
+  visit.nested("spikes", spikes);
+  visit.integer(
+      "rollbacks", rollbacks, {.at_least = 0, .at_most = 1000},
+      "times in a row, without a new checkpoint, that a run whose last ten steps were skipped goes back to its newest one and on with "
+      "other data; 0: it ends");
 }
 
 void LogConfig::fields(FieldVisitor& visit) {

@@ -9,6 +9,7 @@
 #include "train/optimizer_config.h"
 #include "train/precision.h"
 #include "train/routing_log.h"
+#include "train/spikes.h"
 
 #include <filesystem>
 #include <string>
@@ -41,6 +42,8 @@ struct LoopConfig {
   int64_t verify_every = 0;        ///< steps between comparisons of the ranks' copies of weights; 0 is auto: 100 on CPUs, never on GPUs
   int64_t validation_batches = 8;  ///< of global_batch sequences each
   int64_t threads = 0;             ///< CPU threads of a rank; 0 is auto
+  SpikeConfig spikes;
+  int64_t rollbacks = 3;  ///< to a checkpoint, without a new one in between, of a run whose last ten steps were skipped
 
   void fields(FieldVisitor& visit);
 };

@@ -20,10 +20,6 @@ namespace pimoe {
 namespace {
 
 constexpr int64_t kVerifyEvery = 100;  // of `auto`, on CPUs; not yet proved on GPUs
-constexpr const char* kAdviceAgainstDivergence =
-    "What helps: a lower optimizer.learning_rate, a longer optimizer.warmup_steps, a lower optimizer.clip_norm (0 does not clip), "
-    "train.precision=bfloat16 in place of float16; or look at the data of these steps. Checkpoints from before are as they were.";
-
 std::map<std::string, at::Tensor> router_biases(const std::vector<MoELayer*>& layers) {
   std::map<std::string, at::Tensor> biases;
   for (MoELayer* layer : layers) biases[layer->router().name() + ".bias"] = layer->router().bias();
@@ -67,74 +63,14 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
 
 Trainer::~Trainer() = default;
 
-void Trainer::resume() {
-  const std::optional<std::filesystem::path> found = checkpoint_to_resume(config_, checkpoints_, log_);
-  if (!found) {
-    log_.info(concat("from scratch: drawing the initial weights with seed ", config_.run.seed));
-    learner_.optimizer().initialize(static_cast<uint64_t>(config_.run.seed));
-    return;
-  }
-  const TrainConfig before = parse_train_config(read_manifest(*found).config, (*found / "manifest.json").string());
-  require_same_model(before, config_, found->string());
-  for (const std::string& change : changes_of_data(before, config_)) {
-    if (mesh_.rank() == 0) log_.warning(change);
-  }
-  Snapshot saved = snapshot();
-  std::erase_if(saved.numbers, [](const auto& number) { return AdaptiveControl::is_state(number.first); });  // may be missing
-  checkpoints_.restore(*found, saved);
-  learner_.set_step(saved.step);
-  tokens_seen_ = saved.counters.at("tokens_seen");
-  divergence_.resume(saved.counters.at("skipped_in_a_row"));
-  start_.next_sample = saved.counters.at("next_sample");
-  LossScaler& scaler = learner_.loss_scaler();
-  if (scaler.dynamic && saved.counters.at("loss_scale_dynamic") != 0) {
-    scaler.scale = saved.numbers.at("loss_scale");
-    scaler.good_steps = saved.counters.at("loss_scale_good_steps");
-  }
-  if (config_.model.moe.adaptive.enabled && !learner_.adaptive().restore(saved.numbers)) {
-    log_.info("adaptive control begins afresh: the checkpoint was written without it");
-  }
-  learner_.optimizer().set_steps_taken(saved.counters.at("optimizer_steps"));
-  learner_.optimizer().publish();
-  log_.info(concat("resumed from ", found->string(), ": step ", step(), ", ", grouped(tokens_seen_), " tokens seen"));
-}
-
-Snapshot Trainer::snapshot() {
-  Snapshot state;
-  state.step = step();
-  state.numbers = {{"loss_scale", learner_.loss_scaler().scale}};
-  if (config_.model.moe.adaptive.enabled) state.numbers.merge(learner_.adaptive().state());
-  state.counters = {{"tokens_seen", tokens_seen_},
-                    {"next_sample", data_ ? data_->cursor().next_sample : start_.next_sample},
-                    {"optimizer_steps", learner_.optimizer().steps_taken()},
-                    {"skipped_in_a_row", divergence_.bad_in_a_row()},
-                    {"loss_scale_dynamic", learner_.loss_scaler().dynamic ? 1 : 0},
-                    {"loss_scale_good_steps", learner_.loss_scaler().good_steps}};
-  state.config = to_yaml(config_);
-  state.pieces = learner_.optimizer().state();
-  for (MoELayer* layer : learner_.moe_layers()) state.pieces.push_back(router_bias_state(*layer));
-  return state;
-}
-
 TrainOutcome Trainer::run() {
   if (step() >= config_.train.steps) {
     log_.info(concat("the run is complete: it has done ", step(), " steps, and train.steps is ", config_.train.steps,
                      ". To train further raise it, as in train.steps=", 2 * std::max<int64_t>(1, step())));
     return TrainOutcome::kComplete;
   }
-  data_ = std::make_unique<DataStream>(
-      config_.data.train,
-      DataStreamOptions{.sequence_length = config_.model.sequence_length,
-                        .vocabulary = config_.model.vocabulary,
-                        .global_batch = config_.train.global_batch,
-                        .micro_batch = config_.train.micro_batch,
-                        .seed = static_cast<uint64_t>(config_.run.seed),
-                        .rank = mesh_.group(Group::kBatch).rank(),
-                        .ranks = mesh_.group(Group::kBatch).size(),
-                        .shuffle = true,
-                        .prefetch = true,
-                        .pin = [device = mesh_.device()](const at::Tensor& tensor) { return pinned(tensor, device); }},
-      start_);
+  open_data();
+  saves_.prepare(state());
   first_step_ = step();
   started_ = std::chrono::steady_clock::now();
 
@@ -151,6 +87,10 @@ TrainOutcome Trainer::run() {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begun;
     add_speed(record, seconds.count());
     report(record);
+    if (divergence_.is_hopeless()) {
+      roll_back();
+      continue;
+    }
 
     const Agreement agreed = agree();
     if (agreed.save_is_over) saves_.collect();
@@ -173,14 +113,30 @@ TrainOutcome Trainer::run() {
   const int64_t bad = divergence_.bad_in_a_row();
   if (!divergence_.ends_well()) {
     throw Error(concat("the run ended diverged at step ", step(), ": loss or gradients of its last ", bad, bad == 1 ? " step" : " steps",
-                       " were not finite (loss ", last_record_->loss, "). ", kAdviceAgainstDivergence));
+                       " were not finite (loss ", last_record_->loss, "). ", advice_against_divergence()));
   }
   if (bad > 0 && mesh_.rank() == 0) {
     log_.warning(concat("the last ", bad == 1 ? std::string("step was") : concat(bad, " steps were"),
-                        " skipped, because gradients were not finite: the weights are those of step ", step() - bad));
+                        " skipped, because loss or gradients were not finite: the weights are those of step ", step() - bad));
   }
   summarize();
   return TrainOutcome::kComplete;
+}
+
+void Trainer::open_data() {
+  data_ = std::make_unique<DataStream>(
+      config_.data.train,
+      DataStreamOptions{.sequence_length = config_.model.sequence_length,
+                        .vocabulary = config_.model.vocabulary,
+                        .global_batch = config_.train.global_batch,
+                        .micro_batch = config_.train.micro_batch,
+                        .seed = static_cast<uint64_t>(config_.run.seed),
+                        .rank = mesh_.group(Group::kBatch).rank(),
+                        .ranks = mesh_.group(Group::kBatch).size(),
+                        .shuffle = true,
+                        .prefetch = true,
+                        .pin = [device = mesh_.device()](const at::Tensor& tensor) { return pinned(tensor, device); }},
+      start_);
 }
 
 void Trainer::verify_replicas() {
@@ -195,8 +151,9 @@ void Trainer::verify_replicas() {
 void Trainer::save(bool last) {
   if (!learner_.optimizer().weights_are_finite()) {
     throw Error(concat("the run has diverged: after step ", step(), " the weights are not finite (loss ", last_record_->loss,
-                       "), and were not saved. ", kAdviceAgainstDivergence));
+                       "), and were not saved. ", advice_against_divergence()));
   }
+  rollbacks_ = 0;
   saves_.save(snapshot(), last);
 }
 
@@ -227,11 +184,8 @@ void Trainer::report(StepRecord& record) {
   for (const std::string& alarm : record.alarms) {
     if (mesh_.rank() == 0) log_.warning(alarm);
   }
+  if (!rolled_back_.empty()) record.alarms.push_back(std::exchange(rolled_back_, {}));  // logged when it happened
   divergence_.observe(record.outcome, record.loss, /*scale_can_fall=*/learner_.loss_scaler().scale > 1.0);
-  if (divergence_.is_hopeless()) {
-    throw Error(concat("the run has diverged: loss or gradients were not finite in ", divergence_.bad_in_a_row(),
-                       " steps in a row, up to step ", step(), " (loss ", record.loss, "). ", kAdviceAgainstDivergence));
-  }
   if (!config_.data.validation.empty() && (is_last() || due(config_.train.validate_every))) {
     record.validation_loss = validation_loss_ = validate();
   }

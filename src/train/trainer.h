@@ -44,8 +44,20 @@ class Trainer {
   double validate() const;
 
  private:
+  // trainer_state.cpp
   void resume();
+  /// What a checkpoint holds: live state, to be written or to be filled.
+  Snapshot state();
+  /// The same, with the proof that a load is judged by. Collective.
   Snapshot snapshot();
+  /// Sets everything that a checkpoint holds, and proves it. Collective. @param before  the configuration in it
+  /// @throws CheckpointError, IoError
+  void restore(const std::filesystem::path& checkpoint, const TrainConfig& before);
+  /// After too many skipped steps in a row: goes on from the newest checkpoint with data that was not read yet. @throws Error where there is
+  /// none, or that was tried often enough
+  void roll_back();
+
+  void open_data();
   StepSums accumulate_gradients();
   void add_speed(StepRecord& record, double seconds) const;
   /// What the ranks agree on after a step.
@@ -94,6 +106,8 @@ class Trainer {
   std::optional<StepRecord> first_record_;
   std::optional<StepRecord> last_record_;
   std::optional<double> validation_loss_;
+  int64_t rollbacks_ = 0;    ///< since the last new checkpoint
+  std::string rolled_back_;  ///< what the next record has to tell of one
 };
 
 }  // namespace pimoe

@@ -8,6 +8,9 @@
     bits     resumed after kills at random moments until it is done: the last checkpoint is the undisturbed run's to the bit
     supervised  launch/supervise.sh brings a run through five kills of a rank, to the undisturbed run's last checkpoint
     signals  SIGUSR1 at random moments: a complete checkpoint and exit code 75, every time
+    damage   the newest checkpoint is damaged: `checkpoint verify` names the file, and a run goes on from the one before
+    large    random bytes of a checkpoint of 1 GiB are changed: `checkpoint verify` names the file
+    small_disk  a file system of 4 MiB fills up while a run saves, and is freed again (needs root, to mount it)
 
 Each round is one line of JSON in the results file; rounds that are there already are not run again. Exit status 1 if one failed.
 """
@@ -318,7 +321,119 @@ def supervised_round(place, draw, run, ranks):
     return {"ranks": ranks, "kills": kills, "seconds": round(time.time() - begun, 1)}, troubles
 
 
-EXPERIMENTS = {"supervised": supervised_round, "kills": kill_round, "errors": error_round, "bits": bits_round, "signals": signal_round}
+def flipped(path, draw):
+    """Changes one byte of a file in one of three ways; returns where and how."""
+    data = bytearray(path.read_bytes()) if path.stat().st_size < 1 << 24 else None
+    at = draw.randrange(path.stat().st_size)
+    with path.open("r+b") as file:
+        file.seek(at)
+        was = file.read(1)[0] if data is None else data[at]
+        becomes = draw.choice([was ^ 0xFF, (was + 1) % 256, was ^ (1 << draw.randrange(8))])
+        file.seek(at)
+        file.write(bytes([becomes]))
+    return {"at": at, "was": was, "becomes": becomes}
+
+
+def damage_round(place, draw, run, ranks):
+    place.expected(ranks)
+    shutil.copytree(place.folder / f"whole-{ranks}", place.folder / run)
+    steps = sorted((place.folder / run / "checkpoints").glob("step-*"))
+    newest, before = steps[-1], steps[-2]
+    shards = sorted(newest.glob("*.h5"))
+    hit = draw.choice(shards + [newest / "manifest.json"])
+    how = draw.choice(["flip", "flip", "flip", "cut", "longer", "swapped", "stale", "missing", "empty"])
+    if how == "swapped" and len(shards) < 2:
+        how = "flip"
+    facts = {"ranks": ranks, "how": how, "file": hit.name}
+    if how == "flip":
+        facts.update(flipped(hit, draw))
+    elif how == "cut":
+        os.truncate(hit, draw.randrange(hit.stat().st_size))
+    elif how == "longer":
+        hit.write_bytes(hit.read_bytes() + bytes(draw.randint(1, 100)))
+    elif how == "swapped":
+        hit, other = draw.sample(shards, 2)
+        facts["file"] = hit.name
+        content = hit.read_bytes()
+        hit.write_bytes(other.read_bytes())
+        other.write_bytes(content)
+    elif how == "stale":
+        hit.write_bytes((before / hit.name).read_bytes())
+    elif how == "missing":
+        hit.unlink()
+    else:
+        hit.write_bytes(b"")
+    troubles = []
+    verified = subprocess.run([str(PIMOE), "checkpoint", "verify", str(newest)], capture_output=True, text=True, timeout=LIMIT)
+    said = verified.stdout + verified.stderr
+    if verified.returncode != 1 or (hit.name not in said and "manifest" not in said):
+        troubles.append(f"verify ended with {verified.returncode}: {said[-300:]}")
+    status, output = place.train(run, ranks)
+    if status != 0 or digest(place.folder / run) != place.expected(ranks):
+        troubles.append(f"going on ended with {status}: {output[-400:]}")
+    if "is damaged" not in output or not (place.folder / run / "checkpoints" / (newest.name + ".bad")).exists():
+        troubles.append(f"it was not set aside: {output[-400:]}")
+    return facts, troubles
+
+
+def large_round(place, draw, run, ranks):
+    folder = place.folder / "large"
+    if not folder.exists():
+        status, output = place.train("large", 1, ["model.width=1024", "model.heads=8", "model.kv_heads=8", "model.layers=6",
+                                                  "model.moe.expert_width=1024", "checkpoint.part_bytes=268435456", "train.steps=1"])
+        assert status == 0, output
+    checkpoint = folder / "checkpoints" / "step-00000001"
+    hit = draw.choice(sorted(checkpoint.glob("*.h5")))
+    facts = {"bytes": sum(file.stat().st_size for file in checkpoint.iterdir()), "file": hit.name, **flipped(hit, draw)}
+    begun = time.time()
+    verified = subprocess.run([str(PIMOE), "checkpoint", "verify", str(checkpoint)], capture_output=True, text=True, timeout=LIMIT)
+    facts["seconds"] = round(time.time() - begun, 2)
+    with hit.open("r+b") as file:
+        file.seek(facts["at"])
+        file.write(bytes([facts["was"]]))
+    said = verified.stdout + verified.stderr
+    return facts, [] if verified.returncode == 1 and hit.name in said else [f"verify ended with {verified.returncode}: {said[-300:]}"]
+
+
+def small_disk_round(place, draw, run, ranks):
+    """The run folder is on a file system that somebody else fills up and frees again."""
+    disk = place.folder / run
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
+    try:
+        facts = {"ranks": ranks, "full_after": draw.uniform(0.3, 2.0), "full_for": draw.uniform(0.2, 3.0)}
+
+        def during(process):
+            time.sleep(facts["full_after"])
+            ballast = disk / "ballast"
+            try:
+                with ballast.open("wb", buffering=0) as file:
+                    while True:
+                        file.write(bytes(4096))
+            except OSError:
+                pass
+            time.sleep(facts["full_for"])
+            ballast.unlink()
+
+        status, output = place.train(run, ranks, ["checkpoint.retry_seconds=0.05"], during=during)
+        facts["failed_saves"] = output.count("was not saved")
+        good, bad = newest_good(disk)
+        troubles = [f"damaged checkpoints under a good name: {bad}"] if bad else []
+        if status != 0:
+            troubles.append(f"ended with {status}: {output[-600:]}")
+        elif digest(disk) != place.expected(ranks):
+            troubles.append("the last checkpoint differs from the undisturbed run's")
+        else:
+            records = [json.loads(line)["step"] for line in (disk / "metrics.jsonl").read_text().splitlines()]
+            if records != list(range(1, STEPS + 1)):
+                troubles.append(f"metrics.jsonl has the steps {records}")
+        return facts, troubles
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)
+
+
+EXPERIMENTS = {"damage": damage_round, "large": large_round, "small_disk": small_disk_round,
+               "supervised": supervised_round, "kills": kill_round, "errors": error_round, "bits": bits_round, "signals": signal_round}
 
 
 def main():

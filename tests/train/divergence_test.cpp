@@ -62,6 +62,18 @@ TEST(Divergence, AStepThatIsTakenForgivesAllBeforeIt) {
   EXPECT_TRUE(divergence.may_save_when_due());
 }
 
+TEST(Divergence, TenSkippedStepsAreTenWhateverTheReason) {
+  Divergence divergence = after(5, kLoss, /*scale_can_fall=*/true);
+  for (int step = 0; step < 4; ++step) divergence.observe(StepOutcome::kSpike, kLoss, true);
+  EXPECT_EQ(divergence.bad_in_a_row(), 0) << "the weights are good";
+  EXPECT_TRUE(divergence.may_save_when_due());
+  EXPECT_TRUE(divergence.ends_well());
+  EXPECT_FALSE(divergence.is_hopeless());
+  divergence.observe(StepOutcome::kSpike, kLoss, true);
+  EXPECT_EQ(divergence.skipped_in_a_row(), 10);
+  EXPECT_TRUE(divergence.is_hopeless()) << "no scale ends spikes";
+}
+
 TEST(Divergence, AResumedRunCountsOn) {
   Divergence divergence;
   divergence.resume(9);

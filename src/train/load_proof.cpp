@@ -1,0 +1,90 @@
+#include "train/load_proof.h"
+
+#include "base/errors.h"
+#include "base/random.h"
+#include "base/text.h"
+#include "train/gradient_step.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace pimoe {
+namespace {
+
+constexpr int64_t kMostTokens = 256;
+constexpr const char* kLoss = "proof_loss";
+constexpr const char* kBytes = "proof_element_bytes";  // of the model's dtype
+constexpr const char* kRanks = "proof_ranks";
+constexpr const char* kExpertParallel = "proof_expert_parallel";
+
+double proof_loss(const Transformer& model, const ProcessMesh& mesh) {
+  const at::NoGradGuard no_gradients;
+  const Communicator& group = mesh.group(Group::kExpert);
+  const int64_t length = std::min(model.config().sequence_length, kMostTokens);
+  const int64_t sequences = group.rank() == 0 ? 1 : 0;
+  const at::Tensor ids = at::empty({sequences, length + 1}, at::kLong);
+  const uint64_t key = named_key(0, "load proof");
+  for (int64_t at = 0; at < ids.numel(); ++at) {
+    ids.mutable_data_ptr<int64_t>()[at] =
+        static_cast<int64_t>(random_bits(key, static_cast<uint64_t>(at)) % static_cast<uint64_t>(model.config().vocabulary));
+  }
+  const at::Tensor tokens = ids.narrow(1, 0, length).contiguous().to(mesh.device());
+  const at::Tensor targets = ids.narrow(1, 1, length).contiguous().to(mesh.device());
+  const BatchContext context = batch_context(0, group.size(), length, mesh);
+  at::Tensor sum = model.forward(tokens, targets, context).cross_entropy_sum.to(at::kDouble).view({1});
+  group.all_reduce(sum);
+  return sum.item<double>() / static_cast<double>(length);
+}
+
+double tolerance(int64_t element_bytes) { return element_bytes >= 8 ? 1e-9 : element_bytes == 4 ? 1e-4 : 3e-2; }
+
+/// Why the loss may be another one; "" if it may not.
+std::string excuse(const Snapshot& saved, const MoeConfig& before, const MoeConfig& now, const ProcessMesh& mesh) {
+  if (!saved.numbers.contains(kLoss)) return "the checkpoint holds no loss to compare with";
+  const auto limits = [](const MoeConfig& moe) {
+    return concat(moe.capacity_factor, " ", static_cast<int>(moe.capacity_drop), " ", moe.rank_budget, " ",
+                  static_cast<int>(moe.rank_overflow));
+  };
+  if (limits(before) != limits(now)) return "capacity or rank limits are not what they were";
+  const bool by_rank = now.capacity_factor > 0 || (now.rank_budget > 0 && now.rank_overflow == RankOverflow::kDrop) ||
+                       now.router.kind == RouterKind::kExpertChoice;
+  const bool same_layout =
+      saved.counters.at(kRanks) == mesh.size() && saved.counters.at(kExpertParallel) == static_cast<int64_t>(mesh.expert_parallel());
+  if (by_rank && !same_layout) return "what experts take goes by ranks, and the layout is another one";
+  return "";
+}
+
+}  // namespace
+
+void add_load_proof(Snapshot& snapshot, const Transformer& model, const ProcessMesh& mesh) {
+  const double loss = proof_loss(model, mesh);
+  if (!std::isfinite(loss)) return;  // nothing can be proved by it, and JSON has no such number
+  snapshot.numbers[kLoss] = loss;
+  snapshot.counters[kBytes] = static_cast<int64_t>(c10::elementSize(model.dtype()));
+  snapshot.counters[kRanks] = mesh.size();
+  snapshot.counters[kExpertParallel] = mesh.expert_parallel();
+}
+
+std::string prove_loaded(const Snapshot& saved, const TrainConfig& before, const Transformer& model, const TrainConfig& config,
+                         const ProcessMesh& mesh) {
+  if (const std::string why = excuse(saved, before.model.moe, config.model.moe, mesh); !why.empty()) {
+    return concat("the loss of the loaded model was not compared with the saved one: ", why);
+  }
+  const double was = saved.numbers.at(kLoss);
+  const double is = proof_loss(model, mesh);
+  const int64_t bytes = std::min(saved.counters.at(kBytes), static_cast<int64_t>(c10::elementSize(model.dtype())));
+  const double allowed = tolerance(bytes) * std::abs(was);
+  const std::string trouble = std::abs(is - was) <= allowed
+                                  ? ""
+                                  : concat("the loaded model is not the one that was saved: of the same sequence it has the loss ", is,
+                                           ", and had ", was, " (", scientific(allowed, 1), " apart is allowed)");
+  if (const std::string agreed = mesh.control().agree(trouble); !agreed.empty()) throw CheckpointError(agreed);
+  return concat("proved: the loaded model has the loss that it had when it was saved (", fixed(is, 6), ", apart by ",
+                scientific(std::abs(is - was), 1), ")");
+}
+
+}  // namespace pimoe

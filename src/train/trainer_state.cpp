@@ -1,0 +1,111 @@
+/// The trainer's state in checkpoints: what is in them, and how a run goes on from one.
+
+#include "base/errors.h"
+#include "base/text.h"
+#include "train/load_proof.h"
+#include "train/resume.h"
+#include "train/router_state.h"
+#include "train/trainer.h"
+
+#include <algorithm>
+
+namespace pimoe {
+
+Snapshot Trainer::snapshot() {
+  Snapshot whole = state();
+  learner_.use_temperature();
+  add_load_proof(whole, learner_.model(), mesh_);
+  return whole;
+}
+
+Snapshot Trainer::state() {
+  Snapshot state;
+  state.step = step();
+  state.numbers = {{"loss_scale", learner_.loss_scaler().scale}};
+  if (config_.model.moe.adaptive.enabled) state.numbers.merge(learner_.adaptive().state());
+  state.numbers.merge(learner_.spikes().state());
+  state.counters = {{"tokens_seen", tokens_seen_},
+                    {"next_sample", data_ ? data_->cursor().next_sample : start_.next_sample},
+                    {"optimizer_steps", learner_.optimizer().steps_taken()},
+                    {"skipped_in_a_row", divergence_.bad_in_a_row()},
+                    {"loss_scale_dynamic", learner_.loss_scaler().dynamic ? 1 : 0},
+                    {"loss_scale_good_steps", learner_.loss_scaler().good_steps}};
+  state.config = to_yaml(config_);
+  state.pieces = learner_.optimizer().state();
+  for (MoELayer* layer : learner_.moe_layers()) state.pieces.push_back(router_bias_state(*layer));
+  return state;
+}
+
+void Trainer::restore(const std::filesystem::path& checkpoint, const TrainConfig& before) {
+  Snapshot saved = state();
+  // What may be missing: the run was not under adaptive control, or was not watched for spikes.
+  std::erase_if(saved.numbers,
+                [](const auto& number) { return AdaptiveControl::is_state(number.first) || SpikeWatch::is_state(number.first); });
+  checkpoints_.restore(checkpoint, saved);
+  learner_.set_step(saved.step);
+  tokens_seen_ = saved.counters.at("tokens_seen");
+  divergence_.resume(saved.counters.at("skipped_in_a_row"));
+  start_.next_sample = saved.counters.at("next_sample");
+  LossScaler& scaler = learner_.loss_scaler();
+  if (scaler.dynamic && saved.counters.at("loss_scale_dynamic") != 0) {
+    scaler.scale = saved.numbers.at("loss_scale");
+    scaler.good_steps = saved.counters.at("loss_scale_good_steps");
+  }
+  if (config_.model.moe.adaptive.enabled && !learner_.adaptive().restore(saved.numbers)) {
+    log_.info("adaptive control begins afresh: the checkpoint was written without it");
+  }
+  learner_.spikes().restore(saved.numbers);
+  learner_.optimizer().set_steps_taken(saved.counters.at("optimizer_steps"));
+  learner_.optimizer().publish();
+  learner_.use_temperature();
+  log_.info(prove_loaded(saved, before, learner_.model(), config_, mesh_));
+}
+
+void Trainer::resume() {
+  const std::optional<std::filesystem::path> found = checkpoint_to_resume(config_, checkpoints_, log_);
+  if (!found) {
+    log_.info(concat("from scratch: drawing the initial weights with seed ", config_.run.seed));
+    learner_.optimizer().initialize(static_cast<uint64_t>(config_.run.seed));
+    return;
+  }
+  const TrainConfig before = parse_train_config(read_manifest(*found).config, (*found / "manifest.json").string());
+  require_same_model(before, config_, found->string());
+  for (const std::string& change : changes_of_data(before, config_)) {
+    if (mesh_.rank() == 0) log_.warning(change);
+  }
+  restore(*found, before);
+  log_.info(concat("resumed from ", found->string(), ": step ", step(), ", ", grouped(tokens_seen_), " tokens seen"));
+}
+
+void Trainer::roll_back() {
+  const std::string diverged = concat("the run has diverged: its last ", divergence_.skipped_in_a_row(), " steps, up to step ", step(),
+                                      ", were skipped, because loss or gradients were not finite or far beyond those before (loss ",
+                                      last_record_->loss, ", gradient norm ", last_record_->gradient_norm, ")");
+  saves_.collect();
+  std::optional<std::filesystem::path> newest;
+  if (rollbacks_ < config_.train.rollbacks) newest = checkpoints_.newest_good();
+  if (!newest) {
+    throw Error(concat(diverged,
+                       rollbacks_ == 0 ? concat(config_.train.rollbacks == 0 ? "" : ", and there is no checkpoint to go back to")
+                                       : concat(", and so it had after each of ", rollbacks_, " rollbacks"),
+                       ". ", advice_against_divergence()));
+  }
+  const int64_t from_step = step();
+  const int64_t next_sample = data_->cursor().next_sample;
+  data_.reset();
+  restore(*newest, parse_train_config(read_manifest(*newest).config, (*newest / "manifest.json").string()));
+  const int64_t passed_over = next_sample - std::exchange(start_.next_sample, next_sample);
+  replicas_.forget();
+  open_data();
+  if (metrics_) metrics_->roll_back(step());
+  first_step_ = step();
+  started_ = std::chrono::steady_clock::now();
+  ++rollbacks_;
+  rolled_back_ = concat(diverged, ". Rolled back from step ", from_step, " to ", newest->filename().string(), "; the ", passed_over,
+                        " sequences read since then are passed over");
+  if (mesh_.rank() == 0) log_.warning(rolled_back_);
+  // Where the run is killed before its next checkpoint, it must not meet the same data again.
+  saves_.save(snapshot(), /*last=*/false);
+}
+
+}  // namespace pimoe
