@@ -68,20 +68,21 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
 Trainer::~Trainer() = default;
 
 void Trainer::resume() {
-  const std::optional<std::filesystem::path> found = checkpoint_to_resume(config_, checkpoints_, log_);
-  if (!found) {
+  const std::optional<ResumePoint> point = checkpoint_to_resume(config_, checkpoints_, mesh_, log_);
+  if (!point) {
     log_.info(concat("from scratch: drawing the initial weights with seed ", config_.run.seed));
     learner_.optimizer().initialize(static_cast<uint64_t>(config_.run.seed));
     return;
   }
-  const TrainConfig before = parse_train_config(read_manifest(*found).config, (*found / "manifest.json").string());
-  require_same_model(before, config_, found->string());
+  const std::filesystem::path& found = point->checkpoint;
+  const TrainConfig before = parse_train_config(point->config, (found / "manifest.json").string());
+  require_same_model(before, config_, found.string());
   for (const std::string& change : changes_of_data(before, config_)) {
     if (mesh_.rank() == 0) log_.warning(change);
   }
   Snapshot saved = snapshot();
   std::erase_if(saved.numbers, [](const auto& number) { return AdaptiveControl::is_state(number.first); });  // may be missing
-  checkpoints_.restore(*found, saved);
+  checkpoints_.restore(found, saved);
   learner_.set_step(saved.step);
   tokens_seen_ = saved.counters.at("tokens_seen");
   divergence_.resume(saved.counters.at("skipped_in_a_row"));
@@ -96,7 +97,7 @@ void Trainer::resume() {
   }
   learner_.optimizer().set_steps_taken(saved.counters.at("optimizer_steps"));
   learner_.optimizer().publish();
-  log_.info(concat("resumed from ", found->string(), ": step ", step(), ", ", grouped(tokens_seen_), " tokens seen"));
+  log_.info(concat("resumed from ", found.string(), ": step ", step(), ", ", grouped(tokens_seen_), " tokens seen"));
 }
 
 Snapshot Trainer::snapshot() {
