@@ -117,6 +117,8 @@ struct MoeConfig {
   /// @param key  of this struct, "model.moe"
   void validate(const char* key, Violations& violations) const;
 
+  /// K, of what a router decides: with expert choice each of a token's E places may be taken.
+  int64_t choices_of_a_token() const { return router.kind == RouterKind::kExpertChoice ? experts : choices; }
   /// The experts' shapes: `groups`, or one nameless group of all experts.
   std::vector<ExpertGroupConfig> expert_groups() const;
   /// What mesh.expert_parallel has to divide: the greatest common divisor of the groups' counts; 0 in a dense model.
