@@ -6,6 +6,7 @@
 #include "parallel/mpi_communicator.h"
 #include "preflight/check_report.h"
 
+#include "train/idle_keys.h"
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
@@ -89,6 +90,7 @@ void look_at_layout(const TrainConfig& config, const CheckOptions& options, cons
   }
   for (const std::string& doubt : doubts_about(config)) found.warnings.push_back(doubt);
 }
+  for (const std::string& idle : idle_keys(options.config, options.overrides)) found.warnings.push_back(idle);
 
 /// @returns checkpoints that a run writes
 int64_t saves_of(const TrainConfig& config) {

@@ -120,7 +120,7 @@ TrainConfig load(const ConfigSource& file, const std::vector<std::string>& overr
     sources.insert(sources.begin(), {std::string(preset->yaml), concat("preset ", preset->name)});
   }
   TrainConfig config;
-  validate(config, load_fields(sources, overrides, fields_of(config)), needs_corpus);
+  validate(config, load_fields(with_preset(file, overrides), overrides, fields_of(config)), needs_corpus);
   return config;
 }
 
