@@ -3,10 +3,11 @@
 #include "app/number_checks.h"
 #include "app/print_json.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "parallel/mpi_communicator.h"
 #include "preflight/check_report.h"
-
 #include "train/idle_keys.h"
+
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
@@ -89,8 +90,8 @@ void look_at_layout(const TrainConfig& config, const CheckOptions& options, cons
                                     " ranks: ", options.ranks - config.train.global_batch, " of them have no sequence, and only wait"));
   }
   for (const std::string& doubt : doubts_about(config)) found.warnings.push_back(doubt);
-}
   for (const std::string& idle : idle_keys(options.config, options.overrides)) found.warnings.push_back(idle);
+}
 
 /// @returns checkpoints that a run writes
 int64_t saves_of(const TrainConfig& config) {
@@ -153,7 +154,7 @@ ExitCode check(CheckOptions options, AppContext& /*context*/) {
   if (options.json) {
     print_json(to_json(report));
   } else {
-    std::cout << to_text(report);
+    std::cout << printable(to_text(report), /*keep_lines=*/true);
   }
   return report.exit_code();
 }

@@ -41,6 +41,19 @@ TEST(TrainConfig, AModelTooLargeToCountIsRefused) {
   }
 }
 
+TEST(TrainConfig, ExpertsThatCannotBeSharedOutAreRefusedWithWhatWouldWork) {
+  EXPECT_NE(refusal("mesh: {expert_parallel: 3}\n")
+                .find("model.moe.experts (4) must be divisible by mesh.expert_parallel (3). Nearest that works: 3 or 6, or expert_parallel "
+                      "1, 2, 4"),
+            std::string::npos)
+      << refusal("mesh: {expert_parallel: 3}\n");
+}
+
+TEST(TrainConfig, ANulInAPathIsRefused) {
+  // The system would take what stands before it.
+  EXPECT_NE(refusal("run: {directory: \"runs/a\\0b\"}\n").find("run.directory: must not have a NUL"), std::string::npos);
+}
+
 TEST(TrainConfig, WhatIsSeldomMeantIsDoubted) {
   TrainConfig config = parse_train_config(kSmall, "a.yaml");
   EXPECT_TRUE(doubts_about(config).empty());
