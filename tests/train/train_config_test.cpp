@@ -83,6 +83,9 @@ TEST(RequireSameModel, NamesEachKeyByItsPathWithBothValues) {
   const TrainConfig saved = parse_train_config(kSmall, "a.yaml");
   TrainConfig wanted = saved;
   wanted.model.layers = 3;
+  wanted.model.moe.experts = 16;
+  wanted.model.moe.groups = {{.name = "a", .count = 16}};
+  wanted.model.moe.balance.z_loss = 0.5;  // may differ
   try {
     require_same_model(saved, wanted, "step-00000006");
     FAIL();
@@ -100,6 +103,3 @@ TEST(RequireSameModel, NamesEachKeyByItsPathWithBothValues) {
 
 }  // namespace
 }  // namespace pimoe
-  wanted.model.moe.experts = 16;
-  wanted.model.moe.groups = {{.name = "a", .count = 16}};
-  wanted.model.moe.balance.z_loss = 0.5;  // may differ
