@@ -86,8 +86,8 @@ enum class MoeMemory {
 };
 enum class MoeValidate {
   kOff,
-  kCheap,  ///< shapes, dtype and device of what enters a layer; nothing that waits for a GPU
-  kFull,   ///< and the experts' ids, and results that are not finite: one more forward pass of the experts, and host synchronisations
+  kCheap,  ///< shapes, dtype and device of what enters a layer, and the experts' ids; nothing that waits for a GPU
+  kFull,   ///< and results that are not finite: one more forward pass of the experts, and host synchronisations
 };
 
 /// @returns "", or what is wrong with spreading `count` experts of one shape over mesh.expert_parallel = `shards` ranks, and what works
