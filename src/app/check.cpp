@@ -3,8 +3,10 @@
 #include "app/number_checks.h"
 #include "app/print_json.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "parallel/mpi_communicator.h"
 #include "preflight/check_report.h"
+#include "train/idle_keys.h"
 
 #include <CLI/CLI.hpp>
 
@@ -88,6 +90,7 @@ void look_at_layout(const TrainConfig& config, const CheckOptions& options, cons
                                     " ranks: ", options.ranks - config.train.global_batch, " of them have no sequence, and only wait"));
   }
   for (const std::string& doubt : doubts_about(config)) found.warnings.push_back(doubt);
+  for (const std::string& idle : idle_keys(options.config, options.overrides)) found.warnings.push_back(idle);
 }
 
 /// @returns checkpoints that a run writes
@@ -151,7 +154,7 @@ ExitCode check(CheckOptions options, AppContext& /*context*/) {
   if (options.json) {
     print_json(to_json(report));
   } else {
-    std::cout << to_text(report);
+    std::cout << printable(to_text(report), /*keep_lines=*/true);
   }
   return report.exit_code();
 }

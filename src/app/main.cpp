@@ -9,6 +9,7 @@
 #include "app/train.h"
 #include "base/errors.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "parallel/mpi_communicator.h"
 #include "train/stop_request.h"
 
@@ -144,7 +145,8 @@ int run(int argc, char** argv) {
       }
     }
     let_rank_0_speak_first();
-    std::cerr << "pimoe: " << error.what() << suggestion(app, argc, argv) << "\nRun 'pimoe --help' or 'pimoe SUBCOMMAND --help'.\n";
+    std::cerr << "pimoe: " << printable(concat(error.what(), suggestion(app, argc, argv)), /*keep_lines=*/true)
+              << "\nRun 'pimoe --help' or 'pimoe SUBCOMMAND --help'.\n";
     return static_cast<int>(ExitCode::kUsage);
   }
 

@@ -1,6 +1,8 @@
 #include "app/run_setup.h"
 
+#include "base/errors.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "parallel/device.h"
 
 #include <ATen/Context.h>
@@ -9,6 +11,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <iostream>
 #include <thread>
@@ -16,10 +19,28 @@
 namespace pimoe {
 namespace {
 
+constexpr int kMostThreads = 4096;  // as of train.threads
+
 const MpiSession& start_mpi(const TrainConfig& config, AppContext& context) {
   // cuBLAS reads it when CUDA starts; without it libtorch refuses products in deterministic mode.
   if (config.run.deterministic) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   return context.mpi();
+}
+
+/// @param text  OMP_NUM_THREADS: threads, or OpenMP's list of them for each level of nesting, of which the first counts here
+/// @throws ConfigError  an absurd number would end in a failed start of threads, much later
+int outermost_threads(const std::string& text) {
+  int first = 0;
+  for (const std::string& level : split(text, ',')) {
+    int threads = 0;
+    const auto [end, error] = std::from_chars(level.data(), level.data() + level.size(), threads);
+    if (error != std::errc() || end != level.data() + level.size() || threads < 1 || threads > kMostThreads) {
+      throw ConfigError(concat("OMP_NUM_THREADS ('", printable(text), "') must be a whole number from 1 to ", kMostThreads,
+                               ", or several with commas between them: unset it, or set train.threads, which is stronger"));
+    }
+    if (first == 0) first = threads;
+  }
+  return first;
 }
 
 }  // namespace
@@ -42,7 +63,7 @@ LoadedModel load_whole_model(const std::filesystem::path& checkpoint, AppContext
 
 int thread_count(const TrainConfig& config, const ProcessMesh& mesh) {
   if (config.train.threads > 0) return static_cast<int>(config.train.threads);
-  if (const char* variable = std::getenv("OMP_NUM_THREADS"); variable != nullptr && std::atoi(variable) > 0) return std::atoi(variable);
+  if (const char* variable = std::getenv("OMP_NUM_THREADS"); variable != nullptr && *variable != '\0') return outermost_threads(variable);
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
   const int all = static_cast<int>(std::thread::hardware_concurrency());

@@ -3,6 +3,7 @@
 #include "app/run_setup.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "train/idle_keys.h"
 #include "train/presets.h"
 #include "train/stop_request.h"
 #include "train/trainer.h"
@@ -57,6 +58,13 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   const ProcessMesh& mesh = setup.mesh;
   log.open_file(config.run.directory / "log" / concat("rank-", padded(mesh.rank(), 4), ".log"));
   const std::unique_ptr<FileLock> lock = lock_run(config.run.directory, mesh);
+  if (mesh.rank() == 0) {
+    for (const std::string& idle : idle_keys(options.config, options.overrides)) log.warning(idle);
+    if (config.train.global_batch < mesh.size()) {
+      log.warning(concat("train.global_batch (", config.train.global_batch, ") is below the ", mesh.size(),
+                         " ranks: ", mesh.size() - config.train.global_batch, " of them have no sequence, and only wait"));
+    }
+  }
   if (context.stop != nullptr) context.stop->raise_after(config.run.seconds_until_leaving());
   Trainer trainer(config, mesh, log, context.stop);
   return trainer.run() == TrainOutcome::kStopped ? ExitCode::kRequeue : ExitCode::kDone;

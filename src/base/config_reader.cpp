@@ -83,14 +83,18 @@ void ConfigReader::number(const char* name, double& value, Range range, const ch
 }
 
 void ConfigReader::text(const char* name, std::string& value, const char*) {
-  read_value(name, [&](const ConfigNode& node) {
+  read_value(name, [&](const ConfigNode& node) -> std::string {
+    // The system would read a name up to it, and no further.
+    if (node.scalar.find('\0') != std::string::npos) return "must not have a NUL";
     value = node.scalar;
     return "";
   });
 }
 
 void ConfigReader::path(const char* name, std::filesystem::path& value, const char*) {
-  read_value(name, [&](const ConfigNode& node) {
+  read_value(name, [&](const ConfigNode& node) -> std::string {
+    // The system would read a name up to it, and no further.
+    if (node.scalar.find('\0') != std::string::npos) return "must not have a NUL";
     value = node.scalar;
     return "";
   });

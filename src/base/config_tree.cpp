@@ -8,6 +8,7 @@
 #include "base/config_fields.h"
 #include "base/errors.h"
 #include "base/text.h"
+#include "base/utf8.h"
 
 namespace pimoe {
 namespace {
@@ -39,7 +40,7 @@ std::string element_count(size_t size) {
 }
 
 void ConfigProblems::add(const ConfigPlace& place, const std::string& key, const std::string& message) {
-  problems_.push_back({place, concat(place.text(), ": ", key, key.empty() ? "" : ": ", message)});
+  problems_.push_back({place, printable(concat(place.text(), ": ", key, key.empty() ? "" : ": ", message))});
 }
 
 void ConfigProblems::refuse() const {
@@ -57,7 +58,7 @@ void ConfigProblems::refuse() const {
   throw ConfigError(join(lines, "\n"));
 }
 
-void Violations::add(const std::string& key, const std::string& rule) { lines_.emplace_back(key, rule); }
+void Violations::add(const std::string& key, const std::string& rule) { lines_.emplace_back(key, printable(rule)); }
 
 void ConfigOrigins::set(const std::string& key, const std::string& origin) { origins_[key] = origin; }
 
@@ -80,7 +81,7 @@ void refuse(const Violations& violations, const ConfigOrigins& origins) {
   for (const auto& [key, rule] : violations.lines()) {
     const std::string origin = origins.of(key);
     // "model.moe.experts (8) must be ..." reads on from the key; any other sentence begins anew.
-    lines.push_back(concat(origin, origin.empty() ? "" : ": ", key, rule.starts_with("(") ? " " : ": ", rule));
+    lines.push_back(concat(printable(origin), origin.empty() ? "" : ": ", key, rule.starts_with("(") ? " " : ": ", rule));
   }
   throw ConfigError(join(lines, "\n"));
 }

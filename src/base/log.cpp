@@ -11,6 +11,7 @@
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "base/utf8.h"
 
 namespace pimoe {
 namespace {
@@ -61,19 +62,23 @@ void Logger::open_file(const std::filesystem::path& path) {
   sinks_->files->set_sinks({sink});
 }
 
-void Logger::debug(const std::string& line) { sinks_->file.debug(line); }
+// Lines quote names and values that others have chosen; none of them may drive a terminal.
+void Logger::debug(const std::string& line) { sinks_->file.debug(printable(line, /*keep_lines=*/true)); }
 
-void Logger::info(const std::string& line) {
+void Logger::info(const std::string& text) {
+  const std::string line = printable(text, /*keep_lines=*/true);
   if (sinks_->writes_info) sinks_->plain.info(line);
   sinks_->file.info(line);
 }
 
-void Logger::warning(const std::string& line) {
+void Logger::warning(const std::string& text) {
+  const std::string line = printable(text, /*keep_lines=*/true);
   sinks_->alarm.warn(line);
   sinks_->file.warn(line);
 }
 
-void Logger::error(const std::string& line) {
+void Logger::error(const std::string& text) {
+  const std::string line = printable(text, /*keep_lines=*/true);
   sinks_->alarm.error(line);
   sinks_->file.error(line);
 }

@@ -56,6 +56,30 @@ size_t valid_utf8_prefix(std::string_view text) {
   return at;
 }
 
+std::string printable(std::string_view text, bool keep_lines) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    const size_t length = character_length(text);
+    const auto lead = static_cast<unsigned char>(text[0]);
+    const bool stays_in_line = keep_lines && (lead == '\n' || lead == '\t');
+    const bool is_c0 = lead < 0x20 || lead == 0x7F;
+    const bool is_c1 = lead == 0xC2 && length == 2 && static_cast<unsigned char>(text[1]) < 0xA0;
+    const size_t taken = length == 0 ? 1 : length;
+    if (length == 0 || is_c1 || (is_c0 && !stays_in_line)) {
+      for (const char byte : text.substr(0, taken)) {
+        const auto code = static_cast<unsigned char>(byte);
+        out += {'\\', 'x', kDigits[code >> 4], kDigits[code & 15]};
+      }
+    } else {
+      out += text.substr(0, taken);
+    }
+    text.remove_prefix(taken);
+  }
+  return out;
+}
+
 size_t text_prefix(std::string_view bytes) { return valid_utf8_prefix(bytes.substr(0, bytes.find('\0'))); }
 
 bool is_text(std::string_view bytes) { return text_prefix(bytes) == bytes.size(); }

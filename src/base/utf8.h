@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <string_view>
 
 namespace pimoe {
@@ -14,6 +15,10 @@ bool is_text(std::string_view bytes);
 
 /// @returns how many bytes from the start are text as `is_text` means it.
 size_t text_prefix(std::string_view bytes);
+
+/// @returns `text` with every byte that could drive a terminal, or is no UTF-8, written out: ESC as \\x1b, a NUL as \\x00, U+009B as \\xc2\\x9b. For
+///          messages, which quote what others wrote. @param keep_lines  line ends and tabs stay
+std::string printable(std::string_view text, bool keep_lines = false);
 
 /// @returns how many bytes at the start are the tail of a character that was cut.
 size_t leading_continuations(std::string_view text);

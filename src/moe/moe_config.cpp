@@ -83,7 +83,7 @@ void MoeConfig::fields(FieldVisitor& visit) {
   visit.choice("memory", memory, {{"fast", MoeMemory::kFast}, {"balanced", MoeMemory::kBalanced}, {"lean", MoeMemory::kLean}},
                "kept for backward: results and pre-activations, pre-activations, or the tokens alone");
   visit.choice("validate", checks, {{"off", MoeValidate::kOff}, {"cheap", MoeValidate::kCheap}, {"full", MoeValidate::kFull}},
-               "cheap: shapes, dtype and device at the layer's door; full: experts' ids too, and results that are not finite are set aside "
+               "cheap: shapes, dtype, device and experts' ids, without waiting for a GPU; full: results that are not finite are set aside "
                "(costs a forward pass)");
   visit.list("groups", groups, "named groups of experts, each of its own shape, instead of experts that are all alike");
   visit.nested("router", router);

@@ -86,8 +86,8 @@ enum class MoeMemory {
 };
 enum class MoeValidate {
   kOff,
-  kCheap,  ///< shapes, dtype and device of what enters a layer; nothing that waits for a GPU
-  kFull,   ///< and the experts' ids, and results that are not finite: one more forward pass of the experts, and host synchronisations
+  kCheap,  ///< shapes, dtype and device of what enters a layer, and the experts' ids; nothing that waits for a GPU
+  kFull,   ///< and results that are not finite: one more forward pass of the experts, and host synchronisations
 };
 
 /// @returns "", or what is wrong with spreading `count` experts of one shape over mesh.expert_parallel = `shards` ranks, and what works
@@ -117,6 +117,8 @@ struct MoeConfig {
   /// @param key  of this struct, "model.moe"
   void validate(const char* key, Violations& violations) const;
 
+  /// K, of what a router decides: with expert choice each of a token's E places may be taken.
+  int64_t choices_of_a_token() const { return router.kind == RouterKind::kExpertChoice ? experts : choices; }
   /// The experts' shapes: `groups`, or one nameless group of all experts.
   std::vector<ExpertGroupConfig> expert_groups() const;
   /// What mesh.expert_parallel has to divide: the greatest common divisor of the groups' counts; 0 in a dense model.

@@ -8,6 +8,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_assert_async.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
@@ -60,7 +61,7 @@ MoELayer::MoELayer(ParameterList& parameters, const std::string& name, const Moe
 MoEOutput MoELayer::forward(const at::Tensor& tokens, const BatchContext& context, std::optional<RoutingMemo>& memo) const {
   if (config_.checks != MoeValidate::kOff) check(tokens, context);
   const Routing routing = router_.route(tokens, context, memo ? memo->experts : at::Tensor());
-  if (config_.checks == MoeValidate::kFull && !memo) check_ids(routing.experts);
+  if (config_.checks != MoeValidate::kOff && !memo) check_ids(routing.experts);
   if (!memo) memo = decide(tokens, routing, context);
 
   // Several rounds bound what a rank holds at a time, which backward would undo if each kept its rows.
@@ -105,6 +106,12 @@ void MoELayer::check(const at::Tensor& tokens, const BatchContext& context) cons
 
 void MoELayer::check_ids(const at::Tensor& experts) const {
   if (experts.numel() == 0) return;
+  if (config_.checks == MoeValidate::kCheap && experts.is_cuda()) {
+    // The device looks, and nobody waits: what is wrong ends the run at its next synchronisation.
+    at::_assert_async(experts.ge(-1).logical_and(experts.lt(config_.experts)).all(),
+                      concat(name_, ": an expert is not in [-1, ", config_.experts, "): model.moe.validate=full says which"));
+    return;
+  }
   const auto least = experts.min().item<int32_t>();
   const auto most = experts.max().item<int32_t>();
   if (least < -1 || most >= config_.experts) {

@@ -70,7 +70,8 @@ class MoELayer {
  private:
   /// What enters the layer. @throws ShapeError
   void check(const at::Tensor& tokens, const BatchContext& context) const;
-  /// A GPU's kernels leave ids out that are not there. @throws ShapeError @cost a host synchronisation
+  /// A GPU's kernels leave ids out that are not there. @throws ShapeError; on a GPU under `validate: cheap` a device-side assertion instead, and
+  ///         c10::Error wherever the host next waits for it. @cost a host synchronisation, none under `cheap` on a GPU
   void check_ids(const at::Tensor& experts) const;
   /// From the router's choice to plans: capacity, rank budget, results that are not finite.
   RoutingMemo decide(const at::Tensor& tokens, const Routing& routing, const BatchContext& context) const;

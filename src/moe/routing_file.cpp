@@ -7,6 +7,7 @@
 #include "base/text.h"
 
 #include <algorithm>
+#include <set>
 
 namespace pimoe {
 namespace {
@@ -27,14 +28,28 @@ std::vector<Element> read_all(const Hdf5Reader& reader, const std::string& name,
   return elements;
 }
 
+int64_t read_number(const Hdf5Reader& reader, const std::string& name) {
+  const auto numbers = read_all<int64_t>(reader, name, ElementType::kInt64);
+  if (numbers.size() != 1) throw Error(concat(name, " must be one number"));
+  return numbers[0];
+}
+
 RoutingSample parse(const Hdf5Reader& reader) {
   RoutingSample sample;
-  const auto step = read_all<int64_t>(reader, "step", ElementType::kInt64);
-  if (step.size() != 1) throw Error("step must be one number");
-  sample.step = step[0];
+  const std::vector<std::string> names = reader.names();
+  const bool has_format = std::find(names.begin(), names.end(), "format") != names.end();
+  if (const int64_t format = has_format ? read_number(reader, "format") : 1; format != kRoutingFormat) {
+    throw Error(concat("it has format ", format, ", and this PiMoE reads format ", kRoutingFormat, ": record it again"));
+  }
+  sample.step = read_number(reader, "step");
+  sample.expert_count = read_number(reader, "expert_count");
+  if (sample.step < 1) throw Error(concat("step (", sample.step, ") must be at least 1"));
   sample.tokens = read_all<int64_t>(reader, "token", ElementType::kInt64);
   sample.token_ids = read_all<int64_t>(reader, "token_id", ElementType::kInt64);
-  for (const std::string& name : reader.names()) {
+  if (sample.token_ids.size() != sample.tokens.size()) {
+    throw Error(concat("token_id has ", sample.token_ids.size(), " elements for ", sample.tokens.size(), " tokens"));
+  }
+  for (const std::string& name : names) {
     if (!name.ends_with(kExperts)) continue;
     const std::string router = name.substr(0, name.size() - kExperts.size());
     RoutingDecisions decisions = {.choices = 0,
@@ -55,6 +70,8 @@ RoutingSample parse(const Hdf5Reader& reader) {
 void write_routing(const std::filesystem::path& file, const RoutingSample& sample) {
   const auto count = static_cast<int64_t>(sample.tokens.size());
   Hdf5Writer writer;
+  writer.add("format", ElementType::kInt64, &kRoutingFormat, 1);
+  writer.add("expert_count", ElementType::kInt64, &sample.expert_count, 1);
   writer.add("step", ElementType::kInt64, &sample.step, 1);
   writer.add("token", ElementType::kInt64, sample.tokens.data(), count);
   writer.add("token_id", ElementType::kInt64, sample.token_ids.data(), count);
@@ -99,35 +116,75 @@ RoutingReplay::RoutingReplay(const std::filesystem::path& path) : name_(path.str
     std::sort(files.begin(), files.end());
   }
   if (files.empty()) throw DataError(concat("model.moe.router.replay: ", name_, " has no .h5 file"));
+  std::map<std::pair<int64_t, int64_t>, std::string> seen;  // (step, token) -> file
   for (const std::filesystem::path& file : files) {
     RoutingSample sample = read_routing(file);
-    steps_[sample.step - 1].push_back(std::move(sample));
+    for (const int64_t token : sample.tokens) {
+      const auto [other, is_new] = seen.emplace(std::pair(sample.step, token), file.string());
+      if (is_new) continue;
+      throw DataError(concat(file.string(), ": token ", token, " of step ", sample.step, " is recorded a second time; ", other->second,
+                             " has it too. They are of two runs, or of two layouts of one: keep those of one of them"));
+    }
+    steps_[sample.step - 1].push_back({file.string(), std::move(sample)});
+  }
+}
+
+void RoutingReplay::require_fits(const std::vector<std::string>& routers, int64_t choices, int64_t expert_count) const {
+  const std::set<std::string> wanted(routers.begin(), routers.end());
+  for (const auto& [step, recordings] : steps_) {
+    for (const auto& [file, sample] : recordings) {
+      const auto refuse = [&, &file = file](const auto&... what) {
+        throw DataError(concat("model.moe.router.replay: ", file, " was recorded of another model: ", what...));
+      };
+      if (sample.expert_count != expert_count) {
+        refuse("it had ", sample.expert_count, " experts, and model.moe.experts is ", expert_count);
+      }
+      for (const std::string& router : routers) {
+        if (!sample.routers.contains(router)) refuse("it has no decisions of ", router);
+      }
+      for (const auto& [router, decisions] : sample.routers) {
+        if (!wanted.contains(router)) refuse("it has decisions of ", router, ", which this model does not have");
+        if (decisions.choices != choices) {
+          refuse(router, " was recorded with ", decisions.choices, " experts a token, and here a token has ", choices);
+        }
+      }
+    }
   }
 }
 
 at::Tensor RoutingReplay::apply(const std::string& router, int64_t step, int64_t first_token, int64_t expert_count,
-                                const at::Tensor& experts) const {
+                                const at::Tensor& token_ids, const at::Tensor& experts) const {
   const auto recorded = steps_.find(step);
   if (recorded == steps_.end() || experts.size(0) == 0) return experts;
+  if (!token_ids.defined() || token_ids.numel() != experts.size(0)) {
+    throw ShapeError(concat(router, ": a replay needs BatchContext::token_ids, one for each of ", experts.size(0), " tokens"));
+  }
   const int64_t choices = experts.size(1);
+  const at::Tensor host_ids = token_ids.reshape({-1}).cpu().contiguous();
+  const int64_t* ids = host_ids.const_data_ptr<int64_t>();
   at::Tensor replayed = experts.cpu().clone();
   int32_t* rows = replayed.mutable_data_ptr<int32_t>();
-  for (const RoutingSample& sample : recorded->second) {
+  for (const auto& [file, sample] : recorded->second) {
     const auto found = sample.routers.find(router);
-    if (found == sample.routers.end()) continue;
+    if (found == sample.routers.end()) throw DataError(concat(file, " has no decisions of ", router, ": it was recorded of another model"));
     const RoutingDecisions& decisions = found->second;
     if (decisions.choices != choices) {
       throw DataError(
-          concat(name_, ": ", router, " was recorded with ", decisions.choices, " experts a token, and model.moe.choices is ", choices));
+          concat(file, ": ", router, " was recorded with ", decisions.choices, " experts a token, and model.moe.choices is ", choices));
     }
     for (size_t index = 0; index < sample.tokens.size(); ++index) {
       const int64_t row = sample.tokens[index] - first_token;
       if (row < 0 || row >= experts.size(0)) continue;
+      if (ids[row] != sample.token_ids[index]) {
+        throw DataError(concat(file, ": token ", sample.tokens[index], " of step ", sample.step, " was recorded with id ",
+                               sample.token_ids[index], ", and is ", ids[row],
+                               " here: the recording is of another corpus, run.seed, train.global_batch or model.sequence_length"));
+      }
       const int32_t* chosen = decisions.experts.data() + static_cast<int64_t>(index) * choices;
       for (int64_t choice = 0; choice < choices; ++choice) {
         if (chosen[choice] < -1 || chosen[choice] >= expert_count) {
           throw DataError(
-              concat(name_, ": ", router, " was recorded with expert ", chosen[choice], ", and model.moe.experts is ", expert_count));
+              concat(file, ": ", router, " was recorded with expert ", chosen[choice], ", and model.moe.experts is ", expert_count));
         }
       }
       std::copy(chosen, chosen + choices, rows + row * choices);

@@ -11,7 +11,8 @@ struct SlotOrder {
   at::Tensor counts;     ///< [E] int64: slots of each expert
 };
 
-/// @param experts  [N] int32 on any device, each in [0, E), or -1 for a slot that goes nowhere; slot t*K + k is choice k of token t
+/// @param experts  [N] int32 on any device, each in [0, E), or -1 for a slot that goes nowhere; slot t*K + k is choice k of token t.
+///         Others are a ShapeError on a CPU. On a GPU nobody looks: they go nowhere, as -1 does (model.moe.validate has a check)
 SlotOrder order_by_expert(const at::Tensor& experts, int64_t expert_count);
 
 /// The K largest scores of each row, largest first; of equal scores the lower index first, everywhere, so that layouts agree

@@ -90,7 +90,8 @@ int choose_expert_parallel(int64_t asked, int64_t experts, int64_t ranks, int64_
   }
   if (ranks % asked != 0) {
     throw ConfigError(concat("mesh.expert_parallel (", asked, ") must divide the ", ranks, " ranks. Nearest that works: expert_parallel ",
-                             divisors_text(ranks, experts), ", or ", (ranks / asked + 1) * asked, " ranks"));
+                             divisors_text(ranks, experts), ", or ", ranks > asked ? concat(ranks / asked * asked, " or ") : std::string(),
+                             (ranks / asked + 1) * asked, " ranks"));
   }
   return static_cast<int>(asked);
 }

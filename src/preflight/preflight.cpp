@@ -116,7 +116,14 @@ void look_at_data(const TrainConfig& config, Preflight& found) {
   look_at_corpus(config.data.train, config, /*shuffle=*/true, found);
   if (!config.data.validation.empty()) look_at_corpus(config.data.validation, config, /*shuffle=*/false, found);
   if (const auto& recorded = config.model.moe.router.replay; !recorded.empty()) {
-    found.attempt([&] { static_cast<void>(RoutingReplay(recorded)); });
+    found.attempt([&] {
+      const MoeConfig& moe = config.model.moe;
+      std::vector<std::string> routers;
+      for (int64_t layer = config.model.layers - config.model.moe_layers(); layer < config.model.layers; ++layer) {
+        routers.push_back(concat("layers.", layer, ".moe.router"));
+      }
+      RoutingReplay(recorded).require_fits(routers, moe.choices_of_a_token(), moe.experts);
+    });
   }
 }
 

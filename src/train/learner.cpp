@@ -27,7 +27,13 @@ Learner::Learner(const TrainConfig& config, at::ScalarType dtype, const LossScal
       optimizer_(buckets_, config.optimizer, mesh),
       reducer_(buckets_, mesh),
       loss_scaler_(dtype == at::kHalf ? scaler : LossScaler()) {
-  if (const auto& recorded = config_.model.moe.router.replay; !recorded.empty()) replay_.emplace(recorded);
+  if (const auto& recorded = config_.model.moe.router.replay; !recorded.empty()) {
+    replay_.emplace(recorded);
+    std::vector<std::string> routers;
+    for (const MoELayer* layer : moe_layers_) routers.push_back(layer->router().name());
+    const MoeConfig& moe = config_.model.moe;
+    replay_->require_fits(routers, moe.choices_of_a_token(), moe.experts);
+  }
 }
 
 StepTerms Learner::begin_step(int64_t step_tokens) {

@@ -25,6 +25,15 @@ std::optional<Preset> find_preset(std::string_view name) {
   return std::nullopt;
 }
 
+std::vector<ConfigSource> with_preset(const ConfigSource& file, const std::vector<std::string>& overrides) {
+  std::vector<ConfigSource> sources = {file};
+  const std::optional<std::string> name = peek_text(sources, overrides, "preset");
+  if (const auto preset = find_preset(name.value_or("none"))) {
+    sources.insert(sources.begin(), {std::string(preset->yaml), std::string(kPresetOrigin).append(preset->name)});
+  }
+  return sources;
+}
+
 std::vector<std::string> preset_names() {
   std::vector<std::string> names;
   for (const Preset& preset : presets()) names.emplace_back(preset.name);

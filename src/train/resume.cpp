@@ -1,31 +1,62 @@
 #include "train/resume.h"
 
+#include "base/config_values.h"
 #include "base/errors.h"
 #include "base/text.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <functional>
 
 namespace pimoe {
 namespace {
+
+constexpr const char* kBefore = "in the checkpoint";
+constexpr const char* kNow = "now";
 
 int64_t damaged_checkpoints(const std::filesystem::path& run) {
   const std::filesystem::directory_iterator folder(run / "checkpoints");
   return std::count_if(begin(folder), end(folder), [](const auto& entry) { return entry.path().extension() == ".bad"; });
 }
 
-}  // namespace
+/// What `look` returns on rank 0, on every rank; what it throws there, every rank throws. Collective.
+std::string seen_by_rank_0(const HostCommunicator& ranks, const std::function<std::string()>& look) {
+  std::string told;  // what it is, then the text
+  if (ranks.rank() == 0) {
+    try {
+      told = "found " + look();
+    } catch (const ConfigError& error) {
+      told = concat("config ", error.what());
+    } catch (const IoError& error) {
+      told = concat("io ", error.what());
+    } catch (const std::filesystem::filesystem_error& error) {
+      told = concat("io ", error.what());
+    } catch (const Error& error) {  // the contract: rank 0's trouble is everybody's
+      told = concat("checkpoint ", error.what());
+    }
+  }
+  told = ranks.broadcast_text(told, 0);
+  const size_t blank = told.find(' ');
+  const std::string kind = told.substr(0, blank);
+  const std::string text = told.substr(blank + 1);
+  if (kind == "config") throw ConfigError(text);
+  if (kind == "io") throw IoError(text, EIO);
+  if (kind == "checkpoint") throw CheckpointError(text);
+  return text;
+}
 
-std::optional<std::filesystem::path> checkpoint_to_resume(const TrainConfig& config, CheckpointStore& checkpoints, Logger& log) {
+/// @param own  this run's newest good checkpoint
+/// @returns the checkpoint to go on from, "" for none
+std::string chosen_checkpoint(const TrainConfig& config, const std::optional<std::filesystem::path>& own, Logger& log) {
   const std::string& wish = config.checkpoint.resume;
-  const std::optional<std::filesystem::path> own = checkpoints.newest_good();
   if (wish == "auto") {
     // Beginning again would wipe the record of a run that somebody may still repair.
-    if (const auto damaged = damaged_checkpoints(config.run.directory); !own && damaged > 0) {
+    if (const auto damaged = own ? 0 : damaged_checkpoints(config.run.directory); damaged > 0) {
       throw CheckpointError(concat("none of this run's checkpoints is good: ", damaged, " set aside as ",
                                    (config.run.directory / "checkpoints/step-*.bad").string(),
                                    ". To begin again choose another run.directory, or set checkpoint.resume=none"));
     }
-    return own;
+    return own ? own->string() : "";
   }
   if (wish == "none") {
     // A second run in the same folder would leave two runs' checkpoints side by side, and the next `auto` could take the wrong one.
@@ -33,17 +64,27 @@ std::optional<std::filesystem::path> checkpoint_to_resume(const TrainConfig& con
       throw ConfigError(concat("checkpoint.resume is none, but run.directory (", config.run.directory.string(), ") has ",
                                own->filename().string(), ": choose another run.directory, or remove that one"));
     }
-    return std::nullopt;
+    return "";
   }
   const std::filesystem::path start = std::filesystem::canonical(find_checkpoint(wish));
   const bool of_this_run = std::filesystem::equivalent(start.parent_path(), config.run.directory / "checkpoints");
-  if (!own || of_this_run) return start;
+  if (!own || of_this_run) return start.string();
   log.info(concat("going on with this run's own ", own->filename().string(), "; checkpoint.resume (", wish, ") is where it began"));
-  return own;
+  return own->string();
+}
+
+}  // namespace
+
+std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, CheckpointStore& checkpoints, const ProcessMesh& mesh,
+                                                Logger& log) {
+  const std::optional<std::filesystem::path> own = checkpoints.newest_good();
+  const std::string chosen = seen_by_rank_0(mesh.control(), [&] { return chosen_checkpoint(config, own, log); });
+  if (chosen.empty()) return std::nullopt;
+  return ResumePoint{chosen, seen_by_rank_0(mesh.control(), [&] { return read_manifest(chosen).config; })};
 }
 
 void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, const std::string& checkpoint) {
-  const auto lines = [&](const TrainConfig& config) {
+  const auto values = [&](const TrainConfig& config) {
     ModelConfig model = config.model;
     model.initial_deviation = wanted.model.initial_deviation;
     // How experts are balanced, limited, checked and kept in memory may change from run to run; what they compute may not.
@@ -61,20 +102,13 @@ void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, con
     moe.router.jitter = other.router.jitter;
     moe.router.initial_skew = other.router.initial_skew;
     moe.router.replay = other.router.replay;
-    std::vector<std::string> printed = split(print_fields([&](FieldVisitor& visit) { model.fields(visit); }), '\n');
-    for (std::string& line : printed) line.resize(std::min(line.size(), line.find("  # ")));  // the help is no part of the value
-    return printed;
+    ConfigValues all = config_values([&](FieldVisitor& visit) { model.fields(visit); });
+    for (auto& [key, value] : all) key = "model." + key;
+    return all;
   };
-  const std::vector<std::string> had = lines(saved);
-  const std::vector<std::string> has = lines(wanted);
-  std::string differences;
-  const auto line_of = [](const std::vector<std::string>& all, size_t line) { return line < all.size() ? all[line] : "nothing"; };
-  for (size_t line = 0; line < std::max(had.size(), has.size()); ++line) {  // a list may be longer in one of them
-    if (line_of(had, line) == line_of(has, line)) continue;
-    differences += concat("\n  the checkpoint has ", line_of(had, line), ", the configuration ", line_of(has, line));
-  }
+  const std::vector<std::string> differences = differing_values(values(saved), kBefore, values(wanted), kNow);
   if (differences.empty()) return;
-  throw ConfigError(concat("the configuration's model is not the one of ", checkpoint, ":", differences,
+  throw ConfigError(concat("the configuration's model is not the one of ", checkpoint, ":\n  ", join(differences, "\n  "),
                            "\n  Go on with the checkpoint's model, or choose another run.directory for a new one."));
 }
 
@@ -82,7 +116,7 @@ std::vector<std::string> changes_of_data(const TrainConfig& saved, const TrainCo
   std::vector<std::string> changes;
   const auto compare = [&](const char* key, const auto& was, const auto& is, const char* meaning) {
     const auto shown = [](const auto& value) { return concat(value).empty() ? std::string("empty") : concat(value); };
-    if (was != is) changes.push_back(concat(key, " was ", shown(was), " and is ", shown(is), ": ", meaning));
+    if (was != is) changes.push_back(concat(key, ": ", shown(was), " ", kBefore, ", ", shown(is), " ", kNow, "; ", meaning));
   };
   compare("run.seed", saved.run.seed, wanted.run.seed, "the order of the data changes from here on");
   compare("data.train", saved.data.train, wanted.data.train, "another corpus from here on, entered where this run stood in the other one");

@@ -11,13 +11,21 @@
 
 namespace pimoe {
 
-/// Which checkpoint a run goes on from, by checkpoint.resume; nothing: it begins from scratch. Collective, the same on every rank.
-/// @throws ConfigError where resuming would mix two runs, CheckpointError where none of the run's checkpoints is good
-std::optional<std::filesystem::path> checkpoint_to_resume(const TrainConfig& config, CheckpointStore& checkpoints, Logger& log);
+/// What a run goes on from.
+struct ResumePoint {
+  std::filesystem::path checkpoint;
+  std::string config;  ///< that it was written with, as YAML
+};
+
+/// Which checkpoint a run goes on from, by checkpoint.resume; nothing: it begins from scratch. Rank 0 looks for all: ranks that look for
+/// themselves could find different ones. Collective, the same on every rank, and so is what it throws.
+/// @throws ConfigError where resuming would mix two runs, CheckpointError where none of the run's checkpoints is good, or there is none at the path
+std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, CheckpointStore& checkpoints, const ProcessMesh& mesh,
+                                                Logger& log);
 
 /// A run goes on with the model that it began with: weights of equal shape can mean other maths, and layers left out would be lost with the
 /// next checkpoint.
-/// @throws ConfigError with every line of `model:` that differs; balancing, limits, memory, checks and the scale of initial weights may
+/// @throws ConfigError with every key of `model` that differs and both its values; balancing, limits, memory, checks and the scale of initial weights may
 void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, const std::string& checkpoint);
 
 /// What changes the data of a run that goes on: allowed, and worth a warning. @returns one line each, none where nothing changed

@@ -25,6 +25,7 @@ void RoutingLog::add(int64_t step, const MicroBatch& batch, const Prediction& pr
   const int64_t count = std::min(batch.tokens.numel(), config_.tokens - first);
   if (count <= 0) return;
   sample_.step = step;
+  if (!routers_.empty()) sample_.expert_count = prediction.routing.front().load.numel();
   for (int64_t token = 0; token < count; ++token) sample_.tokens.push_back(first + token);
   const int64_t* ids = batch.tokens.const_data_ptr<int64_t>();
   sample_.token_ids.insert(sample_.token_ids.end(), ids, ids + count);

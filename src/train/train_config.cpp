@@ -101,14 +101,13 @@ void validate(const TrainConfig& config, const ConfigOrigins& origins, bool need
   }
   const int64_t shards = config.mesh.expert_parallel;
   if (shards > 0 && config.model.moe.experts % shards != 0) {
-    violations.add("model.moe.experts",
-                   concat("(", config.model.moe.experts, ") must be divisible by mesh.expert_parallel (", shards, ")"));
+    violations.add("model.moe.experts", spread_trouble(config.model.moe.experts, shards));
   } else if (shards > 0) {
     for (size_t index = 0; index < config.model.moe.groups.size(); ++index) {
       const int64_t count = config.model.moe.groups[index].count;
-      if (count % shards == 0) continue;
-      violations.add(concat("model.moe.groups[", index, "].count"),
-                     concat("(", count, ") must be divisible by mesh.expert_parallel (", shards, "): a group is spread evenly"));
+      const std::string trouble = spread_trouble(count, shards);
+      if (trouble.empty()) continue;
+      violations.add(concat("model.moe.groups[", index, "].count"), trouble + ": a group is spread evenly");
     }
   }
   refuse(violations, origins);
@@ -119,13 +118,8 @@ std::function<void(FieldVisitor&)> fields_of(TrainConfig& config) {
 }
 
 TrainConfig load(const ConfigSource& file, const std::vector<std::string>& overrides, bool needs_corpus) {
-  std::vector<ConfigSource> sources = {file};
-  const std::optional<std::string> name = peek_text(sources, overrides, "preset");
-  if (const auto preset = find_preset(name.value_or("none"))) {
-    sources.insert(sources.begin(), {std::string(preset->yaml), concat("preset ", preset->name)});
-  }
   TrainConfig config;
-  validate(config, load_fields(sources, overrides, fields_of(config)), needs_corpus);
+  validate(config, load_fields(with_preset(file, overrides), overrides, fields_of(config)), needs_corpus);
   return config;
 }
 

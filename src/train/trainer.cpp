@@ -6,6 +6,7 @@
 #include "data/tokenizer.h"
 #include "model/flops.h"
 #include "parallel/device.h"
+#include "train/metrics_repair.h"
 #include "train/resume.h"
 #include "train/router_state.h"
 #include "train/validation.h"
@@ -57,6 +58,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
   resume();
   if (mesh_.rank() == 0) {
     replace_file(config_.run.directory / "config.yaml", to_yaml(config_));
+    if (const std::string mended = mend_metrics(config_.run.directory / "metrics.jsonl"); !mended.empty()) log_.warning(mended);
     metrics_ = std::make_unique<MetricsFile>(config_.run.directory / "metrics.jsonl", step());
   }
 }

@@ -62,19 +62,20 @@ void Trainer::restore(const std::filesystem::path& checkpoint, const TrainConfig
 }
 
 void Trainer::resume() {
-  const std::optional<std::filesystem::path> found = checkpoint_to_resume(config_, checkpoints_, log_);
-  if (!found) {
+  const std::optional<ResumePoint> point = checkpoint_to_resume(config_, checkpoints_, mesh_, log_);
+  if (!point) {
     log_.info(concat("from scratch: drawing the initial weights with seed ", config_.run.seed));
     learner_.optimizer().initialize(static_cast<uint64_t>(config_.run.seed));
     return;
   }
-  const TrainConfig before = parse_train_config(read_manifest(*found).config, (*found / "manifest.json").string());
-  require_same_model(before, config_, found->string());
+  const std::filesystem::path& found = point->checkpoint;
+  const TrainConfig before = parse_train_config(point->config, (found / "manifest.json").string());
+  require_same_model(before, config_, found.string());
   for (const std::string& change : changes_of_data(before, config_)) {
     if (mesh_.rank() == 0) log_.warning(change);
   }
-  restore(*found, before);
-  log_.info(concat("resumed from ", found->string(), ": step ", step(), ", ", grouped(tokens_seen_), " tokens seen"));
+  restore(found, before);
+  log_.info(concat("resumed from ", found.string(), ": step ", step(), ", ", grouped(tokens_seen_), " tokens seen"));
 }
 
 void Trainer::roll_back() {

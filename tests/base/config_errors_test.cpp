@@ -240,7 +240,7 @@ TEST(ConfigErrors, BadOverridesAreRefused) {
       {"model.layers=", "model.layers: \"\" is text; an integer has no quotes"},
       {"model.layers=5 #x", "model.layers: 5 #x must be an integer"},
       {"model.name='a' #b", "model.name: 'a' #b must be one value, plain or wholly in quotes"},
-      {"model.name=|\n a", "model.name: |\n a must be one value, plain or wholly in quotes"},
+      {"model.name=|\n a", "model.name: |\\x0a a must be one value, plain or wholly in quotes"},
       {"model.layers=&a 5", "model.layers: anchors (&name) are not supported"},
   };
   for (const auto& [override_text, reason] : table) {

@@ -51,6 +51,17 @@ TEST_F(LoggerTest, OtherRanksWriteAlarmsAloneAndSayWhoTheyAre) {
   EXPECT_EQ(terminal_of(3), "rank 3: warning: a doubt\nrank 3: error: a failure\n");
 }
 
+TEST_F(LoggerTest, WhatCouldDriveATerminalIsWrittenOut) {
+  ::testing::internal::CaptureStderr();
+  {
+    Logger logger;
+    logger.open_file(folder_ / "log");
+    logger.error("no file \x1b]0;mine\x07\x1b[2J\nsecond line");
+  }
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "error: no file \\x1b]0;mine\\x07\\x1b[2J\nsecond line\n");
+  EXPECT_EQ(read_file(folder_ / "log").find('\x1b'), std::string::npos);
+}
+
 TEST_F(LoggerTest, PercentAndBracesAreText) {
   ::testing::internal::CaptureStderr();
   {

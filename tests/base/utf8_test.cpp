@@ -44,5 +44,22 @@ TEST(Utf8, BoundaryNeverCutsACharacter) {
   for (size_t limit = 1; limit < 12; ++limit) EXPECT_EQ(character_boundary(text, limit), expected[limit]) << limit;
 }
 
+TEST(Printable, WritesOutWhatCouldDriveATerminal) {
+  EXPECT_EQ(printable("ordinary, \xc3\xa4 too"), "ordinary, \xc3\xa4 too");
+  EXPECT_EQ(printable(std::string_view("a\x1b[2J\0b\x7f", 8)), "a\\x1b[2J\\x00b\\x7f");
+  EXPECT_EQ(printable("two\nlines\r"), "two\\x0alines\\x0d");
+  EXPECT_EQ(printable("two\nlines\tand a tab\r", /*keep_lines=*/true), "two\nlines\tand a tab\\x0d");
+  EXPECT_EQ(printable("\xc2\x9b"
+                      "2J, \xc2\xa0"),
+            "\\xc2\\x9b"
+            "2J, \xc2\xa0")
+      << "U+009B is ESC [ in one";
+  EXPECT_EQ(printable("\x9b"
+                      "2J \xff \xc3"),
+            "\\x9b"
+            "2J \\xff \\xc3")
+      << "no UTF-8";
+}
+
 }  // namespace
 }  // namespace pimoe

@@ -14,6 +14,16 @@ namespace pimoe {
 /// Of tokens that no other rank has more of.
 inline BatchContext alone(const at::Tensor& tokens) { return {0, tokens.size(0)}; }
 
+/// A layer small enough to follow by hand.
+inline MoeConfig small_moe(int64_t experts, int64_t choices, bool renormalize) {
+  MoeConfig config;
+  config.experts = experts;
+  config.choices = choices;
+  config.expert_width = 6;
+  config.router.renormalize = renormalize;
+  return config;
+}
+
 /// A float64 MoE layer with random weights on a mesh, and the whole of its weights for the reference.
 struct LayerFixture {
   LayerFixture(const MoeConfig& moe, int64_t width, const ProcessMesh& mesh, uint64_t seed, int64_t vocabulary = 1)

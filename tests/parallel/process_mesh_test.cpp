@@ -39,7 +39,8 @@ TEST(ExpertParallel, TakesWhatIsAskedWhereItFits) {
 }
 
 TEST(ExpertParallel, RefusalNamesTheRuleAndWhatWouldWork) {
-  EXPECT_EQ(refusal(3, 6, 4), "mesh.expert_parallel (3) must divide the 4 ranks. Nearest that works: expert_parallel 1, 2, or 6 ranks");
+  EXPECT_EQ(refusal(3, 6, 4),
+            "mesh.expert_parallel (3) must divide the 4 ranks. Nearest that works: expert_parallel 1, 2, or 3 or 6 ranks");
   EXPECT_EQ(refusal(2, 0, 4), "mesh.expert_parallel (2) must be 1 or auto: the model has no experts (model.moe.experts 0)");
 }
 

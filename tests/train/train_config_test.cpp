@@ -41,6 +41,19 @@ TEST(TrainConfig, AModelTooLargeToCountIsRefused) {
   }
 }
 
+TEST(TrainConfig, ExpertsThatCannotBeSharedOutAreRefusedWithWhatWouldWork) {
+  EXPECT_NE(refusal("mesh: {expert_parallel: 3}\n")
+                .find("model.moe.experts (4) must be divisible by mesh.expert_parallel (3). Nearest that works: 3 or 6, or expert_parallel "
+                      "1, 2, 4"),
+            std::string::npos)
+      << refusal("mesh: {expert_parallel: 3}\n");
+}
+
+TEST(TrainConfig, ANulInAPathIsRefused) {
+  // The system would take what stands before it.
+  EXPECT_NE(refusal("run: {directory: \"runs/a\\0b\"}\n").find("run.directory: must not have a NUL"), std::string::npos);
+}
+
 TEST(TrainConfig, WhatIsSeldomMeantIsDoubted) {
   TrainConfig config = parse_train_config(kSmall, "a.yaml");
   EXPECT_TRUE(doubts_about(config).empty());
@@ -62,19 +75,29 @@ TEST(ChangesOfData, NameWhatWasAndWhatIs) {
   wanted.run.seed = 7;
   const auto changes = changes_of_data(saved, wanted);
   ASSERT_EQ(changes.size(), 4u);
-  EXPECT_EQ(changes[1].find("data.train was corpus and is other: "), 0u) << changes[1];
-  EXPECT_EQ(changes[3].find("data.validation was empty and is held-out: "), 0u) << changes[3];
+  EXPECT_EQ(changes[1].find("data.train: corpus in the checkpoint, other now; "), 0u) << changes[1];
+  EXPECT_EQ(changes[3].find("data.validation: empty in the checkpoint, held-out now; "), 0u) << changes[3];
 }
 
-TEST(RequireSameModel, NamesTheValuesWithoutTheirHelp) {
+TEST(RequireSameModel, NamesEachKeyByItsPathWithBothValues) {
   const TrainConfig saved = parse_train_config(kSmall, "a.yaml");
   TrainConfig wanted = saved;
   wanted.model.layers = 3;
+  wanted.model.moe.experts = 16;
+  wanted.model.moe.groups = {{.name = "a", .count = 16}};
+  wanted.model.moe.balance.z_loss = 0.5;  // may differ
   try {
     require_same_model(saved, wanted, "step-00000006");
     FAIL();
   } catch (const ConfigError& error) {
-    EXPECT_NE(std::string(error.what()).find("layers: 2, the configuration layers: 3\n"), std::string::npos) << error.what();
+    EXPECT_EQ(std::string(error.what())
+                  .find("the configuration's model is not the one of step-00000006:\n"
+                        "  model.layers: 2 in the checkpoint, 3 now\n"
+                        "  model.moe.experts: 4 in the checkpoint, 16 now\n"
+                        "  model.moe.groups[0].name: nothing in the checkpoint, a now\n"),
+              0u)
+        << error.what();
+    EXPECT_EQ(std::string(error.what()).find("z_loss"), std::string::npos) << error.what();
   }
 }
 

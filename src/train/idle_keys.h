@@ -1,0 +1,23 @@
+#pragma once
+
+#include "train/train_config.h"
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// Keys that do nothing in this configuration, because others leave them nothing to do: "KEY has no effect, because ...", one line each, and where
+/// it is written.
+///
+/// Only what the file or the command line says, and otherwise than the default, is told of: presets are made for many runs, and a configuration
+/// that --print-config printed has every key.
+///
+/// @param file, overrides  what load_train_config accepted
+std::vector<std::string> idle_keys(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+
+/// The same for a configuration and where its values came from.
+std::vector<std::string> idle_keys(const TrainConfig& config, const ConfigOrigins& origins);
+
+}  // namespace pimoe

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace pimoe {
+
+/// Before a run goes on with `file` (metrics.jsonl): where a kill or a disk has left lines in it that are no record of a step, the file is kept as
+/// FILE.damaged (.damaged-2, ... if taken), and the lines that can be read stay. A file that cannot be read at all is moved there.
+/// @returns "", or what was found and done, for a warning. Throws nothing: a record of a run is no reason to end it.
+std::string mend_metrics(const std::filesystem::path& file);
+
+}  // namespace pimoe

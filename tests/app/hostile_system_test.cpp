@@ -1,0 +1,90 @@
+#include "app/user.h"
+
+namespace pimoe {
+namespace {
+
+/// What somebody does who means no good, or has no luck.
+using HostileUser = User;
+
+TEST_F(HostileUser, CannotDriveATerminalWithWhatIsEchoed) {
+  prepare();
+  struct Row {
+    const char* command;
+    const char* echoed;  // what is said of it, "" where it is not quoted
+  };
+  const Row rows[] = {
+      {"pimoe train $'no\\033[2Jfile.yaml'", "no\\x1b[2Jfile.yaml"},
+      {"pimoe train tiny.yaml $'model.\\033[2Jlayers=3'", "model.\\x1b[2Jlayers"},
+      {"pimoe train tiny.yaml $'train.precision=\\033]0;mine\\007'", ""},
+      {"pimoe train tiny.yaml --$'\\033[2J'", "\\x1b[2J"},
+      {"pimoe $'\\033[2J'", "\\x1b[2J"},
+      {"pimoe data inspect $'\\033[2J'", "\\x1b[2J.idx"},
+      {"pimoe checkpoint list $'\\033[2J'", "\\x1b[2J"},
+      {"pimoe train tiny.yaml checkpoint.resume=$'\\302\\2332J'", ""},
+  };
+  for (const auto& [command, echoed] : rows) {
+    const Outcome outcome = run(command);
+    EXPECT_NE(outcome.code, 0) << command;
+    const std::string said = outcome.out + outcome.err;
+    EXPECT_EQ(said.find('\x1b'), std::string::npos) << command;
+    EXPECT_EQ(said.find("\xc2\x9b"), std::string::npos) << command;
+    EXPECT_NE(said.find(echoed), std::string::npos) << command << ": " << said;
+  }
+}
+
+TEST_F(HostileUser, GetsNoAbsurdNumberOfThreads) {
+  prepare();
+  for (const char* threads : {"0", "-1", "100000", "abc", "4,", "2,x", " 2", "1e3", "99999999999999999999"}) {
+    const Outcome outcome = run(concat("OMP_NUM_THREADS='", threads, "' pimoe train tiny.yaml train.steps=1"));
+    EXPECT_EQ(outcome.code, 78) << threads;
+    EXPECT_NE(outcome.err.find(concat("OMP_NUM_THREADS ('", threads, "') must be a whole number from 1 to 4096")), std::string::npos)
+        << threads << ": " << outcome.err;
+  }
+  const Outcome list = run("OMP_NUM_THREADS=2,1 pimoe train tiny.yaml train.steps=1 run.directory=runs/list");
+  EXPECT_EQ(list.code, 0) << list.err;
+  EXPECT_NE(list.err.find("2 threads a rank"), std::string::npos) << list.err;
+  EXPECT_EQ(run("OMP_NUM_THREADS= pimoe train tiny.yaml train.steps=1 run.directory=runs/empty").code, 0);
+  EXPECT_EQ(run("OMP_NUM_THREADS=abc pimoe train tiny.yaml train.steps=1 train.threads=1 run.directory=runs/said").code, 0);
+}
+
+TEST_F(HostileUser, IsToldOnceOfKeysThatDoNothing) {
+  prepare();
+  const std::string key = "model.moe.capacity_drop (position, command line) has no effect, because model.moe.capacity_factor is 0";
+  const Outcome trained = run("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=2 model.moe.capacity_drop=position");
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const size_t at = trained.err.find(key);
+  ASSERT_NE(at, std::string::npos) << trained.err;
+  EXPECT_EQ(trained.err.find(key, at + 1), std::string::npos);
+  EXPECT_NE(run("pimoe check tiny.yaml model.moe.capacity_drop=position").out.find(key), std::string::npos);
+  EXPECT_EQ(run("pimoe check tiny.yaml").out.find("has no effect"), std::string::npos);
+}
+
+TEST_F(HostileUser, CannotEndARunWithADamagedRecordOfIt) {
+  prepare();
+  ASSERT_EQ(run("pimoe train tiny.yaml train.steps=10").code, 0);
+  for (const std::string& garbage : {std::string("{\"step\":11,\"lo"), std::string("{\"step\":\"x\"}\n"), std::string("\0\x1b\xff", 3)}) {
+    const std::string whole = read_file(folder_ / "runs/tiny/metrics.jsonl") + garbage;
+    write("runs/tiny/metrics.jsonl", whole);
+    std::filesystem::remove(folder_ / "runs/tiny/metrics.jsonl.damaged");
+    const Outcome again = run("pimoe train tiny.yaml train.steps=10");
+    EXPECT_EQ(again.code, 0) << again.err;
+    EXPECT_NE(again.err.find("metrics.jsonl was damaged"), std::string::npos) << again.err;
+    EXPECT_EQ(steps("runs/tiny").size(), 10u);
+    EXPECT_EQ(read_file(folder_ / "runs/tiny/metrics.jsonl.damaged"), whole);
+  }
+}
+
+TEST_F(HostileUser, IsToldWhichLayoutsFit) {
+  prepare();
+  const Outcome ranks = run("$MPIRUN -n 3 $PIMOE train tiny.yaml mesh.expert_parallel=2");
+  EXPECT_EQ(ranks.code, 78);
+  EXPECT_NE(ranks.err.find("mesh.expert_parallel (2) must divide the 3 ranks. Nearest that works: expert_parallel 1, or 2 or 4 ranks"),
+            std::string::npos)
+      << ranks.err;
+  const Outcome batch = run("$MPIRUN -n 3 $PIMOE train tiny.yaml train.steps=1 train.global_batch=2");
+  EXPECT_EQ(batch.code, 0) << batch.err;
+  EXPECT_NE(batch.err.find("train.global_batch (2) is below the 3 ranks: 1 of them"), std::string::npos) << batch.err;
+}
+
+}  // namespace
+}  // namespace pimoe
