@@ -1,6 +1,7 @@
 #include "train/checkpoint_keeper.h"
 
 #include "base/errors.h"
+#include "base/progress.h"
 #include "base/text.h"
 
 #include <algorithm>
@@ -31,6 +32,7 @@ void CheckpointKeeper::save(const Snapshot& snapshot, bool last) {
       if (!error.may_pass() || tries == kLastTries) throw;
       const auto pause = std::chrono::seconds(1 << (tries - 1));
       if (speaks_) log_.warning(concat(error.what(), ". It is the last save: trying again in ", pause.count(), " s"));
+      const PatientOperation waiting;
       std::this_thread::sleep_for(pause);
     }
   }

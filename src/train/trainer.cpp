@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/progress.h"
 #include "base/text.h"
 #include "data/tokenizer.h"
 #include "model/flops.h"
@@ -68,6 +69,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
 Trainer::~Trainer() = default;
 
 void Trainer::resume() {
+  const ProgressPhase phase("load");
   const std::optional<std::filesystem::path> found = checkpoint_to_resume(config_, checkpoints_, log_);
   if (!found) {
     log_.info(concat("from scratch: drawing the initial weights with seed ", config_.run.seed));
@@ -139,6 +141,7 @@ TrainOutcome Trainer::run() {
   started_ = std::chrono::steady_clock::now();
 
   while (step() < config_.train.steps) {
+    progress_step(step() + 1);
     const auto begun = std::chrono::steady_clock::now();
     const StepSums sums = accumulate_gradients();
     if (is_verified(step() + 1)) verify_replicas();
@@ -184,6 +187,7 @@ TrainOutcome Trainer::run() {
 }
 
 void Trainer::verify_replicas() {
+  const ProgressPhase phase("verify");
   const std::string trouble = replicas_.trouble();
   if (trouble.empty()) return;
   throw Error(
@@ -193,6 +197,7 @@ void Trainer::verify_replicas() {
 }
 
 void Trainer::save(bool last) {
+  const ProgressPhase phase("save");
   if (!learner_.optimizer().weights_are_finite()) {
     throw Error(concat("the run has diverged: after step ", step(), " the weights are not finite (loss ", last_record_->loss,
                        "), and were not saved. ", kAdviceAgainstDivergence));
@@ -201,6 +206,7 @@ void Trainer::save(bool last) {
 }
 
 StepSums Trainer::accumulate_gradients() {
+  const ProgressPhase phase("data");
   const StepTerms terms = learner_.begin_step(step_tokens_);
   const auto record_routing = [this](const MicroBatch& batch, const Prediction& prediction) {
     routing_log_->add(step() + 1, batch, prediction);
