@@ -24,6 +24,7 @@ void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::durati
 WatchClient::WatchClient(WatchTerms terms, WatchAddress address, Logger& log)
     : terms_(std::move(terms)), address_(std::move(address)), log_(log) {
   std::snprintf(rank_0_.name.host.data(), rank_0_.name.host.size(), "%s", address_.host.c_str());
+  rank_0_.name.pid = address_.pid;
   thread_ = quiet_thread([this] { watch(); });
 }
 

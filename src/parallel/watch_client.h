@@ -18,6 +18,7 @@ struct WatchAddress {
   WatchToken token = {};
   int port = 0;
   std::string host;
+  int pid = 0;
   std::vector<std::string> addresses;  ///< to be tried in this order
 };
 

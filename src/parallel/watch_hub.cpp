@@ -16,6 +16,7 @@ namespace {
 
 constexpr double kHelloSeconds = 10.0;
 constexpr double kStackSeconds = 1.2;
+constexpr double kQuietSeconds = 3.0;
 constexpr int kStrangers = 64;  // connections without a hello, beyond the ranks that are still awaited
 
 using Link = RankView::Link;
@@ -67,6 +68,7 @@ void WatchHub::watch() {
     const double before = now_;
     now_ = watch_clock();
     if (const double away = now_ - before - terms_.interval(); away > terms_.interval()) {
+      if (away > terms_.limit / 2) quiet_until_ = now_ + kQuietSeconds;
       // This process did not run: what the others did meanwhile has not been heard yet, and is not held against them.
       for (RankView& rank : ranks_) {
         rank.heard_at += away;
@@ -98,7 +100,7 @@ void WatchHub::watch() {
     }
     if (ending_ && ranks_[0].link == Link::kOpen) ranks_[0].link = Link::kGoodbye;
     const Verdict verdict = judge(ranks_, terms_.limit, now_);
-    if (verdict.kind != Verdict::Kind::kFine) end(verdict);
+    if (verdict.kind != Verdict::Kind::kFine && now_ >= quiet_until_) end(verdict);
     if (is_over()) break;
   }
   for (Peer& peer : peers_) peer.link.send(WatchFrame::kGoodbye);

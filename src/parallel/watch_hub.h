@@ -53,6 +53,7 @@ class WatchHub {
   std::vector<RankView> ranks_;
   double now_ = 0.0;
   double begun_ = 0.0;
+  double quiet_until_ = 0.0;  ///< after this process itself was stopped for long: the others may be ending the job
   bool told_missing_ = false;
   bool urgent_ = false;  ///< something has been heard that is to be judged at once
 

@@ -14,9 +14,9 @@
 namespace pimoe {
 namespace {
 
-/// "token|port|host|address|address...", the token in its 16 bytes.
+/// The token in its 16 bytes, then "port|host|process|address|address...".
 std::string text_of(const WatchHub& hub) {
-  std::vector<std::string> parts = {std::to_string(hub.port()), host_name()};
+  std::vector<std::string> parts = {std::to_string(hub.port()), host_name(), std::to_string(::getpid())};
   for (const std::string& address : own_addresses()) parts.push_back(address);
   return std::string(reinterpret_cast<const char*>(hub.token().data()), hub.token().size()) + join(parts, "|");
 }
@@ -27,7 +27,8 @@ WatchAddress address_of(const std::string& text) {
   std::vector<std::string> parts = split(text.substr(address.token.size()), '|');
   address.port = std::stoi(parts[0]);
   address.host = parts[1];
-  address.addresses.assign(parts.begin() + 2, parts.end());
+  address.pid = std::stoi(parts[2]);
+  address.addresses.assign(parts.begin() + 3, parts.end());
   return address;
 }
 
