@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <exception>
+#include <mutex>
 
 namespace pimoe {
 namespace {
@@ -37,6 +39,10 @@ struct Slot {
 
 std::array<Slot, kProgressSlots> slots;  // what a process is doing is a fact about the process
 thread_local Slot* own = &slots[0];
+
+std::mutex unwound_mutex;  // taken where an exception passes alone
+Progress unwound;
+thread_local bool is_unwinding = false;  ///< the innermost mark has been left by the exception that is under way
 
 template <size_t N>
 void copy_text(std::array<char, N>& to, std::string_view text) {
@@ -82,6 +88,26 @@ Progress read_progress(ProgressSlot slot) {
   return copy;
 }
 
+Progress progress_at_exception() {
+  const std::lock_guard lock(unwound_mutex);
+  return unwound;
+}
+
+namespace {
+
+/// At the end of each mark.
+void note_exception() {
+  if (std::uncaught_exceptions() == 0) {
+    is_unwinding = false;
+  } else if (!is_unwinding) {
+    is_unwinding = true;
+    const std::lock_guard lock(unwound_mutex);
+    unwound = read_progress(static_cast<ProgressSlot>(own - slots.data()));
+  }
+}
+
+}  // namespace
+
 void progress_tick() { own->moved(); }
 
 void progress_step(int64_t step) {
@@ -99,10 +125,12 @@ ProgressOfThread::~ProgressOfThread() { own = &slots[0]; }
 
 ProgressPhase::ProgressPhase(const char* name) : before_(own->phase.exchange(name, kRelaxed)) {
   own->layer.store(-1, kRelaxed);
+  is_unwinding = false;
   own->moved();
 }
 
 ProgressPhase::~ProgressPhase() {
+  note_exception();
   own->phase.store(before_, kRelaxed);
   own->layer.store(-1, kRelaxed);
   own->moved();
@@ -114,11 +142,13 @@ PatientOperation::PatientOperation() {
 }
 
 PatientOperation::~PatientOperation() {
+  note_exception();
   own->patience.fetch_sub(1, kRelaxed);
   own->moved();
 }
 
 ProgressCollective::ProgressCollective(const char* name, const ProgressCounter& counter) : was_inside_(own->inside.load(kRelaxed)) {
+  is_unwinding = false;
   const auto words = std::bit_cast<GroupWords>(counter.group);
   for (size_t word = 0; word < kGroupWords; ++word) own->group[word].store(words[word], kRelaxed);
   own->collective.store(name, kRelaxed);
@@ -129,6 +159,7 @@ ProgressCollective::ProgressCollective(const char* name, const ProgressCounter& 
 }
 
 ProgressCollective::~ProgressCollective() {
+  note_exception();
   own->inside.store(was_inside_, kRelaxed);
   own->moved();
 }

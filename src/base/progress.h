@@ -55,6 +55,10 @@ struct Progress {
 
 Progress read_progress(ProgressSlot slot);
 
+/// @returns what a slot of this process said when the latest exception left the innermost mark: by the time that it is caught, all marks around it
+/// are gone. Moves 0: there was none.
+Progress progress_at_exception();
+
 /// Something moved: for loops that may take long between other marks.
 void progress_tick();
 void progress_step(int64_t step);

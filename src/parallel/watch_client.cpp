@@ -38,7 +38,9 @@ bool WatchClient::leave(const std::string& error, int exit_code) {
   if (!link_ || link_->is_closed()) return false;
   const auto code = static_cast<int32_t>(exit_code);
   std::string payload(reinterpret_cast<const char*>(&code), sizeof(code));
-  payload += error.substr(0, WatchLink::kMostPayload - sizeof(code));
+  const Progress place = progress_at_exception();
+  payload.append(reinterpret_cast<const char*>(&place), sizeof(place));
+  payload += error.substr(0, WatchLink::kMostPayload - payload.size());
   link_->send(WatchFrame::kError, payload.data(), payload.size());
   return true;
 }

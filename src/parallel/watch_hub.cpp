@@ -31,6 +31,9 @@ void allow_descriptors(int ranks) {
   ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+/// What came over the network ends its texts.
+void end_texts(Progress& progress) { progress.phase.back() = progress.collective.back() = progress.group.name.back() = 0; }
+
 }  // namespace
 
 WatchHub::WatchHub(WatchTerms terms, Logger& log) : terms_(std::move(terms)), log_(log), token_(random_token()) {
@@ -95,6 +98,7 @@ void WatchHub::watch() {
       if (!error_.empty() && ranks_[0].error.empty()) {
         ranks_[0].error = error_;
         ranks_[0].exit_code = exit_code_;
+        ranks_[0].failed_at = progress_at_exception();
         ranks_[0].error_at = now_;
       }
     }
@@ -156,15 +160,15 @@ void WatchHub::hear(Peer& peer, const WatchLink::Frame& frame) {
   if (frame.kind == WatchFrame::kBeat && payload.size() == sizeof(SlotBeat) * kProgressSlots) {
     std::array<SlotBeat, kProgressSlots> beats;
     std::memcpy(beats.data(), payload.data(), sizeof(beats));
-    for (SlotBeat& beat : beats) {
-      beat.progress.phase.back() = beat.progress.collective.back() = beat.progress.group.name.back() = 0;
-    }
+    for (SlotBeat& beat : beats) end_texts(beat.progress);
     rank.hear(beats, now_);
-  } else if (frame.kind == WatchFrame::kError && payload.size() > sizeof(int32_t) && rank.error.empty()) {
+  } else if (frame.kind == WatchFrame::kError && payload.size() > sizeof(int32_t) + sizeof(Progress) && rank.error.empty()) {
     int32_t code = 0;
     std::memcpy(&code, payload.data(), sizeof(code));
+    std::memcpy(&rank.failed_at, payload.data() + sizeof(code), sizeof(Progress));
+    end_texts(rank.failed_at);
     rank.exit_code = code;
-    rank.error = payload.substr(sizeof(code));
+    rank.error = payload.substr(sizeof(code) + sizeof(Progress));
     rank.error_at = now_;
     urgent_ = true;
   } else if (frame.kind == WatchFrame::kGoodbye) {

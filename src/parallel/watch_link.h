@@ -14,7 +14,7 @@ namespace pimoe {
 enum class WatchFrame : uint16_t {
   kHello,    ///< WatchToken, RankName: the first of every connection
   kBeat,     ///< of a rank: both slots. Of rank 0, once for each interval: its own
-  kError,    ///< exit code i32, text: this rank leaves by an exception
+  kError,    ///< exit code i32, Progress, text: this rank leaves by an exception
   kGoodbye,  ///< leaves in good order; from rank 0: nobody is watched from here on
   kAlarm,    ///< from rank 0: write your stacks, the job is at its end
   kWritten,  ///< they are

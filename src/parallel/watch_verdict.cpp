@@ -197,7 +197,7 @@ std::string explain(const Verdict& verdict, const std::vector<RankView>& ranks, 
     }
     const RankView& view = ranks[static_cast<size_t>(rank)];
     named.push_back(concat(describe(view.name), verdict.slot == ProgressSlot::kWriter ? ", the thread that saves" : "", ", at ",
-                           describe(view.slots[slot].last.progress)));
+                           describe(view.failed_at.moves > 0 ? view.failed_at : view.slots[slot].last.progress)));
     const Progress& beside = progress_of(view, ProgressSlot::kWriter);
     if (verdict.slot == ProgressSlot::kTraining && beside.phase[0] != 0) named.back() += concat(" (beside it ", describe(beside), ")");
   }

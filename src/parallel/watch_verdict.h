@@ -44,7 +44,8 @@ struct RankView {
   Link link = Link::kAwaited;
   double heard_at = 0.0;
   std::array<SlotView, kProgressSlots> slots = {};
-  std::string error;  ///< by which it leaves; "": none
+  std::string error;     ///< by which it leaves; "": none
+  Progress failed_at;    ///< where it was thrown; moves 0: unknown
   double error_at = 0.0;
   int exit_code = 0;  ///< of that error
 

@@ -68,6 +68,26 @@ TEST(Progress, ACollectiveIsCountedInItsGroupAndRemembered) {
   EXPECT_EQ(now().position(), position + 6);
 }
 
+TEST(Progress, AnExceptionIsRememberedWhereItWasThrown) {
+  const ProgressCounter dense{ProgressGroup::of("dense", {0, 1})};
+  try {
+    const ProgressPhase outer("outer");
+    const ProgressPhase inner("inner");
+    const ProgressCollective collective("barrier", dense);
+    throw 1;
+  } catch (int) {
+  }
+  EXPECT_STREQ(progress_at_exception().phase.data(), "inner");
+  EXPECT_EQ(progress_at_exception().inside, 1);
+  try {
+    const ProgressPhase other("other");
+    throw 2;
+  } catch (int) {
+  }
+  EXPECT_STREQ(progress_at_exception().phase.data(), "other");
+  EXPECT_EQ(progress_at_exception().inside, 0);
+}
+
 TEST(Progress, PatienceNests) {
   EXPECT_EQ(now().patient, 0);
   {
