@@ -4,6 +4,7 @@
 #include "base/log.h"
 
 #include <functional>
+#include <memory>
 
 namespace CLI {
 class App;
@@ -13,6 +14,7 @@ namespace pimoe {
 
 class MpiSession;
 class StopRequest;
+class Watchdog;
 
 /// What a subcommand does once the command line has been read.
 using Action = std::function<ExitCode()>;
@@ -26,6 +28,8 @@ struct AppContext {
   std::function<MpiSession&()> mpi;
   /// Set where the command line asks for `train`: it listens from main's first line on.
   StopRequest* stop = nullptr;
+  /// Of `train` on several ranks. Main's, because it must outlive what an exception unwinds: it says goodbye only after a good end.
+  std::shared_ptr<Watchdog> watchdog;
 };
 
 }  // namespace pimoe

@@ -34,16 +34,16 @@ struct DrillOptions {
 };
 
 /// Ends the job when a drill hangs: that it does not is part of what must hold.
-class Watchdog {
+class TimeLimit {
  public:
-  Watchdog(int64_t seconds, const std::string& drill, Logger& log)
+  TimeLimit(int64_t seconds, const std::string& drill, Logger& log)
       : thread_([this, seconds, drill, &log] {
           std::unique_lock lock(mutex_);
           if (ended_.wait_for(lock, std::chrono::seconds(seconds), [this] { return done_; })) return;
           log.error(concat("drill ", drill, ": not at its end after ", seconds, " s: it hangs, or --timeout is too short"));
           MpiSession::abort(static_cast<int>(ExitCode::kCheckSaysNo));
         }) {}
-  ~Watchdog() {
+  ~TimeLimit() {
     {
       const std::lock_guard lock(mutex_);
       done_ = true;
@@ -51,8 +51,8 @@ class Watchdog {
     ended_.notify_all();
     thread_.join();
   }
-  Watchdog(const Watchdog&) = delete;
-  Watchdog& operator=(const Watchdog&) = delete;
+  TimeLimit(const TimeLimit&) = delete;
+  TimeLimit& operator=(const TimeLimit&) = delete;
 
  private:
   std::mutex mutex_;
@@ -118,7 +118,7 @@ ExitCode drill(const DrillOptions& options, AppContext& context) {
   const RunSetup run(config, context);
   const char* const precision = dtype_name(agreed_dtype(config.train.precision, run.mesh));
 
-  const Watchdog watchdog(options.timeout_seconds, options.name, context.log);
+  const TimeLimit time_limit(options.timeout_seconds, options.name, context.log);
   const DrillOutcome outcome = drill.run({config, run.mesh, run.session});
   std::string broken;
   if (run.mesh.rank() == 0) {

@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "base/utf8.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/watchdog.h"
 #include "train/stop_request.h"
 
 #include <c10/util/Exception.h>
@@ -100,11 +101,16 @@ void require_printed() {
 }
 
 /// Ends the job with what went wrong. @returns the exit code
-int leave_with(const std::exception& error, Logger& log, const std::optional<MpiSession>& session) {
-  let_rank_0_speak_first();
+int leave_with(const std::exception& error, Logger& log, const std::optional<MpiSession>& session, Watchdog* watchdog) {
+  const int code = static_cast<int>(exit_code(error));
+  if (watchdog != nullptr && watchdog->leave(message_of(error), code)) {
+    log.debug(error.what());                               // into this rank's file, whole and with libtorch's stack frames
+    std::this_thread::sleep_for(std::chrono::seconds(8));  // the watchdog says on which rank and where, and ends the job before that
+  } else {
+    let_rank_0_speak_first();
+  }
   log.error(message_of(error));
   if (dynamic_cast<const c10::Error*>(&error) != nullptr) log.debug(error.what());  // with its stack frames, into this rank's file
-  const int code = static_cast<int>(exit_code(error));
   if (session && session->size() > 1) MpiSession::abort(code);
   return code;
 }
@@ -115,7 +121,8 @@ int run(int argc, char** argv) {
   if (argc > 1 && std::string_view(argv[1]) == "train") stop.emplace();
   Logger log(MpiSession::launcher_rank());
   std::optional<MpiSession> session;
-  AppContext context{log, {}, [&]() -> MpiSession& { return session ? *session : session.emplace(argc, argv); }, stop ? &*stop : nullptr};
+  AppContext context{
+      log, {}, [&]() -> MpiSession& { return session ? *session : session.emplace(argc, argv); }, stop ? &*stop : nullptr, nullptr};
   CLI::App app{"PiMoE: trains Mixture-of-Experts language models under mpirun or srun", "pimoe"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "pimoe " PIMOE_VERSION);
@@ -141,7 +148,7 @@ int run(int argc, char** argv) {
         require_printed();
         return code;
       } catch (const IoError& lost) {
-        return leave_with(lost, log, session);
+        return leave_with(lost, log, session, nullptr);
       }
     }
     let_rank_0_speak_first();
@@ -156,7 +163,7 @@ int run(int argc, char** argv) {
     require_printed();
     return static_cast<int>(code);
   } catch (const std::exception& error) {
-    return leave_with(error, log, session);
+    return leave_with(error, log, session, context.watchdog.get());
   }
 }
 

@@ -2,7 +2,9 @@
 
 #include "app/run_setup.h"
 #include "base/file_io.h"
+#include "base/progress.h"
 #include "base/text.h"
+#include "parallel/watchdog.h"
 #include "train/idle_keys.h"
 #include "train/presets.h"
 #include "train/stop_request.h"
@@ -36,6 +38,13 @@ std::unique_ptr<FileLock> lock_run(const std::filesystem::path& folder, const Pr
   return lock;
 }
 
+/// What may take long without a sign of progress.
+std::unique_ptr<Trainer> set_up(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop) {
+  const ProgressPhase phase("setup");
+  const PatientOperation building;
+  return std::make_unique<Trainer>(config, mesh, log, stop);
+}
+
 /// @returns a line for each preset, for --help.
 std::string preset_lines() {
   std::string lines;
@@ -54,9 +63,13 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
     if (MpiSession::launcher_rank() == 0) std::cout << to_yaml(config);
     return ExitCode::kDone;
   }
+  const ProgressPhase between("step");  // what no other phase names
   const RunSetup setup(config, context);
   const ProcessMesh& mesh = setup.mesh;
   log.open_file(config.run.directory / "log" / concat("rank-", padded(mesh.rank(), 4), ".log"));
+  if (config.run.hang_limit > 0 && mesh.size() > 1) {
+    context.watchdog = std::make_shared<Watchdog>(mesh.control(), config.run.hang_limit, config.run.directory / "hang", log);
+  }
   const std::unique_ptr<FileLock> lock = lock_run(config.run.directory, mesh);
   if (mesh.rank() == 0) {
     for (const std::string& idle : idle_keys(options.config, options.overrides)) log.warning(idle);
@@ -66,8 +79,8 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
     }
   }
   if (context.stop != nullptr) context.stop->raise_after(config.run.seconds_until_leaving());
-  Trainer trainer(config, mesh, log, context.stop);
-  return trainer.run() == TrainOutcome::kStopped ? ExitCode::kRequeue : ExitCode::kDone;
+  const std::unique_ptr<Trainer> trainer = set_up(config, mesh, log, context.stop);
+  return trainer->run() == TrainOutcome::kStopped ? ExitCode::kRequeue : ExitCode::kDone;
 }
 
 }  // namespace

@@ -2,12 +2,16 @@
 
 #include <openssl/evp.h>
 
+#include <algorithm>
 #include <array>
 
 #include "base/errors.h"
+#include "base/progress.h"
 
 namespace pimoe {
 namespace {
+
+constexpr size_t kBytesAMark = size_t{64} << 20;  // a tenth of a second, for whoever watches
 
 void require(bool worked) {
   if (!worked) throw Error("SHA-256: libcrypto refused (is SHA-256 disabled by this machine's policy?)");
@@ -25,7 +29,15 @@ Sha256::Sha256() : context_(std::make_unique<Context>()) {
 
 Sha256::~Sha256() = default;
 
-void Sha256::update(const void* bytes, size_t count) { require(EVP_DigestUpdate(context_->state.get(), bytes, count) == 1); }
+void Sha256::update(const void* bytes, size_t count) {
+  for (const auto* at = static_cast<const char*>(bytes); count > 0;) {
+    const size_t part = std::min(count, kBytesAMark);
+    require(EVP_DigestUpdate(context_->state.get(), at, part) == 1);
+    progress_tick();
+    at += part;
+    count -= part;
+  }
+}
 
 std::string Sha256::finish() {
   std::array<unsigned char, 32> digest{};

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/errors.h"
+#include "base/progress.h"
 #include "base/text.h"
 
 namespace pimoe {
@@ -23,9 +24,10 @@ namespace fs = std::filesystem;
   throw IoError(concat("cannot ", what, " ", path.string(), ": ", std::generic_category().message(code)), code);
 }
 
-/// Repeats a system call that a signal interrupted.
+/// Repeats a system call that a signal interrupted. A slow disk is no hang.
 template <class Call>
 auto uninterrupted(Call call) {
+  const PatientOperation on_a_file;
   while (true) {
     const auto result = call();
     if (result >= 0 || errno != EINTR) return result;
@@ -172,7 +174,7 @@ void replace_file(const fs::path& path, const void* bytes, size_t count) {
 }
 
 void rename_durably(const fs::path& from, const fs::path& to) {
-  if (::rename(from.c_str(), to.c_str()) != 0) {
+  if (uninterrupted([&] { return ::rename(from.c_str(), to.c_str()); }) != 0) {
     const int code = errno;
     throw IoError(concat("cannot rename ", from.string(), " to ", to.string(), ": ", std::generic_category().message(code)), code);
   }

@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/progress.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/collective_save.h"
@@ -77,7 +78,7 @@ void CheckpointConfig::fields(FieldVisitor& visit) {
   visit.text("resume", resume, "auto (newest good one of this run, else from scratch) | none | PATH");
   visit.choice("asynchronous", asynchronous,
                {{"auto", BesideTraining::kAuto}, {"true", BesideTraining::kYes}, {"false", BesideTraining::kNo}},
-               "training waits only for a copy in host memory, which is then written beside it; auto: on CPUs");
+               "training waits only for a copy in host memory, which is then written beside it; auto: true");
   visit.choice("on_error", on_error, {{"continue", OnSaveError::kContinue}, {"stop", OnSaveError::kStop}},
                "after a save that failed: train on and try again, or end the run");
   visit.number("retry_seconds", retry_seconds, {.above = 0, .at_most = 86400},
@@ -119,6 +120,9 @@ void CheckpointStore::begin(const Snapshot& snapshot) {
   Snapshot copy = host_copy_.take(snapshot, mesh_.device());
   running_ = std::async(std::launch::async, [this, copy = std::move(copy), held = seconds_since(begun)] {
     const auto started = std::chrono::steady_clock::now();
+    const ProgressOfThread beside_training(ProgressSlot::kWriter);
+    progress_step(copy.step);
+    const ProgressPhase phase("save");
     const int64_t bytes = write(copy, *writers_);
     return Report{copy.step, bytes, held, seconds_since(started)};
   });
@@ -128,7 +132,10 @@ bool CheckpointStore::is_done() const {
   return running_.valid() && running_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
 }
 
-CheckpointStore::Report CheckpointStore::finish() { return running_.get(); }
+CheckpointStore::Report CheckpointStore::finish() {
+  while (running_.wait_for(std::chrono::milliseconds(100)) != std::future_status::ready) progress_tick();  // the writer is watched itself
+  return running_.get();
+}
 
 int64_t CheckpointStore::write(const Snapshot& snapshot, const HostCommunicator& ranks) {
   CollectiveSave save(folder_, snapshot, ranks, mesh_.expert_parallel(), config_.part_bytes);

@@ -36,9 +36,7 @@ struct CheckpointConfig {
   int64_t part_bytes = int64_t{1} << 30;  ///< elements in one shard file; a save needs host memory for twice that on each rank
 
   void fields(FieldVisitor& visit);
-  bool saves_beside_training(bool on_gpu) const {
-    return asynchronous == BesideTraining::kAuto ? !on_gpu : asynchronous == BesideTraining::kYes;
-  }
+  bool saves_beside_training() const { return asynchronous != BesideTraining::kNo; }
 };
 
 /// The checkpoints of one run: folder/step-00000100/{manifest.json, rank-0000-of-0002-part-000.h5, ...}; docs/checkpoint.md draws them.

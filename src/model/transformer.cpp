@@ -1,5 +1,6 @@
 #include "model/transformer.h"
 
+#include "base/progress.h"
 #include "base/text.h"
 #include "moe/recompute.h"
 #include "ops/cross_entropy.h"
@@ -100,11 +101,18 @@ at::Tensor Transformer::hidden_states(const at::Tensor& tokens, BatchContext con
   context.token_ids = tokens;
   context.sequence_length = std::max<int64_t>(1, tokens.size(1));
   at::Tensor hidden = at::embedding(embedding_->value, tokens);
+  int64_t layer = 0;
   for (const TransformerBlock& block : blocks_) {
+    progress_layer(layer);
     TransformerBlock::Output output = block.forward(hidden, rotary_, context, policy);
     hidden = std::move(output.hidden);
+    if (at::GradMode::is_enabled() && hidden.requires_grad()) {
+      hidden.register_hook([layer](const at::Tensor&) { progress_layer(layer); });  // backward enters the layer by its output
+    }
     if (output.record) routing.push_back(std::move(*output.record));
+    ++layer;
   }
+  progress_layer(-1);
   return rms_norm(hidden, final_norm_->value, config_.norm_epsilon);
 }
 

@@ -1,6 +1,7 @@
 #include "parallel/mpi_communicator.h"
 
 #include "base/errors.h"
+#include "base/progress.h"
 #include "base/text.h"
 #include "parallel/communicator_checks.h"
 
@@ -15,6 +16,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <thread>
 
 namespace pimoe {
@@ -53,6 +55,23 @@ struct Span {
   int64_t bytes = 0;
 };
 
+/// What a watchdog has to know of a communicator's ranks.
+ProgressGroup group_of(MPI_Comm communicator, const std::string& name) {
+  MPI_Group world = MPI_GROUP_NULL;
+  MPI_Group own = MPI_GROUP_NULL;
+  int size = 0;
+  MPI_Comm_group(MPI_COMM_WORLD, &world);
+  MPI_Comm_group(communicator, &own);
+  MPI_Group_size(own, &size);
+  std::vector<int> here(static_cast<size_t>(size));
+  std::iota(here.begin(), here.end(), 0);
+  std::vector<int> there(here.size());
+  MPI_Group_translate_ranks(own, size, here.data(), world, there.data());
+  MPI_Group_free(&own);
+  MPI_Group_free(&world);
+  return ProgressGroup::of(name, there);
+}
+
 /// Reductions do not use MPI's: parts travel as they are, and each is summed up by one rank in rank order. So the bits depend neither on
 /// the message's size nor on the algorithm that the library would choose, they are the same on every rank, and all_reduce, reduce_scatter
 /// and a loop over the ranks agree. The bytes sent are those of a ring.
@@ -65,6 +84,7 @@ class MpiCommunicator final : public HostCommunicator {
     MPI_Comm_rank(communicator_, &rank_);
     MPI_Comm_size(communicator_, &size_);
     name_ = concat(name, " group of ", size_);
+    progress_.group = group_of(communicator_, name);
   }
 
   ~MpiCommunicator() override {
@@ -83,6 +103,7 @@ class MpiCommunicator final : public HostCommunicator {
   std::unique_ptr<Communicator> split(int color, int key, const std::string& name) const override { return split_host(color, key, name); }
 
   std::unique_ptr<HostCommunicator> split_host(int color, int key, const std::string& name) const override {
+    const ProgressCollective mark("split", progress_);
     MPI_Comm part = MPI_COMM_NULL;
     check(MPI_Comm_split(communicator_, color, key, &part), "split");
     return std::make_unique<MpiCommunicator>(part, name, message_bytes_);
@@ -91,6 +112,7 @@ class MpiCommunicator final : public HostCommunicator {
   void all_reduce(at::Tensor& tensor, ReduceOp op) const override {
     check_reducible(*this, "all_reduce", tensor);
     if (size_ == 1 || tensor.numel() == 0) return;
+    const ProgressCollective mark("all_reduce", progress_);
     const at::NoGradGuard no_grad;
     at::Tensor host = tensor.cpu();  // the tensor itself if it is there already
     at::Tensor flat = host.view(-1);
@@ -105,6 +127,7 @@ class MpiCommunicator final : public HostCommunicator {
   void reduce_scatter(at::Tensor& shard, const at::Tensor& full) const override {
     check_reducible(*this, "reduce_scatter", shard);
     check_parts(*this, "reduce_scatter", full, shard);
+    const ProgressCollective mark("reduce_scatter", progress_);
     const at::NoGradGuard no_grad;
     if (size_ == 1) {
       copy_unless_same(shard, full);
@@ -125,6 +148,7 @@ class MpiCommunicator final : public HostCommunicator {
   void broadcast(at::Tensor& tensor, int root) const override {
     check_contiguous(*this, "broadcast", tensor);
     if (size_ == 1) return;
+    const ProgressCollective mark("broadcast", progress_);
     const at::NoGradGuard no_grad;
     at::Tensor host = tensor.cpu();
     const auto total = static_cast<int64_t>(host.nbytes());
@@ -137,6 +161,7 @@ class MpiCommunicator final : public HostCommunicator {
 
   void all_gather(at::Tensor& gathered, const at::Tensor& shard) const override {
     check_parts(*this, "all_gather", gathered, shard);
+    const ProgressCollective mark("all_gather", progress_);
     const at::NoGradGuard no_grad;
     if (size_ == 1) {
       copy_unless_same(gathered, shard);
@@ -152,6 +177,7 @@ class MpiCommunicator final : public HostCommunicator {
                         const std::vector<int64_t>& recv_rows) const override {
     check_rows(*this, rows, send_rows, recv_rows);
     if (size_ == 1) return rows.detach();
+    const ProgressCollective mark("all_to_all", progress_);
     const at::NoGradGuard no_grad;
     const at::Tensor from = rows.cpu();
     const at::Tensor to = empty_rows(from, recv_rows);
@@ -160,11 +186,14 @@ class MpiCommunicator final : public HostCommunicator {
   }
 
   void barrier() const override {
-    if (size_ > 1) check(MPI_Barrier(communicator_), "barrier");
+    if (size_ == 1) return;
+    const ProgressCollective mark("barrier", progress_);
+    check(MPI_Barrier(communicator_), "barrier");
   }
 
   void patient_barrier() const override {
     if (size_ == 1) return;
+    const ProgressCollective mark("patient_barrier", progress_);
     MPI_Request request = MPI_REQUEST_NULL;
     check(MPI_Ibarrier(communicator_, &request), "patient_barrier");
     auto nap = std::chrono::microseconds(50);
@@ -179,6 +208,7 @@ class MpiCommunicator final : public HostCommunicator {
 
   std::vector<std::string> all_gather_text(const std::string& text) const override {
     if (size_ == 1) return {text};
+    const ProgressCollective mark("all_gather_text", progress_);
     const auto ranks = static_cast<size_t>(size_);
     const auto length = static_cast<int64_t>(text.size());
     std::vector<int64_t> lengths(ranks);
@@ -196,6 +226,7 @@ class MpiCommunicator final : public HostCommunicator {
 
   std::string broadcast_text(const std::string& text, int root) const override {
     if (size_ == 1) return text;
+    const ProgressCollective mark("broadcast_text", progress_);
     auto length = static_cast<int64_t>(text.size());
     check(MPI_Bcast(&length, 1, MPI_INT64_T, root, communicator_), "broadcast_text");
     at::Tensor bytes = at::empty({length}, at::kByte);
@@ -328,6 +359,7 @@ class MpiCommunicator final : public HostCommunicator {
     for (size_t index = 0; index < requests.size(); ++index) {
       MPI_Status status{};
       const int code = MPI_Wait(&requests[index], &status);
+      progress_tick();
       if (!trouble.empty()) continue;
       if (index >= expected.size()) {
         if (code != MPI_SUCCESS) trouble = mpi_error_text(code);
@@ -350,6 +382,7 @@ class MpiCommunicator final : public HostCommunicator {
   int rank_ = 0;
   int size_ = 1;
   std::string name_;
+  ProgressCounter progress_;
 };
 
 std::unique_ptr<HostCommunicator> duplicate(MPI_Comm communicator, const std::string& name, int64_t message_bytes) {

@@ -1,8 +1,10 @@
 #include "parallel/nccl_communicator.h"
 
 #include "base/errors.h"
+#include "base/progress.h"
 #include "base/text.h"
 #include "parallel/communicator_checks.h"
+#include "parallel/mpi_communicator.h"
 
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -41,6 +43,9 @@ class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(std::unique_ptr<HostCommunicator> host, int device)
       : host_(std::move(host)), device_(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device)) {
+    std::vector<int> ranks;
+    for (const std::string& text : host_->all_gather_text(std::to_string(MpiSession::launcher_rank()))) ranks.push_back(std::stoi(text));
+    progress_.group = ProgressGroup::of(name().substr(0, name().rfind(" group of ")), ranks);
     if (size() == 1) return;
     // Only what the user left open. Multicast (NVLS) needs rights that containers and shared hosts often lack.
     setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", /*overwrite=*/0);
@@ -55,6 +60,7 @@ class NcclCommunicator final : public Communicator {
     if (!trouble.empty()) throw CommError(concat("init in ", name(), ": ", trouble));
     const std::string text = host_->broadcast_text(std::string(id.internal, sizeof(id.internal)), 0);
     std::memcpy(id.internal, text.data(), sizeof(id.internal));
+    const PatientOperation first_contact;
     const c10::cuda::CUDAGuard guard(device_);
     check(ncclCommInitRank(&communicator_, size(), id, rank()), "init");
   }
@@ -85,6 +91,7 @@ class NcclCommunicator final : public Communicator {
     check_reducible(*this, "all_reduce", tensor);
     check_device("all_reduce", tensor);
     if (size() == 1 || tensor.numel() == 0) return;
+    const ProgressCollective mark("all_reduce", progress_);
     const c10::cuda::CUDAGuard guard(device_);
     void* data = tensor.data_ptr();
     check(ncclAllReduce(data, data, count_of(tensor), nccl_type(tensor.scalar_type()), nccl_op(op), communicator_, stream()), "all_reduce");
@@ -94,6 +101,7 @@ class NcclCommunicator final : public Communicator {
     check_contiguous(*this, "broadcast", tensor);
     check_device("broadcast", tensor);
     if (size() == 1 || tensor.numel() == 0) return;
+    const ProgressCollective mark("broadcast", progress_);
     const c10::cuda::CUDAGuard guard(device_);
     void* data = tensor.data_ptr();
     check(ncclBroadcast(data, data, tensor.nbytes(), ncclUint8, root, communicator_, stream()), "broadcast");
@@ -107,6 +115,7 @@ class NcclCommunicator final : public Communicator {
       copy_unless_same(gathered, shard);
       return;
     }
+    const ProgressCollective mark("all_gather", progress_);
     const c10::cuda::CUDAGuard guard(device_);
     check(ncclAllGather(shard.data_ptr(), gathered.data_ptr(), shard.nbytes(), ncclUint8, communicator_, stream()), "all_gather");
   }
@@ -120,6 +129,7 @@ class NcclCommunicator final : public Communicator {
       copy_unless_same(shard, full);
       return;
     }
+    const ProgressCollective mark("reduce_scatter", progress_);
     const c10::cuda::CUDAGuard guard(device_);
     check(ncclReduceScatter(full.data_ptr(), shard.data_ptr(), count_of(shard), nccl_type(shard.scalar_type()), ncclSum, communicator_,
                             stream()),
@@ -131,6 +141,7 @@ class NcclCommunicator final : public Communicator {
     check_rows(*this, rows, send_rows, recv_rows);
     check_device("all_to_all", rows);
     if (size() == 1) return rows.detach();
+    const ProgressCollective mark("all_to_all", progress_);
     const c10::cuda::CUDAGuard guard(device_);
     const at::Tensor received = empty_rows(rows, recv_rows);
     const auto bytes = static_cast<size_t>(row_bytes(rows));
@@ -150,6 +161,7 @@ class NcclCommunicator final : public Communicator {
   }
 
   void barrier() const override {
+    const ProgressCollective mark("barrier", progress_);
     const c10::cuda::CUDAGuard guard(device_);
     wait_for_stream();
     host_->barrier();
@@ -196,6 +208,7 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<HostCommunicator> host_;
   c10::Device device_;
   ncclComm_t communicator_ = nullptr;  // none in a group of one
+  ProgressCounter progress_;
 };
 
 }  // namespace

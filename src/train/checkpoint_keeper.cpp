@@ -1,6 +1,7 @@
 #include "train/checkpoint_keeper.h"
 
 #include "base/errors.h"
+#include "base/progress.h"
 #include "base/text.h"
 
 #include <algorithm>
@@ -14,8 +15,8 @@ constexpr int kLastTries = 4;  // of the save that ends a run: after 0, 1, 3 and
 
 }  // namespace
 
-CheckpointKeeper::CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool on_gpu, bool speaks)
-    : store_(store), config_(config), log_(log), asynchronous_(config.saves_beside_training(on_gpu)), speaks_(speaks) {}
+CheckpointKeeper::CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool speaks)
+    : store_(store), config_(config), log_(log), asynchronous_(config.saves_beside_training()), speaks_(speaks) {}
 
 void CheckpointKeeper::save(const Snapshot& snapshot, bool last) {
   if (has_begun()) {
@@ -31,6 +32,7 @@ void CheckpointKeeper::save(const Snapshot& snapshot, bool last) {
       if (!error.may_pass() || tries == kLastTries) throw;
       const auto pause = std::chrono::seconds(1 << (tries - 1));
       if (speaks_) log_.warning(concat(error.what(), ". It is the last save: trying again in ", pause.count(), " s"));
+      const PatientOperation waiting;
       std::this_thread::sleep_for(pause);
     }
   }

@@ -15,9 +15,8 @@ namespace pimoe {
 /// A run's saves: beside training or not, one at a time, tried again where they fail. All ranks make the same calls at the same steps.
 class CheckpointKeeper {
  public:
-  /// @param on_gpu  where training is: what `asynchronous: auto` goes by
   /// @param speaks  of one rank: its log tells what is the same on all
-  CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool on_gpu, bool speaks);
+  CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool speaks);
 
   /// Saves `snapshot`. One that is still being written is waited for, and that is said.
   /// @param last  the run ends after it: returns only once the checkpoint is good, and tries a few times for that

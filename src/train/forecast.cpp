@@ -42,7 +42,7 @@ Forecast::Forecast(const TrainConfig& config, const ForecastPlace& place)
   for (const auto& parameter : model.parameters()) checkpoint_bytes_ += 3 * parameter->box.global_numel() * wide;
   checkpoint_bytes_ += config.model.moe_layers() * config.model.moe.experts * wide;  // loss-free biases
   const CheckpointConfig& checkpoint = config.checkpoint;
-  state_.saves_beside_training = checkpoint.saves_beside_training(place.on_gpu) && checkpoint.every_steps > 0;
+  state_.saves_beside_training = checkpoint.saves_beside_training() && checkpoint.every_steps > 0;
   state_.snapshot = 2 * std::min(checkpoint.part_bytes, biggest_share) + (state_.saves_beside_training ? biggest_share : 0);
 }
 

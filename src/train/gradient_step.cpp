@@ -1,5 +1,6 @@
 #include "train/gradient_step.h"
 
+#include "base/progress.h"
 #include "moe/balance.h"
 #include "parallel/device.h"
 
@@ -29,6 +30,7 @@ StepSums accumulate_gradients(const Transformer& model, GradientReducer& reducer
   StepSums sums(model, mesh, terms.step_tokens);
   reducer.begin_step();
   for (const MicroBatch& batch : batches) {
+    std::optional<ProgressPhase> phase("forward");
     const int64_t before = memory_use(mesh.device()).now_bytes;
     const at::Tensor tokens = batch.tokens.to(mesh.device(), /*non_blocking=*/true);
     const at::Tensor targets = batch.targets.to(mesh.device(), /*non_blocking=*/true);
@@ -42,9 +44,11 @@ StepSums accumulate_gradients(const Transformer& model, GradientReducer& reducer
     if (seen) seen(batch, prediction);
     sums.add(prediction, balance);
     sums.note_activation_bytes(memory_use(mesh.device()).now_bytes - before);
+    phase.emplace("backward");
     reducer.begin_backward(batch.is_last);
     (loss * terms.loss_scale).backward();
   }
+  const ProgressPhase phase("gradients");
   reducer.finish();
   return sums;
 }

@@ -1,5 +1,6 @@
 #include "train/learner.h"
 
+#include "base/progress.h"
 #include "base/text.h"
 #include "moe/balance.h"
 
@@ -58,6 +59,7 @@ StepSums Learner::accumulate_gradients(const std::vector<MicroBatch>& batches, c
 }
 
 StepRecord Learner::update(const StepSums& sums) {
+  const ProgressPhase phase("optimizer");
   StepRecord record;
   record.gradient_norm = optimizer_.gradient_norm(loss_scaler_.scale);
   record.learning_rate = learning_rate_at(step_, config_.train.steps, config_.optimizer);

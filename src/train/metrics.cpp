@@ -150,6 +150,7 @@ std::string MetricsFile::cut_after(int64_t step) {
     }
   }
   replace_file(path_, kept);
+  good_bytes_ = kept.size();
   out_.open(path_, std::ios::app);
   return dropped;
 }
@@ -162,9 +163,25 @@ void MetricsFile::roll_back(int64_t step) {
   if (!out) throw IoError(concat("cannot write ", aside.string(), " (is the disk full?)"), EIO);
 }
 
-void MetricsFile::append(const StepRecord& record) {
-  out_ << to_json(record) << "\n" << std::flush;
-  if (!out_) throw IoError(concat("cannot write ", path_.string(), " (is the disk full?)"), EIO);
+std::string MetricsFile::append(const StepRecord& record) {
+  pending_ += to_json(record) + "\n";
+  return flush();
+}
+
+std::string MetricsFile::flush() {
+  out_ << pending_ << std::flush;
+  if (out_) {
+    good_bytes_ += pending_.size();
+    pending_.clear();
+    return "";
+  }
+  // A part of it may have been written: away with that, and all of it again with the next record.
+  out_.clear();
+  out_.close();
+  std::error_code ignored;
+  std::filesystem::resize_file(path_, good_bytes_, ignored);
+  out_.open(path_, std::ios::app);
+  return concat("cannot write ", path_.string(), " (is the disk full?)");
 }
 
 }  // namespace pimoe

@@ -80,7 +80,10 @@ class MetricsFile {
  public:
   /// Keeps what the file has of steps up to `resumed_step` and drops the rest (a killed run wrote steps that are now done again).
   MetricsFile(const std::filesystem::path& file, int64_t resumed_step);
-  void append(const StepRecord& record);
+  /// @returns "" or why the record could not be written; it is kept, and written with the next one
+  std::string append(const StepRecord& record);
+  /// Writes what could not be written before. @returns as append
+  std::string flush();
   /// The run went back to `step`: what the file has of later ones, which are now done again with other data, moves to the end of
   /// metrics.rolled_back.jsonl beside it.
   void roll_back(int64_t step);
@@ -91,6 +94,8 @@ class MetricsFile {
 
   std::filesystem::path path_;
   std::ofstream out_;
+  uint64_t good_bytes_ = 0;  ///< whole records in the file
+  std::string pending_;      ///< records that could not be written
 };
 
 }  // namespace pimoe

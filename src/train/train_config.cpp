@@ -17,6 +17,10 @@ void RunConfig::fields(FieldVisitor& visit) {
   visit.text("walltime", walltime,
              "time that the job has, as 90m, 12h or 1-12:00:00: near its end the run saves and leaves with 75; empty: no end");
   visit.number("walltime_margin", walltime_margin, {.at_least = 0, .at_most = 86400}, "seconds before that end at which it does");
+  visit.number(
+      "hang_limit", hang_limit, {.at_least = 0, .at_most = 86400},
+      "seconds without a sign of a rank, or of progress that others wait for, after which the watchdog names it and ends the run; 0: no "
+      "watchdog");
 }
 
 double RunConfig::seconds_until_leaving() const {
@@ -38,9 +42,8 @@ void LoopConfig::fields(FieldVisitor& visit) {
   visit.choice("recompute", recompute, {{"none", RecomputePolicy::kNone}, {"moe", RecomputePolicy::kMoe}, {"full", RecomputePolicy::kFull}},
                "what backward computes again instead of keeping");
   visit.integer("validate_every", validate_every, {.at_least = 0, .at_most = kMostSteps}, "steps between validations; 0: only at the end");
-  visit.integer_or_auto(
-      "verify_every", verify_every, {.at_least = 1, .at_most = kMostSteps},
-      "steps between comparisons of the ranks' copies of weights, for memory that changed by itself; auto: 100 on CPUs, never on GPUs");
+  visit.integer_or_auto("verify_every", verify_every, {.at_least = 1, .at_most = kMostSteps},
+                        "steps between comparisons of the ranks' copies of weights, for memory that changed by itself; auto: 100");
   visit.integer("validation_batches", validation_batches, {.at_least = 1, .at_most = 1 << 24}, "global batches of a validation");
   visit.integer_or_auto("threads", threads, {.at_least = 1, .at_most = 4096},
                         "CPU threads of a rank; auto: OMP_NUM_THREADS, else the cores it is bound to, else cores / ranks on the node");

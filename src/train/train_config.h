@@ -24,6 +24,7 @@ struct RunConfig {
   bool deterministic = false;      ///< refuse operations whose bits differ from run to run
   std::string walltime;            ///< that the job has, "12:00:00"; empty: no end
   double walltime_margin = 120.0;  ///< seconds before its end in which the run saves and leaves
+  double hang_limit = 0.0;         ///< seconds after which the watchdog calls a rank hung; 0: no watchdog
 
   /// @returns seconds after the start at which the run saves and leaves; 0: never
   double seconds_until_leaving() const;
@@ -39,7 +40,7 @@ struct LoopConfig {
   Precision precision = Precision::kBfloat16;
   RecomputePolicy recompute = RecomputePolicy::kNone;
   int64_t validate_every = 100;    ///< steps; 0: only at the end
-  int64_t verify_every = 0;        ///< steps between comparisons of the ranks' copies of weights; 0 is auto: 100 on CPUs, never on GPUs
+  int64_t verify_every = 0;        ///< steps between comparisons of the ranks' copies of weights; 0 is auto: 100
   int64_t validation_batches = 8;  ///< of global_batch sequences each
   int64_t threads = 0;             ///< CPU threads of a rank; 0 is auto
   SpikeConfig spikes;

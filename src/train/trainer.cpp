@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/progress.h"
 #include "base/text.h"
 #include "data/tokenizer.h"
 #include "model/flops.h"
@@ -20,7 +21,7 @@
 namespace pimoe {
 namespace {
 
-constexpr int64_t kVerifyEvery = 100;  // of `auto`, on CPUs; not yet proved on GPUs
+constexpr int64_t kVerifyEvery = 100;  // of `auto`
 std::map<std::string, at::Tensor> router_biases(const std::vector<MoELayer*>& layers) {
   std::map<std::string, at::Tensor> biases;
   for (MoELayer* layer : layers) biases[layer->router().name() + ".bias"] = layer->router().bias();
@@ -37,12 +38,10 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       learner_(config, agreed_dtype(config.train.precision, mesh), LossScaler::for_float16(), mesh),
       replicas_(learner_.buckets(), learner_.optimizer(), router_biases(learner_.moe_layers()), mesh),
       checkpoints_(config.run.directory / "checkpoints", config.checkpoint, mesh, log),
-      saves_(checkpoints_, config.checkpoint, log, mesh.device().is_cuda(), mesh.rank() == 0),
+      saves_(checkpoints_, config.checkpoint, log, mesh.rank() == 0),
       peak_flops_(peak_flops(mesh.device()) * mesh.size()),
       step_tokens_(config.train.global_batch * config.model.sequence_length),
-      verify_every_(config.train.verify_every > 0 ? config.train.verify_every
-                    : mesh.device().is_cuda()     ? 0
-                                                  : kVerifyEvery) {
+      verify_every_(config.train.verify_every > 0 ? config.train.verify_every : kVerifyEvery) {
   // What is missing is said now, not after hours.
   if (!config_.data.tokenizer.empty()) static_cast<void>(Tokenizer(config_.data.tokenizer));
   const TokenFile corpus(config_.data.train);
@@ -77,6 +76,7 @@ TrainOutcome Trainer::run() {
   started_ = std::chrono::steady_clock::now();
 
   while (step() < config_.train.steps) {
+    progress_step(step() + 1);
     const auto begun = std::chrono::steady_clock::now();
     const StepSums sums = accumulate_gradients();
     if (is_verified(step() + 1)) verify_replicas();
@@ -112,6 +112,9 @@ TrainOutcome Trainer::run() {
     }
   }
   saves_.collect();
+  if (metrics_ && !metrics_trouble_.empty()) {
+    if (const std::string trouble = metrics_->flush(); !trouble.empty()) log_.warning(concat(trouble, ": its last records are lost"));
+  }
   const int64_t bad = divergence_.bad_in_a_row();
   if (!divergence_.ends_well()) {
     throw Error(concat("the run ended diverged at step ", step(), ": loss or gradients of its last ", bad, bad == 1 ? " step" : " steps",
@@ -142,6 +145,7 @@ void Trainer::open_data() {
 }
 
 void Trainer::verify_replicas() {
+  const ProgressPhase phase("verify");
   const std::string trouble = replicas_.trouble();
   if (trouble.empty()) return;
   throw Error(
@@ -151,6 +155,7 @@ void Trainer::verify_replicas() {
 }
 
 void Trainer::save(bool last) {
+  const ProgressPhase phase("save");
   if (!learner_.optimizer().weights_are_finite()) {
     throw Error(concat("the run has diverged: after step ", step(), " the weights are not finite (loss ", last_record_->loss,
                        "), and were not saved. ", advice_against_divergence()));
@@ -160,6 +165,7 @@ void Trainer::save(bool last) {
 }
 
 StepSums Trainer::accumulate_gradients() {
+  const ProgressPhase phase("data");
   const StepTerms terms = learner_.begin_step(step_tokens_);
   const auto record_routing = [this](const MicroBatch& batch, const Prediction& prediction) {
     routing_log_->add(step() + 1, batch, prediction);
@@ -194,7 +200,13 @@ void Trainer::report(StepRecord& record) {
   for (std::string& alarm : saves_.take_alarms()) record.alarms.push_back(std::move(alarm));  // logged when they happened
   if (!first_record_) first_record_ = record;
   last_record_ = record;
-  if (metrics_) metrics_->append(record);
+  if (metrics_) {
+    const std::string trouble = metrics_->append(record);
+    if (!trouble.empty() && metrics_trouble_.empty()) {
+      log_.warning(concat(trouble, ". Training goes on; what is missing is written as soon as that can be done"));
+    }
+    metrics_trouble_ = trouble;
+  }
   const bool is_skipped = record.outcome != StepOutcome::kTaken;
   if (step() == first_step_ + 1 || is_last() || record.validation_loss || is_skipped || due(config_.log.every_steps)) {
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started_;

@@ -99,6 +99,7 @@ class Trainer {
   std::unique_ptr<DataStream> data_;
   std::optional<TokenFile> validation_;
   std::unique_ptr<MetricsFile> metrics_;  ///< rank 0 alone
+  std::string metrics_trouble_;           ///< of the last record; "": it is written
   std::optional<RoutingLog> routing_log_;
 
   int64_t first_step_ = 0;  ///< of this process

@@ -1,6 +1,7 @@
 /// The trainer's state in checkpoints: what is in them, and how a run goes on from one.
 
 #include "base/errors.h"
+#include "base/progress.h"
 #include "base/text.h"
 #include "train/load_proof.h"
 #include "train/resume.h"
@@ -62,6 +63,7 @@ void Trainer::restore(const std::filesystem::path& checkpoint, const TrainConfig
 }
 
 void Trainer::resume() {
+  const ProgressPhase phase("load");
   const std::optional<ResumePoint> point = checkpoint_to_resume(config_, checkpoints_, mesh_, log_);
   if (!point) {
     log_.info(concat("from scratch: drawing the initial weights with seed ", config_.run.seed));
@@ -79,6 +81,7 @@ void Trainer::resume() {
 }
 
 void Trainer::roll_back() {
+  const ProgressPhase phase("roll back");
   const std::string diverged = concat("the run has diverged: its last ", divergence_.skipped_in_a_row(), " steps, up to step ", step(),
                                       ", were skipped, because loss or gradients were not finite or far beyond those before (loss ",
                                       last_record_->loss, ", gradient norm ", last_record_->gradient_norm, ")");

@@ -1,5 +1,6 @@
 #include "train/validation.h"
 
+#include "base/progress.h"
 #include "data/data_stream.h"
 #include "train/gradient_step.h"
 
@@ -12,6 +13,7 @@
 namespace pimoe {
 
 double validation_loss(const Transformer& model, const TokenFile& corpus, const ValidationPlan& plan, const ProcessMesh& mesh) {
+  const ProgressPhase phase("validation");
   const at::NoGradGuard no_gradients;
   const int64_t length = model.config().sequence_length;
   const SampleReader reader(corpus, length, 0, /*shuffle=*/false);

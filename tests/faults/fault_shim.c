@@ -1,10 +1,13 @@
-/* Preloaded into a rank: counts the system calls that a save makes below a folder, and lets the n-th of them fail, or kills the process there.
+/* Preloaded into a rank: counts the system calls that a save makes below a folder, and lets the n-th of them fail, or kills, stops, delays or
+ * hangs the process there. By signals it lets the thread that gets one sleep for ever (SIGRTMIN + 10), or the next call of MPI fail (SIGRTMIN + 11).
  *
  *   PIMOE_FAULT_FOLDER=/run/checkpoints   what counts: calls on paths below it, and on files opened there for writing
  *   PIMOE_FAULT_RANK=1                    of which rank (OMPI_COMM_WORLD_RANK); unset: of every rank
  *   PIMOE_FAULT_AT=17                     the first call that is hit, counted from 1; unset or 0: none, calls are only counted
  *   PIMOE_FAULT_TIMES=1                   so many calls in a row are hit; 0: all from there on
- *   PIMOE_FAULT_KIND=KILL|ENOSPC|EIO|EDQUOT|EROFS|SHORT   SHORT: a write takes half of what it was given; other calls pass
+ *   PIMOE_FAULT_KIND=KILL|ENOSPC|EIO|EDQUOT|EROFS|SHORT|STOP|SLEEP|SLOW|MPI   SHORT: a write takes half of what it was given; other calls pass.
+ *       STOP: SIGSTOP; SLEEP: for ever; SLOW: five seconds, then it passes; MPI: it passes, and the next call of MPI by any thread fails
+ *   PIMOE_FAULT_STAMP=/tmp/stamp          made when the first call is hit
  *   PIMOE_FAULT_COUNT=/tmp/count          the number of calls is appended there when the process ends in good order
  */
 #define _GNU_SOURCE
@@ -19,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -27,10 +31,23 @@ static atomic_int calls;
 static atomic_char watched[kMostFiles];
 static const char *folder;
 static long first, times;
-static int failure; /* errno; 0: kill; -1: short */
+static int failure; /* errno; 0: kill; below 0: the kinds that are no errors */
+enum { kShort = -1, kStop = -2, kSleep = -3, kSlow = -4, kMpi = -5 };
+static atomic_int mpi_fails;
 static int active;
 
+static void sleep_for_ever(int number) {
+  (void)number;
+  for (;;) pause();
+}
+static void let_mpi_fail(int number) {
+  (void)number;
+  atomic_store(&mpi_fails, 1);
+}
+
 __attribute__((constructor)) static void begin(void) {
+  signal(SIGRTMIN + 10, sleep_for_ever);
+  signal(SIGRTMIN + 11, let_mpi_fail);
   const char *wanted = getenv("PIMOE_FAULT_RANK"), *rank = getenv("OMPI_COMM_WORLD_RANK"), *kind = getenv("PIMOE_FAULT_KIND");
   folder = getenv("PIMOE_FAULT_FOLDER");
   active = folder != NULL && (wanted == NULL || (rank != NULL && strcmp(rank, wanted) == 0));
@@ -41,7 +58,11 @@ __attribute__((constructor)) static void begin(void) {
   else if (strcmp(kind, "EIO") == 0) failure = EIO;
   else if (strcmp(kind, "EDQUOT") == 0) failure = EDQUOT;
   else if (strcmp(kind, "EROFS") == 0) failure = EROFS;
-  else failure = -1;
+  else if (strcmp(kind, "STOP") == 0) failure = kStop;
+  else if (strcmp(kind, "SLEEP") == 0) failure = kSleep;
+  else if (strcmp(kind, "SLOW") == 0) failure = kSlow;
+  else if (strcmp(kind, "MPI") == 0) failure = kMpi;
+  else failure = kShort;
 }
 
 __attribute__((destructor)) static void end(void) {
@@ -60,11 +81,18 @@ static int below(const char *path) { return active && path != NULL && strstr(pat
 static int hit(int is_write) {
   const long number = atomic_fetch_add(&calls, 1) + 1;
   if (first == 0 || number < first || (times != 0 && number >= first + times)) return 0;
+  const char *stamp = getenv("PIMOE_FAULT_STAMP");
+  if (stamp != NULL && number == first) syscall(SYS_mkdirat, AT_FDCWD, stamp, 0777);
   if (failure == 0) {
     kill(getpid(), SIGKILL);
     pause();
   }
-  if (failure == -1) return is_write ? -1 : 0;
+  if (failure == kShort) return is_write ? -1 : 0;
+  if (failure == kStop) raise(SIGSTOP);
+  if (failure == kSleep) sleep_for_ever(0);
+  if (failure == kSlow) sleep(5);
+  if (failure == kMpi) let_mpi_fail(0);
+  if (failure < 0) return 0;
   errno = failure;
   return 1;
 }
@@ -119,3 +147,17 @@ int mkdir(const char *path, mode_t mode) { return below(path) && hit(0) == 1 ? -
 int unlink(const char *path) { return below(path) && hit(0) == 1 ? -1 : REAL(unlink)(path); }
 int remove(const char *path) { return below(path) && hit(0) == 1 ? -1 : REAL(remove)(path); }
 int rmdir(const char *path) { return below(path) && hit(0) == 1 ? -1 : REAL(rmdir)(path); }
+
+/* MPI without its header: Open MPI's handles are pointers. 16 is MPI_ERR_OTHER. */
+static int fails(void) { return atomic_exchange(&mpi_fails, 0) ? 16 : 0; }
+#define MPI_CALL(name, parameters, arguments)                                                \
+  int name parameters {                                                                      \
+    const int code = fails();                                                                \
+    return code != 0 ? code : ((int(*) parameters)dlsym(RTLD_NEXT, #name))arguments;         \
+  }
+MPI_CALL(MPI_Isend, (const void *b, int n, void *t, int to, int tag, void *c, void *r), (b, n, t, to, tag, c, r))
+MPI_CALL(MPI_Irecv, (void *b, int n, void *t, int from, int tag, void *c, void *r), (b, n, t, from, tag, c, r))
+MPI_CALL(MPI_Bcast, (void *b, int n, void *t, int root, void *c), (b, n, t, root, c))
+MPI_CALL(MPI_Barrier, (void *c), (c))
+MPI_CALL(MPI_Ibarrier, (void *c, void *r), (c, r))
+MPI_CALL(MPI_Allgather, (const void *b, int n, void *t, void *rb, int rn, void *rt, void *c), (b, n, t, rb, rn, rt, c))

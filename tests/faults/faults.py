@@ -11,6 +11,9 @@
     damage   the newest checkpoint is damaged: `checkpoint verify` names the file, and a run goes on from the one before
     large    random bytes of a checkpoint of 1 GiB are changed: `checkpoint verify` names the file
     small_disk  a file system of 4 MiB fills up while a run saves, and is freed again (needs root, to mount it)
+    hangs    a rank is killed, stopped, put to sleep, or leaves by an exception, at random moments and in its saves: the watchdog ends the job in
+             time, names the rank, and has everyone's stacks
+    calm     one rank at a twentieth of its speed, or with a slow disk: the watchdog says nothing
 
 Each round is one line of JSON in the results file; rounds that are there already are not run again. Exit status 1 if one failed.
 """
@@ -21,6 +24,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -399,11 +403,15 @@ def small_disk_round(place, draw, run, ranks):
     """The run folder is on a file system that somebody else fills up and frees again."""
     disk = place.folder / run
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={4 * ranks}m", "tmpfs", str(disk)], check=True)
     try:
-        facts = {"ranks": ranks, "full_after": draw.uniform(0.3, 2.0), "full_for": draw.uniform(0.2, 3.0)}
+        facts = {"ranks": ranks, "full_after": draw.uniform(0.0, 0.5), "full_for": draw.uniform(0.2, 3.0)}
 
         def during(process):
+            metrics = disk / "metrics.jsonl"  # before its first step a run may refuse to begin
+            begun = time.time()
+            while not (metrics.exists() and metrics.stat().st_size) and time.time() - begun < LIMIT:
+                time.sleep(0.01)
             time.sleep(facts["full_after"])
             ballast = disk / "ballast"
             try:
@@ -432,7 +440,153 @@ def small_disk_round(place, draw, run, ranks):
         subprocess.run(["umount", str(disk)], check=False)
 
 
-EXPERIMENTS = {"damage": damage_round, "large": large_round, "small_disk": small_disk_round,
+HANG_LIMIT = 3.0  # seconds, run.hang_limit
+PATIENCE = 10  # times the limit, in a system call on a file
+ALARM = re.compile(r"\b(dead|stopped|hung|mismatch|failed): ((?:rank |all ranks ).*)")
+
+
+def pid_of(run, rank):
+    """The process of a rank, None where there is none."""
+    for pid in pids_of(run):
+        try:
+            variables = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"OMPI_COMM_WORLD_RANK={rank}".encode() in variables:
+            return pid
+    return None
+
+
+def wait_for_training(place, run, process):
+    log = place.folder / run / "log" / "rank-0000.log"
+    while process.poll() is None and not (log.exists() and re.search(r"step +\d+/", log.read_text())):
+        time.sleep(0.02)
+
+
+def place_of(alarm):
+    """What the culprit did, for the count: dispatch and reduction are what it does in them, whatever the phase."""
+    found = re.search(r"step \d+, (\w+)(?:, layer \d+)?(?:, (in|after) (\w+))?", alarm)
+    if not found:
+        return "setup"
+    phase, inside, collective = found.groups()
+    if "the thread that saves" in alarm or "(beside it" in alarm.split(". waiting")[0]:
+        return "save"
+    if inside == "in" and collective == "all_to_all":
+        return f"dispatch in {phase}"
+    if inside == "in" and phase in ("forward", "backward", "gradients", "optimizer", "step"):
+        return f"{collective} in {phase}"
+    return phase
+
+
+def hang_round(place, draw, run, ranks):
+    rank = draw.randrange(ranks)
+    how = draw.choice(["killed", "stopped", "asleep", "exception"])
+    in_save = draw.random() < 0.3
+    asynchronous = draw.random() < 0.5
+    facts = {"ranks": ranks, "rank": rank, "how": how, "in_save": in_save, "asynchronous": asynchronous}
+    overrides = [f"run.hang_limit={HANG_LIMIT:g}", f"train.steps={STEPS * 100}", f"checkpoint.asynchronous={str(asynchronous).lower()}",
+                 "train.validate_every=7", "data.validation=corpus"]
+    folder = place.folder / run
+    environment = {"LD_PRELOAD": str(SHIM)}
+    stamp = place.folder / f"{run}.stamp"
+    if in_save:
+        kind = {"killed": "KILL", "stopped": "STOP", "asleep": "SLEEP", "exception": "MPI"}[how]
+        facts["call"] = draw.randint(1, 90 if rank == 0 else 20)
+        environment = dict(shim(folder, rank=rank, at=facts["call"], kind=kind), PIMOE_FAULT_STAMP=str(stamp))
+    struck = []
+
+    def during(process):
+        if in_save:
+            while process.poll() is None and not stamp.exists():
+                time.sleep(0.02)
+            struck.append(stamp.stat().st_mtime if stamp.exists() else time.time())
+            return
+        wait_for_training(place, run, process)
+        time.sleep(draw.uniform(0.0, 1.5))
+        pid = pid_of(run, rank)
+        number = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP, "asleep": signal.SIGRTMIN + 10, "exception": signal.SIGRTMIN + 11}[how]
+        struck.append(time.time())
+        if pid:
+            os.kill(pid, number)
+
+    ended = []
+
+    def until_the_end(process):
+        during(process)
+        process.wait(timeout=LIMIT)
+        ended.append(time.time())
+        time.sleep(0.3)
+        if pids_of(run):
+            troubles.append("processes of the job are left")
+
+    troubles = []
+    status, output = place.train(run, ranks, overrides, environment=environment, during=until_the_end)
+    facts["status"] = status
+    if status == "hang" or not ended:
+        return facts, troubles + [f"hung: {output[-600:]}"]
+    facts["seconds"] = round(ended[0] - struck[0], 2)
+    disk = how == "asleep" and in_save
+    allowed = 5.0 if how in ("killed", "exception") else HANG_LIMIT * (PATIENCE if disk else 1) + 5.0
+    alarms = [line for line in output.splitlines() if ALARM.search(line)]
+    alarm = alarms[0] if alarms else ""
+    facts["where"] = place_of(alarm) if alarm else "nowhere"
+    facts["alarm"] = alarm[-400:]
+    if status == 0:
+        troubles.append("ended with 0")
+    if facts["seconds"] > allowed:
+        troubles.append(f"took {facts['seconds']} s, of {allowed} allowed")
+    named = {int(number) for number in re.findall(r"rank (\d+) \(", alarm.split(". waiting")[0])}
+    if named != {rank}:
+        troubles.append(f"named {sorted(named)}: {output[-900:]}")
+    kind = {"killed": "dead", "stopped": "stopped", "asleep": "hung", "exception": "failed"}[how]
+    if alarm and ALARM.search(alarm).group(1) != kind:
+        troubles.append(f"called {ALARM.search(alarm).group(1)}")
+    if len(alarms) > 1:
+        facts["alarms"] = len(alarms)
+    for other in range(ranks):
+        file = folder / "hang" / f"rank-{other:04d}.txt"
+        text = file.read_text() if file.exists() else ""
+        runs = other != rank or how in ("asleep", "exception")
+        if "last record: " not in text or (runs and "\nthread " not in text) or (not runs and "no stacks" not in text):
+            troubles.append(f"{file.name}: {text[:200]!r}")
+    return facts, troubles
+
+
+def calm_round(place, draw, run, ranks):
+    rank = draw.randrange(ranks)
+    how = draw.choice(["slow rank", "slow disk"])
+    facts = {"ranks": ranks, "rank": rank, "how": how}
+    overrides = [f"run.hang_limit={HANG_LIMIT:g}", "train.validate_every=5", "data.validation=corpus",
+                 f"checkpoint.asynchronous={str(draw.random() < 0.5).lower()}"]
+    environment = {}
+    if how == "slow disk":
+        overrides += ["train.steps=8", "checkpoint.every_steps=4"]
+        environment = shim(place.folder / run, rank=rank, at=draw.randint(1, 10), kind="SLOW", times=3)
+
+    def during(process):
+        if how == "slow disk":
+            return
+        wait_for_training(place, run, process)
+        pid = pid_of(run, rank)
+        begun = time.time()
+        while process.poll() is None and pid and time.time() - begun < LIMIT - 30:
+            try:
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(0.095)
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(0.005)
+            except ProcessLookupError:
+                break
+        facts["slow_seconds"] = round(time.time() - begun, 1)
+
+    status, output = place.train(run, ranks, overrides, environment=environment, during=during)
+    troubles = [] if status == 0 else [f"ended with {status}: {output[-900:]}"]
+    if ALARM.search(output) or (place.folder / run / "hang").exists():
+        troubles.append(f"a false alarm: {output[-900:]}")
+    return facts, troubles
+
+
+EXPERIMENTS = {"hangs": hang_round, "calm": calm_round, "damage": damage_round, "large": large_round, "small_disk": small_disk_round,
                "supervised": supervised_round, "kills": kill_round, "errors": error_round, "bits": bits_round, "signals": signal_round}
 
 

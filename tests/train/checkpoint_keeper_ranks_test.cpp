@@ -47,7 +47,7 @@ class Keeper : public ::testing::Test {
     config_.on_error = on_error;
     config_.retry_seconds = 0.05;
     store_.emplace(folder_.path() / "checkpoints", config_, *mesh_, log_);
-    return {*store_, config_, log_, /*on_gpu=*/false, mesh_->rank() == 0};
+    return {*store_, config_, log_, mesh_->rank() == 0};
   }
   Snapshot snapshot(int64_t step) const { return snapshot_of_step(step, mesh_->rank(), mesh_->size()); }
 

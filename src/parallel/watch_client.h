@@ -1,0 +1,60 @@
+#pragma once
+
+#include "base/log.h"
+#include "parallel/watch_end.h"
+#include "parallel/watch_link.h"
+
+#include <atomic>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace pimoe {
+
+/// Where rank 0 listens, as it told the others.
+struct WatchAddress {
+  WatchToken token = {};
+  int port = 0;
+  std::string host;
+  int pid = 0;
+  std::vector<std::string> addresses;  ///< to be tried in this order
+};
+
+/// The other ranks' part of the watchdog: one thread that sends heartbeats to rank 0, and speaks in its place when it is gone.
+class WatchClient {
+ public:
+  /// Connects beside training. Where that fails this rank is not watched, which rank 0 says.
+  WatchClient(WatchTerms terms, WatchAddress address, Logger& log);
+  /// Says goodbye.
+  ~WatchClient();
+  WatchClient(const WatchClient&) = delete;
+  WatchClient& operator=(const WatchClient&) = delete;
+
+  /// This rank leaves by an exception. @returns whether rank 0 is there to tell
+  bool leave(const std::string& error, int exit_code);
+
+ private:
+  void watch();
+  bool connect();
+  void beat();
+  /// @returns false once rank 0 has said goodbye
+  bool listen();
+  [[noreturn]] void end_after_alarm();
+  [[noreturn]] void rank_0_is(Verdict::Kind kind);
+
+  WatchTerms terms_;
+  WatchAddress address_;
+  Logger& log_;
+  RankView rank_0_;
+  double now_ = 0.0;
+  bool was_stopped_ = false;  ///< for so long that it may be why the job ends
+
+  std::mutex mutex_;  ///< of the link
+  std::optional<WatchLink> link_;
+  std::atomic<bool> ending_ = false;
+  std::thread thread_;
+};
+
+}  // namespace pimoe

@@ -1,0 +1,90 @@
+#include "parallel/watch_end.h"
+
+#include "base/text.h"
+#include "parallel/mpi_communicator.h"
+#include "parallel/stack_dump.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <ctime>
+#include <fstream>
+#include <memory>
+#include <thread>
+
+namespace pimoe {
+namespace {
+
+/// Processor time of a thread of this process; 0 where there is none.
+double cpu_seconds_of(int thread) {
+  // What pthread_getcpuclockid makes of a thread's number; that function needs its pthread_t.
+  const clockid_t clock = static_cast<clockid_t>(~static_cast<unsigned int>(thread) << 3U) | 6;
+  timespec time{};
+  if (thread <= 0 || ::clock_gettime(clock, &time) != 0) return 0.0;
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+std::string records_text(const RankName& name, const std::array<SlotBeat, kProgressSlots>& beats) {
+  const auto& writer = beats[static_cast<size_t>(ProgressSlot::kWriter)].progress;
+  return concat(describe(name), "\nlast record: ", describe(beats[0].progress),
+                writer.phase[0] == 0 ? "" : concat("\nbeside it:   ", describe(writer)));
+}
+
+}  // namespace
+
+double WatchTerms::interval() const { return std::min(1.0, limit / 10.0); }
+
+double watch_clock() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+std::array<SlotBeat, kProgressSlots> own_beat() {
+  std::array<SlotBeat, kProgressSlots> beats;
+  for (size_t slot = 0; slot < kProgressSlots; ++slot) {
+    beats[slot].progress = read_progress(static_cast<ProgressSlot>(slot));
+    beats[slot].cpu_seconds = cpu_seconds_of(beats[slot].progress.thread);
+  }
+  return beats;
+}
+
+std::filesystem::path stack_file(const WatchTerms& terms, int rank) { return terms.folder / concat("rank-", padded(rank, 4), ".txt"); }
+
+void write_own_stacks(const WatchTerms& terms) {
+  std::error_code ignored;
+  std::filesystem::create_directories(terms.folder, ignored);
+  write_stacks(stack_file(terms, terms.self.rank), records_text(terms.self, own_beat()));
+}
+
+void write_record(const WatchTerms& terms, const RankView& rank) {
+  std::error_code ignored;
+  std::filesystem::create_directories(terms.folder, ignored);
+  const std::array<SlotBeat, kProgressSlots> beats = {rank.slots[0].last, rank.slots[1].last};
+  std::ofstream(stack_file(terms, rank.name.rank))
+      << records_text(rank.name, beats) << "\nno stacks: the process is gone, or does not run\n";
+}
+
+void say(Logger& log, const std::string& text) {
+  const auto said = std::make_shared<std::atomic<bool>>(false);
+  std::thread([said, text, &log] {
+    log.error(text);
+    said->store(true);
+  }).detach();  // the process ends soon, with it or without
+  for (int wait = 0; wait < 100 && !said->load(); ++wait) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  if (said->load()) return;
+  const std::string line = concat("error: ", text, "\n");
+  if (::write(STDERR_FILENO, line.data(), line.size()) < 0) return;
+}
+
+void end_process_in(double seconds, int exit_code) {
+  std::thread([seconds, exit_code] {
+    std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+    ::_exit(exit_code);
+  }).detach();
+}
+
+void end_job(int exit_code) {
+  end_process_in(1.0, exit_code);  // MPI may be held by a thread that hangs
+  MpiSession::abort(exit_code);
+}
+
+}  // namespace pimoe

@@ -1,0 +1,225 @@
+#include "parallel/watch_verdict.h"
+
+#include "base/text.h"
+
+#include <algorithm>
+#include <map>
+
+namespace pimoe {
+namespace {
+
+constexpr double kErrorGrace = 1.0;  // seconds: an error that strikes all ranks is told once
+constexpr size_t kMostNamed = 4;
+
+using Link = RankView::Link;
+using Kind = Verdict::Kind;
+
+const Progress& progress_of(const RankView& rank, ProgressSlot slot) { return rank.slots[static_cast<size_t>(slot)].last.progress; }
+
+template <class Is>
+std::vector<int> ranks_that(const std::vector<RankView>& ranks, const Is& is) {
+  std::vector<int> found;
+  for (size_t rank = 0; rank < ranks.size(); ++rank) {
+    if (is(ranks[rank])) found.push_back(static_cast<int>(rank));
+  }
+  return found;
+}
+
+bool same_collective(const Progress& a, const Progress& b) {
+  return a.group == b.group && a.sequence == b.sequence && a.collective == b.collective;
+}
+
+/// Which of the ranks that have entered equally many collectives hold the others up.
+Verdict among_equals(const std::vector<RankView>& ranks, const std::vector<int>& equals, ProgressSlot slot, double limit, double now) {
+  const auto at = [&](int rank) -> const Progress& { return progress_of(ranks[static_cast<size_t>(rank)], slot); };
+  if (at(equals.front()).inside != 0) {
+    // Ranks of different groups may rightly be in different collectives; ranks of one group may not.
+    std::vector<int> odd;
+    for (const int rank : equals) {
+      const auto joins = [&](int other) { return at(rank).group.has(other) || at(other).group.has(rank); };
+      int with = 0;
+      int against = 0;
+      for (const int other : equals) {
+        if (joins(other)) (same_collective(at(rank), at(other)) ? with : against) += 1;
+      }
+      if (against > 0 && with <= against) odd.push_back(rank);
+    }
+    if (!odd.empty()) return {Kind::kMismatch, odd, slot};
+  }
+  std::vector<int> asleep;
+  for (const int rank : equals) {
+    const RankView::SlotView& view = ranks[static_cast<size_t>(rank)].slots[static_cast<size_t>(slot)];
+    if (view.last.cpu_seconds > 0 && now - view.ran_at > 0.8 * limit) asleep.push_back(rank);
+  }
+  if (!asleep.empty() && asleep.size() < equals.size()) return {Kind::kHung, asleep, slot};
+  return {Kind::kTogether, equals, slot};
+}
+
+Verdict judge_slot(const std::vector<RankView>& ranks, ProgressSlot slot, double limit, double now) {
+  const auto stood_still = [&](const RankView& rank) { return now - rank.slots[static_cast<size_t>(slot)].moved_at; };
+  const auto allowance = [&](const RankView& rank) { return limit * (progress_of(rank, slot).patient != 0 ? kPatience : 1.0); };
+  const std::vector<int> awaited = ranks_that(ranks, [](const RankView& rank) { return rank.link == Link::kAwaited; });
+  const std::vector<int> here = ranks_that(ranks, [](const RankView& rank) { return rank.link == Link::kOpen; });
+  if (here.empty()) return {};
+
+  uint64_t least = UINT64_MAX;
+  for (const int rank : here) least = std::min(least, progress_of(ranks[static_cast<size_t>(rank)], slot).position());
+  std::vector<int> hindmost;
+  std::vector<int> stuck;
+  bool others_wait = false;
+  for (const int number : here) {
+    const RankView& rank = ranks[static_cast<size_t>(number)];
+    const Progress& progress = progress_of(rank, slot);
+    if (progress.position() != least) {
+      others_wait = others_wait || (stood_still(rank) > limit && progress.phase[0] != 0);
+      continue;
+    }
+    if (progress.phase[0] == 0) return {};  // its slot is idle: the other slot has to say why
+    hindmost.push_back(number);
+    if (stood_still(rank) > allowance(rank)) stuck.push_back(number);
+  }
+  if (slot == ProgressSlot::kTraining) {
+    for (const RankView& rank : ranks) others_wait = others_wait || (rank.link == Link::kGoodbye && now - rank.heard_at > limit);
+  }
+  if (stuck.empty()) return {};
+  if (others_wait) {
+    if (stuck.size() == 1 || stuck.size() < hindmost.size()) return {Kind::kHung, stuck, slot};
+    const Verdict verdict = among_equals(ranks, stuck, slot, limit, now);
+    return verdict.kind == Kind::kTogether ? Verdict{Kind::kHung, stuck, slot} : verdict;
+  }
+  // Nobody is behind: all stand in a collective, or all compute.
+  if (!awaited.empty() || stuck.size() < here.size()) return {};
+  const Verdict verdict = among_equals(ranks, stuck, slot, limit, now);
+  const bool inside = progress_of(ranks[static_cast<size_t>(here.front())], slot).inside != 0;
+  if (inside && verdict.kind != Kind::kTogether) return verdict;
+  const auto is_long = [&](int rank) { return stood_still(ranks[static_cast<size_t>(rank)]) > kPatience * limit; };
+  return std::all_of(stuck.begin(), stuck.end(), is_long) ? verdict : Verdict{};
+}
+
+/// "3, 5-7"
+std::string ranks_text(const std::vector<int>& ranks) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin < ranks.size();) {
+    size_t end = begin + 1;
+    while (end < ranks.size() && ranks[end] == ranks[end - 1] + 1) ++end;
+    parts.push_back(end - begin < 3 ? std::to_string(ranks[begin]) : concat(ranks[begin], "-", ranks[end - 1]));
+    if (end - begin == 2) parts.push_back(std::to_string(ranks[end - 1]));
+    begin = end;
+  }
+  return join(parts, ", ");
+}
+
+std::string collective_text(const Progress& progress) {
+  return concat(progress.collective.data(), " ", progress.sequence, " of the ", progress.group.name.data(), " group of ",
+                progress.group.size);
+}
+
+/// Who waits for the culprits, by the collective in which they do.
+std::string waiting_text(const Verdict& verdict, const std::vector<RankView>& ranks) {
+  std::map<std::string, std::vector<int>> waiting;
+  for (size_t number = 0; number < ranks.size(); ++number) {
+    const int rank = static_cast<int>(number);
+    if (ranks[number].link != Link::kOpen || !ranks[number].error.empty()) continue;
+    if (std::find(verdict.culprits.begin(), verdict.culprits.end(), rank) != verdict.culprits.end()) continue;
+    const Progress& progress = progress_of(ranks[number], verdict.slot);
+    if (progress.inside == 0) continue;
+    waiting[collective_text(progress)].push_back(rank);
+  }
+  std::vector<std::string> parts;
+  for (const auto& [where, who] : waiting) {
+    if (parts.size() == kMostNamed) {
+      parts.push_back(concat(waiting.size() - kMostNamed, " more collectives"));
+      break;
+    }
+    parts.push_back(concat("rank", who.size() == 1 ? " " : "s ", ranks_text(who), " in ", where));
+  }
+  return parts.empty() ? "no rank waits in a collective yet" : concat("waiting: ", join(parts, "; "));
+}
+
+}  // namespace
+
+void RankView::hear(const std::array<SlotBeat, kProgressSlots>& beats, double now) {
+  if (link == Link::kGoodbye) return;
+  for (size_t slot = 0; slot < kProgressSlots; ++slot) {
+    SlotView& view = slots[slot];
+    const bool first = link == Link::kAwaited;
+    const bool moved = first || beats[slot].progress.moves != view.last.progress.moves;
+    if (moved) view.moved_at = now;
+    if (moved || beats[slot].cpu_seconds != view.last.cpu_seconds) view.ran_at = now;
+    view.last = beats[slot];
+  }
+  if (link == Link::kAwaited) link = Link::kOpen;
+  heard_at = now;
+}
+
+Verdict judge(const std::vector<RankView>& ranks, double limit, double now) {
+  if (std::vector<int> dead = ranks_that(ranks, [](const RankView& rank) { return rank.link == Link::kLost; }); !dead.empty()) {
+    return {Kind::kDead, std::move(dead)};
+  }
+  std::vector<int> leaving = ranks_that(ranks, [](const RankView& rank) { return !rank.error.empty(); });
+  if (!leaving.empty()) {
+    if (leaving.size() == ranks.size()) return {Kind::kErrorOfAll, std::move(leaving)};
+    const auto earlier = [&](int a, int b) { return ranks[static_cast<size_t>(a)].error_at < ranks[static_cast<size_t>(b)].error_at; };
+    const RankView& first = ranks[static_cast<size_t>(*std::min_element(leaving.begin(), leaving.end(), earlier))];
+    if (now - first.error_at < kErrorGrace) return {};
+    // What others threw because the first one was gone is no cause.
+    return {Kind::kError, ranks_that(ranks, [&](const RankView& rank) { return rank.error == first.error; })};
+  }
+  std::vector<int> silent =
+      ranks_that(ranks, [&](const RankView& rank) { return rank.link == Link::kOpen && now - rank.heard_at > limit; });
+  if (!silent.empty()) return {Kind::kStopped, std::move(silent)};
+  for (const ProgressSlot slot : {ProgressSlot::kTraining, ProgressSlot::kWriter}) {
+    Verdict verdict = judge_slot(ranks, slot, limit, now);
+    if (verdict.kind != Kind::kFine) return verdict;
+  }
+  return {};
+}
+
+std::string describe(const Progress& progress) {
+  if (progress.phase[0] == 0) return "nothing to do";
+  std::string text = progress.step >= 0 ? concat("step ", progress.step, ", ", progress.phase.data()) : progress.phase.data();
+  if (progress.layer >= 0) text += concat(", layer ", progress.layer);
+  if (progress.collective[0] != 0) text += concat(progress.inside != 0 ? ", in " : ", after ", collective_text(progress));
+  return text;
+}
+
+std::string describe(const RankName& name) { return concat("rank ", name.rank, " (", name.host.data(), ", process ", name.pid, ")"); }
+
+std::string explain(const Verdict& verdict, const std::vector<RankView>& ranks, double limit, double now) {
+  const RankView& first = ranks[static_cast<size_t>(verdict.culprits.front())];
+  if (verdict.kind == Kind::kErrorOfAll) return first.error;
+  const auto slot = static_cast<size_t>(verdict.slot);
+  std::vector<std::string> named;
+  for (const int rank : verdict.culprits) {
+    if (named.size() == kMostNamed) {
+      named.push_back(concat(verdict.culprits.size() - kMostNamed, " more: ranks ", ranks_text(verdict.culprits)));
+      break;
+    }
+    const RankView& view = ranks[static_cast<size_t>(rank)];
+    named.push_back(concat(describe(view.name), verdict.slot == ProgressSlot::kWriter ? ", the thread that saves" : "", ", at ",
+                           describe(view.failed_at.moves > 0 ? view.failed_at : view.slots[slot].last.progress)));
+    const Progress& beside = progress_of(view, ProgressSlot::kWriter);
+    if (verdict.slot == ProgressSlot::kTraining && beside.phase[0] != 0) named.back() += concat(" (beside it ", describe(beside), ")");
+  }
+  const std::string who = join(named, "; ");
+  const double still = now - first.slots[slot].moved_at;
+  std::string what;
+  switch (verdict.kind) {
+    case Kind::kDead: what = concat("dead: ", who, ": the process is gone"); break;
+    case Kind::kStopped:
+      what = concat("stopped: ", who, ": no heartbeat for ", fixed(now - first.heard_at, 1), " s (run.hang_limit ", limit,
+                    "): the process, its machine or its network stands still");
+      break;
+    case Kind::kMismatch:
+      what = concat("mismatch: ", who, ": in another collective than the rest of its group for ", fixed(still, 1), " s");
+      break;
+    case Kind::kTogether:
+      what = concat("hung: all ranks stand at the same point for ", fixed(still, 1), " s (run.hang_limit ", limit, "): ", who);
+      break;
+    case Kind::kError: what = concat("failed: ", who, ": ", first.error); break;
+    default: what = concat("hung: ", who, ": alive, but without progress for ", fixed(still, 1), " s (run.hang_limit ", limit, ")"); break;
+  }
+  return concat(what, ". ", waiting_text(verdict, ranks));
+}
+
+}  // namespace pimoe
