@@ -10,17 +10,20 @@ TEST_F(HostileUser, CannotDriveATerminalWithWhatIsEchoed) {
   prepare();
   struct Row {
     const char* command;
-    const char* echoed;  // what is said of it, "" where it is not quoted
+    const char* echoed;  ///< what is said of it, "" where it is not quoted
   };
   const Row rows[] = {
-      {"pimoe train $'no\\033[2Jfile.yaml'", "no\\x1b[2Jfile.yaml"},
-      {"pimoe train tiny.yaml $'model.\\033[2Jlayers=3'", "model.\\x1b[2Jlayers"},
-      {"pimoe train tiny.yaml $'train.precision=\\033]0;mine\\007'", ""},
-      {"pimoe train tiny.yaml --$'\\033[2J'", "\\x1b[2J"},
-      {"pimoe $'\\033[2J'", "\\x1b[2J"},
-      {"pimoe data inspect $'\\033[2J'", "\\x1b[2J.idx"},
-      {"pimoe checkpoint list $'\\033[2J'", "\\x1b[2J"},
-      {"pimoe train tiny.yaml checkpoint.resume=$'\\302\\2332J'", ""},
+      {"pimoe train 'no\033[2Jfile.yaml'", "no\\x1b[2Jfile.yaml"},
+      {"pimoe train tiny.yaml 'model.\033[2Jlayers=3'", "model.\\x1b[2Jlayers"},
+      {"pimoe train tiny.yaml 'train.precision=\033]0;mine\007'", ""},
+      {"pimoe train tiny.yaml '--\033[2J'", "\\x1b[2J"},
+      {"pimoe '\033[2J'", "\\x1b[2J"},
+      {"pimoe data inspect '\033[2J'", "\\x1b[2J.idx"},
+      {"pimoe checkpoint list '\033[2J'", "\\x1b[2J"},
+      {"pimoe train tiny.yaml 'checkpoint.resume=\302\233"
+       "2J'",
+       "\\xc2\\x9b"
+       "2J"},
   };
   for (const auto& [command, echoed] : rows) {
     const Outcome outcome = run(command);
