@@ -19,7 +19,9 @@ LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSessi
   }
   for (MoELayer* layer : model->moe_layers()) wanted.pieces.push_back(router_bias_state(*layer));
   restore_snapshot(folder, wanted);
-  for (MoELayer* layer : model->moe_layers()) layer->router().set_temperature(temperature_of(config, wanted.numbers));
+  if (const auto moved = wanted.numbers.find("adaptive.temperature"); moved != wanted.numbers.end()) {
+    for (MoELayer* layer : model->moe_layers()) layer->router().set_temperature(moved->second);
+  }
   step = wanted.step;
   proof = prove_loaded(wanted, config, *model, config, *mesh);
 }
