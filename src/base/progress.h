@@ -49,6 +49,8 @@ struct Progress {
   uint8_t patient = 0;                   ///< whether it does what may take long without a mark (PatientOperation)
   std::array<uint8_t, 6> padding = {};
 
+  /// What came over a network may lack the ends of its texts.
+  void end_texts() { phase.back() = collective.back() = group.name.back() = 0; }
   /// Orders ranks: 2 n - 1 inside the n-th collective, 2 n after it.
   uint64_t position() const { return 2 * calls - (inside != 0 ? 1 : 0); }
 };

@@ -14,8 +14,8 @@ namespace pimoe {
 namespace {
 
 constexpr double kConnectSeconds = 3.0;
-constexpr double kStagger = 0.4;  // seconds from one rank's turn to speak for rank 0 to the next one's
-constexpr double kMostStagger = 4.0;
+constexpr double kStagger = 2.0;  // seconds from one rank's turn to speak for rank 0 to the next one's: the launcher ends all in less
+constexpr double kMostStagger = 6.0;
 
 void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
 
@@ -128,7 +128,7 @@ void WatchClient::end_after_alarm() {
 }
 
 void WatchClient::rank_0_is(Verdict::Kind kind) {
-  end_process_in(8.0, static_cast<int>(ExitCode::kInternal));
+  end_process_in(10.0, static_cast<int>(ExitCode::kInternal));
   write_own_stacks(terms_);
   sleep_for(std::min(kMostStagger, kStagger * (terms_.self.rank - 1)));
   write_record(terms_, rank_0_);

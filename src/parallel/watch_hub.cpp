@@ -31,9 +31,6 @@ void allow_descriptors(int ranks) {
   ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-/// What came over the network ends its texts.
-void end_texts(Progress& progress) { progress.phase.back() = progress.collective.back() = progress.group.name.back() = 0; }
-
 }  // namespace
 
 WatchHub::WatchHub(WatchTerms terms, Logger& log) : terms_(std::move(terms)), log_(log), token_(random_token()) {
@@ -154,19 +151,20 @@ void WatchHub::hear(Peer& peer, const WatchLink::Frame& frame) {
     if (name.rank <= 0 || name.rank >= terms_.ranks || ranks_[static_cast<size_t>(name.rank)].link != Link::kAwaited) return;
     peer.rank = name.rank;
     ranks_[static_cast<size_t>(name.rank)].name = name;
+    const auto beats = own_beat();  // so that this rank can speak for rank 0 from now on
+    peer.link.send(WatchFrame::kBeat, &beats, sizeof(beats));
     return;
   }
   RankView& rank = ranks_[static_cast<size_t>(peer.rank)];
   if (frame.kind == WatchFrame::kBeat && payload.size() == sizeof(SlotBeat) * kProgressSlots) {
     std::array<SlotBeat, kProgressSlots> beats;
     std::memcpy(beats.data(), payload.data(), sizeof(beats));
-    for (SlotBeat& beat : beats) end_texts(beat.progress);
     rank.hear(beats, now_);
   } else if (frame.kind == WatchFrame::kError && payload.size() > sizeof(int32_t) + sizeof(Progress) && rank.error.empty()) {
     int32_t code = 0;
     std::memcpy(&code, payload.data(), sizeof(code));
     std::memcpy(&rank.failed_at, payload.data() + sizeof(code), sizeof(Progress));
-    end_texts(rank.failed_at);
+    rank.failed_at.end_texts();
     rank.exit_code = code;
     rank.error = payload.substr(sizeof(code) + sizeof(Progress));
     rank.error_at = now_;

@@ -83,7 +83,9 @@ Verdict judge_slot(const std::vector<RankView>& ranks, ProgressSlot slot, double
   }
   if (stuck.empty()) return {};
   if (others_wait) {
-    if (stuck.size() == 1 || stuck.size() < hindmost.size()) return {Kind::kHung, stuck, slot};
+    const bool inside = progress_of(ranks[static_cast<size_t>(stuck.front())], slot).inside != 0;
+    if (!inside || hindmost.size() == 1) return {Kind::kHung, stuck, slot};
+    if (stuck.size() < hindmost.size()) return {};  // who came first into a collective stands there longest, and is not the one that sleeps
     const Verdict verdict = among_equals(ranks, stuck, slot, limit, now);
     return verdict.kind == Kind::kTogether ? Verdict{Kind::kHung, stuck, slot} : verdict;
   }
@@ -147,6 +149,7 @@ void RankView::hear(const std::array<SlotBeat, kProgressSlots>& beats, double no
     if (moved) view.moved_at = now;
     if (moved || beats[slot].cpu_seconds != view.last.cpu_seconds) view.ran_at = now;
     view.last = beats[slot];
+    view.last.progress.end_texts();
   }
   if (link == Link::kAwaited) link = Link::kOpen;
   heard_at = now;
@@ -176,6 +179,7 @@ Verdict judge(const std::vector<RankView>& ranks, double limit, double now) {
 }
 
 std::string describe(const Progress& progress) {
+  if (progress.moves == 0) return "its start, before the first heartbeat";
   if (progress.phase[0] == 0) return "nothing to do";
   std::string text = progress.step >= 0 ? concat("step ", progress.step, ", ", progress.phase.data()) : progress.phase.data();
   if (progress.layer >= 0) text += concat(", layer ", progress.layer);

@@ -611,7 +611,7 @@ def main():
             continue
         place = place or Workplace()
         ranks = layouts[number % len(layouts)]
-        run = f"{options.experiment}-{number}"
+        run = f"{options.experiment}-{options.seed}-{number}"
         begun = time.time()
         facts, troubles = EXPERIMENTS[options.experiment](place, random.Random(f"{options.seed}-{number}"), run, ranks)
         row = {"experiment": options.experiment, "seed": options.seed, "round": number, **facts, "troubles": troubles,
