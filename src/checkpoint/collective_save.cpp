@@ -3,6 +3,7 @@
 #include "base/digest.h"
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/progress.h"
 #include "base/text.h"
 #include "checkpoint/piece_check.h"
 #include "checkpoint/shard_file.h"
@@ -51,8 +52,11 @@ void CollectiveSave::run() try {
   commit();
 } catch (const CheckpointError& error) {
   std::error_code failed;
-  if (ranks_.rank() == 0) fs::remove_all(temporary_, failed);  // what cannot be removed now is swept at the next start
-  ranks_.patient_barrier();                                    // a retry must not meet the removal
+  {
+    const PatientOperation on_files;
+    if (ranks_.rank() == 0) fs::remove_all(temporary_, failed);  // what cannot be removed now is swept at the next start
+  }
+  ranks_.patient_barrier();  // a retry must not meet the removal
   throw SaveError(concat(step_name(snapshot_.step), " was not saved: ", error.what()), /*may_pass=*/planned_);
 }
 
@@ -141,8 +145,11 @@ void CollectiveSave::write() {
       for (StoredPiece& piece : shard.pieces) manifest_.pieces.push_back(std::move(piece));
     }
   });
-  std::error_code ignored;
-  if (!trouble.empty()) fs::remove(temporary_ / kTokenFile, ignored);
+  if (!trouble.empty()) {
+    const PatientOperation on_a_file;
+    std::error_code ignored;
+    fs::remove(temporary_ / kTokenFile, ignored);
+  }
   agree(trouble);
 
   const std::vector<std::string> parts = ranks_.all_gather_text(to_json(manifest_));

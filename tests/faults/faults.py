@@ -494,6 +494,7 @@ def hang_round(place, draw, run, ranks):
         facts["call"] = draw.randint(1, 90 if rank == 0 else 20)
         environment = dict(shim(folder, rank=rank, at=facts["call"], kind=kind), PIMOE_FAULT_STAMP=str(stamp))
     struck = []
+    troubles = []
 
     def during(process):
         if in_save:
@@ -508,6 +509,8 @@ def hang_round(place, draw, run, ranks):
         struck.append(time.time())
         if pid:
             os.kill(pid, number)
+        else:
+            troubles.append("the round found no process of that rank, and disturbed nothing")
 
     ended = []
 
@@ -519,17 +522,16 @@ def hang_round(place, draw, run, ranks):
         if pids_of(run):
             troubles.append("processes of the job are left")
 
-    troubles = []
     status, output = place.train(run, ranks, overrides, environment=environment, during=until_the_end)
     facts["status"] = status
     if status == "hang" or not ended:
         return facts, troubles + [f"hung: {output[-600:]}"]
     facts["seconds"] = round(ended[0] - struck[0], 2)
-    disk = how == "asleep" and in_save
-    allowed = 5.0 if how in ("killed", "exception") else HANG_LIMIT * (PATIENCE if disk else 1) + 5.0
     alarms = [line for line in output.splitlines() if ALARM.search(line)]
     alarm = alarms[0] if alarms else ""
     facts["where"] = place_of(alarm) if alarm else "nowhere"
+    disk = how == "asleep" and facts["where"] in ("save", "setup", "load")
+    allowed = 5.0 if how in ("killed", "exception") else HANG_LIMIT * (PATIENCE if disk else 1) + 5.0
     facts["alarm"] = alarm[-400:]
     if status == 0:
         troubles.append("ended with 0")
