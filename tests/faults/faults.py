@@ -563,7 +563,7 @@ def calm_round(place, draw, run, ranks):
     environment = {}
     if how == "slow disk":
         overrides += ["train.steps=8", "checkpoint.every_steps=4"]
-        environment = shim(place.folder / run, rank=rank, at=draw.randint(1, 10), kind="SLOW", times=3)
+        environment = shim(place.folder / run, rank=rank, at=draw.randint(1, 10 if rank == 0 else 5), kind="SLOW", times=3)
 
     def during(process):
         if how == "slow disk":
