@@ -18,7 +18,7 @@
 
 namespace pimoe {
 
-/// Whether a save is written beside training; `auto` is where that has been proved: on CPUs.
+/// Whether a save is written beside training; `auto` is `true`.
 enum class BesideTraining { kAuto, kYes, kNo };
 
 /// What a run does after a save that failed.
