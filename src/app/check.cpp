@@ -62,12 +62,18 @@ double chosen_skew(const std::string& text) {
 
 /// The configuration; where its tokenizer cannot be read, with a vocabulary that no id exceeds, and nobody may count with.
 std::optional<TrainConfig> load(const CheckOptions& options, Preflight& found, bool& vocabulary_known) {
+  ConfigSource file;
   std::optional<TrainConfig> config;
-  vocabulary_known = found.attempt([&] { config = load_train_config(options.config, options.overrides); });
-  if (vocabulary_known || found.troubles.back().code != ExitCode::kBadData) return config;
+  vocabulary_known = found.attempt([&] {
+    file = read_config_source(options.config);
+    config = load_train_config(file, options.overrides);
+  });
+  const bool readable = vocabulary_known || found.troubles.back().code == ExitCode::kBadData;
+  if (readable) found.warnings = idle_keys(file, options.overrides);
+  if (vocabulary_known || !readable) return config;
   std::vector<std::string> overrides = options.overrides;
   overrides.emplace_back("model.vocabulary=1");
-  TrainConfig rest = load_train_config(options.config, overrides);
+  TrainConfig rest = load_train_config(file, overrides);
   rest.model.vocabulary = std::numeric_limits<int64_t>::max();  // no id is too large
   rest.data.tokenizer.clear();                                  // its trouble is told
   return rest;
@@ -90,7 +96,6 @@ void look_at_layout(const TrainConfig& config, const CheckOptions& options, cons
                                     " ranks: ", options.ranks - config.train.global_batch, " of them have no sequence, and only wait"));
   }
   for (const std::string& doubt : doubts_about(config)) found.warnings.push_back(doubt);
-  for (const std::string& idle : idle_keys(options.config, options.overrides)) found.warnings.push_back(idle);
 }
 
 /// @returns checkpoints that a run writes

@@ -58,7 +58,8 @@ std::string preset_lines() {
 
 ExitCode train(const TrainOptions& options, AppContext& context) {
   Logger& log = context.log;
-  TrainConfig config = load_train_config(options.config, options.overrides);
+  const ConfigSource file = read_config_source(options.config);
+  TrainConfig config = load_train_config(file, options.overrides);
   if (options.print_config) {
     if (MpiSession::launcher_rank() == 0) std::cout << to_yaml(config);
     return ExitCode::kDone;
@@ -72,7 +73,7 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   }
   const std::unique_ptr<FileLock> lock = lock_run(config.run.directory, mesh);
   if (mesh.rank() == 0) {
-    for (const std::string& idle : idle_keys(options.config, options.overrides)) log.warning(idle);
+    for (const std::string& idle : idle_keys(file, options.overrides)) log.warning(idle);
     if (config.train.global_batch < mesh.size()) {
       log.warning(concat("train.global_batch (", config.train.global_batch, ") is below the ", mesh.size(),
                          " ranks: ", mesh.size() - config.train.global_batch, " of them have no sequence, and only wait"));

@@ -145,10 +145,10 @@ std::vector<std::string> idle_keys(const TrainConfig& config, const ConfigOrigin
   return lines;
 }
 
-std::vector<std::string> idle_keys(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+std::vector<std::string> idle_keys(const ConfigSource& file, const std::vector<std::string>& overrides) {
   TrainConfig config;
   const ConfigOrigins origins =
-      load_fields(with_preset(read_config_source(file), overrides), overrides, [&config](FieldVisitor& visit) { config.fields(visit); });
+      load_fields(with_preset(file, overrides), overrides, [&config](FieldVisitor& visit) { config.fields(visit); });
   return idle_keys(config, origins);
 }
 

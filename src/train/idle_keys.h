@@ -2,7 +2,6 @@
 
 #include "train/train_config.h"
 
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -15,7 +14,7 @@ namespace pimoe {
 /// that --print-config printed has every key.
 ///
 /// @param file, overrides  what load_train_config accepted
-std::vector<std::string> idle_keys(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+std::vector<std::string> idle_keys(const ConfigSource& file, const std::vector<std::string>& overrides);
 
 /// The same for a configuration and where its values came from.
 std::vector<std::string> idle_keys(const TrainConfig& config, const ConfigOrigins& origins);

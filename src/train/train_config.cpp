@@ -129,10 +129,14 @@ TrainConfig load(const ConfigSource& file, const std::vector<std::string>& overr
 }  // namespace
 
 TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_corpus) {
-  TrainConfig config = load(read_config_source(file), overrides, needs_corpus);
-  if (config.run.directory.empty()) config.run.directory = std::filesystem::path("runs") / file.stem();
+  return load_train_config(read_config_source(file), overrides, needs_corpus);
+}
+
+TrainConfig load_train_config(const ConfigSource& file, const std::vector<std::string>& overrides, bool needs_corpus) {
+  TrainConfig config = load(file, overrides, needs_corpus);
+  if (config.run.directory.empty()) config.run.directory = std::filesystem::path("runs") / std::filesystem::path(file.name).stem();
   if (!is_text(config.run.directory.string())) {
-    throw ConfigError(concat("the name of ", file.string(), ", which names the run folder, is no UTF-8: set run.directory"));
+    throw ConfigError(concat("the name of ", file.name, ", which names the run folder, is no UTF-8: set run.directory"));
   }
   if (config.model.vocabulary == 0) config.model.vocabulary = Tokenizer(config.data.tokenizer).vocabulary();
   return config;

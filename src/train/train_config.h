@@ -77,6 +77,8 @@ struct TrainConfig {
 /// @param needs_corpus  an empty data.train is a violation
 /// @throws ConfigError listing all violations; DataError if the tokenizer cannot be read
 TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_corpus = true);
+/// The same for a file that was read: a pipe can be read once.
+TrainConfig load_train_config(const ConfigSource& file, const std::vector<std::string>& overrides, bool needs_corpus = true);
 
 /// The same from text that a checkpoint carries: nothing is filled in, and as it has every key its preset changes nothing.
 TrainConfig parse_train_config(const std::string& yaml, const std::string& name_for_messages);

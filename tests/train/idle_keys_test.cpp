@@ -20,7 +20,7 @@ class IdleKeys : public testing::Test {
   std::vector<std::string> told(const std::vector<std::string>& overrides, const std::string& file = "data: {train: corpus}\n") const {
     replace_file(file_, file);
     std::vector<std::string> keys;
-    for (const std::string& line : idle_keys(file_, overrides)) {
+    for (const std::string& line : idle_keys(read_config_source(file_), overrides)) {
       EXPECT_NE(line.find(") has no effect, because "), std::string::npos) << line;
       keys.push_back(line.substr(0, line.find(' ')));
     }
@@ -103,8 +103,9 @@ TEST_F(IdleKeys, AreThoseThatSomebodyWroteOtherwiseThanTheDefault) {
 
 TEST_F(IdleKeys, SayWhereTheyAreWritten) {
   replace_file(file_, "data: {train: corpus}\nlog:\n  routing: {tokens: 7}\n");
-  EXPECT_EQ(idle_keys(file_, {}), Keys{concat("log.routing.tokens (7, ", file_.string(),
-                                              ":3:21) has no effect, because log.routing.every_steps is 0: nothing is recorded")});
+  EXPECT_EQ(idle_keys(read_config_source(file_), {}),
+            Keys{concat("log.routing.tokens (7, ", file_.string(),
+                        ":3:21) has no effect, because log.routing.every_steps is 0: nothing is recorded")});
 }
 
 }  // namespace
