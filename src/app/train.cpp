@@ -112,9 +112,12 @@ void add_train_command(CLI::App& app, AppContext& context) {
   CLI::App* command = app.add_subcommand("train", "Train a model; under mpirun or srun on all their ranks. Resumes where the run stopped");
   command->add_option("config", options->config, "configuration file (YAML)")->required();
   command->add_option("overrides", options->overrides, "key.path=value, stronger than the file");
-  command->add_flag("--print-config", options->print_config, "print the resolved configuration and leave");
+  command->add_flag("--print-config", options->print_config,
+                    "print every key with its value and what it means, as the configuration resolves them, and leave");
   command->footer(
-      concat("Presets, as preset=NAME or `preset: NAME` in the file; every key that is written out is stronger:\n", preset_lines(),
+      concat("Every key is explained by --print-config: pimoe train configs/quickstart.yaml --print-config\n"
+             "Presets, as preset=NAME or `preset: NAME` in the file; every key that is written out is stronger:\n",
+             preset_lines(),
              "Example:\n  mpirun -n 4 pimoe train configs/quickstart.yaml mesh.expert_parallel=2 train.steps=500\n"
              "SIGUSR1 (mpirun and srun forward it), and SIGTERM or Ctrl-C where the launcher gives time, save and leave with 75;\nthe same "
              "command then goes on."));

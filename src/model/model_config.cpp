@@ -42,9 +42,10 @@ void ModelConfig::fields(FieldVisitor& visit) {
   visit.integer("feed_forward_width", feed_forward_width, {.at_least = 1, .at_most = 1 << 24}, "hidden width of dense layers");
   visit.flag("tie_embeddings", tie_embeddings, "use the embedding as the head");
   visit.flag("qk_norm", qk_norm, "RMSNorm of each head's queries and keys");
-  visit.number("rope_theta", rope_theta, {.above = 0}, "base of the rotary frequencies");
-  visit.number("norm_epsilon", norm_epsilon, {.above = 0}, "epsilon of every RMSNorm");
-  visit.number("initial_deviation", initial_deviation, {.at_least = 0}, "standard deviation of initial weights");
+  visit.number("rope_theta", rope_theta, {.above = 0, .at_most = 1e30}, "base of the rotary frequencies");
+  visit.number("norm_epsilon", norm_epsilon, {.above = 0, .at_most = 1}, "epsilon of every RMSNorm");
+  visit.number("initial_deviation", initial_deviation, {.at_least = 0, .at_most = kMostCoefficient},
+               "standard deviation of initial weights");
   visit.nested("moe", moe);
 }
 

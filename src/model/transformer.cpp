@@ -2,6 +2,7 @@
 
 #include "base/progress.h"
 #include "base/text.h"
+#include "moe/moe_memory.h"
 #include "moe/recompute.h"
 #include "ops/cross_entropy.h"
 #include "ops/rms_norm.h"

@@ -3,6 +3,7 @@
 #include "model/attention.h"
 #include "model/model_config.h"
 #include "moe/moe_layer.h"
+#include "moe/routed_rows.h"
 #include "parallel/process_mesh.h"
 
 #include <memory>

@@ -1,7 +1,7 @@
 #include "moe/adaptive_control.h"
 
-#include "base/errors.h"
 #include "base/text.h"
+#include "moe/saved_numbers.h"
 
 #include <algorithm>
 #include <cmath>
@@ -20,41 +20,27 @@ constexpr double kLeastSwitchShare = 1.0 / 16;  // of its bound: the first coeff
 constexpr double kCommonPatience = 4.0;         // looks
 constexpr double kMostPatience = 64.0;          // looks
 constexpr double kBetter = 0.9;                 // a look that is a tenth below the one before got better
-constexpr int64_t kBits = 32;                   // of a word that a double holds exactly
-
-bool has_bit(const std::vector<double>& words, int64_t bit) {
-  return (static_cast<uint64_t>(words[static_cast<size_t>(bit / kBits)]) >> (bit % kBits) & 1U) != 0;
-}
-
-void set_bit(std::vector<double>& words, int64_t bit) {
-  double& word = words[static_cast<size_t>(bit / kBits)];
-  word = static_cast<double>(static_cast<uint64_t>(word) | uint64_t{1} << (bit % kBits));
-}
-
-/// H(c) / ln E
-double entropy_of(const std::vector<int64_t>& load, double total) {
-  if (load.size() < 2) return 1.0;
-  double entropy = 0.0;
-  for (const int64_t count : load) {
-    if (count > 0) entropy -= static_cast<double>(count) / total * std::log(static_cast<double>(count) / total);
-  }
-  return entropy / std::log(static_cast<double>(load.size()));
-}
+constexpr const char* kPrefix = "adaptive.";
+constexpr const char* kTemperature = "adaptive.temperature";
 
 }  // namespace
 
 void AdaptiveConfig::fields(FieldVisitor& visit) {
   visit.flag("enabled", enabled, "move bias rate, Switch coefficient and temperature by the load that is measured");
-  visit.integer("window", window, {.at_least = 1}, "steps of a look: what is averaged before a setting goes back, and before an alarm");
-  visit.number("target_maxvio", target_maxvio, {.above = 0}, "MaxVio to reach: (max load - mean load) / mean load");
-  visit.number("bias_rate_start", bias_rate_start, {.above = 0},
+  visit.integer("window", window, {.at_least = 1, .at_most = kMostSteps},
+                "steps of a look: what is averaged before a setting goes back, and, in every run, before an alarm");
+  visit.number("target_maxvio", target_maxvio, {.above = 0, .at_most = kMostCoefficient},
+               "MaxVio to reach: (max load - mean load) / mean load");
+  visit.number("bias_rate_start", bias_rate_start, {.above = 0, .at_most = kMostCoefficient},
                "first step of the loss-free bias of an expert whose load is off by the mean load");
-  visit.number("bias_rate_min", bias_rate_min, {.above = 0}, "least step of the loss-free bias");
-  visit.number("bias_rate_max", bias_rate_max, {.at_least = 0}, "greatest step of the loss-free bias; 0: it is not used");
-  visit.number("switch_loss_max", switch_loss_max, {.at_least = 0},
+  visit.number("bias_rate_min", bias_rate_min, {.above = 0, .at_most = kMostCoefficient}, "least step of the loss-free bias");
+  visit.number("bias_rate_max", bias_rate_max, {.at_least = 0, .at_most = kMostCoefficient},
+               "greatest step of the loss-free bias; 0: it is not used");
+  visit.number("switch_loss_max", switch_loss_max, {.at_least = 0, .at_most = kMostCoefficient},
                "greatest coefficient of the Switch loss; at most the configured: it is not moved");
-  visit.number("temperature_max", temperature_max, {.at_least = 0}, "greatest router temperature; at most the configured: it is not moved");
-  visit.number("collapse_entropy", collapse_entropy, {.at_least = 0, .at_most = 1}, "alarm below this H(load) / ln E");
+  visit.number("temperature_max", temperature_max, {.at_least = 0, .at_most = kMostCoefficient},
+               "greatest router temperature; at most the configured: it is not moved");
+  visit.number("collapse_entropy", collapse_entropy, {.at_least = 0, .at_most = 1}, "alarm, in every run, below this H(load) / ln E");
 }
 
 void AdaptiveConfig::validate(const char* key, Violations& violations) const {
@@ -64,23 +50,19 @@ void AdaptiveConfig::validate(const char* key, Violations& violations) const {
   }
 }
 
-AdaptiveControl::AdaptiveControl(const AdaptiveConfig& config, const AdaptiveSettings& configured, int64_t layers, int64_t experts)
+AdaptiveControl::AdaptiveControl(const AdaptiveConfig& config, const AdaptiveSettings& configured, const MoeLayers& layers)
     : config_(config),
       configured_(configured),
-      experts_(experts),
-      chance_(std::sqrt(2.0 * std::log(static_cast<double>(std::max<int64_t>(1, experts))))),
-      layers_(static_cast<size_t>(layers)) {
+      experts_(layers.experts),
+      first_layer_(layers.first),
+      chance_(std::sqrt(2.0 * std::log(static_cast<double>(std::max<int64_t>(1, layers.experts))))),
+      layers_(static_cast<size_t>(layers.count)) {
   configured_.bias_rate.resize(layers_.size(), configured.bias_rate.empty() ? 0.0 : configured.bias_rate.front());
   if (config_.enabled) {
     for (double& rate : configured_.bias_rate) rate = bounded_rate(config_.bias_rate_start);
   }
   settings_ = configured_;
-  const auto words = static_cast<size_t>((experts + kBits - 1) / kBits);
-  for (Layer& layer : layers_) {
-    layer.error.assign(static_cast<size_t>(experts), 0.0);
-    layer.used.assign(words, 0.0);
-    layer.missing.assign(words, 0.0);
-  }
+  for (Layer& layer : layers_) layer.error.assign(static_cast<size_t>(experts_), 0.0);
   patience_.needed = kCommonPatience;
 }
 
@@ -98,35 +80,28 @@ double AdaptiveControl::bounded_rate(double rate) const { return std::min(std::m
 
 double AdaptiveControl::target_for(double mean_load) const { return std::max(config_.target_maxvio, chance_ / std::sqrt(mean_load)); }
 
-AdaptiveControl::Observation AdaptiveControl::observe(int64_t step, const std::vector<std::vector<int64_t>>& load) {
-  Observation seen;
-  if (layers_.empty()) return seen;
+std::vector<AdaptiveMove> AdaptiveControl::observe(int64_t step, const std::vector<std::vector<int64_t>>& load) {
+  std::vector<AdaptiveMove> moves;
+  if (!config_.enabled || layers_.empty()) return moves;
   const double slots = static_cast<double>(std::accumulate(load[0].begin(), load[0].end(), int64_t{0}));
-  if (slots == 0) return seen;  // of a step without a token there is nothing to learn
+  if (slots == 0) return moves;  // of a step without a token there is nothing to learn
   ++look_steps_;
   look_target_ += target_for(slots / static_cast<double>(experts_));
-  for (size_t index = 0; index < layers_.size(); ++index) steer_bias(step, static_cast<int64_t>(index), load[index], seen);
-  if (look_steps_ >= static_cast<double>(config_.window)) look(step, seen);
-  return seen;
+  for (size_t index = 0; index < layers_.size(); ++index) steer_bias(step, static_cast<int64_t>(index), load[index], moves);
+  if (look_steps_ >= static_cast<double>(config_.window)) look(step, moves);
+  return moves;
 }
 
-void AdaptiveControl::steer_bias(int64_t step, int64_t index, const std::vector<int64_t>& load, Observation& seen) {
+void AdaptiveControl::steer_bias(int64_t step, int64_t index, const std::vector<int64_t>& load, std::vector<AdaptiveMove>& moves) {
   Layer& layer = layers_[static_cast<size_t>(index)];
   const double total = static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0}));
   const double mean = total / static_cast<double>(experts_);
-  const auto fullest = std::max_element(load.begin(), load.end());
-  const double maxvio = (static_cast<double>(*fullest) - mean) / mean;
+  const double violation = maxvio(load);
   const double target = target_for(mean);
 
-  layer.look_maxvio += maxvio;
-  layer.look_entropy += entropy_of(load, total);
-  for (int64_t expert = 0; expert < experts_; ++expert) {
-    if (load[static_cast<size_t>(expert)] > 0) set_bit(layer.used, expert);
-  }
-
+  layer.look_maxvio += violation;
   const bool first = layer.fullest < 0;
-  layer.fullest = static_cast<double>(fullest - load.begin());
-  layer.fullest_load = maxvio + 1;
+  layer.fullest = static_cast<double>(std::max_element(load.begin(), load.end()) - load.begin());
   double product = 0.0;
   double square = 0.0;
   for (size_t expert = 0; expert < load.size(); ++expert) {
@@ -139,34 +114,33 @@ void AdaptiveControl::steer_bias(int64_t step, int64_t index, const std::vector<
   ++layer.steps;
   layer.product = kMemory * layer.product + product;
   layer.square = kMemory * layer.square + square;
-  if (layer.steps < kProof || maxvio <= target || layer.square == 0) return;
+  if (layer.steps < kProof || violation <= target || layer.square == 0) return;
   const double left = layer.product / layer.square;
-  const std::string seen_so_far = concat("MaxVio ", fixed(maxvio, 2), ", target ", fixed(target, 2), "; ");
+  const std::string seen_so_far = concat("MaxVio ", fixed(violation, 2), ", target ", fixed(target, 2), "; ");
   const double rate = settings_.bias_rate[static_cast<size_t>(index)];
   if (left > kLasting) {
-    move_bias(step, index, rate * kFactor, concat(seen_so_far, fixed(100 * left, 0), " % of a step's imbalance is left in the next"), seen);
+    move_bias(step, index, rate * kFactor, concat(seen_so_far, fixed(100 * left, 0), " % of a step's imbalance is left in the next"),
+              moves);
   } else if (left < kAlternating) {
-    move_bias(step, index, rate / kFactor, concat(seen_so_far, "imbalance alternates from step to step: the bias goes too far"), seen);
+    move_bias(step, index, rate / kFactor, concat(seen_so_far, "imbalance alternates from step to step: the bias goes too far"), moves);
   }
 }
 
-void AdaptiveControl::look(int64_t step, Observation& seen) {
+void AdaptiveControl::look(int64_t step, std::vector<AdaptiveMove>& moves) {
   double sum = 0.0;
-  for (size_t index = 0; index < layers_.size(); ++index) {
-    Layer& layer = layers_[index];
+  for (Layer& layer : layers_) {
     sum += layer.look_maxvio / look_steps_;
-    look_for_collapse(step, static_cast<int64_t>(index), layer.look_entropy / look_steps_, seen);
-    layer.look_maxvio = layer.look_entropy = 0;
+    layer.look_maxvio = 0;
   }
-  look_at_common(step, sum / static_cast<double>(layers_.size()), seen);
+  look_at_common(step, sum / static_cast<double>(layers_.size()), moves);
   look_steps_ = look_target_ = 0;
 }
 
-void AdaptiveControl::look_at_common(int64_t step, double maxvio, Observation& seen) {
+void AdaptiveControl::look_at_common(int64_t step, double mean_maxvio, std::vector<AdaptiveMove>& moves) {
   const double target = look_target_ / look_steps_;
-  const bool met = maxvio <= target;
-  const bool better = last_maxvio_ > 0 && maxvio < kBetter * last_maxvio_;
-  last_maxvio_ = maxvio;
+  const bool met = mean_maxvio <= target;
+  const bool better = last_maxvio_ > 0 && mean_maxvio < kBetter * last_maxvio_;
+  last_maxvio_ = mean_maxvio;
   patience_.met = met ? patience_.met + 1 : 0;
   missed_ = met || better ? 0 : missed_ + 1;
 
@@ -174,29 +148,29 @@ void AdaptiveControl::look_at_common(int64_t step, double maxvio, Observation& s
   const double least_switch = most_switch * kLeastSwitchShare;
   const double most_temperature = std::max(config_.temperature_max, configured_.temperature);
   if (missed_ >= kCommonPatience) {
-    const std::string reason = concat("mean MaxVio ", fixed(maxvio, 2), " after ", missed_, " looks of ", look_steps_,
+    const std::string reason = concat("mean MaxVio ", fixed(mean_maxvio, 2), " after ", missed_, " looks of ", look_steps_,
                                       " steps that did not get better, target ", fixed(target, 2));
     if (settings_.switch_loss < most_switch) {
       const double to = std::max(settings_.switch_loss * kFactor, least_switch);
-      move_common(step, "Switch loss coefficient", settings_.switch_loss, std::min(to, most_switch), reason, seen);
+      move_common(step, "Switch loss coefficient", settings_.switch_loss, std::min(to, most_switch), reason, moves);
     } else if (settings_.temperature < most_temperature) {
       move_common(step, "temperature", settings_.temperature, std::min(settings_.temperature * kTemperatureFactor, most_temperature),
-                  reason, seen);
+                  reason, moves);
     } else {
       return;
     }
     patience_.raised();
     missed_ = 0;
   } else if (patience_.met >= patience_.needed) {
-    const std::string reason = concat("mean MaxVio ", fixed(maxvio, 2), ", ", patience_.met, " looks of ", look_steps_,
+    const std::string reason = concat("mean MaxVio ", fixed(mean_maxvio, 2), ", ", patience_.met, " looks of ", look_steps_,
                                       " steps met the target ", fixed(target, 2));
     if (settings_.temperature > configured_.temperature) {
       move_common(step, "temperature", settings_.temperature, std::max(settings_.temperature / kTemperatureFactor, configured_.temperature),
-                  reason, seen);
+                  reason, moves);
     } else if (settings_.switch_loss > configured_.switch_loss) {
       const double to = settings_.switch_loss / kFactor;
       move_common(step, "Switch loss coefficient", settings_.switch_loss,
-                  to < least_switch ? configured_.switch_loss : std::max(to, configured_.switch_loss), reason, seen);
+                  to < least_switch ? configured_.switch_loss : std::max(to, configured_.switch_loss), reason, moves);
     } else {
       return;
     }
@@ -204,58 +178,27 @@ void AdaptiveControl::look_at_common(int64_t step, double maxvio, Observation& s
   }
 }
 
-void AdaptiveControl::look_for_collapse(int64_t step, int64_t index, double entropy, Observation& seen) {
-  Layer& layer = layers_[static_cast<size_t>(index)];
-  const bool collapsed = entropy < config_.collapse_entropy;
-  if (collapsed && layer.collapsed == 0) {
-    const auto fullest = static_cast<int64_t>(layer.fullest);
-    seen.alarms.push_back({index,
-                           {fullest},
-                           concat("step ", step, ": layer ", index, ": the router collapses: entropy of the load ", fixed(entropy, 2),
-                                  " over ", look_steps_, " steps is below ", config_.collapse_entropy, "; expert ", fullest, " has ",
-                                  fixed(layer.fullest_load, 1), " times the mean load")});
-  }
-  layer.collapsed = collapsed ? 1 : 0;
-
-  std::vector<int64_t> news;
-  std::vector<double> missing(layer.missing.size(), 0.0);
-  for (int64_t expert = 0; expert < experts_; ++expert) {
-    if (has_bit(layer.used, expert)) continue;
-    if (!has_bit(layer.missing, expert)) news.push_back(expert);
-    set_bit(missing, expert);
-  }
-  layer.missing = missing;
-  std::fill(layer.used.begin(), layer.used.end(), 0.0);
-  if (news.empty()) return;
-  std::string names;
-  for (const int64_t expert : news) names += concat(names.empty() ? "" : ", ", expert);
-  seen.alarms.push_back({index, news,
-                         concat("step ", step, ": layer ", index, news.size() == 1 ? ": expert " : ": experts ", names, " had no slot in ",
-                                look_steps_, " steps")});
-}
-
-void AdaptiveControl::move_bias(int64_t step, int64_t index, double to, const std::string& reason, Observation& seen) {
-  if (!config_.enabled) return;
+void AdaptiveControl::move_bias(int64_t step, int64_t index, double to, const std::string& reason, std::vector<AdaptiveMove>& moves) {
   Layer& layer = layers_[static_cast<size_t>(index)];
   layer.steps = layer.product = layer.square = 0;
   double& rate = settings_.bias_rate[static_cast<size_t>(index)];
   to = bounded_rate(to);
   if (to == rate) return;
-  seen.moves.push_back({index, rate, to, concat("step ", step, ": bias rate of layer ", index, " ", rate, " -> ", to, ": ", reason)});
+  moves.push_back({first_layer_ + index, rate, to,
+                   concat("step ", step, ": bias rate of layer ", first_layer_ + index, " ", rate, " -> ", to, ": ", reason)});
   rate = to;
 }
 
 void AdaptiveControl::move_common(int64_t step, const char* name, double& setting, double to, const std::string& reason,
-                                  Observation& seen) {
-  if (!config_.enabled) return;
-  seen.moves.push_back({-1, setting, to, concat("step ", step, ": ", name, " ", setting, " -> ", to, ": ", reason)});
+                                  std::vector<AdaptiveMove>& moves) {
+  moves.push_back({-1, setting, to, concat("step ", step, ": ", name, " ", setting, " -> ", to, ": ", reason)});
   setting = to;
 }
 
 template <class Visit>
 void AdaptiveControl::each_number(const Visit& visit) {
   visit("adaptive.switch_loss", settings_.switch_loss);
-  visit("adaptive.temperature", settings_.temperature);
+  visit(kTemperature, settings_.temperature);
   visit("adaptive.look_steps", look_steps_);
   visit("adaptive.look_target", look_target_);
   visit("adaptive.missed", missed_);
@@ -268,38 +211,30 @@ void AdaptiveControl::each_number(const Visit& visit) {
     const std::string prefix = concat("adaptive.layers.", index, ".");
     visit(prefix + "bias_rate", settings_.bias_rate[index]);
     visit(prefix + "fullest", layer.fullest);
-    visit(prefix + "fullest_load", layer.fullest_load);
     visit(prefix + "steps", layer.steps);
     visit(prefix + "product", layer.product);
     visit(prefix + "square", layer.square);
     for (size_t expert = 0; expert < layer.error.size(); ++expert) visit(concat(prefix, "error.", expert), layer.error[expert]);
     visit(prefix + "look_maxvio", layer.look_maxvio);
-    visit(prefix + "look_entropy", layer.look_entropy);
-    visit(prefix + "collapsed", layer.collapsed);
-    for (size_t word = 0; word < layer.used.size(); ++word) {
-      visit(concat(prefix, "used.", word), layer.used[word]);
-      visit(concat(prefix, "missing.", word), layer.missing[word]);
-    }
   }
 }
 
 std::map<std::string, double> AdaptiveControl::state() const {
-  std::map<std::string, double> numbers;
-  AdaptiveControl copy = *this;  // one list of numbers for both ways; it is small
-  copy.each_number([&numbers](const std::string& key, double& value) { numbers[key] = value; });
-  return numbers;
+  AdaptiveControl copy = *this;  // it is small
+  return numbers_of([&copy](const NumberVisitor& visit) { copy.each_number(visit); });
 }
 
-bool AdaptiveControl::is_state(const std::string& key) { return key.rfind("adaptive.", 0) == 0; }
+bool AdaptiveControl::is_state(const std::string& key) { return begins_with(key, kPrefix); }
+
+std::optional<double> AdaptiveControl::temperature_in(const std::map<std::string, double>& numbers) {
+  const auto found = numbers.find(kTemperature);
+  return found == numbers.end() ? std::nullopt : std::optional(found->second);
+}
 
 bool AdaptiveControl::restore(const std::map<std::string, double>& numbers) {
-  if (std::none_of(numbers.begin(), numbers.end(), [](const auto& number) { return is_state(number.first); })) return false;
   AdaptiveControl restored = *this;
-  restored.each_number([&numbers](const std::string& key, double& value) {
-    const auto found = numbers.find(key);
-    if (found == numbers.end()) throw CheckpointError(concat("the checkpoint's state of adaptive control has no '", key, "'"));
-    value = found->second;
-  });
+  const NumberList list = [&restored](const NumberVisitor& visit) { restored.each_number(visit); };
+  if (!take_numbers(list, kPrefix, "adaptive control", numbers)) return false;
   for (double& rate : restored.settings_.bias_rate) rate = bounded_rate(rate);
   const auto bounded = [](double value, double least, double most) { return std::min(std::max(value, least), std::max(least, most)); };
   restored.settings_.switch_loss = bounded(restored.settings_.switch_loss, configured_.switch_loss, config_.switch_loss_max);

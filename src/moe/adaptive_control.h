@@ -1,16 +1,16 @@
 #pragma once
 
 #include "base/config_fields.h"
+#include "moe/balance_config.h"
+#include "moe/load_statistics.h"
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace pimoe {
-
-/// How far a step moves an expert's bias; update_bias has the formulas.
-enum class BiasLaw { kSign, kProportional };
 
 /// `model.moe.adaptive:` keeps the load of the experts near a target by moving the settings that balance it.
 struct AdaptiveConfig {
@@ -36,19 +36,12 @@ struct AdaptiveSettings {
   double temperature = 1.0;       ///< the router's logits are divided by it
 };
 
-/// One setting moved, and why. Layers count MoE layers from 0, as in metrics.jsonl.
+/// One setting moved, and why.
 struct AdaptiveMove {
-  int64_t layer = -1;  ///< -1: of every layer
+  int64_t layer = -1;  ///< the model's; -1: of every layer with experts
   double from = 0.0;
   double to = 0.0;
   std::string text;  ///< "step 40: bias rate of layer 3 0.001 -> 0.004: MaxVio 1.80 for 3 steps on the same expert, target 0.20"
-};
-
-/// Something that a person should look at. Told once, and again only after it was over.
-struct AdaptiveAlarm {
-  int64_t layer = 0;
-  std::vector<int64_t> experts;  ///< that had no slot in the look, or the one that has the most
-  std::string text;
 };
 
 /// Steers load balancing by what it sees of the load: raises what balances while a layer is out of balance, lets go once it is balanced.
@@ -74,22 +67,16 @@ class AdaptiveControl {
  public:
   static constexpr BiasLaw kBiasLaw = BiasLaw::kProportional;  ///< that the rates are for
 
-  struct Observation {
-    std::vector<AdaptiveMove> moves;
-    std::vector<AdaptiveAlarm> alarms;
-  };
-
   /// @param configured  what the settings are without control: where it begins, and returns to. Under control the bias rates begin at
   ///                    config.bias_rate_start instead, brought inside its bounds. bias_rate: of one element, or of N.
-  /// @param layers      N, MoE layers; may be 0
-  /// Where `config.enabled` is false it only watches: alarms are told, and the settings stay what was configured.
-  AdaptiveControl(const AdaptiveConfig& config, const AdaptiveSettings& configured, int64_t layers, int64_t experts);
+  /// Where `config.enabled` is false nothing moves: the settings stay what was configured.
+  AdaptiveControl(const AdaptiveConfig& config, const AdaptiveSettings& configured, const MoeLayers& layers);
 
   /// Takes in a step that updated the weights; the settings are then those of the next step.
   /// @param step  its number, for the texts
   /// @param load  [N][E] slots of each expert over the step's global batch
-  /// @cost  N * E operations on the host
-  Observation observe(int64_t step, const std::vector<std::vector<int64_t>>& load);
+  /// @returns what it moved  @cost  N * E operations on the host
+  std::vector<AdaptiveMove> observe(int64_t step, const std::vector<std::vector<int64_t>>& load);
 
   const AdaptiveSettings& settings() const { return settings_; }
 
@@ -101,6 +88,8 @@ class AdaptiveControl {
   /// @returns false, and changes nothing, if there is none of it
   /// @throws CheckpointError if there is only a part of it
   bool restore(const std::map<std::string, double>& numbers);
+  /// @returns the router temperature that control had settled on when it wrote these numbers; nothing if it was off
+  static std::optional<double> temperature_in(const std::map<std::string, double>& numbers);
 
  private:
   /// When a raised setting may go back: after `needed` looks in a row that met the target.
@@ -113,17 +102,12 @@ class AdaptiveControl {
     void gave_back();
   };
   struct Layer {
-    double fullest = -1.0;        ///< expert of the last step
-    double fullest_load = 0.0;    ///< its slots over the mean
-    double steps = 0.0;           ///< since the last move, that the two sums are about
-    double product = 0.0;         ///< weighted sum of e(t) . e(t-1)
-    double square = 0.0;          ///< weighted sum of e(t-1) . e(t-1)
-    std::vector<double> error;    ///< [E] e of the last step
-    double look_maxvio = 0.0;     ///< sum over the look
-    double look_entropy = 0.0;    ///< sum over the look
-    double collapsed = 0.0;       ///< 1: the alarm is told
-    std::vector<double> used;     ///< [ceil(E / 32)] words of bits: experts that had a slot in this look
-    std::vector<double> missing;  ///< likewise: experts that an alarm has told of
+    double fullest = -1.0;      ///< expert of the last step; -1: there was none
+    double steps = 0.0;         ///< since the last move, that the two sums are about
+    double product = 0.0;       ///< weighted sum of e(t) . e(t-1)
+    double square = 0.0;        ///< weighted sum of e(t-1) . e(t-1)
+    std::vector<double> error;  ///< [E] e of the last step
+    double look_maxvio = 0.0;   ///< sum over the look
   };
 
   template <class Visit>
@@ -132,17 +116,17 @@ class AdaptiveControl {
   /// The configured target, or what chance alone makes of this many slots an expert.
   double target_for(double mean_load) const;
   double bounded_rate(double rate) const;
-  void steer_bias(int64_t step, int64_t index, const std::vector<int64_t>& load, Observation& seen);
-  void look(int64_t step, Observation& seen);
-  void look_at_common(int64_t step, double maxvio, Observation& seen);
-  void look_for_collapse(int64_t step, int64_t index, double entropy, Observation& seen);
-  void move_bias(int64_t step, int64_t index, double to, const std::string& reason, Observation& seen);
-  void move_common(int64_t step, const char* name, double& setting, double to, const std::string& reason, Observation& seen);
+  void steer_bias(int64_t step, int64_t index, const std::vector<int64_t>& load, std::vector<AdaptiveMove>& moves);
+  void look(int64_t step, std::vector<AdaptiveMove>& moves);
+  void look_at_common(int64_t step, double mean_maxvio, std::vector<AdaptiveMove>& moves);
+  void move_bias(int64_t step, int64_t index, double to, const std::string& reason, std::vector<AdaptiveMove>& moves);
+  void move_common(int64_t step, const char* name, double& setting, double to, const std::string& reason, std::vector<AdaptiveMove>& moves);
 
   AdaptiveConfig config_;
   AdaptiveSettings configured_;  ///< inside the bounds
   AdaptiveSettings settings_;
   int64_t experts_;
+  int64_t first_layer_;
   double chance_;  ///< sqrt(2 ln E)
   std::vector<Layer> layers_;
   double look_steps_ = 0.0;

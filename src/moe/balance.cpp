@@ -37,19 +37,25 @@ BalanceTerms balance_terms(const std::vector<RoutingRecord>& layers, const Balan
   batch_group.all_reduce(terms.load);
 
   const at::Tensor probability = at::stack(probabilities);
-  const at::Tensor switch_part = switch_sums(terms.load, probability) / step_tokens;
-  const at::Tensor z_part = at::stack(squares) / step_tokens;
-  at::Tensor scaled = config.switch_loss * switch_part + config.z_loss * z_part;
-  if (config.step_loss > 0) {
-    const at::Tensor so_far = load_before.defined() ? load_before + terms.load : terms.load;
-    scaled = scaled + config.step_loss * switch_sums(so_far, probability) / step_tokens;
+  const auto unscaled = [&](BalanceRule rule) -> at::Tensor {
+    switch (rule) {
+      case BalanceRule::kSwitch: return switch_sums(terms.load, probability);
+      case BalanceRule::kZ: return at::stack(squares);
+      case BalanceRule::kStep: return switch_sums(load_before.defined() ? load_before + terms.load : terms.load, probability);
+      case BalanceRule::kSequence: return at::stack(sequences);
+      case BalanceRule::kLocal: return switch_sums(local, probability);
+    }
+    return {};
+  };
+  at::Tensor scaled;
+  std::vector<at::Tensor> parts;
+  for (const BalanceRule rule : config.rules()) {
+    const at::Tensor part = unscaled(rule) / step_tokens;
+    scaled = scaled.defined() ? scaled + config.coefficient(rule) * part : config.coefficient(rule) * part;
+    parts.push_back(part.detach());
   }
-  if (config.sequence_loss > 0) scaled = scaled + config.sequence_loss * at::stack(sequences) / step_tokens;
-  if (config.local_loss > 0) scaled = scaled + config.local_loss * switch_sums(local, probability) / step_tokens;
   terms.loss = scaled.sum();
-  terms.switch_part = switch_part.detach();
-  terms.z_part = z_part.detach();
-  terms.scaled_part = scaled.detach();
+  terms.parts = at::stack(parts);
   return terms;
 }
 

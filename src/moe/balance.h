@@ -12,9 +12,9 @@ namespace pimoe {
 struct BalanceTerms {
   at::Tensor loss;  ///< scalar: this rank's share of the scaled losses; adds up to the whole over ranks and micro-steps; differentiable
   at::Tensor load;  ///< [N, E] int64, summed over all ranks of the batch group
-  at::Tensor switch_part;  ///< [N] this rank's share of E * sum_i f_i P_i, unscaled, times the micro-step's share of the step's tokens
-  at::Tensor z_part;       ///< [N] this rank's share of the mean of logsumexp^2, likewise
-  at::Tensor scaled_part;  ///< [N] this rank's share of all scaled losses of a layer
+  /// [R, N] of BalanceConfig::rules(): this rank's share of each rule's loss, unscaled, times the micro-step's share of the step's tokens, so
+  /// that ranks and micro-steps add up to a mean: 1 at balance, but for the z-loss.
+  at::Tensor parts;
 };
 
 /// Balance losses, each with its coefficient, equal in every layout at the same number of micro-steps (but for local_loss).

@@ -8,6 +8,7 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace pimoe {
@@ -22,6 +23,16 @@ at::Tensor places_in_bins(const at::Tensor& bins, int64_t bin_count) {
 int64_t rounded_up(double product) {
   constexpr double kRounding = 1e-12;  // some thousand times that of a float64
   return static_cast<int64_t>(std::ceil(product * (1.0 - kRounding)));
+}
+
+int64_t expert_capacity(const MoeConfig& config, int64_t tokens) {
+  const double even = static_cast<double>(tokens * config.choices) / static_cast<double>(config.experts);
+  return std::max<int64_t>(1, std::min(tokens, rounded_up(even * config.capacity_factor)));
+}
+
+int64_t rows_within_budget(const MoeConfig& config, int64_t slots, int64_t ranks) {
+  const double even = static_cast<double>(slots) / static_cast<double>(ranks);
+  return std::max<int64_t>(1, rounded_up(even * config.rank_budget));
 }
 
 at::Tensor within_limits(const at::Tensor& bins, const at::Tensor& priority, const at::Tensor& limits) {

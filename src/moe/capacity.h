@@ -1,5 +1,7 @@
 #pragma once
 
+#include "moe/moe_config.h"
+
 #include <ATen/core/Tensor.h>
 
 namespace pimoe {
@@ -7,6 +9,13 @@ namespace pimoe {
 /// The smallest integer that is not below a product of sizes and a factor, but for the factor's own rounding: 110 for 100 * 1.1, which is
 /// 110.00000000000001 in binary.
 int64_t rounded_up(double product);
+
+/// Slots that an expert takes of one rank's micro-batch of `tokens` tokens, T K / E * capacity_factor rounded up: at least 1, and at most
+/// T, since a token has an expert once. Where rows are padded `tokens` is the largest T over the ranks. The layer and its forecast both ask here.
+int64_t expert_capacity(const MoeConfig& config, int64_t tokens);
+
+/// Rows that a rank computes at a time: its share of all ranks' `slots` * rank_budget, rounded up, at least 1. As expert_capacity for whom asks.
+int64_t rows_within_budget(const MoeConfig& config, int64_t slots, int64_t ranks);
 
 /// Which slots stay when each bin takes no more than its limit.
 /// @param bins      [N] int32: the bin (expert, rank) of each slot, -1 for none

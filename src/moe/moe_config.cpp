@@ -8,17 +8,20 @@
 namespace pimoe {
 
 void RouterConfig::fields(FieldVisitor& visit) {
-  visit.choice("kind", kind,
-               {{"softmax", RouterKind::kSoftmax},
-                {"sigmoid", RouterKind::kSigmoid},
-                {"expert_choice", RouterKind::kExpertChoice},
-                {"hash", RouterKind::kHash},
-                {"uniform", RouterKind::kUniform}},
-               "expert_choice leaks future tokens in causal training; hash and uniform are baselines that learn nothing");
+  visit.choice(
+      "kind", kind,
+      {{"softmax", RouterKind::kSoftmax},
+       {"sigmoid", RouterKind::kSigmoid},
+       {"expert_choice", RouterKind::kExpertChoice},
+       {"hash", RouterKind::kHash},
+       {"uniform", RouterKind::kUniform}},
+      "expert_choice leaks future tokens in causal training (it chooses inside each sequence: the same in every layout); hash and uniform "
+      "are baselines that learn nothing");
   visit.flag("pre_softmax", pre_softmax, "softmax over all experts, then top-k; false: top-k, then softmax over the chosen");
   visit.flag("renormalize", renormalize, "divide a token's K gates by their sum");
-  visit.number("route_scale", route_scale, {.above = 0}, "gates times this (DeepSeek-V3: 2.5)");
-  visit.number("temperature", temperature, {.above = 0}, "logits are divided by it before the score function");
+  visit.number("route_scale", route_scale, {.above = 0, .at_most = kMostCoefficient}, "gates times this (DeepSeek-V3: 2.5)");
+  visit.number("temperature", temperature, {.at_least = 1 / kMostCoefficient, .at_most = kMostCoefficient},
+               "logits are divided by it before the score function");
   visit.number("jitter", jitter, {.at_least = 0, .below = 1}, "the router's input times U(1 - jitter, 1 + jitter) in training");
   visit.integer("groups", groups, {.at_least = 1, .at_most = 1023},
                 "group-limited routing: groups of neighbouring experts (DeepSeek-V3: 8)");
@@ -29,22 +32,9 @@ void RouterConfig::fields(FieldVisitor& visit) {
   visit.integer("projection", projection, {.at_least = 0, .at_most = 1 << 24},
                 "width of a linear projection of the input before scoring; 0: none");
   visit.flag("linear_bias", linear_bias, "a trained bias on the logits");
-  visit.number("initial_skew", initial_skew, {}, "the first expert's logit bias at the start, for drills; needs linear_bias");
+  visit.number("initial_skew", initial_skew, {.at_least = -kMostCoefficient, .at_most = kMostCoefficient},
+               "the first expert's logit bias at the start, for drills; needs linear_bias");
   visit.path("replay", replay, "recorded decisions (log.routing) that training takes again: a file, or a folder of them; empty for none");
-}
-
-void BalanceConfig::fields(FieldVisitor& visit) {
-  visit.number("switch_loss", switch_loss, {.at_least = 0}, "Switch balance loss over all ranks' tokens of a micro-step");
-  visit.number("sequence_loss", sequence_loss, {.at_least = 0}, "the same in each sequence, averaged (DeepSeek-V3: 1e-4)");
-  visit.number("step_loss", step_loss, {.at_least = 0}, "the same with the loads that the step has seen so far");
-  visit.number("local_loss", local_loss, {.at_least = 0}, "the same over each rank's tokens alone (Megatron's): changes with the layout");
-  visit.number("z_loss", z_loss, {.at_least = 0}, "router z-loss (arXiv 2202.08906)");
-  visit.number("bias_rate", bias_rate, {.at_least = 0}, "step of the loss-free bias (arXiv 2408.15664); 0: off");
-  visit.choice("bias_law", bias_law, {{"sign", BiasLaw::kSign}, {"proportional", BiasLaw::kProportional}},
-               "each step moves an expert's bias by bias_rate, or by bias_rate times what it misses of the mean load");
-  visit.choice("bias_schedule", bias_schedule,
-               {{"constant", BiasSchedule::kConstant}, {"linear", BiasSchedule::kLinear}, {"cosine", BiasSchedule::kCosine}},
-               "of bias_rate over the run's steps, down to 0");
 }
 
 void ExpertGroupConfig::fields(FieldVisitor& visit) {
@@ -72,14 +62,16 @@ void MoeConfig::fields(FieldVisitor& visit) {
                 "width of the network for tokens that no expert serves; 0: none");
   visit.integer("first_dense_layers", first_dense_layers, {.at_least = 0, .at_most = 10'000}, "dense layers before the first MoE layer");
   visit.number("capacity_factor", capacity_factor, {.at_least = 0, .at_most = 1024},
-               "an expert takes ceil(T K / E * factor) slots of each rank's micro-batch (changes with the layout); 0: dropless");
+               "an expert takes ceil(T K / E * factor) slots of each rank's micro-batch, at most T (the result changes with the layout); "
+               "0: dropless");
   visit.choice("capacity_drop", capacity_drop, {{"gate", CapacityDrop::kGate}, {"position", CapacityDrop::kPosition}},
                "beyond its capacity an expert drops the lowest gates, or the last tokens");
-  visit.flag("capacity_pad", capacity_pad, "pad every expert's rows to its capacity: no counts travel");
+  visit.flag("capacity_pad", capacity_pad,
+             "pad every expert's rows to its capacity: no counts travel (the result changes with the layout, as the capacity does)");
   visit.number("rank_budget", rank_budget, {.at_least = 0, .at_most = 1 << 20},
                "rows that a rank computes at a time, over its share at balance; 0: unbounded");
   visit.choice("rank_overflow", rank_overflow, {{"chunk", RankOverflow::kChunk}, {"drop", RankOverflow::kDrop}},
-               "rows above the budget wait for another round (exact), or are dropped and counted");
+               "rows above the budget wait for another round (exact), or are dropped and counted (the result changes with the layout)");
   visit.choice("memory", memory, {{"fast", MoeMemory::kFast}, {"balanced", MoeMemory::kBalanced}, {"lean", MoeMemory::kLean}},
                "kept for backward: results and pre-activations, pre-activations, or the tokens alone");
   visit.choice("validate", checks, {{"off", MoeValidate::kOff}, {"cheap", MoeValidate::kCheap}, {"full", MoeValidate::kFull}},

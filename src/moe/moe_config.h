@@ -2,6 +2,7 @@
 
 #include "base/config_fields.h"
 #include "moe/adaptive_control.h"
+#include "moe/balance_config.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -38,22 +39,6 @@ struct RouterConfig {
   bool linear_bias = false;      ///< a trained bias on the logits
   double initial_skew = 0.0;     ///< the first expert's logit bias at the start: a badly skewed router on purpose, for drills
   std::filesystem::path replay;  ///< recorded decisions (log.routing) that training takes again: a file or a folder; empty: none
-
-  void fields(FieldVisitor& visit);
-};
-
-enum class BiasSchedule { kConstant, kLinear, kCosine };
-
-/// `model.moe.balance:` each rule with its coefficient; 0 turns it off, and any of them work together. balance.h has the formulas.
-struct BalanceConfig {
-  double switch_loss = 1e-2;                             ///< f and P over all ranks' tokens of one micro-step
-  double sequence_loss = 0.0;                            ///< in each sequence, averaged
-  double step_loss = 0.0;                                ///< f over what the step has seen so far
-  double local_loss = 0.0;                               ///< over this rank's tokens alone, as Megatron's aux_loss: changes with the layout
-  double z_loss = 1e-3;                                  ///< times the mean of logsumexp(logits)^2
-  double bias_rate = 0.0;                                ///< step of the loss-free bias after each step
-  BiasLaw bias_law = BiasLaw::kSign;                     ///< update_bias has both
-  BiasSchedule bias_schedule = BiasSchedule::kConstant;  ///< of bias_rate over the run, down to 0
 
   void fields(FieldVisitor& visit);
 };

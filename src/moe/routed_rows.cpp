@@ -1,5 +1,6 @@
 #include "moe/routed_rows.h"
 
+#include "moe/capacity.h"
 #include "moe/expert_bank.h"
 
 #include <algorithm>
@@ -8,8 +9,6 @@
 
 namespace pimoe {
 namespace {
-
-int64_t ceiling(double value) { return static_cast<int64_t>(std::ceil(value)); }
 
 /// Rows of each bank when `total` rows fill the dearest experts first, each up to `most`.
 std::vector<int64_t> dearest_first(const std::vector<ExpertGroupConfig>& groups, int64_t ranks, int64_t most, int64_t total) {
@@ -49,11 +48,7 @@ RoutedRows routed_rows(const MoeConfig& config, const RoutedTokens& tokens, doub
     result.sent = experts * (result.tokens / length) * each;
   } else {
     // One source at a time: capacity is each rank's own, of its tokens (MoELayer::capacity).
-    const auto capacity_of = [&](int64_t source) {
-      const int64_t counted = config.capacity_pad ? most_tokens : source;
-      const double even = static_cast<double>(counted * choices) / static_cast<double>(experts);
-      return std::max<int64_t>(1, ceiling(even * config.capacity_factor));
-    };
+    const auto capacity_of = [&](int64_t source) { return expert_capacity(config, config.capacity_pad ? most_tokens : source); };
     double balanced = 0.0;  // rows of an expert
     int64_t most = 0;       // likewise
     int64_t worst = 0;      // rows of the rank
@@ -92,11 +87,11 @@ RoutedRows routed_rows(const MoeConfig& config, const RoutedTokens& tokens, doub
   const int64_t received = result.all_rows();
   result.rows_at_once = received;
   if (config.rank_budget > 0) {
-    const double even = static_cast<double>(all_tokens * (by_expert ? experts : choices)) / static_cast<double>(ranks);
-    const int64_t budget = std::max<int64_t>(1, ceiling(even * config.rank_budget));
+    const int64_t budget = rows_within_budget(config, all_tokens * (by_expert ? experts : choices), ranks);
     if (received > budget && config.rank_overflow == RankOverflow::kDrop) {
-      for (int64_t& rows : result.rows)
-        rows = ceiling(static_cast<double>(rows) * static_cast<double>(budget) / static_cast<double>(received));
+      for (int64_t& rows : result.rows) {
+        rows = rounded_up(static_cast<double>(rows) * static_cast<double>(budget) / static_cast<double>(received));
+      }
       result.sent -= static_cast<int64_t>(static_cast<double>(received - budget) * static_cast<double>(result.tokens) /
                                           static_cast<double>(std::max<int64_t>(1, all_tokens)));
       result.rows_at_once = result.all_rows();

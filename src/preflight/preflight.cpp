@@ -7,6 +7,7 @@
 #include "data/tokenizer.h"
 #include "moe/routing_file.h"
 #include "train/resume.h"
+#include "train/router_state.h"
 
 #include <unistd.h>
 
@@ -82,7 +83,9 @@ void look_at_resume(const TrainConfig& config, Preflight& found) {
   const std::optional<fs::path> checkpoint = would_resume(config, found);
   if (!checkpoint) return;
   const Manifest manifest = read_manifest(*checkpoint);
-  const TrainConfig saved = parse_train_config(manifest.config, (*checkpoint / "manifest.json").string());
+  TrainConfig saved = parse_train_config(manifest.config, (*checkpoint / "manifest.json").string());
+  const std::string temperature_change = settle_temperature(saved, config, AdaptiveControl::temperature_in(manifest.numbers));
+  if (!temperature_change.empty()) found.warnings.push_back(temperature_change);
   require_same_model(saved, config, checkpoint->string());
   found.folder.resumes_at = manifest.step;
   for (const std::string& change : changes_of_data(saved, config)) found.warnings.push_back(change);

@@ -46,6 +46,16 @@ DrillScript DrillRun::script() {
     moe.adaptive.enabled = false;
     note("model.moe.adaptive is left out: it would steer against the drill");
   }
+  if (moe.router.temperature < 1) {
+    moe.router.temperature = 1;
+    note(
+        "model.moe.router.temperature is 1 here: logits over less carry their rounding with them, so that one rank's numbers would not be "
+        "these");
+  }
+  if (moe.router.initial_skew != 0) {
+    moe.router.initial_skew = 0;
+    note("model.moe.router.initial_skew is 0 here: the drill brings its own skew");
+  }
   if (!moe.router.replay.empty()) {
     moe.router.replay.clear();
     note("model.moe.router.replay is left out: the routers decide themselves here");

@@ -20,7 +20,7 @@
 namespace pimoe {
 namespace {
 
-constexpr double kPull = 1e3;                        ///< of a bias that no score can outweigh
+constexpr double kPull = 1e30;                       ///< of a bias that no score can outweigh, logits of any weights included
 constexpr double kHuge = 1e4;                        ///< times a router's row
 constexpr double kPeakSlack = 0.01;                  ///< a GPU's allocator rounds each tensor up, and small sums live for a moment
 constexpr int64_t kKeptOfLayer = int64_t{64} << 10;  ///< bytes: sums, counts and nodes of a layer's graph, which no forecast counts

@@ -96,8 +96,8 @@ Facts facts_of(const ParityCase& given, const ObservedStep& seen, const NamedTen
     }
     forward.dropped = routing.dropped_fraction;
     forward.confidence = routing.gate_confidence;
-    forward.balance_loss = routing.balance_loss;
-    forward.z_loss = routing.z_loss;
+    forward.balance_loss = routing.loss(BalanceRule::kSwitch).unscaled;
+    forward.z_loss = routing.loss(BalanceRule::kZ).unscaled;
     forward.scaled_loss = routing.scaled_loss;
   }
   Facts facts = listed(given, forward);

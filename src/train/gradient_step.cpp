@@ -27,7 +27,7 @@ BatchContext training_context(const MicroBatch& batch, const StepTerms& terms, c
 StepSums accumulate_gradients(const Transformer& model, GradientReducer& reducer, const ProcessMesh& mesh,
                               const std::vector<MicroBatch>& batches, const StepTerms& terms, const PredictionObserver& seen) {
   const ModelConfig& config = model.config();
-  StepSums sums(model, mesh, terms.step_tokens);
+  StepSums sums(model, mesh, terms.step_tokens, terms.balance);
   reducer.begin_step();
   for (const MicroBatch& batch : batches) {
     std::optional<ProgressPhase> phase("forward");

@@ -14,6 +14,10 @@ AdaptiveSettings configured_balancing(const MoeConfig& config) {
   return {.bias_rate = {config.balance.bias_rate}, .switch_loss = config.balance.switch_loss, .temperature = config.router.temperature};
 }
 
+MoeLayers layers_with_experts(const ModelConfig& config) {
+  return {.count = config.moe_layers(), .experts = config.moe.experts, .first = config.moe.first_dense_layers};
+}
+
 }  // namespace
 
 Learner::Learner(const TrainConfig& config, at::ScalarType dtype, const LossScaler& scaler, const ProcessMesh& mesh)
@@ -21,8 +25,8 @@ Learner::Learner(const TrainConfig& config, at::ScalarType dtype, const LossScal
       mesh_(mesh),
       model_(config.model, dtype, mesh),
       moe_layers_(model_.moe_layers()),
-      adaptive_(config.model.moe.adaptive, configured_balancing(config.model.moe), static_cast<int64_t>(moe_layers_.size()),
-                config.model.moe.experts),
+      adaptive_(config.model.moe.adaptive, configured_balancing(config.model.moe), layers_with_experts(config.model)),
+      watch_(config.model.moe.adaptive.window, config.model.moe.adaptive.collapse_entropy, layers_with_experts(config.model)),
       spikes_(config.train.spikes),
       buckets_(model_.parameters(), mesh, ParameterBuckets::kBucketBytes, /*trained=*/true),
       optimizer_(buckets_, config.optimizer, mesh),
@@ -104,16 +108,10 @@ void Learner::adapt(StepRecord& record) {
   AdaptiveRecord adaptive{used.bias_rate, used.switch_loss, used.temperature, {}};
   // A skipped step changed nothing, and its counts may come from weights that are not finite.
   if (record.outcome == StepOutcome::kTaken) {
-    const AdaptiveControl::Observation seen = adaptive_.observe(step_, record.routing->load);
-    for (const AdaptiveMove& move : seen.moves) adaptive.moves.push_back(move.text);
-    for (const AdaptiveAlarm& alarm : seen.alarms) record.alarms.push_back(alarm.text);
+    for (const AdaptiveMove& move : adaptive_.observe(step_, record.routing->load)) adaptive.moves.push_back(move.text);
+    for (const RouterAlarm& alarm : watch_.observe(step_, record.routing->load)) record.alarms.push_back(alarm.text);
   }
-  for (size_t layer = 0; layer < record.routing->nonfinite_slots.size(); ++layer) {
-    const double slots = record.routing->nonfinite_slots[layer];
-    if (slots == 0) continue;
-    record.alarms.push_back(concat("step ", step_, ": layer ", layer, ": the experts' results of ", slots,
-                                   " slots are not finite; these tokens went by the shared or fallback network"));
-  }
+  for (const RouterAlarm& alarm : watch_.observe_nonfinite(step_, record.routing->nonfinite_slots)) record.alarms.push_back(alarm.text);
   if (config_.model.moe.adaptive.enabled) record.adaptive = std::move(adaptive);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "moe/adaptive_control.h"
+#include "moe/router_watch.h"
 #include "parallel/gradient_reducer.h"
 #include "parallel/parameter_buckets.h"
 #include "train/gradient_step.h"
@@ -46,6 +47,7 @@ class Learner {
   Optimizer& optimizer() { return optimizer_; }
   const Optimizer& optimizer() const { return optimizer_; }
   AdaptiveControl& adaptive() { return adaptive_; }
+  RouterWatch& watch() { return watch_; }
   SpikeWatch& spikes() { return spikes_; }
   LossScaler& loss_scaler() { return loss_scaler_; }
   const LossScaler& loss_scaler() const { return loss_scaler_; }
@@ -67,6 +69,7 @@ class Learner {
   Transformer model_;
   std::vector<MoELayer*> moe_layers_;
   AdaptiveControl adaptive_;
+  RouterWatch watch_;
   SpikeWatch spikes_;
   ParameterBuckets buckets_;
   Optimizer optimizer_;

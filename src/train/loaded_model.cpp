@@ -19,9 +19,7 @@ LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSessi
   }
   for (MoELayer* layer : model->moe_layers()) wanted.pieces.push_back(router_bias_state(*layer));
   restore_snapshot(folder, wanted);
-  if (const auto moved = wanted.numbers.find("adaptive.temperature"); moved != wanted.numbers.end()) {
-    for (MoELayer* layer : model->moe_layers()) layer->router().set_temperature(moved->second);
-  }
+  for (MoELayer* layer : model->moe_layers()) layer->router().set_temperature(temperature_of(config, wanted.numbers));
   step = wanted.step;
   proof = prove_loaded(wanted, config, *model, config, *mesh);
 }

@@ -3,12 +3,12 @@
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "moe/load_statistics.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cerrno>
-#include <cmath>
 #include <numeric>
 
 namespace pimoe {
@@ -19,34 +19,72 @@ using Json = nlohmann::ordered_json;
 double sum(const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0); }
 double mean(const std::vector<double>& values) { return sum(values) / static_cast<double>(values.size()); }
 
+enum class Worst { kLargest, kSmallest };
+
+double worst_of(const std::vector<double>& layers, Worst worst) {
+  return worst == Worst::kLargest ? *std::max_element(layers.begin(), layers.end()) : *std::min_element(layers.begin(), layers.end());
+}
+
 /// key (mean over layers), key_worst and key_layers.
-void add_layers(Json& json, const std::string& key, const std::vector<double>& layers, bool largest_is_worst) {
+void add_mean(Json& json, const std::string& key, const std::vector<double>& layers, Worst worst) {
   json[key] = mean(layers);
-  json[key + "_worst"] =
-      largest_is_worst ? *std::max_element(layers.begin(), layers.end()) : *std::min_element(layers.begin(), layers.end());
+  json[key + "_worst"] = worst_of(layers, worst);
   json[key + "_layers"] = layers;
 }
 
+/// key (sum over layers), key_worst (largest) and key_layers.
+void add_sum(Json& json, const std::string& key, const std::vector<double>& layers) {
+  json[key] = sum(layers);
+  json[key + "_worst"] = worst_of(layers, Worst::kLargest);
+  json[key + "_layers"] = layers;
+}
+
+/// The same for whole numbers.
+void add_count(Json& json, const std::string& key, const std::vector<double>& layers) {
+  const std::vector<int64_t> counts(layers.begin(), layers.end());
+  json[key] = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  json[key + "_worst"] = *std::max_element(counts.begin(), counts.end());
+  json[key + "_layers"] = counts;
+}
+
+/// key (the extreme over layers) and key_layers.
+void add_extreme(Json& json, const std::string& key, const std::vector<double>& layers, Worst extreme) {
+  json[key] = worst_of(layers, extreme);
+  json[key + "_layers"] = layers;
+}
+
+const char* key_of(BalanceRule rule) {
+  switch (rule) {
+    case BalanceRule::kSwitch: return "moe/balance_loss";
+    case BalanceRule::kZ: return "moe/z_loss";
+    case BalanceRule::kStep: return "moe/step_loss";
+    case BalanceRule::kSequence: return "moe/sequence_loss";
+    case BalanceRule::kLocal: return "moe/local_loss";
+  }
+  return "";
+}
+
 void add_routing(Json& json, const RoutingMetrics& routing) {
-  int64_t dead = 0;
-  for (const auto& layer : routing.load) dead += std::count(layer.begin(), layer.end(), 0);
-  add_layers(json, "moe/maxvio", routing.maxvio, true);
-  add_layers(json, "moe/entropy", routing.entropy, false);
-  add_layers(json, "moe/utilization", routing.utilization, false);
-  add_layers(json, "moe/balance_loss", routing.balance_loss, true);
-  add_layers(json, "moe/z_loss", routing.z_loss, true);
-  add_layers(json, "moe/gate_confidence", routing.gate_confidence, false);
-  add_layers(json, "moe/maxvio_rank", routing.maxvio_rank, true);
-  add_layers(json, "moe/dropped_fraction", routing.dropped_fraction, true);
-  json["moe/dead_experts"] = dead;
-  json["moe/scaled_loss"] = sum(routing.scaled_loss);
-  json["moe/fallback_tokens"] = sum(routing.fallback_tokens);
-  json["moe/nonfinite_slots"] = sum(routing.nonfinite_slots);
-  json["moe/dispatch_ms"] = sum(routing.dispatch_ms);
-  json["moe/experts_ms"] = sum(routing.experts_ms);
-  json["moe/combine_ms"] = sum(routing.combine_ms);
-  json["moe/bias_min"] = *std::min_element(routing.bias_min.begin(), routing.bias_min.end());
-  json["moe/bias_max"] = *std::max_element(routing.bias_max.begin(), routing.bias_max.end());
+  json["moe/layers"] = routing.layers;
+  add_mean(json, "moe/maxvio", routing.maxvio, Worst::kLargest);
+  add_mean(json, "moe/entropy", routing.entropy, Worst::kSmallest);
+  add_mean(json, "moe/utilization", routing.utilization, Worst::kSmallest);
+  for (const RuleLoss& loss : routing.losses) {
+    add_mean(json, key_of(loss.rule), loss.unscaled, Worst::kLargest);
+    add_sum(json, concat(key_of(loss.rule), "_scaled"), loss.scaled);
+  }
+  add_mean(json, "moe/gate_confidence", routing.gate_confidence, Worst::kSmallest);
+  add_mean(json, "moe/maxvio_rank", routing.maxvio_rank, Worst::kLargest);
+  add_mean(json, "moe/dropped_fraction", routing.dropped_fraction, Worst::kLargest);
+  add_count(json, "moe/dead_experts", routing.dead_experts);
+  add_sum(json, "moe/scaled_loss", routing.scaled_loss);
+  add_count(json, "moe/fallback_tokens", routing.fallback_tokens);
+  add_count(json, "moe/nonfinite_slots", routing.nonfinite_slots);
+  add_sum(json, "moe/dispatch_ms", routing.dispatch_ms);
+  add_sum(json, "moe/experts_ms", routing.experts_ms);
+  add_sum(json, "moe/combine_ms", routing.combine_ms);
+  add_extreme(json, "moe/bias_min", routing.bias_min, Worst::kSmallest);
+  add_extreme(json, "moe/bias_max", routing.bias_max, Worst::kLargest);
   json["moe/load"] = routing.load;
 }
 
@@ -60,26 +98,23 @@ void add_adaptive(Json& json, const AdaptiveRecord& adaptive) {
 
 }  // namespace
 
-double maxvio(const std::vector<double>& counts) {
-  const double average = mean(counts);
-  return average > 0 ? (*std::max_element(counts.begin(), counts.end()) - average) / average : 0.0;
+const RuleLoss& RoutingMetrics::loss(BalanceRule rule) const {
+  return *std::find_if(losses.begin(), losses.end(), [rule](const RuleLoss& each) { return each.rule == rule; });
 }
 
-RoutingMetrics routing_metrics(const at::Tensor& load) {
+RoutingMetrics routing_metrics(const at::Tensor& load, int64_t first_layer) {
   RoutingMetrics metrics;
   const int64_t experts = load.size(1);
   for (int64_t layer = 0; layer < load.size(0); ++layer) {
     const int64_t* counts = load.const_data_ptr<int64_t>() + layer * experts;
-    metrics.load.emplace_back(counts, counts + experts);
-    const auto total = static_cast<double>(std::accumulate(counts, counts + experts, int64_t{0}));
-    double entropy = 0.0;
-    for (int64_t expert = 0; expert < experts; ++expert) {
-      if (counts[expert] > 0)
-        entropy -= static_cast<double>(counts[expert]) / total * std::log(static_cast<double>(counts[expert]) / total);
-    }
-    metrics.maxvio.push_back(maxvio(std::vector<double>(counts, counts + experts)));
-    metrics.entropy.push_back(experts > 1 ? entropy / std::log(static_cast<double>(experts)) : 1.0);
-    metrics.utilization.push_back(1.0 - static_cast<double>(std::count(counts, counts + experts, 0)) / static_cast<double>(experts));
+    const std::vector<int64_t> of_layer(counts, counts + experts);
+    const auto dead = static_cast<double>(idle_experts(of_layer));
+    metrics.layers.push_back(first_layer + layer);
+    metrics.load.push_back(of_layer);
+    metrics.maxvio.push_back(maxvio(of_layer));
+    metrics.entropy.push_back(load_entropy(of_layer));
+    metrics.utilization.push_back(1.0 - dead / static_cast<double>(experts));
+    metrics.dead_experts.push_back(dead);
   }
   return metrics;
 }
@@ -113,7 +148,7 @@ std::string to_line(const StepRecord& record, int64_t steps, double seconds_left
   std::string line = concat("step ", std::string(last.size() - std::min(last.size(), step.size()), ' '), step, "/", last, "  loss ",
                             fixed(record.loss, 4));
   if (record.validation_loss) line += concat("  val ", fixed(*record.validation_loss, 4));
-  if (record.routing) line += concat("  bal ", fixed(mean(record.routing->balance_loss), 3));
+  if (record.routing) line += concat("  bal ", fixed(mean(record.routing->loss(BalanceRule::kSwitch).unscaled), 3));
   line += concat("  norm ", fixed(record.gradient_norm, 3), "  lr ", scientific(record.learning_rate, 1));
   if (record.loss_scale != 1.0) line += concat("  scale ", record.loss_scale);
   line += concat("  ", grouped(static_cast<int64_t>(record.tokens_per_second)), " tok/s");
@@ -121,7 +156,8 @@ std::string to_line(const StepRecord& record, int64_t steps, double seconds_left
   if (record.routing) {
     const auto& maxvio = record.routing->maxvio;
     const auto worst = std::max_element(maxvio.begin(), maxvio.end());
-    line += concat("  maxvio ", fixed(mean(maxvio), 2), " (worst layer ", worst - maxvio.begin(), ": ", fixed(*worst, 2), ")");
+    line += concat("  maxvio ", fixed(mean(maxvio), 2), " (worst layer ",
+                   record.routing->layers[static_cast<size_t>(worst - maxvio.begin())], ": ", fixed(*worst, 2), ")");
   }
   line += concat("  ", human_bytes(static_cast<double>(record.memory_bytes)), " (activations ",
                  human_bytes(static_cast<double>(record.activation_bytes)), ")");

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "moe/balance_config.h"
 #include "train/step_outcome.h"
 
 #include <ATen/core/Tensor.h>
@@ -13,15 +14,23 @@
 
 namespace pimoe {
 
+/// One rule's balance loss over a step.
+struct RuleLoss {
+  BalanceRule rule = BalanceRule::kSwitch;
+  std::vector<double> unscaled;  ///< [N] 1 at balance, but for the z-loss
+  std::vector<double> scaled;    ///< [N] times the coefficient: what is added to the loss
+};
+
 /// How evenly each MoE layer's slots fell on its experts over a step's global batch (formulas and keys: docs/metrics.md).
 struct RoutingMetrics {
+  std::vector<int64_t> layers;             ///< [N] the model's layers that these are
   std::vector<std::vector<int64_t>> load;  ///< [N][E] slots of each expert
   std::vector<double> maxvio;              ///< [N] (max c - mean c) / mean c
   std::vector<double> maxvio_rank;         ///< [N] the same over the rows that each rank computed
   std::vector<double> entropy;             ///< [N] H(c) / ln E; 1 at balance
   std::vector<double> utilization;         ///< [N] share of experts with at least one slot
-  std::vector<double> balance_loss;        ///< [N] unscaled Switch loss, 1 at balance
-  std::vector<double> z_loss;              ///< [N] unscaled
+  std::vector<double> dead_experts;        ///< [N] experts without a slot in the step
+  std::vector<RuleLoss> losses;            ///< of the rules that were computed: the Switch and the z-loss always
   std::vector<double> scaled_loss;         ///< [N] all balance losses of a layer with their coefficients
   std::vector<double> dropped_fraction;    ///< [N] dropped slots over all slots
   std::vector<double> fallback_tokens;     ///< [N] tokens that no expert served
@@ -32,13 +41,14 @@ struct RoutingMetrics {
   std::vector<double> gate_confidence;  ///< [N] mean of a token's largest gate
   std::vector<double> bias_min;         ///< [N] loss-free bias
   std::vector<double> bias_max;
+
+  /// @returns the loss of a rule that was computed
+  const RuleLoss& loss(BalanceRule rule) const;
 };
 
-/// (max - mean) / mean; 0 where all are 0.
-double maxvio(const std::vector<double>& counts);
-
-/// Fills load, maxvio, entropy and utilization. @param load [N, E] int64 on the host
-RoutingMetrics routing_metrics(const at::Tensor& load);
+/// Fills layers, load, maxvio, entropy, utilization and dead_experts.
+/// @param load  [N, E] int64 on the host  @param first_layer  the model's layer that is the first of them
+RoutingMetrics routing_metrics(const at::Tensor& load, int64_t first_layer);
 
 /// What adaptive control did in a step.
 struct AdaptiveRecord {

@@ -5,9 +5,14 @@
 #include <numbers>
 
 namespace pimoe {
+namespace {
+
+constexpr double kMostLearningRate = 1e38;  // what a float32 can hold; likewise decay and norm
+
+}  // namespace
 
 void OptimizerConfig::fields(FieldVisitor& visit) {
-  visit.number("learning_rate", learning_rate, {.above = 0}, "peak learning rate");
+  visit.number("learning_rate", learning_rate, {.above = 0, .at_most = kMostLearningRate}, "peak learning rate");
   visit.integer("warmup_steps", warmup_steps, {.at_least = 0, .at_most = kMostSteps}, "steps of linear warm-up");
   visit.choice("schedule", schedule,
                {{"constant", Schedule::kConstant},
@@ -17,11 +22,11 @@ void OptimizerConfig::fields(FieldVisitor& visit) {
                "shape after warm-up");
   visit.number("final_ratio", final_ratio, {.at_least = 0, .at_most = 1}, "last learning rate / peak");
   visit.number("decay_share", decay_share, {.above = 0, .at_most = 1}, "share of the steps that warmup_stable_decay falls over");
-  visit.number("weight_decay", weight_decay, {.at_least = 0}, "decoupled decay; norms are exempt");
+  visit.number("weight_decay", weight_decay, {.at_least = 0, .at_most = kMostLearningRate}, "decoupled decay; norms are exempt");
   visit.number("beta1", beta1, {.at_least = 0, .below = 1}, "decay of the first moment");
   visit.number("beta2", beta2, {.at_least = 0, .below = 1}, "decay of the second moment");
-  visit.number("epsilon", epsilon, {.above = 0}, "added to the root of the second moment");
-  visit.number("clip_norm", clip_norm, {.at_least = 0}, "largest global gradient norm; 0: no clipping");
+  visit.number("epsilon", epsilon, {.above = 0, .at_most = 1}, "added to the root of the second moment");
+  visit.number("clip_norm", clip_norm, {.at_least = 0, .at_most = kMostLearningRate}, "largest global gradient norm; 0: no clipping");
 }
 
 double learning_rate_at(int64_t step, int64_t steps, const OptimizerConfig& config) {

@@ -3,9 +3,11 @@
 #include "base/config_values.h"
 #include "base/errors.h"
 #include "base/text.h"
+#include "moe/adaptive_control.h"
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <functional>
 
 namespace pimoe {
@@ -80,7 +82,15 @@ std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, Check
   const std::optional<std::filesystem::path> own = checkpoints.newest_good();
   const std::string chosen = seen_by_rank_0(mesh.control(), [&] { return chosen_checkpoint(config, own, log); });
   if (chosen.empty()) return std::nullopt;
-  return ResumePoint{chosen, seen_by_rank_0(mesh.control(), [&] { return read_manifest(chosen).config; })};
+  // The temperature to the bit, or nothing, in the first line.
+  const std::string told = seen_by_rank_0(mesh.control(), [&] {
+    const Manifest manifest = read_manifest(chosen);
+    const std::optional<double> temperature = AdaptiveControl::temperature_in(manifest.numbers);
+    return concat(temperature ? concat(std::hexfloat, *temperature) : "", "\n", manifest.config);
+  });
+  const size_t end = told.find('\n');
+  const std::optional<double> temperature = end == 0 ? std::nullopt : std::optional(std::strtod(told.c_str(), nullptr));
+  return ResumePoint{chosen, told.substr(end + 1), temperature};
 }
 
 void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, const std::string& checkpoint) {

@@ -14,7 +14,8 @@ namespace pimoe {
 /// What a run goes on from.
 struct ResumePoint {
   std::filesystem::path checkpoint;
-  std::string config;  ///< that it was written with, as YAML
+  std::string config;                            ///< that it was written with, as YAML
+  std::optional<double> controlled_temperature;  ///< of its routers, where adaptive control was on
 };
 
 /// Which checkpoint a run goes on from, by checkpoint.resume; nothing: it begins from scratch. Rank 0 looks for all: ranks that look for

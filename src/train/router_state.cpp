@@ -1,10 +1,43 @@
 #include "train/router_state.h"
 
+#include "base/text.h"
+#include "moe/adaptive_control.h"
+
+#include <array>
+#include <charconv>
+
 namespace pimoe {
+namespace {
+
+/// All its digits, so that whoever copies it has the same number.
+std::string exactly(double value) {
+  std::array<char, 32> text{};
+  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr};
+}
+
+}  // namespace
 
 StatePiece router_bias_state(MoELayer& layer) {
   const at::Tensor& bias = layer.router().bias();
   return {"state", {layer.router().name() + ".bias", Box::whole({bias.numel()}), 0, bias.numel()}, bias};
+}
+
+double temperature_of(const TrainConfig& saved, const std::map<std::string, double>& numbers) {
+  return AdaptiveControl::temperature_in(numbers).value_or(saved.model.moe.router.temperature);
+}
+
+std::string settle_temperature(TrainConfig& saved, const TrainConfig& wanted, std::optional<double> controlled) {
+  double& configured = saved.model.moe.router.temperature;
+  const double had = controlled.value_or(configured);
+  const double is = wanted.model.moe.router.temperature;
+  if (is == had) {
+    configured = had;
+    return "";
+  }
+  if (is != configured || wanted.model.moe.adaptive.enabled) return "";  // another model, or control goes on from where it was
+  return concat("model.moe.adaptive is off: the routers' temperature goes from ", exactly(had),
+                ", which control had raised it to, back to ", exactly(is),
+                ", and scores change at once. model.moe.router.temperature=", exactly(had), " keeps it");
 }
 
 }  // namespace pimoe

@@ -1,5 +1,6 @@
 #include "train/step_sums.h"
 
+#include "moe/load_statistics.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
@@ -11,14 +12,16 @@
 
 namespace pimoe {
 
-StepSums::StepSums(const Transformer& model, const ProcessMesh& mesh, double step_tokens)
-    : mesh_(mesh), step_tokens_(step_tokens), layers_(model.config().moe_layers()) {
+StepSums::StepSums(const Transformer& model, const ProcessMesh& mesh, double step_tokens, const BalanceConfig& balance)
+    : mesh_(mesh),
+      step_tokens_(step_tokens),
+      layers_(model.config().moe_layers()),
+      first_layer_(model.config().moe.first_dense_layers),
+      balance_(balance) {
   const auto options = at::TensorOptions().device(mesh.device()).dtype(at_least_float32(model.dtype()));
   cross_entropy_ = at::zeros({1}, options);
   load_ = at::zeros({layers_, std::max<int64_t>(1, model.config().moe.experts)}, options.dtype(at::kLong));
-  switch_part_ = at::zeros({layers_}, options);
-  z_part_ = at::zeros({layers_}, options);
-  scaled_part_ = at::zeros({layers_}, options);
+  parts_ = at::zeros({static_cast<int64_t>(balance_.rules().size()), layers_}, options);
   confidence_ = at::zeros({layers_}, options);
   counts_ = at::zeros({4, layers_}, options.dtype(at::kLong));
   phases_.resize(static_cast<size_t>(layers_));
@@ -28,9 +31,7 @@ void StepSums::add(const Prediction& prediction, const std::optional<BalanceTerm
   cross_entropy_ += prediction.cross_entropy_sum.detach();
   if (!balance) return;
   load_ += balance->load;
-  switch_part_ += balance->switch_part;
-  z_part_ += balance->z_part;
-  scaled_part_ += balance->scaled_part;
+  parts_ += balance->parts;
   std::vector<at::Tensor> confidences;
   std::vector<at::Tensor> counts;
   for (const auto member : {&RoutingRecord::dropped, &RoutingRecord::fallback, &RoutingRecord::nonfinite, &RoutingRecord::rows}) {
@@ -50,7 +51,7 @@ void StepSums::finish(StepRecord& record, const std::vector<at::Tensor>& biases)
   // Each rank's rows in a column of its own: the sum over the ranks brings everyone's to everyone.
   at::Tensor rows = at::zeros({layers_, group.size()}, cross_entropy_.options().dtype(at::kDouble));
   rows.select(1, group.rank()).copy_(counts_[3]);
-  at::Tensor shared = at::cat({cross_entropy_, switch_part_, z_part_, scaled_part_, confidence_}).to(at::kDouble);
+  at::Tensor shared = at::cat({cross_entropy_, parts_.view(-1), confidence_}).to(at::kDouble);
   shared = at::cat({shared, counts_.narrow(0, 0, 3).reshape({-1}).to(at::kDouble), rows.view(-1)});
   group.all_reduce(shared);
   // What is the same on every rank already joins for the copy to the host; counts are exact in float64.
@@ -70,10 +71,16 @@ void StepSums::finish(StepRecord& record, const std::vector<at::Tensor>& biases)
   record.loss = take(1)[0] / step_tokens_;
   record.activation_bytes = activation_bytes_;
   if (layers_ == 0) return;
-  RoutingMetrics routing = routing_metrics(host.narrow(0, shared.numel(), load_.numel()).to(at::kLong).view_as(load_));
-  routing.balance_loss = take(layers_);
-  routing.z_loss = take(layers_);
-  routing.scaled_loss = take(layers_);
+  RoutingMetrics routing = routing_metrics(host.narrow(0, shared.numel(), load_.numel()).to(at::kLong).view_as(load_), first_layer_);
+  routing.scaled_loss.assign(static_cast<size_t>(layers_), 0.0);
+  for (const BalanceRule rule : balance_.rules()) {
+    RuleLoss loss{.rule = rule, .unscaled = take(layers_), .scaled = {}};
+    for (size_t layer = 0; layer < loss.unscaled.size(); ++layer) {
+      loss.scaled.push_back(balance_.coefficient(rule) * loss.unscaled[layer]);
+      routing.scaled_loss[layer] += loss.scaled[layer];
+    }
+    routing.losses.push_back(std::move(loss));
+  }
   routing.gate_confidence = take(layers_);
   for (const std::vector<int64_t>& load : routing.load) {
     routing.dropped_fraction.push_back(1.0 /

@@ -10,8 +10,8 @@ namespace pimoe {
 /// What one step adds up on this rank, on the device; one collective and one copy to the host at its end bring the totals to everyone.
 class StepSums {
  public:
-  /// @param step_tokens  of the whole step over all ranks: what every mean is divided by
-  StepSums(const Transformer& model, const ProcessMesh& mesh, double step_tokens);
+  /// @param step_tokens  of the whole step over all ranks: what every mean is divided by  @param balance  the step's coefficients
+  StepSums(const Transformer& model, const ProcessMesh& mesh, double step_tokens, const BalanceConfig& balance);
 
   /// One micro-step's forward pass. `balance` is what balance_terms made of it; absent for a dense model.
   void add(const Prediction& prediction, const std::optional<BalanceTerms>& balance);
@@ -27,11 +27,11 @@ class StepSums {
   const ProcessMesh& mesh_;
   double step_tokens_;
   int64_t layers_;
+  int64_t first_layer_;  ///< the model's
+  BalanceConfig balance_;
   at::Tensor cross_entropy_;  ///< [1]
   at::Tensor load_;           ///< [N, E] int64, summed over the ranks by balance_terms
-  at::Tensor switch_part_;    ///< [N]
-  at::Tensor z_part_;         ///< [N]
-  at::Tensor scaled_part_;    ///< [N]
+  at::Tensor parts_;          ///< [R, N] balance losses as in BalanceTerms
   at::Tensor confidence_;     ///< [N]
   at::Tensor counts_;         ///< [4, N] dropped slots, tokens without an expert, slots that were not finite, rows computed here
   std::vector<std::vector<PhaseMarks>> phases_;  ///< of each layer

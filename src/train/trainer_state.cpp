@@ -24,6 +24,7 @@ Snapshot Trainer::state() {
   state.step = step();
   state.numbers = {{"loss_scale", learner_.loss_scaler().scale}};
   if (config_.model.moe.adaptive.enabled) state.numbers.merge(learner_.adaptive().state());
+  state.numbers.merge(learner_.watch().state());
   state.numbers.merge(learner_.spikes().state());
   state.counters = {{"tokens_seen", tokens_seen_},
                     {"next_sample", data_ ? data_->cursor().next_sample : start_.next_sample},
@@ -39,9 +40,10 @@ Snapshot Trainer::state() {
 
 void Trainer::restore(const std::filesystem::path& checkpoint, const TrainConfig& before) {
   Snapshot saved = state();
-  // What may be missing: the run was not under adaptive control, or was not watched for spikes.
-  std::erase_if(saved.numbers,
-                [](const auto& number) { return AdaptiveControl::is_state(number.first) || SpikeWatch::is_state(number.first); });
+  // What may be missing: the run was not under adaptive control, or was not watched for spikes or by this watch of routers.
+  std::erase_if(saved.numbers, [](const auto& number) {
+    return AdaptiveControl::is_state(number.first) || RouterWatch::is_state(number.first) || SpikeWatch::is_state(number.first);
+  });
   checkpoints_.restore(checkpoint, saved);
   learner_.set_step(saved.step);
   tokens_seen_ = saved.counters.at("tokens_seen");
@@ -55,11 +57,14 @@ void Trainer::restore(const std::filesystem::path& checkpoint, const TrainConfig
   if (config_.model.moe.adaptive.enabled && !learner_.adaptive().restore(saved.numbers)) {
     log_.info("adaptive control begins afresh: the checkpoint was written without it");
   }
+  learner_.watch().restore(saved.numbers);
   learner_.spikes().restore(saved.numbers);
   learner_.optimizer().set_steps_taken(saved.counters.at("optimizer_steps"));
   learner_.optimizer().publish();
-  learner_.use_temperature();
+  // The proof is of the model that was saved; the run may go on at another temperature, see settle_temperature.
+  for (MoELayer* layer : learner_.moe_layers()) layer->router().set_temperature(temperature_of(before, saved.numbers));
   log_.info(prove_loaded(saved, before, learner_.model(), config_, mesh_));
+  learner_.use_temperature();
 }
 
 void Trainer::resume() {
@@ -71,7 +76,9 @@ void Trainer::resume() {
     return;
   }
   const std::filesystem::path& found = point->checkpoint;
-  const TrainConfig before = parse_train_config(point->config, (found / "manifest.json").string());
+  TrainConfig before = parse_train_config(point->config, (found / "manifest.json").string());
+  const std::string temperature_change = settle_temperature(before, config_, point->controlled_temperature);
+  if (!temperature_change.empty() && mesh_.rank() == 0) log_.warning(temperature_change);
   require_same_model(before, config_, found.string());
   for (const std::string& change : changes_of_data(before, config_)) {
     if (mesh_.rank() == 0) log_.warning(change);

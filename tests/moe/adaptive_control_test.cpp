@@ -25,12 +25,7 @@ AdaptiveConfig enabled() {
 }
 
 AdaptiveControl controller(const AdaptiveConfig& config = enabled(), int64_t layers = 1) {
-  return {config, {.bias_rate = {0}, .switch_loss = 1e-2, .temperature = 1.0}, layers, kExperts};
-}
-
-double maxvio(const Load& load) {
-  const double mean = static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0})) / static_cast<double>(load.size());
-  return static_cast<double>(*std::max_element(load.begin(), load.end())) / mean - 1;
+  return {config, {.bias_rate = {0}, .switch_loss = 1e-2, .temperature = 1.0}, {.count = layers, .experts = kExperts}};
 }
 
 /// One layer's router as the loss-free bias meets it: fixed preferences, noise of each token, softmax, the K largest of p + b.
@@ -97,7 +92,7 @@ Course balance(SimulatedRouter router, AdaptiveControl* control, double rate) {
     if (control) {
       // As in training: a step's bias moves at the rate that was known before its load was.
       rate = control->settings().bias_rate[0];
-      for (AdaptiveMove& move : control->observe(step, {load}).moves) course.moves.push_back(move);
+      for (AdaptiveMove& move : control->observe(step, {load})) course.moves.push_back(move);
     }
     course.rates.push_back(rate);
     router.update_bias(load, rate, control ? AdaptiveControl::kBiasLaw : BiasLaw::kSign);
@@ -147,8 +142,7 @@ TEST(AdaptiveControl, LeavesABalancedRouterAlone) {
   for (int step = 1; step <= 100; ++step) {
     Load load = kEven;
     load[static_cast<size_t>(step * 5 % kExperts)] += 150;
-    const auto seen = control.observe(step, {load});
-    EXPECT_TRUE(seen.moves.empty() && seen.alarms.empty()) << "step " << step;
+    EXPECT_TRUE(control.observe(step, {load}).empty()) << "step " << step;
   }
 }
 
@@ -194,7 +188,7 @@ TEST(AdaptiveControl, HalvesTheRateWhereAMonopolyGoesRound) {
 TEST(AdaptiveControl, SteersEachLayerByItself) {
   AdaptiveControl control = controller(enabled(), 3);
   for (int step = 1; step <= 8; ++step) {
-    for (const AdaptiveMove& move : control.observe(step, {kEven, skewed(0.8), kEven}).moves) EXPECT_EQ(move.layer, 1) << move.text;
+    for (const AdaptiveMove& move : control.observe(step, {kEven, skewed(0.8), kEven})) EXPECT_EQ(move.layer, 1) << move.text;
   }
   EXPECT_EQ(control.settings().bias_rate[0], 0.01);
   EXPECT_GT(control.settings().bias_rate[1], 0.01);
@@ -212,7 +206,7 @@ TEST(AdaptiveControl, MovesInOrderWithinItsBoundsAndBack) {
   int step = 0;
   const auto run = [&](const Load& load, int steps) {
     for (const int last = step + steps; step < last;) {
-      for (const AdaptiveMove& move : control.observe(++step, {load}).moves) {
+      for (const AdaptiveMove& move : control.observe(++step, {load})) {
         EXPECT_NE(move.from, move.to) << move.text;
         order.push_back(move.layer >= 0 ? "bias" : move.text.find("temperature") != std::string::npos ? "temperature" : "switch");
       }
@@ -245,7 +239,7 @@ TEST(AdaptiveControl, UndoesAStepLessAndLessOften) {
   std::vector<int> steps;
   for (int step = 1; step <= 6000; ++step) {
     const bool balanced = control.settings().switch_loss > 0.01;
-    if (!control.observe(step, {balanced ? kEven : skewed(0.8)}).moves.empty()) steps.push_back(step);
+    if (!control.observe(step, {balanced ? kEven : skewed(0.8)}).empty()) steps.push_back(step);
   }
   EXPECT_EQ(control.settings().bias_rate[0], 0);
   ASSERT_GE(steps.size(), 6u);
@@ -256,7 +250,7 @@ TEST(AdaptiveControl, UndoesAStepLessAndLessOften) {
 TEST(AdaptiveControl, TheTargetMayBeMissedForAStep) {
   AdaptiveControl control = controller();
   for (int step = 1; step <= 100; ++step) {
-    EXPECT_TRUE(control.observe(step, {step % 7 == 0 ? skewed(0.2) : kEven}).moves.empty()) << "step " << step;
+    EXPECT_TRUE(control.observe(step, {step % 7 == 0 ? skewed(0.2) : kEven}).empty()) << "step " << step;
   }
 }
 
@@ -268,44 +262,16 @@ TEST(AdaptiveControl, DoesNotPushWhatIsOnItsWay) {
     load[4] += excess;
     load[5] -= excess / 2;
     load[6] -= excess / 2;
-    EXPECT_TRUE(control.observe(++step, {load}).moves.empty()) << "step " << step;
+    EXPECT_TRUE(control.observe(++step, {load}).empty()) << "step " << step;
   }
 }
 
 TEST(AdaptiveControl, EachMoveSaysWhatAndWhy) {
   AdaptiveControl control = controller();
   std::vector<AdaptiveMove> moves;
-  for (int step = 40; moves.empty(); ++step) moves = control.observe(step, {skewed(0.8)}).moves;
+  for (int step = 40; moves.empty(); ++step) moves = control.observe(step, {skewed(0.8)});
   EXPECT_EQ(moves[0].text,
             "step 42: bias rate of layer 0 0.01 -> 0.02: MaxVio 5.40, target 0.20; 100 % of a step's imbalance is left in the next");
-}
-
-TEST(AdaptiveControl, AlarmsOnCollapseOnceAndAgainOnlyAfterItWasOver) {
-  AdaptiveControl control = controller(enabled(), 2);
-  std::vector<int> told;
-  for (int step = 1; step <= 100; ++step) {
-    const bool collapsed = step <= 40 || step > 70;
-    for (const AdaptiveAlarm& alarm : control.observe(step, {kEven, collapsed ? skewed(0.8) : kEven}).alarms) {
-      told.push_back(step);
-      EXPECT_EQ(alarm.layer, 1);
-      EXPECT_EQ(alarm.experts, std::vector<int64_t>{2});
-    }
-  }
-  EXPECT_EQ(told, (std::vector<int>{10, 80}));
-}
-
-TEST(AdaptiveControl, NamesExpertsThatGotNothingForAWholeLook) {
-  AdaptiveControl control = controller();
-  std::vector<AdaptiveAlarm> alarms;
-  for (int step = 1; step <= 40; ++step) {
-    Load load = kEven;
-    load[1] = load[6] = 0;
-    load[3] = step % 10 == 0 ? 1 : 0;  // rarely is not never
-    for (const AdaptiveAlarm& alarm : control.observe(step, {load}).alarms) alarms.push_back(alarm);
-  }
-  ASSERT_EQ(alarms.size(), 1u);
-  EXPECT_EQ(alarms[0].experts, (std::vector<int64_t>{1, 6}));
-  EXPECT_EQ(alarms[0].text, "step 10: layer 0: experts 1, 6 had no slot in 10 steps");
 }
 
 TEST(AdaptiveControl, RestoredStateGoesOnWithTheSameMoves) {
@@ -321,9 +287,8 @@ TEST(AdaptiveControl, RestoredStateGoesOnWithTheSameMoves) {
       const auto seen = whole.observe(step, {load});
       if (step >= cut) {
         const auto again = resumed.observe(step, {load});
-        ASSERT_EQ(again.moves.size(), seen.moves.size()) << "step " << step << " cut " << cut;
-        for (size_t i = 0; i < seen.moves.size(); ++i) EXPECT_EQ(again.moves[i].text, seen.moves[i].text);
-        EXPECT_EQ(again.alarms.size(), seen.alarms.size());
+        ASSERT_EQ(again.size(), seen.size()) << "step " << step << " cut " << cut;
+        for (size_t i = 0; i < seen.size(); ++i) EXPECT_EQ(again[i].text, seen[i].text);
         EXPECT_EQ(resumed.state(), whole.state());
       }
       router.update_bias(load, whole.settings().bias_rate[0], AdaptiveControl::kBiasLaw);
@@ -343,16 +308,26 @@ TEST(AdaptiveControl, StateIsAllOrNothing) {
   EXPECT_EQ(fresh.state(), controller().state());
 }
 
-TEST(AdaptiveControl, TurnedOffLeavesWhatWasConfiguredAndStillAlarms) {
-  AdaptiveControl control({}, {.bias_rate = {0.0}, .switch_loss = 0.3, .temperature = 0.7}, 2, kExperts);
-  for (int step = 1; step <= 100; ++step) {
-    const auto seen = control.observe(step, {skewed(0.8), kEven});
-    EXPECT_TRUE(seen.moves.empty());
-    EXPECT_EQ(seen.alarms.size(), step == 10 ? 1u : 0u) << "layer 0 collapses, and is told once";
-  }
+TEST(AdaptiveControl, TurnedOffLeavesWhatWasConfigured) {
+  AdaptiveControl control({}, {.bias_rate = {0.0}, .switch_loss = 0.3, .temperature = 0.7}, {.count = 2, .experts = kExperts});
+  for (int step = 1; step <= 100; ++step) EXPECT_TRUE(control.observe(step, {skewed(0.8), kEven}).empty());
   EXPECT_EQ(control.settings().bias_rate, (std::vector<double>{0.0, 0.0}));
   EXPECT_EQ(control.settings().switch_loss, 0.3);
   EXPECT_EQ(control.settings().temperature, 0.7);
+}
+
+// Two dense layers before the first with experts: what is told is the model's layer.
+TEST(AdaptiveControl, NamesTheModelsLayer) {
+  AdaptiveControl control(enabled(), {.bias_rate = {0}}, {.count = 2, .experts = kExperts, .first = 2});
+  std::vector<AdaptiveMove> moves;
+  for (int step = 1; moves.empty(); ++step) moves = control.observe(step, {kEven, skewed(0.8)});
+  EXPECT_EQ(moves[0].layer, 3);
+  EXPECT_NE(moves[0].text.find("bias rate of layer 3 "), std::string::npos) << moves[0].text;
+}
+
+TEST(AdaptiveControl, ItsTemperatureIsFoundAmongACheckpointsNumbers) {
+  EXPECT_EQ(AdaptiveControl::temperature_in({{"loss_scale", 1.0}}), std::nullopt);
+  EXPECT_EQ(AdaptiveControl::temperature_in(controller().state()), 1.0);
 }
 
 }  // namespace

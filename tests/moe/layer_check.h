@@ -91,10 +91,14 @@ inline void expect_equal_to_loop(const LayerCase& given, const ProcessMesh& mesh
   EXPECT_LT(count > 0 ? relative_difference(output.tokens, expected) : 0.0, given.tolerance);
   EXPECT_EQ(dropped.item<int64_t>(), expected_dropped);
   for (int64_t expert = 0; expert < config.experts; ++expert) EXPECT_EQ(terms.load[0][expert].item<int64_t>(), losses.load[expert]);
-  at::Tensor parts = at::stack({terms.switch_part[0], terms.z_part[0]});
+  at::Tensor parts =
+      terms.parts.select(1, 0).contiguous();  // BalanceConfig::rules(): the Switch loss, the z-loss, the sequence loss if it is on
   mesh.group(Group::kBatch).all_reduce(parts);
   EXPECT_NEAR(parts[0].item<double>(), losses.switch_loss.item<double>(), given.tolerance);
   EXPECT_NEAR(parts[1].item<double>(), losses.z_loss.item<double>(), given.tolerance * 100);
+  if (coefficients.sequence_loss > 0) {
+    EXPECT_NEAR(parts[2].item<double>(), losses.sequence_loss.item<double>(), given.tolerance);
+  }
 
   if (count > 0) {
     const at::Tensor difference = ours.grad() - theirs.grad().narrow(0, first, count);

@@ -71,6 +71,23 @@ TEST(AdaptiveTraining, ResumesToTheSameRecordsAndMoves) {
   }
 }
 
+// The loaded model is proved at the temperature that it was saved with, whatever the run goes on with.
+TEST(AdaptiveTraining, MayBeTurnedOffAtEitherTemperature) {
+  const SharedFolder folder;
+  for (const double temperature : {1.0, 1.25}) {
+    TrainConfig config = skewed_config(folder, concat("run-", temperature));
+    config.model.moe.adaptive.window = 1;
+    config.model.moe.adaptive.bias_rate_max = 0;    // nothing but the temperature can move,
+    config.model.moe.adaptive.switch_loss_max = 0;  // after four looks of a step that got no better
+    config.train.steps = 6;
+    EXPECT_EQ(train(config, true).back().at("adaptive/temperature"), 1.25);
+    config.model.moe.adaptive.enabled = false;
+    config.model.moe.router.temperature = temperature;
+    config.train.steps = 8;
+    EXPECT_EQ(train(config, false).size(), 8u);
+  }
+}
+
 TEST(AdaptiveTraining, BeginsAfreshFromACheckpointWithoutItsState) {
   const SharedFolder folder;
   TrainConfig config = skewed_config(folder, "run");

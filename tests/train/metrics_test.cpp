@@ -16,13 +16,73 @@ namespace {
 // Two layers, four experts. Loads 4 4 4 4: even. Loads 10 6 0 0: mean 4, the largest 6 above it.
 TEST(RoutingMetrics, FollowTheirDefinitions) {
   const at::Tensor load = at::tensor({4, 4, 4, 4, 10, 6, 0, 0}, at::kLong).view({2, 4});
-  const RoutingMetrics metrics = routing_metrics(load);
+  const RoutingMetrics metrics = routing_metrics(load, 0);
   EXPECT_DOUBLE_EQ(metrics.maxvio[0], 0.0);
   EXPECT_DOUBLE_EQ(metrics.maxvio[1], 1.5);
   EXPECT_NEAR(metrics.entropy[0], 1.0, 1e-12);
   EXPECT_NEAR(metrics.entropy[1], -(0.625 * std::log(0.625) + 0.375 * std::log(0.375)) / std::log(4.0), 1e-12);
   EXPECT_DOUBLE_EQ(metrics.utilization[0], 1.0);
   EXPECT_DOUBLE_EQ(metrics.utilization[1], 0.5);
+  EXPECT_EQ(metrics.dead_experts, (std::vector<double>{0, 2}));
+}
+
+/// Layers 2 and 3 of a model, each number once as a layer has it.
+StepRecord two_layers() {
+  StepRecord record;
+  RoutingMetrics routing = routing_metrics(at::tensor({4, 4, 4, 4, 10, 6, 0, 0}, at::kLong).view({2, 4}), 2);
+  routing.losses = {{BalanceRule::kSwitch, {1.0, 1.5}, {0.01, 0.015}},
+                    {BalanceRule::kZ, {3, 5}, {0.003, 0.005}},
+                    {BalanceRule::kSequence, {1.0, 2.0}, {0.1, 0.2}}};
+  routing.scaled_loss = {0.113, 0.22};
+  routing.maxvio_rank = routing.dropped_fraction = routing.gate_confidence = {0.25, 0.5};
+  routing.fallback_tokens = {0, 7};
+  routing.nonfinite_slots = {1, 2};
+  routing.dispatch_ms = routing.experts_ms = routing.combine_ms = {0.5, 1.5};
+  routing.bias_min = {-0.5, -0.25};
+  routing.bias_max = {0.125, 0.5};
+  record.routing = routing;
+  return record;
+}
+
+TEST(StepJson, HasEveryRoutingMetricOfEachLayerAndTheWorst) {
+  const auto json = nlohmann::json::parse(to_json(two_layers()));
+  const auto expect = [&](const std::string& key, double value, double worst, const std::vector<double>& layers) {
+    ASSERT_TRUE(json.contains(key) && json.contains(key + "_worst") && json.contains(key + "_layers")) << key;
+    EXPECT_DOUBLE_EQ(json.at(key), value) << key;
+    EXPECT_DOUBLE_EQ(json.at(key + "_worst"), worst) << key;
+    EXPECT_EQ(json.at(key + "_layers").get<std::vector<double>>(), layers) << key;
+  };
+  EXPECT_EQ(json.at("moe/layers"), (std::vector<int64_t>{2, 3}));
+  expect("moe/maxvio", 0.75, 1.5, {0, 1.5});
+  expect("moe/utilization", 0.75, 0.5, {1, 0.5});
+  expect("moe/dead_experts", 2, 2, {0, 2});
+  expect("moe/gate_confidence", 0.375, 0.25, {0.25, 0.5});
+  expect("moe/dropped_fraction", 0.375, 0.5, {0.25, 0.5});
+  expect("moe/scaled_loss", 0.333, 0.22, {0.113, 0.22});
+  expect("moe/fallback_tokens", 7, 7, {0, 7});
+  expect("moe/nonfinite_slots", 3, 2, {1, 2});
+  for (const char* key : {"moe/dispatch_ms", "moe/experts_ms", "moe/combine_ms"}) expect(key, 2, 1.5, {0.5, 1.5});
+  EXPECT_EQ(json.at("moe/bias_min"), -0.5);
+  EXPECT_EQ(json.at("moe/bias_min_layers"), (std::vector<double>{-0.5, -0.25}));
+  EXPECT_EQ(json.at("moe/bias_max"), 0.5);
+  EXPECT_EQ(json.at("moe/bias_max_layers"), (std::vector<double>{0.125, 0.5}));
+}
+
+TEST(StepJson, HasEachBalanceRuleUnscaledAndScaled) {
+  const auto json = nlohmann::json::parse(to_json(two_layers()));
+  EXPECT_DOUBLE_EQ(json.at("moe/balance_loss"), 1.25);
+  EXPECT_DOUBLE_EQ(json.at("moe/balance_loss_scaled"), 0.025);
+  EXPECT_DOUBLE_EQ(json.at("moe/z_loss"), 4);
+  EXPECT_DOUBLE_EQ(json.at("moe/z_loss_scaled"), 0.008);
+  EXPECT_DOUBLE_EQ(json.at("moe/sequence_loss"), 1.5);
+  EXPECT_EQ(json.at("moe/sequence_loss_scaled_layers"), (std::vector<double>{0.1, 0.2}));
+  for (const char* off : {"moe/step_loss", "moe/local_loss"}) EXPECT_FALSE(json.contains(off)) << off;
+}
+
+TEST(StepLine, NamesTheModelsLayer) {
+  const std::string line = to_line(two_layers(), 10, 0);
+  EXPECT_NE(line.find("bal 1.250"), std::string::npos) << line;
+  EXPECT_NE(line.find("worst layer 3: 1.50"), std::string::npos) << line;
 }
 
 class MetricsFileTest : public testing::Test {

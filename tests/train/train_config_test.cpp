@@ -1,6 +1,7 @@
 #include "train/train_config.h"
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "train/resume.h"
 
 #include <gtest/gtest.h>
@@ -24,6 +25,26 @@ std::string refusal(const std::string& more) {
 TEST(TrainConfig, ATokenCountBeyond64BitsIsRefused) {
   EXPECT_EQ(refusal("train: {steps: 1000000, global_batch: 16777216}\n"), "accepted");
   EXPECT_NE(refusal("train: {steps: 1000000000000, global_batch: 16777216}\n").find("train.global_batch (16777216)"), std::string::npos);
+}
+
+// A float32 holds none of these, and a tensor times one of them would end a run in its first step.
+TEST(TrainConfig, NumbersThatAFloat32CannotHoldAreRefused) {
+  for (const char* key : {"balance: {switch_loss", "balance: {step_loss", "balance: {sequence_loss", "balance: {local_loss",
+                          "balance: {z_loss", "balance: {bias_rate", "router: {route_scale", "router: {temperature",
+                          "router: {initial_skew", "adaptive: {bias_rate_start", "adaptive: {bias_rate_min", "adaptive: {bias_rate_max",
+                          "adaptive: {switch_loss_max", "adaptive: {temperature_max", "adaptive: {target_maxvio"}) {
+    const std::string text = concat("data: {train: corpus}\nmodel: {vocabulary: 40, moe: {", key, ": 1e300}}}\n");
+    try {
+      parse_train_config(text, "a.yaml");
+      ADD_FAILURE() << key;
+    } catch (const ConfigError& error) {
+      EXPECT_NE(std::string(error.what()).find("at most 1e+06"), std::string::npos) << error.what();
+    }
+  }
+  for (const char* key : {"learning_rate", "weight_decay", "epsilon", "clip_norm"}) {
+    const std::string text = concat("data: {train: corpus}\nmodel: {vocabulary: 40}\noptimizer: {", key, ": 1e300}\n");
+    EXPECT_THROW(parse_train_config(text, "a.yaml"), ConfigError) << key;
+  }
 }
 
 TEST(TrainConfig, AModelTooLargeToCountIsRefused) {

@@ -1,0 +1,78 @@
+#include "moe/moe_memory.h"
+
+#include "moe/dispatcher.h"
+#include "moe/expert_bank.h"
+#include "moe/router.h"
+
+#include <algorithm>
+
+namespace pimoe {
+namespace {
+
+/// Most that backward of the exchange and the experts needs at one time, of one round.
+int64_t experts_workspace(const MoeConfig& config, int64_t width, const RoutedRows& rows, int64_t group_size, ElementBytes bytes,
+                          bool gates_early) {
+  const int64_t received = std::max<int64_t>(1, rows.all_rows());
+  const double part = static_cast<double>(rows.rows_at_once) / static_cast<double>(received);
+  const int64_t row = width * bytes.compute;
+  int64_t products = 0;
+  int64_t weights = 0;
+  const std::vector<ExpertGroupConfig> groups = config.expert_groups();
+  for (size_t bank = 0; bank < groups.size(); ++bank) {
+    const ExpertGroupConfig& group = groups[bank];
+    const int64_t hidden = group.width * bytes.compute;
+    const int64_t in = is_gated(group.activation) ? 2 : 1;
+    // Gradients of the result (weighed too where gates are early), of the hidden rows, of what was before them, and of the row; and the
+    // hidden rows once more. Early gates get their gradient from wide copies.
+    int64_t one = (gates_early ? 3 : 2) * row + (2 + in) * hidden + (gates_early ? 2 * group.width * bytes.wide + hidden : 0);
+    if (groups.size() > 1) one += row;  // banks' gradients are joined
+    products += static_cast<int64_t>(part * static_cast<double>(rows.rows[bank] * one));
+    weights += group.count / group_size * ((in + 1) * group.width * width + (group.layers - 2) * group.width * group.width) * bytes.compute;
+  }
+  const int64_t sent = static_cast<int64_t>(part * static_cast<double>(rows.sent));
+  const int64_t exchange = group_size > 1 ? (sent + 2 * rows.rows_at_once) * row : 2 * sent * row;
+  return std::max(products + weights, exchange);
+}
+
+}  // namespace
+
+MoeBytes moe_bytes(const MoeConfig& config, int64_t width, int64_t sequence_length, const RoutedRows& rows, int64_t group_size,
+                   ElementBytes bytes, bool recomputed) {
+  const RouterKept router = kept_by_router(config, rows.tokens, width, sequence_length, bytes);
+  const bool early = config.memory != MoeMemory::kFast;
+  const bool again = config.memory == MoeMemory::kLean || rows.rounds > 1;
+  const int64_t row = width * bytes.compute;
+  const int64_t received = rows.all_rows();
+  const auto plans = [&](bool whole) { return kept_bytes_of_plans(rows.slots, received, rows.rounds, rows.padded, group_size, whole); };
+
+  // One round through dispatch, experts and combine with everything kept: what `again` spares, and then needs in backward.
+  const double part = static_cast<double>(rows.rows_at_once) / static_cast<double>(std::max<int64_t>(1, received));
+  const auto of_round = [&](int64_t all) { return rows.rounds > 1 ? static_cast<int64_t>(part * static_cast<double>(all)) : all; };
+  int64_t moved = received * row;
+  if (early) moved += rows.slots * bytes.wide;                                               // ones in place of gates
+  if (!early && router.gates_learn) moved += (group_size > 1 ? rows.sent : received) * row;  // results, for the gates' gradient
+  int64_t computed = 0;
+  const std::vector<ExpertGroupConfig> groups = config.expert_groups();
+  for (size_t bank = 0; bank < groups.size(); ++bank) {
+    computed += rows.rows[bank] * kept_bytes_of_expert_row(groups[bank], bytes, early, router.gates_learn);
+  }
+
+  MoeBytes result;
+  result.router = router.decision + router.scores;
+  result.tokens = router.tokens || again || config.shared_width > 0;
+  result.dispatch = plans(again) + (again ? 0 : moved);
+  result.experts = again ? 0 : computed;
+  result.others = 2 * config.shared_width * rows.tokens * bytes.compute;
+  if (config.fallback_width > 0) result.others += rows.tokens * (row + 2 * config.fallback_width * bytes.compute + 2);
+  result.workspace = experts_workspace(config, width, rows, group_size, bytes, early) + (again ? of_round(moved) + of_round(computed) : 0);
+  if (!recomputed) return result;
+  result.workspace += result.kept();
+  result.router = router.decision;
+  result.dispatch = plans(/*whole=*/true);
+  if (config.fallback_width > 0) result.dispatch += rows.tokens;  // which tokens no expert serves
+  result.experts = result.others = 0;
+  result.tokens = false;
+  return result;
+}
+
+}  // namespace pimoe

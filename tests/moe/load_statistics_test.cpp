@@ -1,0 +1,28 @@
+#include "moe/load_statistics.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace pimoe {
+namespace {
+
+// Loads 10 6 0 0: mean 4, the largest 6 above it; two experts share the slots 5 to 3.
+TEST(LoadStatistics, FollowTheirDefinitions) {
+  const std::vector<int64_t> load = {10, 6, 0, 0};
+  EXPECT_DOUBLE_EQ(maxvio(load), 1.5);
+  EXPECT_NEAR(load_entropy(load), -(0.625 * std::log(0.625) + 0.375 * std::log(0.375)) / std::log(4.0), 1e-15);
+  EXPECT_EQ(idle_experts(load), 2);
+}
+
+TEST(LoadStatistics, KnowBalanceAndNothing) {
+  EXPECT_EQ(maxvio(std::vector<int64_t>{3, 3, 3}), 0.0);
+  EXPECT_NEAR(load_entropy({3, 3, 3}), 1.0, 1e-15);
+  EXPECT_EQ(load_entropy({5}), 1.0);
+  EXPECT_EQ(load_entropy({0, 9}), 0.0);
+  EXPECT_EQ(maxvio(std::vector<double>{0, 0}), 0.0);
+  EXPECT_EQ(load_entropy({0, 0}), 0.0);
+}
+
+}  // namespace
+}  // namespace pimoe
