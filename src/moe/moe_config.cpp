@@ -119,9 +119,8 @@ void MoeConfig::validate(const char* key, Violations& violations) const {
         ".adaptive.bias_rate_start");
   }
   if (choices > experts) add("choices", "(", choices, ") must be at most ", key, ".experts (", experts, ")");
-  const bool chooses = router.kind == RouterKind::kSoftmax || router.kind == RouterKind::kSigmoid;
   if (router.groups > 1) {
-    if (!chooses) add("router.groups", "(", router.groups, ") must be 1 for this router.kind: softmax and sigmoid alone have groups");
+    if (!steerable()) add("router.groups", "(", router.groups, ") must be 1 for this router.kind: softmax and sigmoid alone have groups");
     if (experts % router.groups != 0) {
       add("router.groups", "(", router.groups, ") must divide ", key, ".experts (", experts, ")");
     } else {

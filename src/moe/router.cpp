@@ -264,7 +264,7 @@ RouterKept kept_by_router(const MoeConfig& config, int64_t tokens, int64_t width
   numbers += scores + tokens;                                      // logits and their logsumexp
   numbers += scores;                                               // softmax or sigmoid
   if (router.kind == RouterKind::kSigmoid) numbers += 2 * tokens;  // a token's sum, before and after it is bounded
-  const bool tempered = router.temperature != 1.0 || (config.adaptive.enabled && config.adaptive.temperature_max > 1.0);
+  const bool tempered = router.temperature != 1.0 || (config.controlled() && config.adaptive.temperature_max > 1.0);
   if (by_logits && tempered) numbers += scores;
   kept.scores += gates * kLong;  // which scores were taken
   if (by_logits && router.route_scale != 1.0) numbers += gates;

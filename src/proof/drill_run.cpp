@@ -68,9 +68,9 @@ DrillScript DrillRun::script() {
 }
 
 void DrillRun::make_steerable(DrillScript& script) {
-  RouterKind& kind = script.config.model.moe.router.kind;
-  if (kind == RouterKind::kSoftmax || kind == RouterKind::kSigmoid) return;
-  kind = RouterKind::kSoftmax;
+  MoeConfig& moe = script.config.model.moe;
+  if (moe.steerable()) return;
+  moe.router.kind = RouterKind::kSoftmax;
   note("model.moe.router.kind is softmax here: the configured router cannot be told where to send a token");
 }
 

@@ -19,12 +19,11 @@ void idle_of_router(const MoeConfig& moe, Reasons& reasons) {
     if (is_idle) reasons.emplace(concat("model.moe.router.", name), because);
   };
   const bool learns = router.kind != RouterKind::kHash && router.kind != RouterKind::kUniform;
-  const bool chooses = router.kind == RouterKind::kSoftmax || router.kind == RouterKind::kSigmoid;
   for (const char* name : {"temperature", "jitter", "projection", "linear_bias", "initial_skew"}) {
     idle(name, !learns, "router.kind hash and uniform have no scores");
   }
   idle("pre_softmax", router.kind != RouterKind::kSoftmax, "it is router.kind softmax's alone");
-  idle("renormalize", !chooses, "this router.kind never divides gates by their sum");
+  idle("renormalize", !moe.steerable(), "this router.kind never divides gates by their sum");
   idle("renormalize", router.kind == RouterKind::kSoftmax && !router.pre_softmax,
        "with pre_softmax false the gates are a softmax over the chosen experts, whose sum is 1 already");
   const std::string all_groups = concat("router.group_choices (", router.group_choices, ") lets a token use all of its groups");
@@ -46,14 +45,16 @@ void idle_of_balance(const MoeConfig& moe, Reasons& reasons) {
   if (kind == RouterKind::kHash || kind == RouterKind::kUniform) {
     const std::string because = "router.kind hash and uniform learn nothing that could balance";
     idle("balance.", true, because);
-    for (const char* name : {"enabled", "target_maxvio", "bias_rate_start", "bias_rate_min", "bias_rate_max", "switch_loss_max"}) {
-      idle(concat("adaptive.", name).c_str(), true, because);
-    }
   }
   if (kind == RouterKind::kExpertChoice) {
     for (const char* name : {"balance.bias_rate", "balance.bias_law", "balance.bias_schedule"}) {
       idle(name, true, "with router.kind expert_choice the experts choose, and no bias is added");
     }
+  }
+  // The window and the entropy are of the alarms too, which every run has.
+  for (const char* name :
+       {"enabled", "target_maxvio", "bias_rate_start", "bias_rate_min", "bias_rate_max", "switch_loss_max", "temperature_max"}) {
+    idle(concat("adaptive.", name).c_str(), !moe.steerable(), "adaptive control needs router.kind softmax or sigmoid: nothing is moved");
   }
   for (const char* name : {"balance.bias_law", "balance.bias_schedule"}) {
     idle(name, adaptive.enabled, "adaptive.enabled sets the bias rates by its own law");

@@ -93,7 +93,8 @@ StepOutcome Learner::judge(StepRecord& record) {
 }
 
 void Learner::update_biases(const at::Tensor& load) {
-  const bool adaptive = config_.model.moe.adaptive.enabled;
+  if (!config_.model.moe.steerable()) return;
+  const bool adaptive = config_.model.moe.controlled();
   const double scheduled = scheduled_bias_rate(config_.model.moe.balance, step_, config_.train.steps);
   const BiasLaw law = adaptive ? AdaptiveControl::kBiasLaw : config_.model.moe.balance.bias_law;
   for (size_t layer = 0; layer < moe_layers_.size(); ++layer) {
@@ -112,7 +113,7 @@ void Learner::adapt(StepRecord& record) {
     for (const RouterAlarm& alarm : watch_.observe(step_, record.routing->load)) record.alarms.push_back(alarm.text);
   }
   for (const RouterAlarm& alarm : watch_.observe_nonfinite(step_, record.routing->nonfinite_slots)) record.alarms.push_back(alarm.text);
-  if (config_.model.moe.adaptive.enabled) record.adaptive = std::move(adaptive);
+  if (config_.model.moe.controlled()) record.adaptive = std::move(adaptive);
 }
 
 }  // namespace pimoe

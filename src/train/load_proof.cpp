@@ -50,7 +50,6 @@ std::string excuse(const Snapshot& saved, const MoeConfig& before, const MoeConf
                   static_cast<int>(moe.rank_overflow));
   };
   if (limits(before) != limits(now)) return "capacity or rank limits are not what they were";
-  if (before.adaptive.enabled && !now.adaptive.enabled) return "adaptive control is off, and with it the temperature that it had set";
   const bool by_rank = now.capacity_factor > 0 || (now.rank_budget > 0 && now.rank_overflow == RankOverflow::kDrop) ||
                        now.router.kind == RouterKind::kExpertChoice;
   const bool same_layout =

@@ -23,7 +23,7 @@ Snapshot Trainer::state() {
   Snapshot state;
   state.step = step();
   state.numbers = {{"loss_scale", learner_.loss_scaler().scale}};
-  if (config_.model.moe.adaptive.enabled) state.numbers.merge(learner_.adaptive().state());
+  if (config_.model.moe.controlled()) state.numbers.merge(learner_.adaptive().state());
   state.numbers.merge(learner_.watch().state());
   state.numbers.merge(learner_.spikes().state());
   state.counters = {{"tokens_seen", tokens_seen_},
@@ -54,7 +54,7 @@ void Trainer::restore(const std::filesystem::path& checkpoint, const TrainConfig
     scaler.scale = saved.numbers.at("loss_scale");
     scaler.good_steps = saved.counters.at("loss_scale_good_steps");
   }
-  if (config_.model.moe.adaptive.enabled && !learner_.adaptive().restore(saved.numbers)) {
+  if (config_.model.moe.controlled() && !learner_.adaptive().restore(saved.numbers)) {
     log_.info("adaptive control begins afresh: the checkpoint was written without it");
   }
   learner_.watch().restore(saved.numbers);
