@@ -1,25 +1,28 @@
 #!/usr/bin/env python3
 """Reads what bench/adaptive.sh trained: a table on stdout, and MaxVio over steps as an SVG. Needs nothing but Python.
 
-    bench/adaptive.py FOLDER [--svg FILE]
+    bench/adaptive.py FOLDER [--svg FILE] [--against SETTING]
+
+--against: another column, each setting's last validation loss minus SETTING's of the same seed (the same initial weights and data order):
+mean, and the standard error of that mean.
 """
+import argparse
 import json
 import pathlib
 import re
 import statistics
-import sys
 
 TARGET = 0.2
 WINDOW = 10  # steps of the mean that has to meet the target
 
 
 def read(folder):
-    """{setting: [records of each seed]}"""
+    """{setting: {seed: records}}, seeds in order"""
     runs = {}
-    for path in sorted(pathlib.Path(folder).glob("*-seed*/metrics.jsonl")):
-        name = re.sub(r"-seed\d+$", "", path.parent.name)
-        runs.setdefault(name, []).append([json.loads(line) for line in path.open()])
-    return runs
+    for path in pathlib.Path(folder).glob("*-seed*/metrics.jsonl"):
+        name, seed = re.fullmatch(r"(.*)-seed(\d+)", path.parent.name).groups()
+        runs.setdefault(name, {})[int(seed)] = [json.loads(line) for line in path.open()]
+    return {name: dict(sorted(seeds.items())) for name, seeds in runs.items()}
 
 
 def smoothed(run):
@@ -34,10 +37,22 @@ def steps_to_target(run):
     return None
 
 
-def row(name, seeds):
+def last_loss(run):
+    return [record["validation_loss"] for record in run if "validation_loss" in record][-1]
+
+
+def difference(runs, others):
+    pairs = [last_loss(run) - last_loss(others[seed]) for seed, run in runs.items() if seed in others]
+    if len(pairs) < 2:
+        return "-"
+    return f"{statistics.fmean(pairs):+.4f} ± {statistics.stdev(pairs) / len(pairs) ** 0.5:.4f}"
+
+
+def row(name, runs):
+    seeds = list(runs.values())
     reached = [steps_to_target(run) for run in seeds]
     last = [statistics.fmean(record["moe/maxvio"] for record in run[-50:]) for run in seeds]
-    loss = [[r["validation_loss"] for r in run if "validation_loss" in r][-1] for run in seeds]
+    loss = [last_loss(run) for run in seeds]
     share = [max(run[0]["moe/load"][0]) / sum(run[0]["moe/load"][0]) for run in seeds]
     said = ", ".join("never" if step is None else str(step) for step in reached)
     if None not in reached:
@@ -53,7 +68,7 @@ COLORS = ["#999999", "#9ecae1", "#4292c6", "#08519c", "#a1d99b", "#41ab5d", "#00
 def svg(runs):
     width, height, left, top, right = 900, 460, 60, 20, 190
     inner_width, inner_height = width - left - right, height - top - 50
-    steps = max(len(run) for seeds in runs.values() for run in seeds)
+    steps = max(len(run) for seeds in runs.values() for run in seeds.values())
     highest = 7.0
 
     def x(step):
@@ -74,7 +89,7 @@ def svg(runs):
                  f'MaxVio, mean over layers, {WINDOW} steps and seeds</text>')
     parts.append(f'<line x1="{left}" x2="{left + inner_width}" y1="{y(TARGET):.1f}" y2="{y(TARGET):.1f}" stroke="black" stroke-dasharray="4 3"/>')
     for index, (name, seeds) in enumerate(runs.items()):
-        curves = [smoothed(run) for run in seeds]
+        curves = [smoothed(run) for run in seeds.values()]
         mean = [statistics.fmean(values) for values in zip(*curves)]
         points = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in enumerate(mean, start=1))
         color = COLORS[index % len(COLORS)]
@@ -87,17 +102,25 @@ def svg(runs):
 
 
 def main():
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    runs = read(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--svg", type=pathlib.Path)
+    parser.add_argument("--against")
+    arguments = parser.parse_args()
+    runs = read(arguments.folder)
     order = ["none", "switch", "bias", "proportional", "both", "adaptive"]
     runs = dict(sorted(runs.items(), key=lambda item: (order.index(re.match(r"[a-z]+", item[0])[0]), item[0])))
-    print(f"| setting | steps until MaxVio < {TARGET} (mean of {WINDOW}), each seed | MaxVio, last 50 steps | validation loss | fullest expert, step 1 |")
-    print("|---|---|---|---|---|")
+    if arguments.against and arguments.against not in runs:
+        parser.error(f"--against {arguments.against}: there is {', '.join(runs)}")
+    columns = ["setting", f"steps until MaxVio < {TARGET} (mean of {WINDOW}), each seed", "MaxVio, last 50 steps", "validation loss",
+               "fullest expert, step 1"]
+    if arguments.against:
+        columns.append(f"validation loss minus {arguments.against}'s")
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for name, seeds in runs.items():
-        print(row(name, seeds))
-    if "--svg" in sys.argv:
-        pathlib.Path(sys.argv[sys.argv.index("--svg") + 1]).write_text(svg(runs))
+        print(row(name, seeds) + (f" {difference(seeds, runs[arguments.against])} |" if arguments.against else ""))
+    if arguments.svg:
+        arguments.svg.write_text(svg(runs))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 # slots on the first expert at the start, with each setting and three seeds. Afterwards: bench/adaptive.py FOLDER
 #
 #   bench/adaptive.sh FOLDER [key.path=value ...]     JOBS runs at a time (default 1), on CUDA device i mod GPUS where GPUS is set;
-#                                                     SEEDS="1 2 3"
+#                                                     SEEDS="1 2 3"   SETTINGS="adaptive none": these alone
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
 pimoe=${PIMOE_BUILD:-$repository/build}/pimoe
@@ -39,6 +39,7 @@ run=0
 for seed in ${SEEDS:-1 2 3}; do
   for setting in "${settings[@]}"; do
     read -r name keys <<<"$setting"
+    if [ -n "${SETTINGS:-}" ] && [[ " $SETTINGS " != *" $name "* ]]; then continue; fi
     # shellcheck disable=SC2086  # keys are words
     (
       if [ -n "${GPUS:-}" ]; then export CUDA_VISIBLE_DEVICES=$((run % GPUS)); fi

@@ -13,6 +13,7 @@ TEST(LoadStatistics, FollowTheirDefinitions) {
   EXPECT_DOUBLE_EQ(maxvio(load), 1.5);
   EXPECT_NEAR(load_entropy(load), -(0.625 * std::log(0.625) + 0.375 * std::log(0.375)) / std::log(4.0), 1e-15);
   EXPECT_EQ(idle_experts(load), 2);
+  EXPECT_EQ(idle_experts({1, 0, 2}), 1) << "one slot is not none";
 }
 
 TEST(LoadStatistics, KnowBalanceAndNothing) {

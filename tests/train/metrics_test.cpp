@@ -45,7 +45,8 @@ StepRecord two_layers() {
 }
 
 TEST(StepJson, HasEveryRoutingMetricOfEachLayerAndTheWorst) {
-  const auto json = nlohmann::json::parse(to_json(two_layers()));
+  const StepRecord record = two_layers();
+  const auto json = nlohmann::json::parse(to_json(record));
   const auto expect = [&](const std::string& key, double value, double worst, const std::vector<double>& layers) {
     ASSERT_TRUE(json.contains(key) && json.contains(key + "_worst") && json.contains(key + "_layers")) << key;
     EXPECT_DOUBLE_EQ(json.at(key), value) << key;
@@ -55,6 +56,8 @@ TEST(StepJson, HasEveryRoutingMetricOfEachLayerAndTheWorst) {
   EXPECT_EQ(json.at("moe/layers"), (std::vector<int64_t>{2, 3}));
   expect("moe/maxvio", 0.75, 1.5, {0, 1.5});
   expect("moe/utilization", 0.75, 0.5, {1, 0.5});
+  ASSERT_GT(record.routing->entropy[0], record.routing->entropy[1]);
+  expect("moe/entropy", (record.routing->entropy[0] + record.routing->entropy[1]) / 2, record.routing->entropy[1], record.routing->entropy);
   expect("moe/dead_experts", 2, 2, {0, 2});
   expect("moe/gate_confidence", 0.375, 0.25, {0.25, 0.5});
   expect("moe/dropped_fraction", 0.375, 0.5, {0.25, 0.5});
