@@ -58,14 +58,21 @@ TEST(MoELayouts, ARanksBudgetBoundsItsRowsAndLosesNothing) {
   EXPECT_EQ(output.record.rows.item<int64_t>(), mesh->rank() == 0 ? 8 * ranks : 0);
 
   made.config.rank_overflow = RankOverflow::kDrop;
+  made.config.router.renormalize = false;  // gates that differ
   LayerFixture dropping(made.config, 5, *mesh, 3);
   dropping.layer.router().bias().copy_(made.bias);
   std::optional<RoutingMemo> second;
-  at::Tensor dropped = dropping.layer.forward(at::randn({8, 5}, at::kDouble), {0, 8}, second).record.dropped.reshape({1});
+  const MoEOutput rest = dropping.layer.forward(at::randn({8, 5}, at::kDouble), {0, 8}, second);
+  at::Tensor dropped = rest.record.dropped.reshape({1}).clone();
   mesh->group(Group::kBatch).all_reduce(dropped);
   EXPECT_GE(dropped.item<int64_t>(), 8 * (ranks - 1));
   EXPECT_LT(dropped.item<int64_t>(), 8 * (ranks - 1) + ranks) << "each rank rounds its share down by less than a row";
   EXPECT_LE(second->plans[0].rows, 8);
+  if (ranks == 1) return;
+  const at::Tensor served = rest.tokens.abs().sum(1) > 0;
+  const at::Tensor gates = rest.record.weights.view({8});
+  ASSERT_EQ(8 - served.sum().item<int64_t>(), rest.record.dropped.item<int64_t>());
+  EXPECT_GE(gates.masked_select(served).min().item<double>(), gates.masked_select(served.logical_not()).max().item<double>());
 }
 
 TEST(MoELayouts, RowsOfAnExpertArriveInGlobalTokenOrder) {
