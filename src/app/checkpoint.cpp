@@ -192,7 +192,7 @@ ExitCode extract(const Options& options) {
   const at::Tensor values = reader.read(name, 0, box.numel());  // an unknown name is refused here, with the nearest one
   Hdf5Writer writer;
   writer.add(name, found->second.type, values.const_data_ptr(), values.numel(), {{"global_shape", box.global}});
-  const std::vector<std::byte> image = writer.finish();
+  const Hdf5Image image = writer.finish();
   replace_file(options.output, image.data(), image.size());
   std::cout << options.output.string() << ": " << name << " " << shape_text(box.global) << ", " << element_name(found->second.type) << "\n";
   return ExitCode::kDone;

@@ -238,7 +238,12 @@ Hdf5Writer::~Hdf5Writer() {
   handles_.reset();
 }
 
+void Hdf5Writer::require_unfinished() const {
+  if (!handles_) throw Error("HDF5 file image: the writer is used up");
+}
+
 void Hdf5Writer::add(const std::string& name, ElementType type, const void* elements, int64_t count, const Hdf5Attributes& attributes) {
+  require_unfinished();
   const auto sole = sole_use_of_hdf5();
   const std::string what = concat("dataset ", name);
   if (count < 0) throw Error(concat(what, ": ", count, " elements"));
@@ -267,18 +272,26 @@ void Hdf5Writer::add(const std::string& name, ElementType type, const void* elem
 }
 
 void Hdf5Writer::set_text(const std::string& name, const std::string& value) {
+  require_unfinished();
   const auto sole = sole_use_of_hdf5();
   write_text_attribute(handles_->file, name, value, concat("text ", name, " of ", value.size(), " bytes"));
 }
 
-std::vector<std::byte> Hdf5Writer::finish() {
+Hdf5Image Hdf5Writer::finish() {
+  require_unfinished();
   const auto sole = sole_use_of_hdf5();
   const std::string what = "HDF5 file image";
   checked(H5Fflush(handles_->file, H5F_SCOPE_GLOBAL), what);
-  const ssize_t size = checked(H5Fget_file_image(handles_->file, nullptr, 0), what);
-  std::vector<std::byte> image(static_cast<size_t>(size));
-  checked(H5Fget_file_image(handles_->file, image.data(), image.size()), what);
-  handles_->file.close(what);
+  Hdf5Image image;
+  image.size_ = static_cast<size_t>(checked(H5Fget_file_image(handles_->file, nullptr, 0), what));
+  // What a file of the core driver has for a handle is the memory that it keeps the file in.
+  void** memory = nullptr;
+  checked(H5Fget_vfd_handle(handles_->file, H5P_DEFAULT, reinterpret_cast<void**>(&memory)), what);
+  image.bytes_ = static_cast<const std::byte*>(*memory);
+  image.file_ = std::shared_ptr<Handles>(handles_.release(), [](Handles* handles) {
+    const auto alone = sole_use_of_hdf5();
+    delete handles;
+  });
   return image;
 }
 

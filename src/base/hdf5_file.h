@@ -24,6 +24,19 @@ ElementType element_type(const std::string& name);
 /// Integer-list attributes of a dataset: {"global_shape": [8, 512, 256]}.
 using Hdf5Attributes = std::map<std::string, std::vector<int64_t>>;
 
+/// The bytes of a finished file, where HDF5 built them.
+class Hdf5Image {
+ public:
+  const std::byte* data() const { return bytes_; }
+  size_t size() const { return size_; }
+
+ private:
+  friend class Hdf5Writer;
+  std::shared_ptr<void> file_;  ///< owns the bytes
+  const std::byte* bytes_ = nullptr;
+  size_t size_ = 0;
+};
+
 /// Builds one HDF5 file in memory. The same calls give the same bytes (no time stamps). One thread at a time uses a writer; several writers
 /// and readers may be at work in several threads, and wait for each other.
 class Hdf5Writer {
@@ -38,11 +51,12 @@ class Hdf5Writer {
   /// A text attribute of the root group, at most about 60 kB, without zero bytes. @throws Error if HDF5 refuses it or the name is taken.
   void set_text(const std::string& name, const std::string& value);
 
-  /// @returns the file's bytes; the writer is used up. Every close is checked. @cost one copy of the file in memory.
-  std::vector<std::byte> finish();
+  /// @returns the file's bytes, not copied; the writer is used up.
+  Hdf5Image finish();
 
  private:
   struct Handles;
+  void require_unfinished() const;
   std::unique_ptr<Handles> handles_;
 };
 

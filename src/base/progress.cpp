@@ -102,7 +102,7 @@ void note_exception() {
   } else if (!is_unwinding) {
     is_unwinding = true;
     const std::lock_guard lock(unwound_mutex);
-    unwound = read_progress(static_cast<ProgressSlot>(own - slots.data()));
+    unwound = read_progress(progress_slot());
   }
 }
 
@@ -119,6 +119,8 @@ void progress_layer(int64_t layer) {
   own->layer.store(static_cast<int32_t>(layer), kRelaxed);
   own->moved();
 }
+
+ProgressSlot progress_slot() { return static_cast<ProgressSlot>(own - slots.data()); }
 
 ProgressOfThread::ProgressOfThread(ProgressSlot slot) { own = &slots[static_cast<size_t>(slot)]; }
 ProgressOfThread::~ProgressOfThread() { own = &slots[0]; }

@@ -66,6 +66,9 @@ void progress_tick();
 void progress_step(int64_t step);
 void progress_layer(int64_t layer);  ///< -1: none
 
+/// Where this thread's marks go: for a thread that it starts to work for it.
+ProgressSlot progress_slot();
+
 /// This thread's marks go to `slot` for the life of the object; others' go to kTraining.
 class ProgressOfThread {
  public:

@@ -202,9 +202,11 @@ void CheckpointStore::restore(const fs::path& checkpoint, Snapshot& wanted) {
     if (mesh_.rank() == 0) manifest = to_json(read_manifest(checkpoint));
   });
   manifest = mesh_.control().broadcast_text(manifest, 0);
+  const auto begun = std::chrono::steady_clock::now();
   std::string cost;
   agree([&] { cost = restore_from(checkpoint, parse_manifest(manifest, (checkpoint / "manifest.json").string()), wanted); });
-  log_.info(concat("rank ", mesh_.rank(), " ", cost));
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+  log_.info(concat("rank ", mesh_.rank(), " ", cost, ", in ", fixed(seconds, 2), " s"));
 }
 
 void restore_snapshot(const fs::path& checkpoint, Snapshot& wanted) { restore_from(checkpoint, read_manifest(checkpoint), wanted); }
@@ -225,11 +227,10 @@ void save_snapshot(const fs::path& checkpoint, const Snapshot& snapshot, int64_t
   temporary += ".tmp";
   fs::remove_all(temporary);
   fs::create_directories(temporary);
-  for (const std::vector<StatePiece>& part : plan_parts(pieces, part_bytes)) {
-    WrittenShard shard = write_shard(temporary, shard_name(0, 1, manifest.files.size()), part);
-    manifest.files.push_back(std::move(shard.file));
-    std::move(shard.pieces.begin(), shard.pieces.end(), std::back_inserter(manifest.pieces));
-  }
+  size_t part = 0;
+  ShardWriter writer(temporary, manifest);
+  for (const std::vector<StatePiece>& in_part : plan_parts(pieces, part_bytes)) writer.add(shard_name(0, 1, part++), in_part);
+  writer.finish();
   const std::string text = to_json(manifest);
   write_durably(temporary / "manifest.json", text.data(), text.size());
   commit_folder(temporary, checkpoint);

@@ -138,12 +138,12 @@ void CollectiveSave::wait_for_token(const std::string& token) const {
 void CollectiveSave::write() {
   const std::string trouble = trouble_of([&] {
     size_t part = 0;
+    ShardWriter writer(temporary_, manifest_);
     for (const std::vector<StatePiece>& pieces : plan_parts(share_, part_bytes_)) {
       if (part > 0 && !fs::exists(temporary_ / kTokenFile)) return;  // another rank failed, and says so below
-      WrittenShard shard = write_shard(temporary_, shard_name(ranks_.rank(), ranks_.size(), part++), pieces);
-      manifest_.files.push_back(std::move(shard.file));
-      for (StoredPiece& piece : shard.pieces) manifest_.pieces.push_back(std::move(piece));
+      writer.add(shard_name(ranks_.rank(), ranks_.size(), part++), pieces);
     }
+    writer.finish();
   });
   if (!trouble.empty()) {
     const PatientOperation on_a_file;

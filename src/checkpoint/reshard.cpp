@@ -91,17 +91,18 @@ void reshard_checkpoint(const fs::path& from, const fs::path& to, const ReshardT
     manifest.pieces.clear();
     fs::remove_all(temporary);
     fs::create_directories(temporary);
+    ShardWriter writer(temporary, manifest, [&](const StoredFile& file) {
+      if (progress) progress(file.name, static_cast<int64_t>(file.bytes));
+    });
     for (int64_t rank = 0; rank < target.ranks; ++rank) {
       size_t part = 0;
       for (std::vector<StatePiece>& pieces : plan_parts(pieces_of_rank(tensors, target, rank), target.part_bytes)) {
         for (StatePiece& state : pieces) state.values = at::empty({state.piece.numel()}, state.values.options());
         reader.fill(pieces);
-        WrittenShard shard = write_shard(temporary, shard_name(rank, target.ranks, part++), pieces);
-        if (progress) progress(shard.file.name, static_cast<int64_t>(shard.file.bytes));
-        manifest.files.push_back(std::move(shard.file));
-        std::move(shard.pieces.begin(), shard.pieces.end(), std::back_inserter(manifest.pieces));
+        writer.add(shard_name(rank, target.ranks, part++), pieces);
       }
     }
+    writer.finish();
     if (const std::string gap = coverage_trouble(manifest.pieces); !gap.empty()) throw CheckpointError(gap);
     const std::string text = to_json(manifest);
     write_durably(temporary / "manifest.json", text.data(), text.size());

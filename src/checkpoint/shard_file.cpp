@@ -2,6 +2,7 @@
 
 #include "base/digest.h"
 #include "base/errors.h"
+#include "base/progress.h"
 #include "base/text.h"
 #include "checkpoint/piece_check.h"
 #include "checkpoint/verification.h"
@@ -10,8 +11,9 @@
 #include <ATen/ops/empty.h>
 
 #include <array>
-#include <future>
+#include <iterator>
 #include <map>
+#include <utility>
 
 namespace pimoe {
 namespace {
@@ -85,8 +87,37 @@ std::string shard_name(int64_t rank, int64_t ranks, size_t part) {
   return concat("rank-", padded(rank, 4), "-of-", padded(ranks, 4), "-part-", padded(static_cast<int64_t>(part), 3), ".h5");
 }
 
-WrittenShard write_shard(const std::filesystem::path& folder, const std::string& name, const std::vector<StatePiece>& pieces) {
-  WrittenShard written;
+namespace {
+
+/// Runs `work` on a thread of its own, whose marks count as this thread's.
+template <class Work>
+auto beside(Work work) {
+  return std::async(std::launch::async, [slot = progress_slot(), work = std::move(work)] {
+    const ProgressOfThread same(slot);
+    return work();
+  });
+}
+
+StoredFile write_image(const std::filesystem::path& path, const Hdf5Image& image) {
+  // The digest of 1 GiB takes about as long as the disk: side by side.
+  auto digest = beside([&image] { return sha256(image.data(), image.size()); });
+  write_durably(path, image.data(), image.size());
+  return {path.filename().string(), image.size(), digest.get()};
+}
+
+}  // namespace
+
+ShardWriter::ShardWriter(std::filesystem::path folder, Manifest& manifest, std::function<void(const StoredFile&)> written)
+    : folder_(std::move(folder)), manifest_(manifest), written_(std::move(written)) {}
+
+ShardWriter::~ShardWriter() {
+  if (!writing_.valid()) return;
+  const PatientOperation on_a_file;  // after an error elsewhere
+  writing_.wait();
+}
+
+void ShardWriter::add(const std::string& name, const std::vector<StatePiece>& pieces) {
+  std::vector<StoredPiece> rows;
   Hdf5Writer writer;
   writer.set_text("format", "pimoe checkpoint 1");
   std::map<std::string, int> pieces_of;
@@ -100,16 +131,26 @@ WrittenShard write_shard(const std::filesystem::path& folder, const std::string&
     stored.dataset = earlier == 0 ? stored.tensor() : concat(stored.tensor(), "@", earlier);
 
     const at::Tensor host = state.values.cpu();
-    stored.sha256 = sha256(host.const_data_ptr(), host.nbytes());
+    auto digest = beside([&host] { return sha256(host.const_data_ptr(), host.nbytes()); });
     writer.add(stored.dataset, stored.type, host.const_data_ptr(), host.numel(), attributes_of(stored.piece));
-    written.pieces.push_back(std::move(stored));
+    stored.sha256 = digest.get();
+    rows.push_back(std::move(stored));
   }
-  const std::vector<std::byte> image = writer.finish();
-  // The digest of 1 GiB takes about as long as the disk: side by side.
-  auto digest = std::async(std::launch::async, [&image] { return sha256(image.data(), image.size()); });
-  write_durably(folder / name, image.data(), image.size());
-  written.file = {name, image.size(), digest.get()};
-  return written;
+  finish();
+  pieces_ = std::move(rows);
+  writing_ = beside([path = folder_ / name, image = writer.finish()] { return write_image(path, image); });
+}
+
+void ShardWriter::finish() {
+  if (!writing_.valid()) return;
+  {
+    const PatientOperation on_a_file;
+    writing_.wait();
+  }
+  manifest_.files.push_back(writing_.get());
+  std::move(pieces_.begin(), pieces_.end(), std::back_inserter(manifest_.pieces));
+  pieces_.clear();
+  if (written_) written_(manifest_.files.back());
 }
 
 ShardFile::ShardFile(const std::filesystem::path& folder, const StoredFile& file)

@@ -8,6 +8,8 @@
 #include "checkpoint/snapshot.h"
 
 #include <filesystem>
+#include <functional>
+#include <future>
 #include <optional>
 #include <string>
 #include <vector>
@@ -27,16 +29,30 @@ Hdf5Attributes attributes_of(const Piece& piece);
 /// "rank-0000-of-0002-part-000.h5"
 std::string shard_name(int64_t rank, int64_t ranks, size_t part);
 
-/// What write_shard put where: the rows that the manifest gets.
-struct WrittenShard {
-  StoredFile file;
-  std::vector<StoredPiece> pieces;
-};
+/// Writes the files of one rank, durably: while one is on its way to the disk, the next is built in memory and its digests are taken.
+/// A dataset is named after its tensor; further pieces of the same tensor get "@1", "@2" and so on.
+class ShardWriter {
+ public:
+  /// @param written  called for each file that is on the disk, by the thread that calls add() and finish()
+  ShardWriter(std::filesystem::path folder, Manifest& manifest, std::function<void(const StoredFile&)> written = {});
+  ~ShardWriter();
+  ShardWriter(const ShardWriter&) = delete;
+  ShardWriter& operator=(const ShardWriter&) = delete;
 
-/// Writes pieces as one file, durably. A dataset is named after its tensor; further pieces of the same tensor get "@1", "@2" and so on.
-/// @throws IoError  with the path and the system's reason
-/// @cost   host memory of all pieces twice; reads device tensors
-WrittenShard write_shard(const std::filesystem::path& folder, const std::string& name, const std::vector<StatePiece>& pieces);
+  /// @throws IoError  with the path and the system's reason, of this file or of the one before it
+  /// @cost   host memory of two files, and of one piece where tensors are a device's
+  void add(const std::string& name, const std::vector<StatePiece>& pieces);
+
+  /// Waits for the last file: now the manifest has the rows of all. @throws IoError likewise
+  void finish();
+
+ private:
+  std::filesystem::path folder_;
+  Manifest& manifest_;
+  std::function<void(const StoredFile&)> written_;
+  std::vector<StoredPiece> pieces_;  ///< of the file that is being written
+  std::future<StoredFile> writing_;
+};
 
 /// A file of a checkpoint, opened for reading. Its elements are mapped, not copied.
 class ShardFile {

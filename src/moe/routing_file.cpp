@@ -80,7 +80,7 @@ void write_routing(const std::filesystem::path& file, const RoutingSample& sampl
     writer.add(router + kExperts, ElementType::kInt32, decisions.experts.data(), count * decisions.choices, shape);
     writer.add(router + kWeights, ElementType::kFloat64, decisions.weights.data(), count * decisions.choices, shape);
   }
-  const std::vector<std::byte> image = writer.finish();
+  const Hdf5Image image = writer.finish();
   // The digest first: a file that is there always has one.
   replace_file(digest_of(file), concat(sha256(image.data(), image.size()), "  ", file.filename().string(), "\n"));
   write_durably(temporary(file), image.data(), image.size());

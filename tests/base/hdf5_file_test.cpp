@@ -16,6 +16,9 @@ namespace {
 
 using Image = std::vector<std::byte>;
 
+/// A copy: to be damaged, or to outlive the writer's.
+Image bytes_of(const Hdf5Image& image) { return {image.data(), image.data() + image.size()}; }
+
 const std::vector<ElementType> kTypes = {ElementType::kFloat64, ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16,
                                          ElementType::kInt64,   ElementType::kInt32,   ElementType::kUint8};
 
@@ -29,7 +32,7 @@ std::vector<uint8_t> some_bytes(int64_t count, int salt) {
 Image image_of(const std::vector<float>& values, const Hdf5Attributes& attributes = {}) {
   Hdf5Writer writer;
   writer.add("values", ElementType::kFloat32, values.data(), static_cast<int64_t>(values.size()), attributes);
-  return writer.finish();
+  return bytes_of(writer.finish());
 }
 
 std::string message_of(const std::function<void()>& action) {
@@ -59,7 +62,7 @@ TEST(Hdf5File, EveryTypeComesBackBitForBit) {
     const auto bytes = some_bytes(kCount * element_bytes(kTypes[i]), static_cast<int>(i));
     writer.add(concat("group/", element_name(kTypes[i])), kTypes[i], bytes.data(), kCount);
   }
-  const Image image = writer.finish();
+  const Hdf5Image image = writer.finish();
   const Hdf5Reader reader(image.data(), image.size(), "test.h5");
   for (size_t i = 0; i < kTypes.size(); ++i) {
     const std::string name = concat("group/", element_name(kTypes[i]));
@@ -78,13 +81,13 @@ TEST(Hdf5File, NamesAreSortedAndFull) {
   for (const char* name : {"master/layers.1.norm", "embedding", "master/layers.0.norm", "moment/first/x"}) {
     writer.add(name, ElementType::kFloat32, &value, 1);
   }
-  const Image image = writer.finish();
+  const Hdf5Image image = writer.finish();
   const Hdf5Reader reader(image.data(), image.size(), "test.h5");
   EXPECT_EQ(reader.names(), (std::vector<std::string>{"embedding", "master/layers.0.norm", "master/layers.1.norm", "moment/first/x"}));
 }
 
 TEST(Hdf5File, FileWithoutDatasetsIsValid) {
-  const Image image = Hdf5Writer().finish();
+  const Hdf5Image image = Hdf5Writer().finish();
   EXPECT_TRUE(Hdf5Reader(image.data(), image.size(), "test.h5").names().empty());
 }
 
@@ -123,7 +126,7 @@ TEST(Hdf5File, ReadingJumpsBetweenDatasets) {
   const std::vector<int32_t> two = {20, 21, 22};
   writer.add("one", ElementType::kInt32, one.data(), 3);
   writer.add("two", ElementType::kInt32, two.data(), 3);
-  const Image image = writer.finish();
+  const Hdf5Image image = writer.finish();
   const Hdf5Reader reader(image.data(), image.size(), "test.h5");
   std::vector<int32_t> seen(4);
   for (int i = 0; i < 2; ++i) {
@@ -160,7 +163,7 @@ TEST(Hdf5File, TextsComeBack) {
   const std::vector<std::string> texts = {"", "step 100", "Zürich 日本", "a\nb\n", std::string(60'000, 'x')};
   Hdf5Writer writer;
   for (size_t i = 0; i < texts.size(); ++i) writer.set_text(concat("text", i), texts[i]);
-  const Image image = writer.finish();
+  const Hdf5Image image = writer.finish();
   const Hdf5Reader reader(image.data(), image.size(), "test.h5");
   for (size_t i = 0; i < texts.size(); ++i) EXPECT_EQ(reader.text(concat("text", i)), texts[i]);
 }
@@ -199,7 +202,7 @@ TEST(Hdf5File, SameContentIsTheSameBytes) {
     writer.add("master/layers.0.norm", ElementType::kFloat32, bytes.data(), 300'001, {{"shape", {300'001}}});
     writer.add("master/empty", ElementType::kBfloat16, nullptr, 0);
     writer.set_text("format", "1");
-    return writer.finish();
+    return bytes_of(writer.finish());
   };
   const Image first = build(0x55);
   std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // HDF5's time stamps count seconds

@@ -78,7 +78,8 @@ TEST(OurHdf5File, OtherProgramsReadItsNumbers) {
   writer.add("halves", ElementType::kFloat16, halves, 3);
   writer.add("bits", ElementType::kBfloat16, halves, 3);
   writer.add("integer", ElementType::kInt64, &integer, 1);
-  Image image = writer.finish();
+  const Hdf5Image made = writer.finish();
+  Image image(made.data(), made.data() + made.size());
 
   const hid_t access = H5Pcreate(H5P_FILE_ACCESS);
   H5Pset_fapl_core(access, 4096, false);

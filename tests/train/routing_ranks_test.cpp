@@ -166,7 +166,7 @@ TEST(RoutingReplay, RefusesOtherModelsSecondTokensAndOlderFormats) {
   writer.add("step", ElementType::kInt64, &step, 1);
   writer.add("token", ElementType::kInt64, &step, 1);
   writer.add("token_id", ElementType::kInt64, &step, 1);
-  const std::vector<std::byte> image = writer.finish();
+  const Hdf5Image image = writer.finish();
   write_durably(folder.path() / "old.h5", image.data(), image.size());
   replace_file(folder.path() / "old.h5.sha256", sha256(image.data(), image.size()) + "  old.h5\n");
   EXPECT_NE(refused([&] { RoutingReplay(folder.path() / "old.h5"); }).find("it has format 1"), std::string::npos);
