@@ -24,7 +24,7 @@ import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
 
 CONFIG = """mesh: {{device: cpu}}
-data: {{train: {folder}/corpus}}
+data: {{train: {folder}/corpus, tokenizer: {folder}/corpus.model}}
 model: {{layers: 4, width: 512, heads: 8, sequence_length: 32, moe: {{experts: 24, choices: 2, expert_width: 512}}}}
 train: {{steps: {steps}, global_batch: {ranks}, micro_batch: 1, precision: float32}}
 checkpoint: {{every_steps: 1, asynchronous: false, keep: 2}}

@@ -22,6 +22,8 @@ constexpr double kMostPatience = 64.0;          // looks
 constexpr double kBetter = 0.9;                 // a look that is a tenth below the one before got better
 constexpr const char* kPrefix = "adaptive.";
 constexpr const char* kTemperature = "adaptive.temperature";
+constexpr const char* kSwitchLoss = "Switch loss coefficient";  // in moves
+constexpr const char* kTemperatureName = "temperature";
 
 }  // namespace
 
@@ -85,6 +87,12 @@ std::vector<AdaptiveMove> AdaptiveControl::observe(int64_t step, const std::vect
   if (!config_.enabled || layers_.empty()) return moves;
   const double slots = static_cast<double>(std::accumulate(load[0].begin(), load[0].end(), int64_t{0}));
   if (slots == 0) return moves;  // of a step without a token there is nothing to learn
+  for (const Bounded& each : bounded_) {
+    moves.push_back({each.layer, each.from, each.to,
+                     concat("step ", step, ": ", each.setting, " ", each.from, " -> ", each.to,
+                            ": the run was resumed with bounds (model.moe.adaptive) that the setting was outside of")});
+  }
+  bounded_.clear();
   ++look_steps_;
   look_target_ += target_for(slots / static_cast<double>(experts_));
   for (size_t index = 0; index < layers_.size(); ++index) steer_bias(step, static_cast<int64_t>(index), load[index], moves);
@@ -152,9 +160,9 @@ void AdaptiveControl::look_at_common(int64_t step, double mean_maxvio, std::vect
                                       " steps that did not get better, target ", fixed(target, 2));
     if (settings_.switch_loss < most_switch) {
       const double to = std::max(settings_.switch_loss * kFactor, least_switch);
-      move_common(step, "Switch loss coefficient", settings_.switch_loss, std::min(to, most_switch), reason, moves);
+      move_common(step, kSwitchLoss, settings_.switch_loss, std::min(to, most_switch), reason, moves);
     } else if (settings_.temperature < most_temperature) {
-      move_common(step, "temperature", settings_.temperature, std::min(settings_.temperature * kTemperatureFactor, most_temperature),
+      move_common(step, kTemperatureName, settings_.temperature, std::min(settings_.temperature * kTemperatureFactor, most_temperature),
                   reason, moves);
     } else {
       return;
@@ -165,11 +173,11 @@ void AdaptiveControl::look_at_common(int64_t step, double mean_maxvio, std::vect
     const std::string reason = concat("mean MaxVio ", fixed(mean_maxvio, 2), ", ", patience_.met, " looks of ", look_steps_,
                                       " steps met the target ", fixed(target, 2));
     if (settings_.temperature > configured_.temperature) {
-      move_common(step, "temperature", settings_.temperature, std::max(settings_.temperature / kTemperatureFactor, configured_.temperature),
+      move_common(step, kTemperatureName, settings_.temperature, std::max(settings_.temperature / kTemperatureFactor, configured_.temperature),
                   reason, moves);
     } else if (settings_.switch_loss > configured_.switch_loss) {
       const double to = settings_.switch_loss / kFactor;
-      move_common(step, "Switch loss coefficient", settings_.switch_loss,
+      move_common(step, kSwitchLoss, settings_.switch_loss,
                   to < least_switch ? configured_.switch_loss : std::max(to, configured_.switch_loss), reason, moves);
     } else {
       return;
@@ -235,10 +243,20 @@ bool AdaptiveControl::restore(const std::map<std::string, double>& numbers) {
   AdaptiveControl restored = *this;
   const NumberList list = [&restored](const NumberVisitor& visit) { restored.each_number(visit); };
   if (!take_numbers(list, kPrefix, "adaptive control", numbers)) return false;
-  for (double& rate : restored.settings_.bias_rate) rate = bounded_rate(rate);
-  const auto bounded = [](double value, double least, double most) { return std::min(std::max(value, least), std::max(least, most)); };
-  restored.settings_.switch_loss = bounded(restored.settings_.switch_loss, configured_.switch_loss, config_.switch_loss_max);
-  restored.settings_.temperature = bounded(restored.settings_.temperature, configured_.temperature, config_.temperature_max);
+  const auto bring = [&restored](double& value, double to, int64_t layer, const std::string& setting) {
+    if (to != value) restored.bounded_.push_back({layer, setting, value, to});
+    value = to;
+  };
+  for (size_t index = 0; index < layers_.size(); ++index) {
+    double& rate = restored.settings_.bias_rate[index];
+    const int64_t layer = first_layer_ + static_cast<int64_t>(index);
+    bring(rate, bounded_rate(rate), layer, concat("bias rate of layer ", layer));
+  }
+  const auto bring_common = [&](double& value, double least, double most, const char* setting) {
+    bring(value, std::min(std::max(value, least), std::max(least, most)), -1, setting);
+  };
+  bring_common(restored.settings_.switch_loss, configured_.switch_loss, config_.switch_loss_max, kSwitchLoss);
+  bring_common(restored.settings_.temperature, configured_.temperature, config_.temperature_max, kTemperatureName);
   *this = restored;
   return true;
 }

@@ -84,7 +84,8 @@ class AdaptiveControl {
   std::map<std::string, double> state() const;
   /// @returns whether a number of this key is part of state(): it begins with "adaptive."
   static bool is_state(const std::string& key);
-  /// Takes what state() gave out of a larger map. Values outside the present bounds are brought inside.
+  /// Takes what state() gave out of a larger map. Values outside the present bounds are brought inside: moves of the next step that observe()
+  /// takes in.
   /// @returns false, and changes nothing, if there is none of it
   /// @throws CheckpointError if there is only a part of it
   bool restore(const std::map<std::string, double>& numbers);
@@ -110,6 +111,13 @@ class AdaptiveControl {
     double look_maxvio = 0.0;   ///< sum over the look
   };
 
+  /// A setting that restore() brought inside its bounds, not told yet.
+  struct Bounded {
+    int64_t layer;  ///< -1: of every layer with experts
+    std::string setting;
+    double from, to;
+  };
+
   template <class Visit>
   void each_number(const Visit& visit);
 
@@ -129,6 +137,7 @@ class AdaptiveControl {
   int64_t first_layer_;
   double chance_;  ///< sqrt(2 ln E)
   std::vector<Layer> layers_;
+  std::vector<Bounded> bounded_;
   double look_steps_ = 0.0;
   double look_target_ = 0.0;  ///< sum over the look of the target, chance considered
   double missed_ = 0.0;       ///< looks in a row in which the mean over layers missed the target without getting better

@@ -22,6 +22,7 @@ namespace {
 
 constexpr double kPull = 1e30;                       ///< of a bias that no score can outweigh, logits of any weights included
 constexpr double kHuge = 1e4;                        ///< times a router's row
+constexpr double kMostHalfZLoss = 1e-3;              ///< the z-loss' gradient grows with the logits
 constexpr double kPeakSlack = 0.01;                  ///< a GPU's allocator rounds each tensor up, and small sums live for a moment
 constexpr int64_t kKeptOfLayer = int64_t{64} << 10;  ///< bytes: sums, counts and nodes of a layer's graph, which no forecast counts
 constexpr int64_t kHeapNoise = int64_t{1} << 20;     ///< bytes: small models keep less than the C heap moves about
@@ -148,7 +149,11 @@ DrillOutcome empty_rank(const DrillPlace& place) {
   if (ranks == 1) {  // what would be the last rank's, were there more
     ranks = 2;
     while (ranks <= moe.common_divisor() && moe.common_divisor() % ranks != 0) ++ranks;
-    if (ranks > moe.common_divisor()) throw ConfigError("drill empty_rank: model.moe has experts that no two ranks could share out");
+    if (ranks > moe.common_divisor()) {
+      throw ConfigError(concat("drill empty_rank: the experts of model.moe (", moe.experts, moe.groups.empty() ? "" : ", in groups",
+                               ") have no common divisor above 1 (", moe.common_divisor(),
+                               "): two ranks or more could not share them out, and none could stay empty"));
+    }
     drill.note(concat("experts are not shared out: those that the last of ", ranks, " ranks would hold stay empty"));
   }
   const std::vector<int64_t> closed = experts_of_last(moe.expert_groups(), ranks);
@@ -263,6 +268,11 @@ DrillOutcome huge_logit(const DrillPlace& place) {
   DrillRun drill(place);
   DrillScript script = drill.script();
   drill.make_steerable(script);
+  BalanceConfig& balance = script.config.model.moe.balance;
+  if (place.config.train.precision == Precision::kFloat16 && balance.z_loss > kMostHalfZLoss) {
+    balance.z_loss = kMostHalfZLoss;
+    drill.note(concat("model.moe.balance.z_loss is ", kMostHalfZLoss, " here: float16 cannot hold the gradient of more at such logits"));
+  }
   script.prepare = [](ObservedModel& model, int64_t step) {
     const at::NoGradGuard no_gradients;
     for (MoELayer* layer : model.model().moe_layers()) {

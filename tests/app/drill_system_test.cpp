@@ -63,6 +63,7 @@ TEST_F(DrillCommand, Float16MaySkipStepsWhileItsLossScaleFallsAndSaysSo) {
     EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
     EXPECT_NE(outcome.out.find("skipped while the loss scale fell from 1024"), std::string::npos) << outcome.out;
   }
+  expect_holds("huge_logit", "train.precision=float16 model.moe.balance.z_loss=3", "model.moe.balance.z_loss is 0.001 here");
 }
 
 TEST_F(DrillCommand, SaysWhatItLeavesOut) {

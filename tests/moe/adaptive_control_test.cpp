@@ -296,6 +296,26 @@ TEST(AdaptiveControl, RestoredStateGoesOnWithTheSameMoves) {
   }
 }
 
+TEST(AdaptiveControl, BringsWhatItResumesInsideNewBoundsAndSaysSo) {
+  auto state = controller().state();
+  state["adaptive.temperature"] = 1.9;
+  state["adaptive.switch_loss"] = 0.04;
+  state["adaptive.layers.0.bias_rate"] = 0.02;
+  AdaptiveConfig narrow{.enabled = true};
+  narrow.bias_rate_max = 0.01;
+  narrow.temperature_max = 1.25;
+  AdaptiveControl resumed(narrow, {.bias_rate = {0.0}, .switch_loss = 0.01, .temperature = 1.0}, {.count = 1, .experts = kExperts, .first = 3});
+  ASSERT_TRUE(resumed.restore(state));
+  EXPECT_EQ(resumed.settings().temperature, 1.25);
+  const auto moves = resumed.observe(21, {skewed(0.8)});
+  ASSERT_EQ(moves.size(), 2u);
+  EXPECT_EQ(moves[0].text,
+            "step 21: bias rate of layer 3 0.02 -> 0.01: the run was resumed with bounds (model.moe.adaptive) that the setting was outside of");
+  EXPECT_EQ(moves[1].text,
+            "step 21: temperature 1.9 -> 1.25: the run was resumed with bounds (model.moe.adaptive) that the setting was outside of");
+  EXPECT_TRUE(resumed.observe(22, {skewed(0.8)}).empty()) << "told once";
+}
+
 TEST(AdaptiveControl, StateIsAllOrNothing) {
   AdaptiveControl control = controller();
   for (int step = 1; step <= 5; ++step) control.observe(step, {skewed(0.8)});
