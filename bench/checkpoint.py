@@ -4,7 +4,7 @@
     bench/checkpoint.py FOLDER [--ranks 2] [--rounds 3] [--pimoe build/pimoe] [key.path=value ...]
 
 Run it with a Python that has torch. PiMoE trains a model of about 75 million parameters on the CPU and saves after each step without
-`checkpoint.asynchronous`; the others then save tensors of the same shapes and dtypes, each rank its own. Everyone's files are flushed to the
+`checkpoint.asynchronous`, and then some more with it; the others then save tensors of the same shapes and dtypes, each rank its own. Everyone's files are flushed to the
 disk (fsync) before the clock stops. Loads begin with a cold page cache where this program may drop it (root). Prints a Markdown table.
 """
 import argparse
@@ -27,7 +27,7 @@ CONFIG = """mesh: {{device: cpu}}
 data: {{train: {folder}/corpus, tokenizer: {folder}/corpus.model}}
 model: {{layers: 4, width: 512, heads: 8, sequence_length: 32, moe: {{experts: 24, choices: 2, expert_width: 512}}}}
 train: {{steps: {steps}, global_batch: {ranks}, micro_batch: 1, precision: float32}}
-checkpoint: {{every_steps: 1, asynchronous: false, keep: 2}}
+checkpoint: {{every_steps: 1, asynchronous: {asynchronous}, keep: 2}}
 run: {{directory: {folder}/run}}
 """
 
@@ -40,8 +40,8 @@ def cold_cache():
         pass
 
 
-def run_pimoe(arguments, folder, steps):
-    (folder / "config.yaml").write_text(CONFIG.format(folder=folder, ranks=arguments.ranks, steps=steps))
+def run_pimoe(arguments, folder, steps, asynchronous="false"):
+    (folder / "config.yaml").write_text(CONFIG.format(folder=folder, ranks=arguments.ranks, steps=steps, asynchronous=asynchronous))
     command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", str(arguments.ranks), arguments.pimoe, "train",
                str(folder / "config.yaml"), *arguments.overrides]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -62,6 +62,8 @@ def measure_pimoe(arguments, folder):
         cold_cache()
         output = run_pimoe(arguments, folder, arguments.rounds + more + 1)
         seconds["load"].append(max(float(s) for s in re.findall(r"rank \d+ read .*, in ([\d.]+) s", output)))
+    output = run_pimoe(arguments, folder, 3 * arguments.rounds + 1, asynchronous="true")  # the last save of a run is never beside training
+    seconds["waits"] = [float(s) for s in re.findall(r"saved step \d+: training waited ([\d.]+) s, .* written beside it", output)]
     newest = max((folder / "run" / "checkpoints").glob("step-*"), key=lambda path: int(path.name.split("-")[1]))
     manifest = json.loads((newest / "manifest.json").read_text())
     tensors = [[] for _ in range(arguments.ranks)]
@@ -145,6 +147,8 @@ def main():
     sizes = {"float64": 8, "float32": 4, "int64": 8, "int32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
     total = sum(count * sizes[dtype] for rank in tensors for count, dtype in rank)
     print(f"{total / 1e9:.2f} GB, {arguments.ranks} ranks, medians of {arguments.rounds} (range)\n")
+    print(f"Training waits {statistics.median(ours['waits']):.2f} s ({min(ours['waits']):.2f} to {max(ours['waits']):.2f}) where PiMoE saves "
+          "beside it.\n")
     print("| | save | GB/s | of PiMoE's time | load | GB/s | of PiMoE's time |\n|---|---|---|---|---|---|---|")
     rows = {"PiMoE": ours, **{name: {kind: theirs[f"{name} {kind}"] for kind in ("save", "load")} for name in ("torch.save", "DCP")}}
     for name, seconds in rows.items():

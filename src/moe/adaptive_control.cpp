@@ -173,8 +173,8 @@ void AdaptiveControl::look_at_common(int64_t step, double mean_maxvio, std::vect
     const std::string reason = concat("mean MaxVio ", fixed(mean_maxvio, 2), ", ", patience_.met, " looks of ", look_steps_,
                                       " steps met the target ", fixed(target, 2));
     if (settings_.temperature > configured_.temperature) {
-      move_common(step, kTemperatureName, settings_.temperature, std::max(settings_.temperature / kTemperatureFactor, configured_.temperature),
-                  reason, moves);
+      move_common(step, kTemperatureName, settings_.temperature,
+                  std::max(settings_.temperature / kTemperatureFactor, configured_.temperature), reason, moves);
     } else if (settings_.switch_loss > configured_.switch_loss) {
       const double to = settings_.switch_loss / kFactor;
       move_common(step, kSwitchLoss, settings_.switch_loss,

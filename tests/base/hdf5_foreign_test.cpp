@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -78,6 +79,9 @@ TEST(OurHdf5File, OtherProgramsReadItsNumbers) {
   writer.add("halves", ElementType::kFloat16, halves, 3);
   writer.add("bits", ElementType::kBfloat16, halves, 3);
   writer.add("integer", ElementType::kInt64, &integer, 1);
+  std::vector<float> many((1 << 19) + 77);  // two chunks and a part of one: their checksums are ours
+  std::iota(many.begin(), many.end(), -1e5f);
+  writer.add("many", ElementType::kFloat32, many.data(), static_cast<int64_t>(many.size()));
   const Hdf5Image made = writer.finish();
   Image image(made.data(), made.data() + made.size());
 
@@ -100,6 +104,9 @@ TEST(OurHdf5File, OtherProgramsReadItsNumbers) {
   int64_t seen = 0;
   read("integer", H5T_NATIVE_INT64, &seen);
   EXPECT_EQ(seen, integer);
+  std::vector<float> read_back(many.size());
+  read("many", H5T_NATIVE_FLOAT, read_back.data());
+  EXPECT_EQ(read_back, many);
   H5Fclose(file);
   H5Pclose(access);
 }

@@ -304,13 +304,15 @@ TEST(AdaptiveControl, BringsWhatItResumesInsideNewBoundsAndSaysSo) {
   AdaptiveConfig narrow{.enabled = true};
   narrow.bias_rate_max = 0.01;
   narrow.temperature_max = 1.25;
-  AdaptiveControl resumed(narrow, {.bias_rate = {0.0}, .switch_loss = 0.01, .temperature = 1.0}, {.count = 1, .experts = kExperts, .first = 3});
+  AdaptiveControl resumed(narrow, {.bias_rate = {0.0}, .switch_loss = 0.01, .temperature = 1.0},
+                          {.count = 1, .experts = kExperts, .first = 3});
   ASSERT_TRUE(resumed.restore(state));
   EXPECT_EQ(resumed.settings().temperature, 1.25);
   const auto moves = resumed.observe(21, {skewed(0.8)});
   ASSERT_EQ(moves.size(), 2u);
-  EXPECT_EQ(moves[0].text,
-            "step 21: bias rate of layer 3 0.02 -> 0.01: the run was resumed with bounds (model.moe.adaptive) that the setting was outside of");
+  EXPECT_EQ(
+      moves[0].text,
+      "step 21: bias rate of layer 3 0.02 -> 0.01: the run was resumed with bounds (model.moe.adaptive) that the setting was outside of");
   EXPECT_EQ(moves[1].text,
             "step 21: temperature 1.9 -> 1.25: the run was resumed with bounds (model.moe.adaptive) that the setting was outside of");
   EXPECT_TRUE(resumed.observe(22, {skewed(0.8)}).empty()) << "told once";
