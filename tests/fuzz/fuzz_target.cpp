@@ -9,9 +9,7 @@
 namespace pimoe {
 
 ScratchFolder::ScratchFolder() {
-  const std::filesystem::path memory = "/dev/shm";
-  const auto parent = std::filesystem::is_directory(memory) ? memory : std::filesystem::temp_directory_path();
-  std::string name = (parent / "pimoe-fuzz-XXXXXX").string();
+  std::string name = (std::filesystem::temp_directory_path() / "pimoe-fuzz-XXXXXX").string();
   if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("no scratch folder " + name);
   path_ = name;
 }

@@ -15,7 +15,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count);
 
 namespace pimoe {
 
-/// A folder in memory, where there is one, for readers that want a file's name; it vanishes with its owner.
+/// A folder below TMPDIR, for readers that want a file's name; it vanishes with its owner.
 class ScratchFolder {
  public:
   ScratchFolder();
