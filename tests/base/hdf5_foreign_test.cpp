@@ -164,7 +164,10 @@ TEST(ForeignHdf5File, VirtualLayoutIsRefused) {
 TEST(ForeignHdf5File, SoftAndExternalLinksAreRefused) {
   const Image external =
       image_with([](hid_t file) { H5Lcreate_external("other.h5", "values", file, "elsewhere", H5P_DEFAULT, H5P_DEFAULT); });
-  EXPECT_EQ(refusal_of(external), "foreign.h5: elsewhere is a soft or external link; only plain datasets are read");
+  // A group with an external link has another layout: HDF5 would have to parse it to tell the link's name.
+  EXPECT_EQ(refusal_of(external),
+            "foreign.h5: the root group has a message of kind 2 at byte 800: soft and external links, and what newer formats than HDF5's "
+            "default have, are not read");
   const Image soft = image_with([](hid_t file) { H5Lcreate_soft("/values", file, "alias", H5P_DEFAULT, H5P_DEFAULT); });
   EXPECT_EQ(refusal_of(soft), "foreign.h5: alias is a soft or external link; only plain datasets are read");
 }

@@ -43,7 +43,8 @@ void write_corpora(const fs::path& folder) {
     }
     writer.finish();
     const std::string name = vocabulary == 1000 ? "u16" : "i32";
-    write_text(folder / name, corpus_input(8, pimoe::read_text(scratch.path() / "corpus.idx"), pimoe::read_text(scratch.path() / "corpus.bin")));
+    write_text(folder / name,
+               corpus_input(8, pimoe::read_text(scratch.path() / "corpus.idx"), pimoe::read_text(scratch.path() / "corpus.bin")));
   }
 }
 
