@@ -54,7 +54,9 @@ int64_t Box::global_numel() const { return product(global); }
 std::vector<Run> runs_of(const Piece& piece) {
   require_inside(piece);
   if (piece.numel() == 0) return {};
-  const auto& [global, offset, shape] = piece.box;
+  const std::vector<int64_t>& global = piece.box.global;
+  const std::vector<int64_t>& offset = piece.box.offset;
+  const std::vector<int64_t>& shape = piece.box.shape;
   const size_t rank = global.size();
 
   // Dimensions from `cut` on are contiguous in the tensor: all behind `cut` are whole.

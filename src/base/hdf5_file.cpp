@@ -11,6 +11,7 @@
 
 #include "base/errors.h"
 #include "base/fletcher32.h"
+#include "base/hdf5_structure.h"
 #include "base/huge_memory.h"
 #include "base/progress.h"
 #include "base/text.h"
@@ -343,7 +344,7 @@ struct Hdf5Reader::Handles {
 
 void Hdf5Reader::Handles::open_image(const std::byte* bytes, size_t count) {
   const std::string what = concat(file_name, ": it is not an HDF5 file");
-  if (count == 0) throw Error(what + ": it is empty");
+  check_hdf5_structure(bytes, count, file_name);
   void* const lent = const_cast<std::byte*>(bytes);  // HDF5's signatures know no const; see `lend`
   H5FD_file_image_callbacks_t callbacks = {lend, keep, refuse_growth, leave, same, leave_bytes, lent};
   const Handle access = property_list(H5P_FILE_ACCESS);
@@ -354,22 +355,13 @@ void Hdf5Reader::Handles::open_image(const std::byte* bytes, size_t count) {
 }
 
 void Hdf5Reader::Handles::list_datasets() {
-  struct Links {
-    std::vector<std::string> hard;
-    std::string other;
-  } links;
-  const auto collect = [](hid_t, const char* name, const H5L_info_t* info, void* out) -> herr_t {
-    auto& found = *static_cast<Links*>(out);
-    if (info->type == H5L_TYPE_HARD) {
-      found.hard.emplace_back(name);
-    } else {
-      found.other = name;
-    }
-    return found.other.empty() ? 0 : 1;
+  std::vector<std::string> names;
+  const auto collect = [](hid_t, const char* name, const H5L_info_t*, void* out) -> herr_t {
+    static_cast<std::vector<std::string>*>(out)->emplace_back(name);
+    return 0;
   };
-  checked(H5Lvisit(file, H5_INDEX_NAME, H5_ITER_INC, collect, &links), file_name);
-  if (!links.other.empty()) throw Error(concat(file_name, ": ", links.other, " is a soft or external link; only plain datasets are read"));
-  for (const std::string& name : links.hard) {
+  checked(H5Lvisit(file, H5_INDEX_NAME, H5_ITER_INC, collect, &names), file_name);
+  for (const std::string& name : names) {
     const Handle object(H5Oopen(file, name.c_str(), H5P_DEFAULT), H5Oclose, what(name));
     if (H5Iget_type(object) == H5I_DATASET) datasets.emplace(name, inspect(object, name));
   }
@@ -377,19 +369,6 @@ void Hdf5Reader::Handles::list_datasets() {
 
 Hdf5Reader::Dataset Hdf5Reader::Handles::inspect(hid_t dataset, const std::string& name) const {
   const std::string label = what(name);
-  const Handle creation(H5Dget_create_plist(dataset), H5Pclose, label);
-  if (H5Pget_layout(creation) == H5D_VIRTUAL) throw Error(label + " has a virtual layout: its elements are in other files");
-  if (checked(H5Pget_external_count(creation), label) > 0) throw Error(label + " has external storage: its elements are in other files");
-  const int filters = checked(H5Pget_nfilters(creation), label);
-  for (int i = 0; i < filters; ++i) {
-    unsigned flags = 0;
-    unsigned configuration = 0;
-    size_t values = 0;
-    const H5Z_filter_t filter = H5Pget_filter2(creation, static_cast<unsigned>(i), &flags, &values, nullptr, 0, nullptr, &configuration);
-    if (filter != H5Z_FILTER_FLETCHER32 && filter != H5Z_FILTER_SHUFFLE) {
-      throw Error(concat(label, " uses filter ", filter, "; only fletcher32 and shuffle are read"));
-    }
-  }
   if (checked(H5Aexists(dataset, kTypeAttribute), label) == 0) throw Error(label + " has no attribute dtype");
   Dataset found;
   found.type = type_named(read_text_attribute(dataset, kTypeAttribute, label), label + ": dtype ");
@@ -398,7 +377,6 @@ Hdf5Reader::Dataset Hdf5Reader::Handles::inspect(hid_t dataset, const std::strin
     throw Error(concat(label, " is marked as ", element_name(found.type), " and holds numbers of another format"));
   }
   const Handle space(H5Dget_space(dataset), H5Sclose, label);
-  if (H5Sget_simple_extent_ndims(space) != 1) throw Error(label + " does not have exactly one dimension");
   found.count = checked(H5Sget_simple_extent_npoints(space), label);
   found.attributes = read_list_attributes(dataset, label);
   return found;

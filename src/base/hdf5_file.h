@@ -60,8 +60,9 @@ class Hdf5Writer {
   std::unique_ptr<Handles> handles_;
 };
 
-/// Reads an HDF5 file from memory. Refuses external links and storage, virtual layouts and filters other than fletcher32 and shuffle.
-/// The bytes must outlive the reader and must have been verified by the caller.
+/// Reads an HDF5 file from memory, whose every structure is checked before HDF5 sees it (base/hdf5_structure.h): what is damaged or forged is
+/// an Error, as are links and storage in other files, filters other than fletcher32 and shuffle, and layouts other than HDF5's default one.
+/// The bytes must outlive the reader.
 class Hdf5Reader {
  public:
   /// @throws Error if the bytes are not an HDF5 file.

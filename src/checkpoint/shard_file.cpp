@@ -153,8 +153,15 @@ void ShardWriter::finish() {
   if (written_) written_(manifest_.files.back());
 }
 
-ShardFile::ShardFile(const std::filesystem::path& folder, const StoredFile& file)
-    : map_(map_verified(folder, file)), reader_(map_.data(), map_.size(), (folder / file.name).string()) {}
+ShardFile::ShardFile(const std::filesystem::path& folder, const StoredFile& file) try
+    : map_(map_verified(folder, file)), reader_(map_.data(), map_.size(), (folder / file.name).string()) {
+} catch (const CheckpointError&) {
+  throw;
+} catch (const IoError&) {  // no permission, a failing disk: nothing that is known of the file
+  throw;
+} catch (const Error& error) {
+  throw CheckpointError(error.what());
+}
 
 at::Tensor ShardFile::read(const StoredPiece& stored, int64_t begin, int64_t count) const try {
   const auto found = reader_.describe(stored.dataset);

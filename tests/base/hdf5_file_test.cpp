@@ -1,4 +1,5 @@
 #include "base/hdf5_file.h"
+#include "base/hdf5_image.h"
 
 #include <gtest/gtest.h>
 
@@ -14,10 +15,6 @@
 namespace pimoe {
 namespace {
 
-using Image = std::vector<std::byte>;
-
-/// A copy: to be damaged, or to outlive the writer's.
-Image bytes_of(const Hdf5Image& image) { return {image.data(), image.data() + image.size()}; }
 
 const std::vector<ElementType> kTypes = {ElementType::kFloat64, ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16,
                                          ElementType::kInt64,   ElementType::kInt32,   ElementType::kUint8};
