@@ -7,25 +7,14 @@
 
 namespace pimoe {
 
-const char* name_of(RouterKind kind) {
-  switch (kind) {
-    case RouterKind::kSoftmax: return "softmax";
-    case RouterKind::kSigmoid: return "sigmoid";
-    case RouterKind::kExpertChoice: return "expert_choice";
-    case RouterKind::kHash: return "hash";
-    case RouterKind::kUniform: return "uniform";
-  }
-  return "";
-}
-
 void RouterConfig::fields(FieldVisitor& visit) {
   visit.choice(
       "kind", kind,
-      {{name_of(RouterKind::kSoftmax), RouterKind::kSoftmax},
-       {name_of(RouterKind::kSigmoid), RouterKind::kSigmoid},
-       {name_of(RouterKind::kExpertChoice), RouterKind::kExpertChoice},
-       {name_of(RouterKind::kHash), RouterKind::kHash},
-       {name_of(RouterKind::kUniform), RouterKind::kUniform}},
+      {{"softmax", RouterKind::kSoftmax},
+       {"sigmoid", RouterKind::kSigmoid},
+       {"expert_choice", RouterKind::kExpertChoice},
+       {"hash", RouterKind::kHash},
+       {"uniform", RouterKind::kUniform}},
       "expert_choice leaks future tokens in causal training (it chooses inside each sequence: the same in every layout); hash and uniform "
       "are baselines that learn nothing");
   visit.flag("pre_softmax", pre_softmax, "softmax over all experts, then top-k; false: top-k, then softmax over the chosen");

@@ -24,9 +24,6 @@ enum class RouterKind {
 enum class GroupScore { kSum, kMax };
 
 /// `model.moe.router:`
-/// As `router.kind` spells it.
-const char* name_of(RouterKind kind);
-
 struct RouterConfig {
   RouterKind kind = RouterKind::kSoftmax;
   bool pre_softmax = true;    ///< softmax over all experts, then top-k; false: top-k of the logits, then softmax over the chosen

@@ -213,7 +213,8 @@ Routing Router::route(const at::Tensor& tokens, const BatchContext& context, con
 }
 
 at::Tensor Router::replayed(const at::Tensor& experts, const BatchContext& context) const {
-  return context.replay ? context.replay->apply(name_, context.step, context.first_token, context.token_ids, experts) : experts;
+  return context.replay ? context.replay->apply(name_, context.step, context.first_token, config_.experts, context.token_ids, experts)
+                        : experts;
 }
 
 Routing Router::route_without_scores(const at::Tensor& tokens, const BatchContext& context) const {

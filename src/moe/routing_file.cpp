@@ -5,7 +5,6 @@
 #include "base/file_io.h"
 #include "base/hdf5_file.h"
 #include "base/text.h"
-#include "base/utf8.h"
 
 #include <algorithm>
 #include <set>
@@ -35,25 +34,6 @@ int64_t read_number(const Hdf5Reader& reader, const std::string& name) {
   return numbers[0];
 }
 
-/// What a router of this kind may decide: for each token experts of the model, none of them twice.
-void require_possible(const RoutingSample& sample, const std::string& router, const RoutingDecisions& decisions) {
-  const bool by_expert = sample.router_kind == name_of(RouterKind::kExpertChoice);
-  const int64_t wanted = by_expert ? sample.expert_count : sample.choices;
-  if (decisions.choices != wanted) throw Error(concat(router, " has ", decisions.choices, " places a token, and not ", wanted));
-  std::vector<int32_t> chosen;
-  for (size_t index = 0; index < sample.tokens.size(); ++index) {
-    const auto first = decisions.experts.begin() + static_cast<int64_t>(index) * decisions.choices;
-    chosen.assign(first, first + decisions.choices);
-    std::sort(chosen.begin(), chosen.end());
-    const auto of_token = [&](const auto&... what) { throw Error(concat(router, ", token ", sample.tokens[index], ": ", what...)); };
-    if (chosen.front() < (by_expert ? -1 : 0) || chosen.back() >= sample.expert_count) {
-      of_token("expert ", chosen.front() < 0 ? chosen.front() : chosen.back(), " of ", sample.expert_count);
-    }
-    const auto twice = std::adjacent_find(chosen.begin(), chosen.end(), [](int32_t one, int32_t two) { return one == two && one >= 0; });
-    if (twice != chosen.end()) of_token("expert ", *twice, " is there twice");
-  }
-}
-
 RoutingSample parse(const Hdf5Reader& reader) {
   RoutingSample sample;
   const std::vector<std::string> names = reader.names();
@@ -61,16 +41,11 @@ RoutingSample parse(const Hdf5Reader& reader) {
   if (const int64_t format = has_format ? read_number(reader, "format") : 1; format != kRoutingFormat) {
     throw Error(concat("it has format ", format, ", and this PiMoE reads format ", kRoutingFormat, ": record it again"));
   }
-  sample.router_kind = reader.text("router_kind");
-  sample.choices = read_number(reader, "choices");
   sample.step = read_number(reader, "step");
   sample.expert_count = read_number(reader, "expert_count");
   if (sample.step < 1) throw Error(concat("step (", sample.step, ") must be at least 1"));
   sample.tokens = read_all<int64_t>(reader, "token", ElementType::kInt64);
   sample.token_ids = read_all<int64_t>(reader, "token_id", ElementType::kInt64);
-  for (const int64_t token : sample.tokens) {
-    if (token < 0) throw Error(concat("token (", token, ") must be at least 0"));
-  }
   if (sample.token_ids.size() != sample.tokens.size()) {
     throw Error(concat("token_id has ", sample.token_ids.size(), " elements for ", sample.tokens.size(), " tokens"));
   }
@@ -85,7 +60,6 @@ RoutingSample parse(const Hdf5Reader& reader) {
       throw Error(concat(name, " has ", decisions.experts.size(), " elements for ", tokens, " tokens"));
     }
     decisions.choices = static_cast<int64_t>(decisions.experts.size() / tokens);
-    require_possible(sample, router, decisions);
     sample.routers.emplace(router, std::move(decisions));
   }
   return sample;
@@ -97,8 +71,6 @@ void write_routing(const std::filesystem::path& file, const RoutingSample& sampl
   const auto count = static_cast<int64_t>(sample.tokens.size());
   Hdf5Writer writer;
   writer.add("format", ElementType::kInt64, &kRoutingFormat, 1);
-  writer.set_text("router_kind", sample.router_kind);
-  writer.add("choices", ElementType::kInt64, &sample.choices, 1);
   writer.add("expert_count", ElementType::kInt64, &sample.expert_count, 1);
   writer.add("step", ElementType::kInt64, &sample.step, 1);
   writer.add("token", ElementType::kInt64, sample.tokens.data(), count);
@@ -109,26 +81,19 @@ void write_routing(const std::filesystem::path& file, const RoutingSample& sampl
     writer.add(router + kWeights, ElementType::kFloat64, decisions.weights.data(), count * decisions.choices, shape);
   }
   const Hdf5Image image = writer.finish();
-  try {
-    // The digest first: a file that is there always has one.
-    replace_file(digest_of(file), concat(sha256(image.data(), image.size()), "  ", file.filename().string(), "\n"));
-    write_durably(temporary(file), image.data(), image.size());
-    rename_durably(temporary(file), file);
-  } catch (...) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary(file), ignored);
-    if (!std::filesystem::is_regular_file(file, ignored)) std::filesystem::remove(digest_of(file), ignored);
-    throw;
-  }
+  // The digest first: a file that is there always has one.
+  replace_file(digest_of(file), concat(sha256(image.data(), image.size()), "  ", file.filename().string(), "\n"));
+  write_durably(temporary(file), image.data(), image.size());
+  rename_durably(temporary(file), file);
 }
 
 RoutingSample read_routing(const std::filesystem::path& file) {
-  const std::vector<std::byte> bytes = read_regular_bytes(file);
+  const std::vector<std::byte> bytes = read_bytes(file);
   if (!std::filesystem::exists(digest_of(file))) {
     throw DataError(
         concat(file.string(), " has no ", digest_of(file).filename().string(), " beside it: a recording is read only with its digest"));
   }
-  const std::string digest = split(read_regular_file(digest_of(file), 4096), ' ')[0];
+  const std::string digest = split(read_file(digest_of(file), 4096), ' ')[0];
   if (sha256(bytes.data(), bytes.size()) != digest) {
     throw DataError(concat(file.string(), " is not what its digest says: it is damaged, or was changed"));
   }
@@ -141,7 +106,7 @@ RoutingSample read_routing(const std::filesystem::path& file) {
   }
 }
 
-RoutingReplay::RoutingReplay(const std::filesystem::path& path) try : name_(path.string()) {
+RoutingReplay::RoutingReplay(const std::filesystem::path& path) : name_(path.string()) {
   std::vector<std::filesystem::path> files = {path};
   if (std::filesystem::is_directory(path)) {
     files.clear();
@@ -162,43 +127,33 @@ RoutingReplay::RoutingReplay(const std::filesystem::path& path) try : name_(path
     }
     steps_[sample.step - 1].push_back({file.string(), std::move(sample)});
   }
-} catch (const IoError& error) {
-  throw IoError(concat("model.moe.router.replay: ", error.what()), error.code());
 }
 
-void RoutingReplay::require_fits(const std::vector<std::string>& routers, const MoeConfig& config) const {
+void RoutingReplay::require_fits(const std::vector<std::string>& routers, int64_t choices, int64_t expert_count) const {
   const std::set<std::string> wanted(routers.begin(), routers.end());
   for (const auto& [step, recordings] : steps_) {
     for (const auto& [file, sample] : recordings) {
       const auto refuse = [&, &file = file](const auto&... what) {
         throw DataError(concat("model.moe.router.replay: ", file, " was recorded of another model: ", what...));
       };
-      if (sample.expert_count != config.experts) {
-        refuse("it had ", sample.expert_count, " experts, and model.moe.experts is ", config.experts);
+      if (sample.expert_count != expert_count) {
+        refuse("it had ", sample.expert_count, " experts, and model.moe.experts is ", expert_count);
       }
-      if (sample.router_kind != name_of(config.router.kind)) {
-        refuse("it had router.kind ", printable(sample.router_kind), ", and model.moe.router.kind is ", name_of(config.router.kind));
-      }
-      if (sample.choices != config.choices) refuse("it had ", sample.choices, " choices, and model.moe.choices is ", config.choices);
       for (const std::string& router : routers) {
         if (!sample.routers.contains(router)) refuse("it has no decisions of ", router);
       }
       for (const auto& [router, decisions] : sample.routers) {
         if (!wanted.contains(router)) refuse("it has decisions of ", router, ", which this model does not have");
+        if (decisions.choices != choices) {
+          refuse(router, " was recorded with ", decisions.choices, " experts a token, and here a token has ", choices);
+        }
       }
     }
   }
 }
 
-std::string RoutingReplay::doubt_about(int64_t first, int64_t last) const {
-  const auto next = steps_.lower_bound(first - 1);
-  if (next != steps_.end() && next->first < last) return "";
-  return concat("model.moe.router.replay (", name_, ") has no effect, because its steps (", steps_.begin()->first + 1, " to ",
-                steps_.rbegin()->first + 1, ") are none of the run's ", first, " to ", last);
-}
-
-at::Tensor RoutingReplay::apply(const std::string& router, int64_t step, int64_t first_token, const at::Tensor& token_ids,
-                                const at::Tensor& experts) const {
+at::Tensor RoutingReplay::apply(const std::string& router, int64_t step, int64_t first_token, int64_t expert_count,
+                                const at::Tensor& token_ids, const at::Tensor& experts) const {
   const auto recorded = steps_.find(step);
   if (recorded == steps_.end() || experts.size(0) == 0) return experts;
   if (!token_ids.defined() || token_ids.numel() != experts.size(0)) {
@@ -210,7 +165,13 @@ at::Tensor RoutingReplay::apply(const std::string& router, int64_t step, int64_t
   at::Tensor replayed = experts.cpu().clone();
   int32_t* rows = replayed.mutable_data_ptr<int32_t>();
   for (const auto& [file, sample] : recorded->second) {
-    const RoutingDecisions& decisions = sample.routers.at(router);
+    const auto found = sample.routers.find(router);
+    if (found == sample.routers.end()) throw DataError(concat(file, " has no decisions of ", router, ": it was recorded of another model"));
+    const RoutingDecisions& decisions = found->second;
+    if (decisions.choices != choices) {
+      throw DataError(
+          concat(file, ": ", router, " was recorded with ", decisions.choices, " experts a token, and model.moe.choices is ", choices));
+    }
     for (size_t index = 0; index < sample.tokens.size(); ++index) {
       const int64_t row = sample.tokens[index] - first_token;
       if (row < 0 || row >= experts.size(0)) continue;
@@ -220,6 +181,12 @@ at::Tensor RoutingReplay::apply(const std::string& router, int64_t step, int64_t
                                " here: the recording is of another corpus, run.seed, train.global_batch or model.sequence_length"));
       }
       const int32_t* chosen = decisions.experts.data() + static_cast<int64_t>(index) * choices;
+      for (int64_t choice = 0; choice < choices; ++choice) {
+        if (chosen[choice] < -1 || chosen[choice] >= expert_count) {
+          throw DataError(
+              concat(file, ": ", router, " was recorded with expert ", chosen[choice], ", and model.moe.experts is ", expert_count));
+        }
+      }
       std::copy(chosen, chosen + choices, rows + row * choices);
     }
   }

@@ -1,7 +1,5 @@
 #pragma once
 
-#include "moe/moe_config.h"
-
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -14,39 +12,34 @@ namespace pimoe {
 
 /// What one layer's router decided for N tokens.
 struct RoutingDecisions {
-  int64_t choices = 0;           ///< K; E with expert choice
-  std::vector<int32_t> experts;  ///< [N, K]; -1: none, with expert choice alone
+  int64_t choices = 0;           ///< K
+  std::vector<int32_t> experts;  ///< [N, K]; -1: none
   std::vector<double> weights;   ///< [N, K] gates
 };
 
 /// Of what write_routing writes; read_routing refuses others.
-inline constexpr int64_t kRoutingFormat = 3;
+inline constexpr int64_t kRoutingFormat = 2;
 
 /// Sampled decisions of one step on one rank: the content of one file.
 ///
 ///     format              [1] int64, kRoutingFormat
-///     (text) router_kind  model.moe.router.kind
-///     choices             [1] int64, model.moe.choices
 ///     expert_count        [1] int64, E of the model
 ///     step                [1] int64, as in metrics.jsonl: the first is 1
 ///     token, token_id     [N] int64, index in the step's global batch, and the corpus' id
 ///     ROUTER/experts      [N, K] int32   ROUTER/weights  [N, K] float64      for each router by its name, "layers.3.moe.router"
 struct RoutingSample {
   int64_t step = 0;
-  std::string router_kind;
-  int64_t choices = 0;
   int64_t expert_count = 0;
   std::vector<int64_t> tokens;
   std::vector<int64_t> token_ids;
   std::map<std::string, RoutingDecisions> routers;
 };
 
-/// Writes `file` as HDF5, atomically, with its digest beside it in `file`.sha256, which `sha256sum -c` reads too. What fails leaves nothing.
-/// @throws IoError
+/// Writes `file` as HDF5, atomically, with its digest beside it in `file`.sha256, which `sha256sum -c` reads too. @throws IoError
 void write_routing(const std::filesystem::path& file, const RoutingSample& sample);
 
-/// @throws DataError if a file is damaged, has no digest beside it, is of another format, or is no sample of decisions that a router of its
-///         kind can take; IoError if it cannot be read, or is no regular file
+/// @throws DataError if a file is damaged, has no digest beside it, is of another format, or is no sample of decisions; IoError if it cannot be
+///         read
 RoutingSample read_routing(const std::filesystem::path& file);
 
 /// Recorded decisions, to be taken again.
@@ -56,23 +49,18 @@ class RoutingReplay {
   /// @throws DataError too where two files, or one, have a token of a step twice; IoError
   explicit RoutingReplay(const std::filesystem::path& path);
 
-  /// Refuses a recording of another model. @param routers  the names of all of the model's
-  /// @throws DataError naming the file and what it has, if one lacks a router, has one that the model has not, or is of another kind of router,
-  ///         K or E
-  void require_fits(const std::vector<std::string>& routers, const MoeConfig& config) const;
-
-  /// @returns "", or that nothing was recorded of steps `first` to `last`, counted as in metrics.jsonl
-  std::string doubt_about(int64_t first, int64_t last) const;
+  /// Refuses a recording of another model. @param routers  the names of all of the model's  @param choices, expert_count  K, E
+  /// @throws DataError naming the file and what it has, if one lacks a router, has one that the model has not, or has another K or E
+  void require_fits(const std::vector<std::string>& routers, int64_t choices, int64_t expert_count) const;
 
   /// @param step         as in BatchContext: steps done before this one
   /// @param first_token  index of the first row's token in the step's global batch
   /// @param token_ids    [T] int64, the corpus' ids of these tokens: decisions belong to the batch that they were taken for
   /// @param experts      [T, K] int32, the router's own choice
   /// @returns [T, K] with the recorded choice where there is one for this step, router and token
-  /// @throws DataError if the recording has another token id
+  /// @throws DataError if the recording has another K, another token id, or an expert that is not below `expert_count`
   /// @cost a copy between host and device in a step that was recorded
-  /// REQUIRES require_fits()
-  at::Tensor apply(const std::string& router, int64_t step, int64_t first_token, const at::Tensor& token_ids,
+  at::Tensor apply(const std::string& router, int64_t step, int64_t first_token, int64_t expert_count, const at::Tensor& token_ids,
                    const at::Tensor& experts) const;
 
  private:

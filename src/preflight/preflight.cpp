@@ -120,13 +120,12 @@ void look_at_data(const TrainConfig& config, Preflight& found) {
   if (!config.data.validation.empty()) look_at_corpus(config.data.validation, config, /*shuffle=*/false, found);
   if (const auto& recorded = config.model.moe.router.replay; !recorded.empty()) {
     found.attempt([&] {
+      const MoeConfig& moe = config.model.moe;
       std::vector<std::string> routers;
       for (int64_t layer = config.model.layers - config.model.moe_layers(); layer < config.model.layers; ++layer) {
         routers.push_back(concat("layers.", layer, ".moe.router"));
       }
-      const RoutingReplay replay(recorded);
-      replay.require_fits(routers, config.model.moe);
-      if (const std::string doubt = replay.doubt_about(1, config.train.steps); !doubt.empty()) found.warnings.push_back(doubt);
+      RoutingReplay(recorded).require_fits(routers, moe.choices_of_a_token(), moe.experts);
     });
   }
 }
@@ -144,11 +143,6 @@ void look_at_run_folder(const TrainConfig& config, bool model_known, Preflight& 
   if (access(there.c_str(), W_OK | X_OK) != 0) {
     found.troubles.push_back(
         {ExitCode::kInputOutput, concat("run.directory (", config.run.directory.string(), "): ", there.string(), " cannot be written")});
-  }
-  const fs::path recordings = config.run.directory / "routing";
-  if (config.log.routing.every_steps > 0 && fs::exists(recordings, ignored) &&
-      (!fs::is_directory(recordings, ignored) || access(recordings.c_str(), W_OK | X_OK) != 0)) {
-    found.troubles.push_back({ExitCode::kInputOutput, concat("log.routing: ", recordings.string(), " is no folder that can be written")});
   }
   const fs::space_info space = fs::space(there, ignored);
   if (!ignored) found.folder.free_bytes = static_cast<int64_t>(std::min<uintmax_t>(space.available, INT64_MAX));

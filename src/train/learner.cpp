@@ -36,7 +36,8 @@ Learner::Learner(const TrainConfig& config, at::ScalarType dtype, const LossScal
     replay_.emplace(recorded);
     std::vector<std::string> routers;
     for (const MoELayer* layer : moe_layers_) routers.push_back(layer->router().name());
-    replay_->require_fits(routers, config_.model.moe);
+    const MoeConfig& moe = config_.model.moe;
+    replay_->require_fits(routers, moe.choices_of_a_token(), moe.experts);
   }
 }
 

@@ -48,7 +48,6 @@ class Learner {
   const Optimizer& optimizer() const { return optimizer_; }
   AdaptiveControl& adaptive() { return adaptive_; }
   RouterWatch& watch() { return watch_; }
-  const RoutingReplay* replay() const { return replay_ ? &*replay_ : nullptr; }
   SpikeWatch& spikes() { return spikes_; }
   LossScaler& loss_scaler() { return loss_scaler_; }
   const LossScaler& loss_scaler() const { return loss_scaler_; }

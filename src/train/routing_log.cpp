@@ -1,23 +1,13 @@
 #include "train/routing_log.h"
 
-#include "base/errors.h"
-#include "base/file_io.h"
 #include "base/text.h"
 
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
-#include <charconv>
-#include <string_view>
 #include <utility>
 
 namespace pimoe {
-namespace {
-
-constexpr std::string_view kStep = "step-";
-constexpr std::string_view kRank = "-rank-";
-
-}  // namespace
 
 void RoutingLogConfig::fields(FieldVisitor& visit) {
   visit.integer("every_steps", every_steps, {.at_least = 0, .at_most = 1'000'000'000},
@@ -26,42 +16,16 @@ void RoutingLogConfig::fields(FieldVisitor& visit) {
 }
 
 RoutingLog::RoutingLog(const RoutingLogConfig& config, std::filesystem::path folder, int rank, std::vector<std::string> routers,
-                       const ModelConfig& model)
-    : config_(config),
-      folder_(std::move(folder)),
-      rank_(rank),
-      routers_(std::move(routers)),
-      router_kind_(name_of(model.moe.router.kind)),
-      choices_(model.moe.choices),
-      experts_(model.moe.experts),
-      sequence_length_(model.sequence_length) {}
-
-void RoutingLog::begin_after(int64_t step) const {
-  if (config_.every_steps == 0) return;
-  std::error_code failed;
-  std::filesystem::create_directories(folder_, failed);
-  if (failed) throw IoError(concat("log.routing: cannot make ", folder_.string(), ": ", failed.message()), failed.value());
-  const std::filesystem::path probe = folder_ / "probe.tmp";
-  write_durably(probe, "", 0);
-  std::filesystem::remove(probe, failed);
-  for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with(kStep)) continue;
-    int64_t of = 0;
-    const auto [end, error] = std::from_chars(name.data() + kStep.size(), name.data() + name.size(), of);
-    if (error == std::errc() && std::string_view(end).starts_with(kRank) && of > step) std::filesystem::remove_all(entry.path(), failed);
-  }
-}
+                       int64_t sequence_length)
+    : config_(config), folder_(std::move(folder)), rank_(rank), routers_(std::move(routers)), sequence_length_(sequence_length) {}
 
 void RoutingLog::add(int64_t step, const MicroBatch& batch, const Prediction& prediction) {
-  if (!is_due(step)) return;
+  if (config_.every_steps == 0 || step % config_.every_steps != 0) return;
   const int64_t first = batch.first_sequence * sequence_length_;
   const int64_t count = std::min(batch.tokens.numel(), config_.tokens - first);
   if (count <= 0) return;
   sample_.step = step;
-  sample_.router_kind = router_kind_;
-  sample_.choices = choices_;
-  sample_.expert_count = experts_;
+  if (!routers_.empty()) sample_.expert_count = prediction.routing.front().load.numel();
   for (int64_t token = 0; token < count; ++token) sample_.tokens.push_back(first + token);
   const int64_t* ids = batch.tokens.const_data_ptr<int64_t>();
   sample_.token_ids.insert(sample_.token_ids.end(), ids, ids + count);
@@ -76,15 +40,11 @@ void RoutingLog::add(int64_t step, const MicroBatch& batch, const Prediction& pr
   }
 }
 
-std::string RoutingLog::write() {
-  if (sample_.tokens.empty()) return "";
+void RoutingLog::write() {
+  if (sample_.tokens.empty()) return;
   const RoutingSample done = std::exchange(sample_, {});
-  try {
-    write_routing(folder_ / concat(kStep, padded(done.step, 8), kRank, padded(rank_, 4), ".h5"), done);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
+  std::filesystem::create_directories(folder_);
+  write_routing(folder_ / concat("step-", padded(done.step, 8), "-rank-", padded(rank_, 4), ".h5"), done);
 }
 
 }  // namespace pimoe

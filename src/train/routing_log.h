@@ -22,30 +22,21 @@ struct RoutingLogConfig {
 /// step's first tokens writes nothing.
 class RoutingLog {
  public:
-  /// @param routers  the names of the MoE layers' routers, in order
+  /// @param routers          the names of the MoE layers' routers, in order
+  /// @param sequence_length  S
   RoutingLog(const RoutingLogConfig& config, std::filesystem::path folder, int rank, std::vector<std::string> routers,
-             const ModelConfig& model);
-
-  /// Rank 0's part before the run goes on after `step`: makes the folder, and removes what all ranks recorded of later steps, which are done
-  /// again, perhaps by other ranks. Nothing where nothing is recorded. @throws IoError if the folder cannot be made or written
-  void begin_after(int64_t step) const;
-
-  /// @returns whether decisions of this step are recorded
-  bool is_due(int64_t step) const { return config_.every_steps > 0 && step % config_.every_steps == 0; }
+             int64_t sequence_length);
 
   /// One micro-step's forward pass. @param step  as in metrics.jsonl. @cost in a step that is due, a copy to the host of what is wanted
   void add(int64_t step, const MicroBatch& batch, const Prediction& prediction);
-  /// The step is over: writes what it added up. @returns "", or what failed: recordings are no reason to end a run
-  std::string write();
+  /// The step is over: writes what it added up. @throws IoError
+  void write();
 
  private:
   RoutingLogConfig config_;
   std::filesystem::path folder_;
   int rank_;
   std::vector<std::string> routers_;
-  std::string router_kind_;
-  int64_t choices_;
-  int64_t experts_;
   int64_t sequence_length_;
   RoutingSample sample_;
 };

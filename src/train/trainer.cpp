@@ -17,7 +17,6 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
-#include <cerrno>
 
 namespace pimoe {
 namespace {
@@ -53,10 +52,9 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
   }
   std::vector<std::string> routers;
   for (const MoELayer* layer : learner_.moe_layers()) routers.push_back(layer->router().name());
-  routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), routers, config_.model);
+  routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), routers, config_.model.sequence_length);
   announce();
   resume();
-  begin_recordings();
   if (mesh_.rank() == 0) {
     replace_file(config_.run.directory / "config.yaml", to_yaml(config_));
     if (const std::string mended = mend_metrics(config_.run.directory / "metrics.jsonl"); !mended.empty()) log_.warning(mended);
@@ -173,20 +171,8 @@ StepSums Trainer::accumulate_gradients() {
     routing_log_->add(step() + 1, batch, prediction);
   };
   StepSums sums = learner_.accumulate_gradients(data_->next_step(), terms, record_routing);
-  if (routing_log_->is_due(step() + 1)) recording_trouble_ = mesh_.control().agree(routing_log_->write());
+  routing_log_->write();
   return sums;
-}
-
-void Trainer::begin_recordings() {
-  std::string trouble;
-  try {
-    if (mesh_.rank() == 0) routing_log_->begin_after(step());
-  } catch (const IoError& error) {
-    trouble = error.what();
-  }
-  if (const std::string agreed = mesh_.control().agree(trouble); !agreed.empty()) throw IoError(agreed, EIO);
-  if (mesh_.rank() != 0 || learner_.replay() == nullptr || step() >= config_.train.steps) return;
-  if (const std::string doubt = learner_.replay()->doubt_about(step() + 1, config_.train.steps); !doubt.empty()) log_.warning(doubt);
 }
 
 void Trainer::add_speed(StepRecord& record, double seconds) const {
@@ -202,9 +188,6 @@ void Trainer::add_speed(StepRecord& record, double seconds) const {
 void Trainer::report(StepRecord& record) {
   if (record.adaptive) {
     for (const std::string& move : record.adaptive->moves) log_.info(move);
-  }
-  if (!recording_trouble_.empty()) {
-    record.alarms.push_back(concat("step ", record.step, ": routing decisions were not recorded: ", std::exchange(recording_trouble_, {})));
   }
   for (const std::string& alarm : record.alarms) {
     if (mesh_.rank() == 0) log_.warning(alarm);

@@ -57,8 +57,6 @@ class Trainer {
   /// none, or that was tried often enough
   void roll_back();
 
-  /// Makes room for what log.routing records from here on, and tells of a replay that has none of the steps. Collective. @throws IoError
-  void begin_recordings();
   void open_data();
   StepSums accumulate_gradients();
   void add_speed(StepRecord& record, double seconds) const;
@@ -103,7 +101,6 @@ class Trainer {
   std::unique_ptr<MetricsFile> metrics_;  ///< rank 0 alone
   std::string metrics_trouble_;           ///< of the last record; "": it is written
   std::optional<RoutingLog> routing_log_;
-  std::string recording_trouble_;  ///< of any rank, in the step that is under way
 
   int64_t first_step_ = 0;  ///< of this process
   std::chrono::steady_clock::time_point started_;

@@ -109,7 +109,6 @@ void Trainer::roll_back() {
   replicas_.forget();
   open_data();
   if (metrics_) metrics_->roll_back(step());
-  begin_recordings();
   first_step_ = step();
   started_ = std::chrono::steady_clock::now();
   ++rollbacks_;
