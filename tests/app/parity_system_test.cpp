@@ -8,9 +8,7 @@ using Json = nlohmann::json;
 
 class ParityCommand : public User {
  protected:
-  ParityCommand() {
-    write("tiny.yaml", kTinyModel);
-  }
+  ParityCommand() { write("tiny.yaml", kTinyModel); }
 
   Outcome parity(int ranks, const std::string& arguments, const std::string& environment = "") const {
     return run(concat(environment, " $MPIRUN -n ", ranks, " $PIMOE parity tiny.yaml ", arguments));
