@@ -134,6 +134,7 @@ RoutingSample expert_choice_sample(int64_t experts, int64_t choices) {
   sample.expert_count = experts;
   sample.choices = choices;
   RoutingDecisions& decisions = sample.routers[kRouters[0]];
+  decisions.choices = experts;
   decisions.experts.assign(static_cast<size_t>(experts), -1);
   decisions.experts[1] = 1;
   decisions.weights.assign(static_cast<size_t>(experts), 0.5);
