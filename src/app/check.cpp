@@ -154,6 +154,7 @@ ExitCode check(CheckOptions options, AppContext& /*context*/) {
     look_at_layout(*config, options, report.device, report.found);
     look_at_data(*config, report.found);
     look_at_run_folder(*config, vocabulary_known, report.found);
+    look_at_replay(*config, report.found);
     if (vocabulary_known) forecast(*config, options, report);
   }
   if (options.json) {

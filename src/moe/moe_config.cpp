@@ -2,19 +2,24 @@
 
 #include "base/text.h"
 
+#include <algorithm>
 #include <numeric>
 #include <set>
 
 namespace pimoe {
+namespace {
+
+constexpr std::initializer_list<std::pair<const char*, RouterKind>> kRouterKinds = {{"softmax", RouterKind::kSoftmax},
+                                                                                    {"sigmoid", RouterKind::kSigmoid},
+                                                                                    {"expert_choice", RouterKind::kExpertChoice},
+                                                                                    {"hash", RouterKind::kHash},
+                                                                                    {"uniform", RouterKind::kUniform}};
+
+}  // namespace
 
 void RouterConfig::fields(FieldVisitor& visit) {
   visit.choice(
-      "kind", kind,
-      {{"softmax", RouterKind::kSoftmax},
-       {"sigmoid", RouterKind::kSigmoid},
-       {"expert_choice", RouterKind::kExpertChoice},
-       {"hash", RouterKind::kHash},
-       {"uniform", RouterKind::kUniform}},
+      "kind", kind, kRouterKinds,
       "expert_choice leaks future tokens in causal training (it chooses inside each sequence: the same in every layout); hash and uniform "
       "are baselines that learn nothing");
   visit.flag("pre_softmax", pre_softmax, "softmax over all experts, then top-k; false: top-k, then softmax over the chosen");
@@ -81,6 +86,10 @@ void MoeConfig::fields(FieldVisitor& visit) {
   visit.nested("router", router);
   visit.nested("balance", balance);
   visit.nested("adaptive", adaptive);
+}
+
+const char* MoeConfig::router_kind() const {
+  return std::find_if(kRouterKinds.begin(), kRouterKinds.end(), [this](const auto& each) { return each.second == router.kind; })->first;
 }
 
 std::vector<ExpertGroupConfig> MoeConfig::expert_groups() const {

@@ -102,12 +102,12 @@ struct MoeConfig {
   /// @param key  of this struct, "model.moe"
   void validate(const char* key, Violations& violations) const;
 
+  /// The word of router.kind.
+  const char* router_kind() const;
   /// Whether a loss, a bias or a temperature can move what the router decides: softmax and sigmoid. The others balance by themselves.
   bool steerable() const { return router.kind == RouterKind::kSoftmax || router.kind == RouterKind::kSigmoid; }
   /// Whether adaptive control runs: it is enabled, and there is something to move.
   bool controlled() const { return adaptive.enabled && steerable(); }
-  /// K, of what a router decides: with expert choice each of a token's E places may be taken.
-  int64_t choices_of_a_token() const { return router.kind == RouterKind::kExpertChoice ? experts : choices; }
   /// The experts' shapes: `groups`, or one nameless group of all experts.
   std::vector<ExpertGroupConfig> expert_groups() const;
   /// What mesh.expert_parallel has to divide: the greatest common divisor of the groups' counts; 0 in a dense model.

@@ -15,9 +15,11 @@ namespace {
 const std::string kExperts = "/experts";
 const std::string kWeights = "/weights";
 
-std::filesystem::path digest_of(const std::filesystem::path& file) { return file.string() + ".sha256"; }
+const std::string kKey = "model.moe.router.replay";
+const std::string kRouterKind = "router_kind";
+const std::string kExpertChoice = "expert_choice";
 
-std::filesystem::path temporary(const std::filesystem::path& file) { return file.string() + ".tmp"; }
+std::filesystem::path digest_of(const std::filesystem::path& file) { return file.string() + ".sha256"; }
 
 template <class Element>
 std::vector<Element> read_all(const Hdf5Reader& reader, const std::string& name, ElementType type) {
@@ -34,6 +36,30 @@ int64_t read_number(const Hdf5Reader& reader, const std::string& name) {
   return numbers[0];
 }
 
+/// What no router of this kind decides is refused where it is read: further on nobody looks.
+void require_decisions(const std::string& router, const RoutingSample& sample, const RoutingDecisions& decisions) {
+  const bool by_expert = sample.router_kind == kExpertChoice;
+  const int64_t choices = by_expert ? sample.expert_count : sample.choices;
+  if (decisions.choices != choices) {
+    throw Error(concat(router, " has ", decisions.choices, " experts a token, and must have ", choices, " (", kRouterKind, " ",
+                       sample.router_kind, ", expert_count ", sample.expert_count, ", choices ", sample.choices, ")"));
+  }
+  for (size_t index = 0; index < sample.tokens.size(); ++index) {
+    const auto first = decisions.experts.begin() + static_cast<int64_t>(index) * choices;
+    std::vector<int32_t> experts(first, first + choices);
+    std::sort(experts.begin(), experts.end());
+    for (const int32_t expert : experts) {
+      if (expert >= (by_expert ? -1 : 0) && expert < sample.expert_count) continue;
+      throw Error(concat(router, ": expert ", expert, " of token ", sample.tokens[index], " must be in [0, ", sample.expert_count, ")",
+                         by_expert ? ", or -1 for none" : ""));
+    }
+    const auto some = std::find_if(experts.begin(), experts.end(), [](int32_t expert) { return expert >= 0; });
+    if (const auto twice = std::adjacent_find(some, experts.end()); twice != experts.end()) {
+      throw Error(concat(router, ": token ", sample.tokens[index], " has expert ", *twice, " twice"));
+    }
+  }
+}
+
 RoutingSample parse(const Hdf5Reader& reader) {
   RoutingSample sample;
   const std::vector<std::string> names = reader.names();
@@ -42,12 +68,17 @@ RoutingSample parse(const Hdf5Reader& reader) {
     throw Error(concat("it has format ", format, ", and this PiMoE reads format ", kRoutingFormat, ": record it again"));
   }
   sample.step = read_number(reader, "step");
+  sample.router_kind = reader.text(kRouterKind);
   sample.expert_count = read_number(reader, "expert_count");
+  sample.choices = read_number(reader, "choices");
   if (sample.step < 1) throw Error(concat("step (", sample.step, ") must be at least 1"));
   sample.tokens = read_all<int64_t>(reader, "token", ElementType::kInt64);
   sample.token_ids = read_all<int64_t>(reader, "token_id", ElementType::kInt64);
   if (sample.token_ids.size() != sample.tokens.size()) {
     throw Error(concat("token_id has ", sample.token_ids.size(), " elements for ", sample.tokens.size(), " tokens"));
+  }
+  for (const int64_t token : sample.tokens) {
+    if (token < 0) throw Error(concat("token (", token, ") must be at least 0"));
   }
   for (const std::string& name : names) {
     if (!name.ends_with(kExperts)) continue;
@@ -60,9 +91,24 @@ RoutingSample parse(const Hdf5Reader& reader) {
       throw Error(concat(name, " has ", decisions.experts.size(), " elements for ", tokens, " tokens"));
     }
     decisions.choices = static_cast<int64_t>(decisions.experts.size() / tokens);
+    require_decisions(router, sample, decisions);
     sample.routers.emplace(router, std::move(decisions));
   }
   return sample;
+}
+
+/// What model.moe.router.replay names: a folder's files, or what is no folder itself.
+std::vector<std::filesystem::path> files_of(const std::filesystem::path& path) {
+  std::error_code failed;
+  if (!std::filesystem::is_directory(path, failed)) return {path};
+  std::vector<std::filesystem::path> files;
+  for (std::filesystem::directory_iterator entry(path, failed), end; !failed && entry != end; entry.increment(failed)) {
+    if (entry->path().extension() == ".h5") files.push_back(entry->path());
+  }
+  if (failed) throw IoError(concat("cannot list ", path.string(), ": ", failed.message()), failed.value());
+  if (files.empty()) throw DataError(concat(path.string(), " has no .h5 file"));
+  std::sort(files.begin(), files.end());
+  return files;
 }
 
 }  // namespace
@@ -71,7 +117,9 @@ void write_routing(const std::filesystem::path& file, const RoutingSample& sampl
   const auto count = static_cast<int64_t>(sample.tokens.size());
   Hdf5Writer writer;
   writer.add("format", ElementType::kInt64, &kRoutingFormat, 1);
+  writer.set_text(kRouterKind, sample.router_kind);
   writer.add("expert_count", ElementType::kInt64, &sample.expert_count, 1);
+  writer.add("choices", ElementType::kInt64, &sample.choices, 1);
   writer.add("step", ElementType::kInt64, &sample.step, 1);
   writer.add("token", ElementType::kInt64, sample.tokens.data(), count);
   writer.add("token_id", ElementType::kInt64, sample.token_ids.data(), count);
@@ -83,17 +131,22 @@ void write_routing(const std::filesystem::path& file, const RoutingSample& sampl
   const Hdf5Image image = writer.finish();
   // The digest first: a file that is there always has one.
   replace_file(digest_of(file), concat(sha256(image.data(), image.size()), "  ", file.filename().string(), "\n"));
-  write_durably(temporary(file), image.data(), image.size());
-  rename_durably(temporary(file), file);
+  try {
+    replace_file(file, image.data(), image.size());
+  } catch (...) {
+    std::error_code ignored;
+    std::filesystem::remove(digest_of(file), ignored);
+    throw;
+  }
 }
 
 RoutingSample read_routing(const std::filesystem::path& file) {
-  const std::vector<std::byte> bytes = read_bytes(file);
-  if (!std::filesystem::exists(digest_of(file))) {
+  const std::vector<std::byte> bytes = read_regular_bytes(file);
+  if (!is_there(digest_of(file))) {
     throw DataError(
         concat(file.string(), " has no ", digest_of(file).filename().string(), " beside it: a recording is read only with its digest"));
   }
-  const std::string digest = split(read_file(digest_of(file), 4096), ' ')[0];
+  const std::string digest = split(read_regular_file(digest_of(file), 4096), ' ')[0];
   if (sha256(bytes.data(), bytes.size()) != digest) {
     throw DataError(concat(file.string(), " is not what its digest says: it is damaged, or was changed"));
   }
@@ -106,18 +159,19 @@ RoutingSample read_routing(const std::filesystem::path& file) {
   }
 }
 
-RoutingReplay::RoutingReplay(const std::filesystem::path& path) : name_(path.string()) {
-  std::vector<std::filesystem::path> files = {path};
-  if (std::filesystem::is_directory(path)) {
-    files.clear();
-    for (const auto& entry : std::filesystem::directory_iterator(path)) {
-      if (entry.path().extension() == ".h5") files.push_back(entry.path());
-    }
-    std::sort(files.begin(), files.end());
+RoutingReplay::RoutingReplay(const std::filesystem::path& path) {
+  try {
+    read(path);
+  } catch (const IoError& error) {  // the contract: the key is named
+    throw IoError(concat(kKey, ": ", error.what()), error.code());
+  } catch (const DataError& error) {
+    throw DataError(concat(kKey, ": ", error.what()));
   }
-  if (files.empty()) throw DataError(concat("model.moe.router.replay: ", name_, " has no .h5 file"));
+}
+
+void RoutingReplay::read(const std::filesystem::path& path) {
   std::map<std::pair<int64_t, int64_t>, std::string> seen;  // (step, token) -> file
-  for (const std::filesystem::path& file : files) {
+  for (const std::filesystem::path& file : files_of(path)) {
     RoutingSample sample = read_routing(file);
     for (const int64_t token : sample.tokens) {
       const auto [other, is_new] = seen.emplace(std::pair(sample.step, token), file.string());
@@ -129,27 +183,39 @@ RoutingReplay::RoutingReplay(const std::filesystem::path& path) : name_(path.str
   }
 }
 
-void RoutingReplay::require_fits(const std::vector<std::string>& routers, int64_t choices, int64_t expert_count) const {
+void RoutingReplay::require_fits(const std::vector<std::string>& routers, const MoeConfig& moe) const {
   const std::set<std::string> wanted(routers.begin(), routers.end());
   for (const auto& [step, recordings] : steps_) {
     for (const auto& [file, sample] : recordings) {
       const auto refuse = [&, &file = file](const auto&... what) {
-        throw DataError(concat("model.moe.router.replay: ", file, " was recorded of another model: ", what...));
+        throw DataError(concat(kKey, ": ", file, " was recorded of another model: ", what...));
       };
-      if (sample.expert_count != expert_count) {
-        refuse("it had ", sample.expert_count, " experts, and model.moe.experts is ", expert_count);
-      }
       for (const std::string& router : routers) {
         if (!sample.routers.contains(router)) refuse("it has no decisions of ", router);
       }
       for (const auto& [router, decisions] : sample.routers) {
         if (!wanted.contains(router)) refuse("it has decisions of ", router, ", which this model does not have");
-        if (decisions.choices != choices) {
-          refuse(router, " was recorded with ", decisions.choices, " experts a token, and here a token has ", choices);
+        if (sample.router_kind != moe.router_kind()) {
+          refuse(router, " was of kind ", sample.router_kind, ", and model.moe.router.kind is ", moe.router_kind());
         }
+        if (sample.expert_count != moe.experts) {
+          refuse(router, " had ", sample.expert_count, " experts, and model.moe.experts is ", moe.experts);
+        }
+        if (sample.choices != moe.choices) refuse(router, " had ", sample.choices, " choices, and model.moe.choices is ", moe.choices);
       }
     }
   }
+}
+
+bool RoutingReplay::has_steps(int64_t first, int64_t last) const {
+  const auto next = steps_.lower_bound(first - 1);
+  return next != steps_.end() && next->first < last;
+}
+
+std::string RoutingReplay::steps() const {
+  const int64_t first = steps_.begin()->first + 1;
+  const int64_t last = steps_.rbegin()->first + 1;
+  return first == last ? concat("step ", first) : concat("steps ", first, " to ", last);
 }
 
 at::Tensor RoutingReplay::apply(const std::string& router, int64_t step, int64_t first_token, int64_t expert_count,

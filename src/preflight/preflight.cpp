@@ -94,6 +94,23 @@ void look_at_resume(const TrainConfig& config, Preflight& found) {
   }
 }
 
+/// A folder that the run makes where it is missing. @param key  for troubles, what asks for it
+/// @returns what is there of its path; nothing where that is no folder
+std::optional<fs::path> usable_part(const fs::path& folder, const std::string& key, Preflight& found) {
+  fs::path there = fs::absolute(folder);
+  std::error_code ignored;
+  while (!fs::exists(there, ignored) && there.has_parent_path() && there != there.parent_path()) there = there.parent_path();
+  const auto trouble = [&](const char* what) {
+    found.troubles.push_back({ExitCode::kInputOutput, concat(key, ": ", there.string(), what)});
+  };
+  if (!fs::is_directory(there, ignored)) {
+    trouble(" is no folder");
+    return std::nullopt;
+  }
+  if (access(there.c_str(), W_OK | X_OK) != 0) trouble(" cannot be written");
+  return there;
+}
+
 }  // namespace
 
 bool Preflight::attempt(const std::function<void()>& look) {
@@ -118,33 +135,35 @@ void look_at_data(const TrainConfig& config, Preflight& found) {
   }
   look_at_corpus(config.data.train, config, /*shuffle=*/true, found);
   if (!config.data.validation.empty()) look_at_corpus(config.data.validation, config, /*shuffle=*/false, found);
-  if (const auto& recorded = config.model.moe.router.replay; !recorded.empty()) {
-    found.attempt([&] {
-      const MoeConfig& moe = config.model.moe;
-      std::vector<std::string> routers;
-      for (int64_t layer = config.model.layers - config.model.moe_layers(); layer < config.model.layers; ++layer) {
-        routers.push_back(concat("layers.", layer, ".moe.router"));
-      }
-      RoutingReplay(recorded).require_fits(routers, moe.choices_of_a_token(), moe.experts);
-    });
-  }
+}
+
+void look_at_replay(const TrainConfig& config, Preflight& found) {
+  if (config.model.moe.router.replay.empty()) return;
+  found.attempt([&] {
+    std::vector<std::string> routers;
+    for (int64_t layer = config.model.layers - config.model.moe_layers(); layer < config.model.layers; ++layer) {
+      routers.push_back(concat("layers.", layer, ".moe.router"));
+    }
+    const RoutingReplay replay(config.model.moe.router.replay);
+    replay.require_fits(routers, config.model.moe);
+    const std::string doubt = doubt_about_replay(replay, config, std::max<int64_t>(0, found.folder.resumes_at));
+    if (!doubt.empty()) found.warnings.push_back(doubt);
+  });
 }
 
 void look_at_run_folder(const TrainConfig& config, bool model_known, Preflight& found) {
-  // What is there of the path: the run makes the rest.
-  fs::path there = fs::absolute(config.run.directory / "checkpoints");
   std::error_code ignored;
-  while (!fs::exists(there, ignored) && there.has_parent_path() && there != there.parent_path()) there = there.parent_path();
-  if (!fs::is_directory(there, ignored)) {
-    found.troubles.push_back(
-        {ExitCode::kInputOutput, concat("run.directory (", config.run.directory.string(), "): ", there.string(), " is no folder")});
-    return;
+  const std::string key = concat("run.directory (", config.run.directory.string(), ")");
+  const std::optional<fs::path> there = usable_part(config.run.directory / "checkpoints", key, found);
+  if (!there) return;
+  if (config.log.routing.every_steps > 0 && config.model.moe_layers() > 0) {
+    const fs::path routing = config.run.directory / "routing";
+    usable_part(routing, concat("log.routing.every_steps (", config.log.routing.every_steps, ")"), found);
+    for (const RoutingLogFile& file : routing_log_files(routing)) {
+      if (!file.regular) found.warnings.push_back(in_the_way(file));
+    }
   }
-  if (access(there.c_str(), W_OK | X_OK) != 0) {
-    found.troubles.push_back(
-        {ExitCode::kInputOutput, concat("run.directory (", config.run.directory.string(), "): ", there.string(), " cannot be written")});
-  }
-  const fs::space_info space = fs::space(there, ignored);
+  const fs::space_info space = fs::space(*there, ignored);
   if (!ignored) found.folder.free_bytes = static_cast<int64_t>(std::min<uintmax_t>(space.available, INT64_MAX));
   found.attempt([&] {
     found.folder.checkpoints = static_cast<int64_t>(list_steps(config.run.directory / "checkpoints").size());

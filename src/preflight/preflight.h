@@ -30,11 +30,15 @@ struct Preflight {
   bool attempt(const std::function<void()>& look);
 };
 
-/// Corpora, tokenizer and recorded routing: there, readable, long enough, and with ids below the vocabulary.
+/// Corpora and tokenizer: there, readable, long enough, and with ids below the vocabulary.
 /// @cost reads the first 2^28 tokens of each corpus
 void look_at_data(const TrainConfig& config, Preflight& found);
 
-/// The run folder: whether it can be written, what a run would resume from and whether that is the same model. Changes nothing.
+/// Recorded routing: there, of this model, and of steps that the run has to do. After look_at_run_folder, which says where it goes on.
+void look_at_replay(const TrainConfig& config, Preflight& found);
+
+/// The run folder, and that of its recordings of routing: whether it can be written, what a run would resume from and whether that is the same
+/// model. Changes nothing.
 /// @param model_known  false where the vocabulary is not: what would be resumed is left out
 void look_at_run_folder(const TrainConfig& config, bool model_known, Preflight& found);
 

@@ -36,8 +36,7 @@ Learner::Learner(const TrainConfig& config, at::ScalarType dtype, const LossScal
     replay_.emplace(recorded);
     std::vector<std::string> routers;
     for (const MoELayer* layer : moe_layers_) routers.push_back(layer->router().name());
-    const MoeConfig& moe = config_.model.moe;
-    replay_->require_fits(routers, moe.choices_of_a_token(), moe.experts);
+    replay_->require_fits(routers, config_.model.moe);
   }
 }
 
@@ -48,7 +47,7 @@ StepTerms Learner::begin_step(int64_t step_tokens) {
                   .loss_scale = loss_scaler_.scale,
                   .recompute = config_.train.recompute,
                   .balance = config_.model.moe.balance,
-                  .replay = replay_ ? &*replay_ : nullptr};
+                  .replay = replay()};
   terms.balance.switch_loss = balancing().switch_loss;
   use_temperature();
   return terms;

@@ -43,6 +43,7 @@ class Learner {
   Transformer& model() { return model_; }
   const Transformer& model() const { return model_; }
   const std::vector<MoELayer*>& moe_layers() const { return moe_layers_; }
+  const RoutingReplay* replay() const { return replay_ ? &*replay_ : nullptr; }  ///< null: routers decide for themselves
   const ParameterBuckets& buckets() const { return buckets_; }
   Optimizer& optimizer() { return optimizer_; }
   const Optimizer& optimizer() const { return optimizer_; }

@@ -122,6 +122,22 @@ void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, con
                            "\n  Go on with the checkpoint's model, or choose another run.directory for a new one."));
 }
 
+std::string doubt_about_replay(const RoutingReplay& replay, const TrainConfig& config, int64_t done) {
+  const std::filesystem::path& path = config.model.moe.router.replay;
+  if (done >= config.train.steps) return "";  // a complete run has its own word for that
+  if (!replay.has_steps(done + 1, config.train.steps)) {
+    return concat("model.moe.router.replay (", path.string(), ") has no effect, because ", replay.steps(),
+                  " is what was recorded, and this run does steps ", done + 1, " to ", config.train.steps);
+  }
+  const std::filesystem::path own = config.run.directory / "routing";
+  std::error_code ignored;
+  if (std::filesystem::equivalent(path, own, ignored) || std::filesystem::equivalent(path.parent_path(), own, ignored)) {
+    throw ConfigError(concat("model.moe.router.replay (", path.string(), ") is this run's own, and what it recorded of steps after ", done,
+                             " goes, because they are done again: replay a copy of it"));
+  }
+  return "";
+}
+
 std::vector<std::string> changes_of_data(const TrainConfig& saved, const TrainConfig& wanted) {
   std::vector<std::string> changes;
   const auto compare = [&](const char* key, const auto& was, const auto& is, const char* meaning) {

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "checkpoint/checkpoint_store.h"
+#include "moe/routing_file.h"
 #include "train/train_config.h"
 
 #include <filesystem>
@@ -28,6 +29,11 @@ std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, Check
 /// next checkpoint.
 /// @throws ConfigError with every key of `model` that differs and both its values; balancing, limits, memory, checks and the scale of initial weights may
 void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, const std::string& checkpoint);
+
+/// Whether a replay does anything in the steps that a run has to do. @param done  steps that it goes on from
+/// @returns a warning where it does not, "" otherwise
+/// @throws ConfigError where it would take decisions from its own recordings of steps that are done again, which go (RoutingLog::cut_after)
+std::string doubt_about_replay(const RoutingReplay& replay, const TrainConfig& config, int64_t done);
 
 /// What changes the data of a run that goes on: allowed, and worth a warning. @returns one line each, none where nothing changed
 std::vector<std::string> changes_of_data(const TrainConfig& saved, const TrainConfig& wanted);

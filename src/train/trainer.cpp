@@ -52,10 +52,16 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
   }
   std::vector<std::string> routers;
   for (const MoELayer* layer : learner_.moe_layers()) routers.push_back(layer->router().name());
-  routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), routers, config_.model.sequence_length);
+  routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), routers, config_.model.moe,
+                       config_.model.sequence_length);
   announce();
   resume();
+  if (learner_.replay() != nullptr) {
+    const std::string doubt = doubt_about_replay(*learner_.replay(), config_, step());
+    if (!doubt.empty() && mesh_.rank() == 0) log_.warning(doubt);
+  }
   if (mesh_.rank() == 0) {
+    cut_recordings();
     replace_file(config_.run.directory / "config.yaml", to_yaml(config_));
     if (const std::string mended = mend_metrics(config_.run.directory / "metrics.jsonl"); !mended.empty()) log_.warning(mended);
     metrics_ = std::make_unique<MetricsFile>(config_.run.directory / "metrics.jsonl", step());
@@ -81,6 +87,7 @@ TrainOutcome Trainer::run() {
     const StepSums sums = accumulate_gradients();
     if (is_verified(step() + 1)) verify_replicas();
     StepRecord record = learner_.update(sums);
+    record_routing(record);
     if (is_verified(step() + 1)) replicas_.remember();
     tokens_seen_ += step_tokens_;
     record.tokens = tokens_seen_;
@@ -167,12 +174,21 @@ void Trainer::save(bool last) {
 StepSums Trainer::accumulate_gradients() {
   const ProgressPhase phase("data");
   const StepTerms terms = learner_.begin_step(step_tokens_);
-  const auto record_routing = [this](const MicroBatch& batch, const Prediction& prediction) {
+  const auto add_routing = [this](const MicroBatch& batch, const Prediction& prediction) {
     routing_log_->add(step() + 1, batch, prediction);
   };
-  StepSums sums = learner_.accumulate_gradients(data_->next_step(), terms, record_routing);
-  routing_log_->write();
-  return sums;
+  return learner_.accumulate_gradients(data_->next_step(), terms, add_routing);
+}
+
+void Trainer::record_routing(StepRecord& record) {
+  if (!routing_log_->is_due(record.step)) return;
+  const std::string trouble = mesh_.control().agree(routing_log_->write());
+  if (trouble.empty()) return;
+  record.alarms.push_back(concat("step ", record.step, ": routing decisions were not recorded: ", trouble, ". Training goes on"));
+}
+
+void Trainer::cut_recordings() {
+  for (const std::string& trouble : routing_log_->cut_after(step())) log_.warning(trouble);
 }
 
 void Trainer::add_speed(StepRecord& record, double seconds) const {

@@ -59,6 +59,10 @@ class Trainer {
 
   void open_data();
   StepSums accumulate_gradients();
+  /// Writes what routers decided in the step, if it is due; what cannot be written on a rank is an alarm of the record. Collective.
+  void record_routing(StepRecord& record);
+  /// Removes recordings of steps that are now done again; rank 0 alone.
+  void cut_recordings();
   void add_speed(StepRecord& record, double seconds) const;
   /// What the ranks agree on after a step.
   struct Agreement {

@@ -109,6 +109,7 @@ void Trainer::roll_back() {
   replicas_.forget();
   open_data();
   if (metrics_) metrics_->roll_back(step());
+  if (mesh_.rank() == 0) cut_recordings();
   first_step_ = step();
   started_ = std::chrono::steady_clock::now();
   ++rollbacks_;

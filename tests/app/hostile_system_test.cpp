@@ -77,6 +77,77 @@ TEST_F(HostileUser, CannotEndARunWithADamagedRecordOfIt) {
   }
 }
 
+TEST_F(HostileUser, CannotMakeAReplayWaitOrReadForEver) {
+  prepare();
+  std::filesystem::create_directories(folder_ / "pipes");
+  ASSERT_EQ(run("mkfifo pipes/a.h5; echo 00 > pipes/a.h5.sha256").code, 0);
+  struct Row {
+    const char* replay;
+    const char* said;
+  };
+  const Row rows[] = {{"pipes", "model.moe.router.replay: cannot read pipes/a.h5: it is no regular file"},
+                      {"/dev/zero", "model.moe.router.replay: cannot read /dev/zero: it is no regular file"},
+                      {"nowhere", "model.moe.router.replay: cannot read nowhere: No such file or directory"}};
+  for (const auto& [replay, said] : rows) {
+    for (const char* command : {"train", "check"}) {
+      const Outcome outcome =
+          run(concat("timeout -s KILL 60 $PIMOE ", command, " tiny.yaml train.steps=1 model.moe.router.replay=", replay));
+      EXPECT_EQ(outcome.code, 74) << command << " " << replay;
+      EXPECT_NE((outcome.out + outcome.err).find(said), std::string::npos) << command << ": " << outcome.out << outcome.err;
+    }
+  }
+}
+
+TEST_F(HostileUser, IsToldOfAReplayThatDoesNothingAndRefusedOneOfAnotherRouter) {
+  prepare();
+  const Outcome recorded = run("$PIMOE train tiny.yaml train.steps=5 log.routing.every_steps=5 model.moe.router.kind=expert_choice");
+  ASSERT_EQ(recorded.code, 0) << recorded.err;
+  ASSERT_EQ(run("mv runs/tiny/routing recorded; rm -r runs").code, 0);
+  const std::string replay = " tiny.yaml model.moe.router.replay=recorded ";
+  const std::string idle =
+      "model.moe.router.replay (recorded) has no effect, because step 5 is what was recorded, and this run does steps 1 to 2";
+  for (const std::string command : {"check", "train"}) {
+    const Outcome early = run("$PIMOE " + command + replay + "model.moe.router.kind=expert_choice train.steps=2");
+    EXPECT_EQ(early.code, 0) << early.err;
+    EXPECT_NE((early.out + early.err).find(idle), std::string::npos) << command << ": " << early.out << early.err;
+    const Outcome reached = run("$PIMOE " + command + replay + "model.moe.router.kind=expert_choice train.steps=5");
+    EXPECT_EQ(reached.code, 0) << reached.err;
+    EXPECT_EQ((reached.out + reached.err).find("has no effect"), std::string::npos) << command << ": " << reached.out << reached.err;
+    for (const char* other : {"model.moe.choices=4", "model.moe.router.kind=sigmoid model.moe.choices=4",
+                              "model.moe.router.kind=expert_choice model.moe.choices=1"}) {
+      const Outcome refused = run("$PIMOE " + command + replay + "run.directory=runs/other " + other);
+      EXPECT_EQ(refused.code, 65) << command << " " << other << ": " << refused.err;
+      EXPECT_NE((refused.out + refused.err).find("recorded/step-00000005-rank-0000.h5 was recorded of another model: layers.0.moe.router "),
+                std::string::npos)
+          << command << ": " << refused.out << refused.err;
+    }
+  }
+}
+
+TEST_F(HostileUser, CannotEndARunByWhatIsInTheWayOfItsRecordings) {
+  prepare();
+  const std::string recording = " tiny.yaml train.steps=3 log.routing.every_steps=1";
+  write("runs/tiny/routing", "mine");
+  for (const std::string command : {"check", "train"}) {
+    const Outcome outcome = run("$PIMOE " + command + recording);
+    EXPECT_EQ(outcome.code, 74) << command << ": " << outcome.out << outcome.err;
+    EXPECT_NE((outcome.out + outcome.err).find("log.routing.every_steps (1): "), std::string::npos) << outcome.out << outcome.err;
+  }
+  std::filesystem::remove(folder_ / "runs/tiny/routing");
+  std::filesystem::create_directories(folder_ / "runs/tiny/routing/step-00000002-rank-0001.h5");
+  const Outcome checked = run("$PIMOE check" + recording + " --ranks 2");
+  EXPECT_EQ(checked.code, 0) << checked.out;
+  EXPECT_NE(checked.out.find("step-00000002-rank-0001.h5 is no regular file, and in the way"), std::string::npos) << checked.out;
+  const Outcome trained = run("$MPIRUN -n 2 $PIMOE train" + recording + " log.routing.tokens=80");
+  EXPECT_EQ(trained.code, 0) << trained.err;
+  EXPECT_EQ(steps("runs/tiny"), (std::vector<int64_t>{1, 2, 3}));
+  EXPECT_NE(trained.err.find("step 2: routing decisions were not recorded: rank 1: cannot write "), std::string::npos) << trained.err;
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "runs/tiny/routing/step-00000003-rank-0001.h5"));
+  for (const auto& entry : std::filesystem::directory_iterator(folder_ / "runs/tiny/routing")) {
+    EXPECT_EQ(entry.path().string().find(".tmp"), std::string::npos) << entry.path();
+  }
+}
+
 TEST_F(HostileUser, IsToldWhichLayoutsFit) {
   prepare();
   const Outcome ranks = run("$MPIRUN -n 3 $PIMOE train tiny.yaml mesh.expert_parallel=2");

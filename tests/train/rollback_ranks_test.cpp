@@ -118,6 +118,24 @@ TEST(Rollback, GoesOnFromTheNewestCheckpointWithOtherData) {
   EXPECT_THROW(train(first, [](int64_t step, int64_t) { return step > 9 ? kInfinite : 1.0; }), Error) << "every rollback fails";
 }
 
+TEST(Rollback, StepsThatAreDoneAgainLoseTheirRecordings) {
+  const SharedFolder folder;
+  TrainConfig config = config_of(folder, "run");
+  config.train.steps = 24;
+  config.log.routing = {.every_steps = 1, .tokens = 56};
+  std::string first = "";  // recorded when the first step is done again
+  const auto bad = [&](int64_t step, int64_t tries) {
+    if (tries == 19) {
+      for (const RoutingLogFile& file : routing_log_files(config.run.directory / "routing"))
+        first = std::max(first, file.path.filename().string());
+    }
+    return step > 9 && tries < 19 ? kInfinite : 1.0;
+  };
+  train(config, bad);
+  EXPECT_EQ(first.substr(0, first.find("-rank")), test_session().world()->rank() == 0 ? "step-00000008" : "");
+  EXPECT_EQ(RoutingReplay(config.run.directory / "routing").steps(), "steps 1 to 24");
+}
+
 TEST(Rollback, IsTriedSoOftenAndThenTheRunEnds) {
   const SharedFolder folder;
   TrainConfig config = config_of(folder, "run");

@@ -10,9 +10,11 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <functional>
 #include <map>
+#include <set>
 #include <tuple>
 
 namespace pimoe {
@@ -24,7 +26,7 @@ using Decisions = std::map<std::tuple<int64_t, std::string, int64_t>, std::vecto
 Decisions read_decisions(const std::filesystem::path& folder) {
   Decisions found;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    if (entry.path().extension() != ".h5") continue;
+    if (entry.path().extension() != ".h5" || !entry.is_regular_file()) continue;
     const RoutingSample sample = read_routing(entry.path());
     for (const auto& [router, decisions] : sample.routers) {
       for (size_t index = 0; index < sample.tokens.size(); ++index) {
@@ -93,7 +95,8 @@ TEST(RoutingReplay, LeavesTokensThatWereNotRecordedToTheRouter) {
 
 /// What a recording of these layers, tokens and ids says; every token goes to expert 3 and 5.
 RoutingSample sample_of(const std::vector<std::string>& routers, const std::vector<int64_t>& tokens, const std::vector<int64_t>& ids) {
-  RoutingSample sample{.step = 2, .expert_count = 8, .tokens = tokens, .token_ids = ids, .routers = {}};
+  RoutingSample sample{
+      .step = 2, .router_kind = "softmax", .expert_count = 8, .choices = 2, .tokens = tokens, .token_ids = ids, .routers = {}};
   for (const std::string& router : routers) {
     RoutingDecisions& decisions = sample.routers[router] = {.choices = 2, .experts = {}, .weights = {}};
     for (size_t token = 0; token < tokens.size(); ++token) {
@@ -115,6 +118,30 @@ std::string refused(const std::function<void()>& work) {
 }
 
 const std::vector<std::string> kRouters = {"layers.0.moe.router", "layers.1.moe.router"};
+
+MoeConfig moe_of(RouterKind kind, int64_t experts, int64_t choices) {
+  MoeConfig moe;
+  moe.experts = experts;
+  moe.choices = choices;
+  moe.router.kind = kind;
+  return moe;
+}
+
+/// As `sample_of`, of a model with expert choice: expert 1 alone took the token.
+RoutingSample expert_choice_sample(int64_t experts, int64_t choices) {
+  RoutingSample sample = sample_of({kRouters[0]}, {0}, {7});
+  sample.router_kind = "expert_choice";
+  sample.expert_count = experts;
+  sample.choices = choices;
+  RoutingDecisions& decisions = sample.routers[kRouters[0]];
+  decisions.choices = experts;
+  decisions.experts.assign(static_cast<size_t>(experts), -1);
+  decisions.experts[1] = 1;
+  decisions.weights.assign(static_cast<size_t>(experts), 0.5);
+  return sample;
+}
+
+void expect_has(const std::string& text, const std::string& part) { EXPECT_NE(text.find(part), std::string::npos) << text; }
 
 TEST(RoutingReplay, RefusesAnotherBatch) {
   const SharedFolder folder;
@@ -146,14 +173,25 @@ TEST(RoutingReplay, RefusesOtherModelsSecondTokensAndOlderFormats) {
   write("good/a.h5", sample_of(kRouters, {0, 1}, {7, 9}));
   write("good/b.h5", sample_of(kRouters, {2}, {4}));
   const RoutingReplay good(folder.path() / "good");
-  EXPECT_EQ(refused([&] { good.require_fits(kRouters, 2, 8); }), "");
-  EXPECT_NE(refused([&] { good.require_fits({kRouters[0]}, 2, 8); }).find("which this model does not have"), std::string::npos);
-  EXPECT_NE(refused([&] {
-              good.require_fits({kRouters[0], "layers.2.moe.router"}, 2, 8);
-            }).find("no decisions of layers.2"),
-            std::string::npos);
-  EXPECT_NE(refused([&] { good.require_fits(kRouters, 3, 8); }).find("2 experts a token, and here a token has 3"), std::string::npos);
-  EXPECT_NE(refused([&] { good.require_fits(kRouters, 2, 16); }).find("it had 8 experts, and model.moe.experts is 16"), std::string::npos);
+  const auto refused_by = [](const RoutingReplay& replay, const std::vector<std::string>& routers, const MoeConfig& moe) {
+    return refused([&] { replay.require_fits(routers, moe); });
+  };
+  const MoeConfig same = moe_of(RouterKind::kSoftmax, 8, 2);
+  EXPECT_EQ(refused_by(good, kRouters, same), "");
+  expect_has(refused_by(good, {kRouters[0]}, same), "which this model does not have");
+  expect_has(refused_by(good, {kRouters[0], "layers.2.moe.router"}, same), "no decisions of layers.2");
+  expect_has(refused_by(good, kRouters, moe_of(RouterKind::kSoftmax, 8, 3)),
+             "good/a.h5 was recorded of another model: layers.0.moe.router had 2 choices, and model.moe.choices is 3");
+  expect_has(refused_by(good, kRouters, moe_of(RouterKind::kSoftmax, 16, 2)), "had 8 experts, and model.moe.experts is 16");
+  expect_has(refused_by(good, kRouters, moe_of(RouterKind::kSigmoid, 8, 2)),
+             "layers.0.moe.router was of kind softmax, and model.moe.router.kind is sigmoid");
+
+  // A token has as many places with expert choice as with K = E: the kind tells them apart, and what each expert takes.
+  write("experts/a.h5", expert_choice_sample(4, 2));
+  const RoutingReplay by_experts(folder.path() / "experts");
+  EXPECT_EQ(refused_by(by_experts, {kRouters[0]}, moe_of(RouterKind::kExpertChoice, 4, 2)), "");
+  expect_has(refused_by(by_experts, {kRouters[0]}, moe_of(RouterKind::kSoftmax, 4, 4)), "was of kind expert_choice");
+  expect_has(refused_by(by_experts, {kRouters[0]}, moe_of(RouterKind::kExpertChoice, 4, 1)), "had 2 choices, and model.moe.choices is 1");
 
   write("twice/a.h5", sample_of(kRouters, {0, 1}, {7, 9}));
   write("twice/b.h5", sample_of(kRouters, {1}, {9}));
@@ -170,6 +208,153 @@ TEST(RoutingReplay, RefusesOtherModelsSecondTokensAndOlderFormats) {
   write_durably(folder.path() / "old.h5", image.data(), image.size());
   replace_file(folder.path() / "old.h5.sha256", sha256(image.data(), image.size()) + "  old.h5\n");
   EXPECT_NE(refused([&] { RoutingReplay(folder.path() / "old.h5"); }).find("it has format 1"), std::string::npos);
+}
+
+TEST(RoutingReplay, RefusesWhatNoRouterDecides) {
+  const SharedFolder folder;
+  if (test_session().world()->rank() != 0) return;
+  const auto refused_of = [&](const RoutingSample& sample) {
+    write_routing(folder.path() / "a.h5", sample);
+    return refused([&] { RoutingReplay(folder.path() / "a.h5"); });
+  };
+  const auto changed = [](const std::function<void(RoutingSample&)>& change) {
+    RoutingSample sample = sample_of({kRouters[0]}, {0, 1}, {7, 9});
+    change(sample);
+    return sample;
+  };
+  EXPECT_EQ(refused_of(changed([](RoutingSample&) {})), "");
+  EXPECT_EQ(refused_of(expert_choice_sample(4, 2)), "");
+  const auto third_expert = [&](int32_t expert) {
+    return changed([expert](RoutingSample& sample) { sample.routers[kRouters[0]].experts[2] = expert; });
+  };
+  expect_has(refused_of(third_expert(-1)), "layers.0.moe.router: expert -1 of token 1 must be in [0, 8)");
+  expect_has(refused_of(third_expert(8)), "layers.0.moe.router: expert 8 of token 1 must be in [0, 8)");
+  expect_has(refused_of(third_expert(5)), "layers.0.moe.router: token 1 has expert 5 twice");
+  expect_has(refused_of(changed([](RoutingSample& sample) { sample.tokens[0] = -3; })), "token (-3) must be at least 0");
+  expect_has(refused_of(changed([](RoutingSample& sample) { sample.tokens[0] = 1; })), "token 1 of step 2 is recorded a second time");
+  expect_has(refused_of(changed([](RoutingSample& sample) { sample.choices = 3; })), "has 2 experts a token, and must have 3");
+  RoutingSample by_experts = expert_choice_sample(4, 2);
+  by_experts.routers[kRouters[0]].experts[3] = 1;
+  expect_has(refused_of(by_experts), "token 0 has expert 1 twice");
+  by_experts.routers[kRouters[0]].experts[3] = -2;
+  expect_has(refused_of(by_experts), "expert -2 of token 0 must be in [0, 4), or -1 for none");
+}
+
+TEST(RoutingReplay, OfExpertChoiceIsForExpertChoiceAlone) {
+  const SharedFolder folder;
+  TrainConfig config = recorded_config(folder, "recorded");
+  config.model.moe.router.kind = RouterKind::kExpertChoice;
+  const Decisions recorded = train(config, 1);
+  config.model.moe.router.replay = folder.path() / "recorded/routing";
+  config.run.directory = folder.path() / "replayed";
+  EXPECT_EQ(train(config, test_session().world()->size()), recorded);
+  if (test_session().world()->rank() != 0) return;
+  config.model.moe.router.kind = RouterKind::kSoftmax;
+  config.model.moe.choices = config.model.moe.experts;
+  expect_has(refused([&] {
+               Logger log(1);
+               const auto mesh = single_mesh(config.mesh, 8);
+               Trainer(config, *mesh, log, nullptr);
+             }),
+             "layers.0.moe.router was of kind expert_choice, and model.moe.router.kind is softmax");
+}
+
+/// The alarms of each step that has any.
+std::map<int64_t, std::string> alarms_of(const std::filesystem::path& run) {
+  std::map<int64_t, std::string> found;
+  for (const std::string& line : split(read_file(run / "metrics.jsonl"), '\n')) {
+    const auto record = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (record.is_object() && record.contains("alarms")) found[record["step"]] = record["alarms"].dump();
+  }
+  return found;
+}
+
+std::set<std::string> names_in(const std::filesystem::path& folder) {
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) names.insert(entry.path().filename().string());
+  return names;
+}
+
+/// Trains on the job's first `ranks` ranks, from the run's own checkpoint if there is one; every step is recorded, all of its 56 tokens.
+void train_on(TrainConfig config, int ranks) {
+  config.log.routing = {.every_steps = 1, .tokens = 56};
+  config.checkpoint.resume = "auto";
+  train(config, ranks);
+}
+
+std::string file_of(int64_t step, int rank) { return concat("step-", padded(step, 8), "-rank-", padded(rank, 4), ".h5"); }
+
+TEST(RoutingLog, WhatCannotBeWrittenOnARankIsAnAlarmAndTheRunGoesOn) {
+  const SharedFolder folder;
+  const int ranks = test_session().world()->size();
+  const TrainConfig config = recorded_config(folder, "run");
+  const auto routing = config.run.directory / "routing";
+  const std::string in_the_way = file_of(2, ranks - 1);
+  if (ranks == 1 || test_session().world()->rank() == 1) std::filesystem::create_directories(routing / in_the_way);
+  test_session().world()->barrier();
+  train_on(config, ranks);
+  const auto alarms = alarms_of(config.run.directory);
+  ASSERT_EQ(alarms.size(), 1u);
+  EXPECT_EQ(alarms.begin()->first, 2);
+  expect_has(alarms.at(2), concat("step 2: routing decisions were not recorded: rank ", ranks - 1, ": cannot write "));
+  std::set<std::string> expected = {in_the_way};
+  for (int64_t step = 1; step <= 4; ++step) {
+    for (int rank = 0; rank < ranks; ++rank) {
+      if (file_of(step, rank) != in_the_way) expected.insert({file_of(step, rank), file_of(step, rank) + ".sha256"});
+    }
+  }
+  EXPECT_EQ(names_in(routing), expected) << "and nothing temporary";
+}
+
+TEST(RoutingLog, AFolderThatCannotBeMadeIsToldAtTheStart) {
+  const SharedFolder folder;
+  const int ranks = test_session().world()->size();
+  TrainConfig config = recorded_config(folder, "run");
+  if (test_session().world()->rank() == 0) {
+    std::filesystem::create_directories(config.run.directory);
+    replace_file(config.run.directory / "routing", "mine");
+  }
+  const auto mesh = sub_mesh(ranks, config.mesh, config.model.moe.experts);
+  Logger log(1);
+  try {
+    Trainer(config, *mesh, log, nullptr);
+    ADD_FAILURE() << "must be refused";
+  } catch (const IoError& error) {
+    expect_has(error.what(), "log.routing.every_steps (2): cannot make the folder ");
+  }
+}
+
+TEST(RoutingLog, AStepThatIsDoneAgainIsRecordedOnceOnOtherRanksToo) {
+  const SharedFolder folder;
+  const int ranks = test_session().world()->size();
+  TrainConfig config = recorded_config(folder, "run");
+  config.train.steps = 5;
+  config.checkpoint.every_steps = 3;
+  config.checkpoint.at_end = false;
+  train_on(config, ranks);
+  const auto routing = config.run.directory / "routing";
+  if (test_session().world()->rank() == 0) {
+    replace_file(routing / (file_of(5, 0) + ".tmp-17"), "what a kill left");
+    replace_file(routing / "mine-step-00000005-rank-0000.h5.txt", "not ours to remove");
+  }
+  train_on(config, 1);  // from step 3
+  for (const std::string& name : names_in(routing)) {
+    if (name.starts_with("mine")) continue;
+    EXPECT_TRUE(name <= "step-00000004" || name.find("-rank-0000.h5") != std::string::npos) << name;
+    EXPECT_EQ(name.find(".tmp"), std::string::npos) << name;
+  }
+  EXPECT_EQ(names_in(routing).size(), 2u * (3u * static_cast<size_t>(ranks) + 2u) + 1u);
+  EXPECT_EQ(RoutingReplay(routing).steps(), "steps 1 to 5");
+
+  // Its own recordings go when steps are done again: a run cannot take its decisions from them.
+  test_session().world()->barrier();
+  if (test_session().world()->rank() != 0) return;
+  config.model.moe.router.replay = routing;
+  config.checkpoint.resume = "auto";
+  const auto mesh = single_mesh(config.mesh, 8);
+  Logger log(1);
+  EXPECT_THROW(Trainer(config, *mesh, log, nullptr), ConfigError);
+  EXPECT_EQ(RoutingReplay(routing).steps(), "steps 1 to 5");
 }
 
 TEST(RoutingReplay, RefusesWhatIsDamagedOrFromAnotherModel) {
