@@ -251,8 +251,14 @@ void Hdf5Object::check_attribute(const Hdf5Message& message) const {
   const auto whole = [version](uint64_t bytes) { return version == 1 ? padded_to_8(bytes) : bytes; };
   const uint64_t name = content.skip(whole(name_bytes));
   if (view_.text(name, name_bytes).size() + 1 != name_bytes) content.refuse("a name must end where its length says");
-  const uint64_t element_bytes = read_number_format(content.part(whole(format_bytes), "an attribute's format"));
-  const Dataspace space = read_dataspace(content.part(whole(space_bytes), "an attribute's size"));
+  // Without the padding: HDF5 1.10 takes what does not fit for an error, and then frees the attribute twice.
+  const auto part = [&](uint64_t bytes, const char* what) {
+    const Content exact = content.part(bytes, what);
+    content.skip(whole(bytes) - bytes);
+    return exact;
+  };
+  const uint64_t element_bytes = read_number_format(part(format_bytes, "an attribute's format"));
+  const Dataspace space = read_dataspace(part(space_bytes, "an attribute's size"));
   if (space.count > content.rest() / element_bytes) content.refuse(concat(space.count, " elements do not lie inside the attribute"));
 }
 

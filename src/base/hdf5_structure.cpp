@@ -48,6 +48,8 @@ class StructureWalk {
     view_.require_equal(32, 8, kNoAddress, "address of free space");
     view_.require_equal(48, 8, kNoAddress, "address of the driver's information");
     entry(56, "", 0);
+    // Where an object says that it has one link alone, HDF5 does not remember that it was there, and would go in a circle.
+    for (const auto& [header, links] : links_) view_.require_equal(header + 4, 4, links, "links to an object");
   }
 
  private:
@@ -57,7 +59,7 @@ class StructureWalk {
     const uint64_t cached = view_.u32(at + 16);
     if (cached == 2) throw Error(concat(view_.name(), ": ", path, " is a soft or external link; only plain datasets are read"));
     if (cached > 1) view_.refuse(at + 16, concat("kind of a link (", cached, ") must be 0 or 1"));
-    const auto [known, is_new] = tables_.try_emplace(header);
+    const bool is_new = ++links_[header] == 1;
     if (is_new) object(header, path, depth);
     // HDF5 uses the copy in the entry, too.
     if (cached == 1 && tables_[header] != SymbolTable{view_.u64(at + 24), view_.u64(at + 32)}) {
@@ -192,7 +194,8 @@ class StructureWalk {
   Hdf5View& view_;
   uint64_t leaf_rank_ = 0;
   uint64_t tree_rank_ = 0;
-  std::map<uint64_t, SymbolTable> tables_;  ///< of every object that was met, by its header's place; of a dataset an empty one
+  std::map<uint64_t, SymbolTable> tables_;  ///< of every group that was met, by its header's place
+  std::map<uint64_t, uint64_t> links_;      ///< to every object
 };
 
 }  // namespace

@@ -2,12 +2,14 @@
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "checkpoint/verification.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 namespace pimoe {
@@ -33,6 +35,26 @@ std::map<std::string, CheckpointReader::Tensor> CheckpointReader::tensors() cons
     found[name] = {first.piece.box.global, first.type};
   }
   return found;
+}
+
+void CheckpointReader::require_room(const std::string& tensor, int64_t count) const {
+  const auto found = index_.find(tensor);
+  if (found == index_.end()) return;
+  const std::string where = concat("checkpoint ", folder_.string(), ": ");
+  int64_t stored_elements = 0;  // without overflow: the pieces lie side by side in the files, whose sizes are 64-bit numbers of bytes
+  std::set<std::string> seen;
+  for (const size_t member : found->second) {
+    const StoredPiece& stored = manifest_.pieces[member];
+    stored_elements += stored.piece.numel();
+    if (!seen.insert(stored.file).second) continue;
+    if (const std::string trouble = file_trouble(folder_, files_.at(stored.file), /*digest=*/false); !trouble.empty()) {
+      throw CheckpointError(where + trouble);
+    }
+  }
+  if (count > stored_elements) {
+    throw CheckpointError(
+        concat(where, tensor, " is not complete: ", count, " elements are wanted, and its pieces hold ", stored_elements));
+  }
 }
 
 void CheckpointReader::check_tensor(const StatePiece& state) const {
@@ -115,6 +137,7 @@ at::Tensor CheckpointReader::read(const std::string& tensor, int64_t begin, int6
   }
   state.piece.begin = begin;
   state.piece.end = end;
+  require_room(tensor, end - begin);
   state.values = at::empty({end - begin}, at::TensorOptions().dtype(dtype));
   fill({state});
   return state.values;

@@ -53,6 +53,8 @@ class CheckpointReader {
     std::vector<Overlap> overlaps;
   };
 
+  /// Memory is taken for what the files can hold, not for what a manifest says. @throws CheckpointError
+  void require_room(const std::string& tensor, int64_t count) const;
   void check_tensor(const StatePiece& state) const;
   /// @returns the copies that fill every wanted piece, by file.
   std::map<std::string, std::vector<Copy>> plan(const std::vector<StatePiece>& wanted) const;

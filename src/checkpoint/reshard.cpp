@@ -7,6 +7,7 @@
 #include "checkpoint/piece_check.h"
 #include "checkpoint/shard_plan.h"
 #include "checkpoint/step_folders.h"
+#include "checkpoint/verification.h"
 
 #include <ATen/ops/empty.h>
 
@@ -78,6 +79,10 @@ void check_target(const std::map<std::string, CheckpointReader::Tensor>& tensors
 
 void reshard_checkpoint(const fs::path& from, const fs::path& to, const ReshardTarget& target,
                         const std::function<void(const std::string& file, int64_t bytes)>& progress) {
+  // Before memory and files are planned by what the manifest says.
+  if (const std::string trouble = bytes_trouble(from, /*digests=*/false); !trouble.empty()) {
+    throw CheckpointError(concat("checkpoint ", from.string(), ": ", trouble));
+  }
   CheckpointReader reader(from);
   const auto tensors = reader.tensors();
   check_target(tensors, target);

@@ -15,7 +15,6 @@
 namespace pimoe {
 namespace {
 
-
 const std::vector<ElementType> kTypes = {ElementType::kFloat64, ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16,
                                          ElementType::kInt64,   ElementType::kInt32,   ElementType::kUint8};
 

@@ -90,6 +90,15 @@ TEST(Hdf5Structure, FreeListThatGoesInACircleIsRefused) {
   EXPECT_NE(trouble_of(image).find("a free block"), std::string::npos) << trouble_of(image);
 }
 
+// HDF5 remembers an object that it has visited only where the object says that there is more than one way to it.
+TEST(Hdf5Structure, LinkThatAnObjectDoesNotKnowOfIsRefused) {
+  Image image = small_image();
+  constexpr size_t kRootHeader = 96;
+  const size_t only_member_of_master = place_of(image, "SNOD", 1) + 8;
+  put(image, only_member_of_master + 8, kRootHeader);
+  EXPECT_EQ(trouble_of(image), "test.h5: damaged at byte 100: links to an object (1) must be 2");
+}
+
 TEST(Hdf5Structure, ChunkThatIsNotThereIsRefused) {
   Image image = small_image();
   put(image, place_of(image, "TREE", 2) + 6, 0, 2);

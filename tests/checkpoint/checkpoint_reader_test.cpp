@@ -107,6 +107,29 @@ TEST_F(Reading, RefusesElementsThatNoFileHolds) {
             "master/layers.0.norm is not complete: elements [0, 1) of the wanted 4 are in no file");
 }
 
+// A manifest can say anything, and be signed: memory is taken for what files of the right sizes hold.
+TEST_F(Reading, TakesNoMemoryForATensorThatItsFilesCannotHold) {
+  constexpr int64_t kHuge = int64_t{1} << 50;
+  const auto refusal_of_all = [&](const std::string& from, const std::string& to) {
+    const std::string text = read_text(checkpoint_ / "manifest.json");
+    std::string changed = text;
+    changed.replace(changed.find(from), from.size(), to);
+    write_text(checkpoint_ / "manifest.json", signed_again(changed));
+    std::string message = "accepted";
+    try {
+      CheckpointReader(checkpoint_).read("master/layers.0.norm", 0, kHuge);
+    } catch (const CheckpointError& error) {
+      message = std::string(error.what()).substr(("checkpoint " + checkpoint_.string() + ": ").size());
+    }
+    write_text(checkpoint_ / "manifest.json", text);
+    return message;
+  };
+  EXPECT_EQ(refusal_of_all("\"global_shape\":[6]", concat("\"global_shape\":[", kHuge, "]")),
+            "master/layers.0.norm is not complete: 1125899906842624 elements are wanted, and its pieces hold 6");
+  const std::string bytes = concat("\"bytes\":", read_manifest(checkpoint_).files.front().bytes, ",");
+  EXPECT_NE(refusal_of_all(bytes, "\"bytes\":4503599627370496,").find("the manifest says 4,503,599,627,370,496"), std::string::npos);
+}
+
 TEST_F(Reading, LeavesFilesAloneThatHoldNothingWanted) {
   for (const StoredFile& file : read_manifest(checkpoint_).files) {
     if (file.name != read_manifest(checkpoint_).pieces.front().file) fs::remove(checkpoint_ / file.name);
