@@ -55,7 +55,7 @@ double chosen_skew(const std::string& text) {
   if (text == "balanced") return 1.0;
   if (text == "worst") return kWorstSkew;
   if (const std::string complaint = number_in(1.0, 1e6)(const_cast<std::string&>(text)); !complaint.empty()) {
-    throw UsageError(concat("--skew ", text, " must be balanced, worst, or a number of at least 1"));
+    throw UsageError(concat("--skew ", text, " must be balanced, worst, or a number from 1 to 1e6"));
   }
   return std::stod(text);
 }
@@ -127,9 +127,15 @@ void forecast(const TrainConfig& config, const CheckOptions& options, CheckRepor
   const double wanted = chosen_skew(options.skew);
   std::vector<std::pair<std::string, double>> columns = {{"at balance", 1.0}, {"at worst skew", kWorstSkew}};
   if (wanted != 1.0 && wanted != kWorstSkew) columns.insert(columns.begin() + 1, {concat("at skew ", options.skew), wanted});
+  const std::vector<double> bear = report.has_experts ? skews_to_bear(config.model.moe, wanted) : std::vector{wanted};
+  if (bear.size() > 1 && bear[1] > 1.0) columns.insert(columns.begin() + 1, {"in a full round", bear[1]});
+  report.any_skew = bear.size() > 1;
   for (const auto& [name, skew] : columns) {
-    if (skew == wanted) report.judged = report.skews.size();
     report.skews.push_back({name, skew, report.forecast->memory(skew), report.has_experts ? report.forecast->rows(skew) : RoutedRows{}});
+    const size_t column = report.skews.size() - 1;
+    const bool counts = std::find(bear.begin(), bear.end(), skew) != bear.end();
+    const bool is_first = std::find(bear.begin(), bear.end(), report.skews[report.judged].skew) == bear.end();
+    if (counts && (is_first || report.peak(column) > report.peak(report.judged))) report.judged = column;
   }
 
   report.saves = saves_of(config);

@@ -22,7 +22,7 @@ struct AdaptiveConfig {
   double bias_rate_max = 0.03;
   double switch_loss_max = 0.05;  ///< bound of the Switch loss' coefficient; a larger configured one is its own bound
   double temperature_max = 2.0;   ///< bound of the router's temperature, likewise
-  double collapse_entropy = 0.5;  ///< H(c) / ln E below which a router counts as collapsed
+  double collapse_entropy = 0.5;  ///< (H(c) - ln K) / (ln E - ln K) below which a router counts as collapsed
 
   void fields(FieldVisitor& visit);
   /// @param key  of this struct, "model.moe.adaptive"

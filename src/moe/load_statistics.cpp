@@ -23,6 +23,12 @@ double load_entropy(const std::vector<int64_t>& load) {
   return entropy / std::log(static_cast<double>(load.size()));
 }
 
+double entropy_above_least(double load_entropy, int64_t experts, int64_t choices) {
+  if (choices >= experts) return 1.0;
+  const double least = std::log(static_cast<double>(choices)) / std::log(static_cast<double>(experts));
+  return std::max(0.0, (load_entropy - least) / (1.0 - least));
+}
+
 int64_t idle_experts(const std::vector<int64_t>& load) { return std::count(load.begin(), load.end(), 0); }
 
 }  // namespace pimoe

@@ -123,7 +123,7 @@ void MoeConfig::validate(const char* key, Violations& violations) const {
   if (experts == 0) return;
   adaptive.validate(concat(key, ".adaptive").c_str(), violations);
   const auto add = [&](const char* name, const auto&... rule) { violations.add(concat(key, ".", name), concat(rule...)); };
-  if (adaptive.enabled && balance.bias_rate > 0) {
+  if (controlled() && balance.bias_rate > 0) {
     add("balance.bias_rate", "(", balance.bias_rate, ") must be 0 with ", key, ".adaptive.enabled: control sets the rate, from ", key,
         ".adaptive.bias_rate_start");
   }
@@ -149,7 +149,7 @@ void MoeConfig::validate(const char* key, Violations& violations) const {
     add("capacity_factor", "(", capacity_factor, ") must be 0: with expert choice every expert takes choices * S / E tokens of a sequence");
   }
   if (capacity_pad && capacity_factor == 0) add("capacity_pad", "needs ", key, ".capacity_factor above 0");
-  if (capacity_pad && rank_budget > 0) add("capacity_pad", "and ", key, ".rank_budget (", rank_budget, ") exclude each other");
+  if (capacity_pad && rank_budget > 0) add("capacity_pad", "(true) must be false with ", key, ".rank_budget (", rank_budget, ")");
   if (rank_budget > 0 && rank_budget < 1) {
     add("rank_budget", "(", rank_budget, ") must be 0, or at least 1: a rank's share at balance has to fit");
   }

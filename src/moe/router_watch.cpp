@@ -55,7 +55,7 @@ std::vector<RouterAlarm> RouterWatch::observe(int64_t step, const std::vector<st
 
 void RouterWatch::look_for_collapse(int64_t step, int64_t index, const std::vector<int64_t>& load, std::vector<RouterAlarm>& alarms) {
   Layer& layer = layers_[static_cast<size_t>(index)];
-  const double entropy = layer.entropy / look_steps_;
+  const double entropy = entropy_above_least(layer.entropy / look_steps_, moe_.experts, moe_.choices);
   layer.entropy = 0;
   const bool collapsed = entropy < collapse_entropy_;
   if (collapsed && layer.collapsed == 0) {
@@ -63,7 +63,8 @@ void RouterWatch::look_for_collapse(int64_t step, int64_t index, const std::vect
     alarms.push_back({moe_.first + index,
                       {fullest},
                       concat("step ", step, ": layer ", moe_.first + index, ": the router collapses: entropy of the load ",
-                             fixed(entropy, 2), " over ", look_steps_, " steps is below ", collapse_entropy_, "; expert ", fullest, " has ",
+                             fixed(entropy, 2), " over ", look_steps_, " steps (0: all tokens on the same ", moe_.choices,
+                             ", 1: balance) is below ", collapse_entropy_, "; expert ", fullest, " has ",
                              fixed(maxvio(load) + 1, 1), " times the mean load")});
   }
   layer.collapsed = collapsed ? 1 : 0;

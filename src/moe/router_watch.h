@@ -19,7 +19,8 @@ struct RouterAlarm {
 /// Watches every run's routers, with adaptive control or without: alarms on routers that collapse, experts without a slot, and results that
 /// are not finite.
 ///
-/// A look is `window` steps. A router collapses when H(c) / ln E, as mean over a look, is below `collapse_entropy`. An expert is missed when it
+/// A look is `window` steps. A router collapses when (H(c) - ln K) / (ln E - ln K), with H as mean over a look, is below
+/// `collapse_entropy`. An expert is missed when it
 /// had no slot in a whole look. What lasts is told once, also across a resume: the state is part of every checkpoint.
 ///
 /// A function of what it observed alone, so that it is the same on every rank: it must be fed global counts. No tensors, no randomness.

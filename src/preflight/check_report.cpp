@@ -86,7 +86,8 @@ std::string verdict(const CheckReport& report) {
   const CheckedSkew& judged = report.skews[report.judged];
   if (report.limit_bytes == 0) return "no limit is known: --memory SIZE, or a --device with memory of its own, sets one\n";
   if (report.memory_fits()) {
-    return concat("fits ", judged.name, ": ", size(report.limit_bytes - report.peak(report.judged)), " are left\n");
+    return concat("fits ", report.any_skew ? concat("at any skew; most is needed ", judged.name) : judged.name, ": ",
+                  size(report.limit_bytes - report.peak(report.judged)), " are left\n");
   }
   std::string text = concat("DOES NOT FIT ", judged.name, ": ", size(report.peak(report.judged) - report.limit_bytes), " too much");
   if (report.judged > 0 && report.peak(0) <= report.limit_bytes) text += concat("; it fits at balance");

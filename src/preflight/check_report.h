@@ -31,7 +31,8 @@ struct CheckReport {
   // Absent where the layout or the vocabulary is not known.
   std::optional<Forecast> forecast;
   std::vector<CheckedSkew> skews;
-  size_t judged = 0;           ///< the column that the verdict is about
+  size_t judged = 0;           ///< the column that the verdict is about: of those that have to fit the fullest
+  bool any_skew = false;       ///< it is about every skew, of which the worst is not the fullest
   int64_t limit_bytes = 0;     ///< of a rank; 0: not known
   int64_t overhead_bytes = 0;  ///< allowed for what is no tensor
   int64_t saves = 0;           ///< checkpoints that the run writes

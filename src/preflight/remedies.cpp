@@ -8,13 +8,23 @@
 
 namespace pimoe {
 
+std::vector<double> skews_to_bear(const MoeConfig& config, double skew) {
+  if (skew != kWorstSkew || config.rank_budget == 0 || config.rank_overflow != RankOverflow::kChunk) return {skew};
+  return {1.0, config.rank_budget, skew};
+}
+
 std::vector<Remedy> remedies(const TrainConfig& config, const ForecastPlace& place, double skew) {
+  const auto most = [&](const Forecast& forecast, const TrainConfig& of) {
+    int64_t bytes = 0;
+    for (const double each : skews_to_bear(of.model.moe, skew)) bytes = std::max(bytes, forecast.memory(each).peak(place.on_gpu));
+    return bytes;
+  };
   const Forecast now(config, place);
-  const int64_t peak = now.memory(skew).peak(place.on_gpu);
+  const int64_t peak = most(now, config);
   std::vector<Remedy> found;
   const auto propose = [&](const std::string& change, const TrainConfig& changed, const ForecastPlace& where) {
     try {
-      const int64_t then = Forecast(changed, where).memory(skew).peak(place.on_gpu);
+      const int64_t then = most(Forecast(changed, where), changed);
       if (then < peak) found.push_back({change, peak - then, then});
     } catch (const ConfigError&) {  // the change does not fit the model: it is no remedy
     }

@@ -92,6 +92,23 @@ TEST_F(CheckCommand, WhatDoesNotFitNamesWhatHelpsAndEachHelpSavesWhatItSays) {
   }
 }
 
+// Rows above a budget go in rounds, which keep nothing for backward: one full round needs more memory than all tokens on one rank.
+TEST_F(CheckCommand, ABudgetInRoundsIsJudgedByTheSkewThatNeedsMost) {
+  const std::string job = "--ranks 4 train.recompute=none model.layers=12 model.moe.expert_width=512 train.global_batch=64 train.micro_batch=16";
+  for (const std::string budget : {"1", "1.5"}) {
+    const Json found = facts(concat(job, " model.moe.rank_budget=", budget));
+    const std::string judged = found.at("judged");
+    EXPECT_EQ(judged, budget == "1" ? "at balance" : "in a full round");
+    const int64_t most = found.at("skews").at(judged).at("peak");
+    EXPECT_GT(most, found.at("skews").at("at worst skew").at("peak").get<int64_t>());
+    EXPECT_EQ(check(concat(job, " model.moe.rank_budget=", budget, " --memory ", most - 1)).code, 1);
+    const Outcome fits = check(concat(job, " model.moe.rank_budget=", budget, " --memory ", most));
+    EXPECT_EQ(fits.code, 0) << fits.out;
+    EXPECT_NE(fits.out.find(concat("fits at any skew; most is needed ", judged)), std::string::npos) << fits.out;
+  }
+  EXPECT_EQ(facts(job).at("judged"), "at worst skew");
+}
+
 TEST_F(CheckCommand, ACheckpointHasTheSizeThatWasForetold) {
   ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=5").code, 0);
   const int64_t foretold = facts("").at("checkpoint").at("bytes");

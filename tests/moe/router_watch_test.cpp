@@ -22,6 +22,19 @@ Load collapsed() {
 }
 const Load kEven(kExperts, 1000);
 
+// With K of E above the root, H / ln E is never below a half.
+TEST(RouterWatch, TellsACollapseWhateverTheChoices) {
+  for (const int64_t choices : {1, 2, 3, 7, 8}) {
+    RouterWatch routers(10, 0.5, {.count = 1, .experts = kExperts, .first = 0, .choices = choices});
+    Load load(kExperts, 0);
+    for (int64_t expert = 0; expert < choices; ++expert) load[static_cast<size_t>(expert)] = 1000;
+    std::vector<RouterAlarm> alarms;
+    for (int step = 1; step <= 10; ++step) alarms = routers.observe(step, {load});
+    const bool told = !alarms.empty() && alarms[0].text.find("the router collapses") != std::string::npos;
+    EXPECT_EQ(told, choices < kExperts) << choices;
+  }
+}
+
 TEST(RouterWatch, TellsACollapseOnceAndAgainOnlyAfterItWasOver) {
   RouterWatch routers = watch();
   std::vector<int> told;
