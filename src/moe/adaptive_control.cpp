@@ -42,7 +42,8 @@ void AdaptiveConfig::fields(FieldVisitor& visit) {
                "greatest coefficient of the Switch loss; at most the configured: it is not moved");
   visit.number("temperature_max", temperature_max, {.at_least = 0, .at_most = kMostCoefficient},
                "greatest router temperature; at most the configured: it is not moved");
-  visit.number("collapse_entropy", collapse_entropy, {.at_least = 0, .at_most = 1}, "alarm, in every run, below this (H(load) - ln K) / (ln E - ln K)");
+  visit.number("collapse_entropy", collapse_entropy, {.at_least = 0, .at_most = 1},
+               "alarm, in every run, below this (H(load) - ln K) / (ln E - ln K)");
 }
 
 void AdaptiveConfig::validate(const char* key, Violations& violations) const {

@@ -60,12 +60,12 @@ void RouterWatch::look_for_collapse(int64_t step, int64_t index, const std::vect
   const bool collapsed = entropy < collapse_entropy_;
   if (collapsed && layer.collapsed == 0) {
     const int64_t fullest = std::max_element(load.begin(), load.end()) - load.begin();
-    alarms.push_back({moe_.first + index,
-                      {fullest},
-                      concat("step ", step, ": layer ", moe_.first + index, ": the router collapses: entropy of the load ",
-                             fixed(entropy, 2), " over ", look_steps_, " steps (0: all tokens on the same ", moe_.choices,
-                             ", 1: balance) is below ", collapse_entropy_, "; expert ", fullest, " has ",
-                             fixed(maxvio(load) + 1, 1), " times the mean load")});
+    alarms.push_back(
+        {moe_.first + index,
+         {fullest},
+         concat("step ", step, ": layer ", moe_.first + index, ": the router collapses: entropy of the load ", fixed(entropy, 2), " over ",
+                look_steps_, " steps (0: all tokens on the same ", moe_.choices, ", 1: balance) is below ", collapse_entropy_, "; expert ",
+                fullest, " has ", fixed(maxvio(load) + 1, 1), " times the mean load")});
   }
   layer.collapsed = collapsed ? 1 : 0;
 }

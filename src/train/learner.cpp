@@ -15,7 +15,8 @@ AdaptiveSettings configured_balancing(const MoeConfig& config) {
 }
 
 MoeLayers layers_with_experts(const ModelConfig& config) {
-  return {.count = config.moe_layers(), .experts = config.moe.experts, .first = config.moe.first_dense_layers, .choices = config.moe.choices};
+  return {
+      .count = config.moe_layers(), .experts = config.moe.experts, .first = config.moe.first_dense_layers, .choices = config.moe.choices};
 }
 
 }  // namespace

@@ -94,7 +94,8 @@ TEST_F(CheckCommand, WhatDoesNotFitNamesWhatHelpsAndEachHelpSavesWhatItSays) {
 
 // Rows above a budget go in rounds, which keep nothing for backward: one full round needs more memory than all tokens on one rank.
 TEST_F(CheckCommand, ABudgetInRoundsIsJudgedByTheSkewThatNeedsMost) {
-  const std::string job = "--ranks 4 train.recompute=none model.layers=12 model.moe.expert_width=512 train.global_batch=64 train.micro_batch=16";
+  const std::string job =
+      "--ranks 4 train.recompute=none model.layers=12 model.moe.expert_width=512 train.global_batch=64 train.micro_batch=16";
   for (const std::string budget : {"1", "1.5"}) {
     const Json found = facts(concat(job, " model.moe.rank_budget=", budget));
     const std::string judged = found.at("judged");
