@@ -84,7 +84,8 @@ TEST_F(CheckCommand, WhatDoesNotFitNamesWhatHelpsAndEachHelpSavesWhatItSays) {
     const std::string change = help.at("change");
     keys.insert(change.substr(0, change.find('=')));
     if (change.find("--ranks") == 0) continue;
-    const int64_t then = facts(size + change).at("memory").at("skews").at("at worst skew").at("peak");
+    const Json memory = facts(size + change).at("memory");
+    const int64_t then = memory.at("skews").at(memory.at("judged").get<std::string>()).at("peak");
     EXPECT_EQ(worst - then, help.at("bytes").get<int64_t>()) << change;
   }
   for (const char* key : {"train.recompute", "model.moe.memory", "train.micro_batch", "model.moe.rank_budget"}) {
@@ -97,17 +98,17 @@ TEST_F(CheckCommand, ABudgetInRoundsIsJudgedByTheSkewThatNeedsMost) {
   const std::string job =
       "--ranks 4 train.recompute=none model.layers=12 model.moe.expert_width=512 train.global_batch=64 train.micro_batch=16";
   for (const std::string budget : {"1", "1.5"}) {
-    const Json found = facts(concat(job, " model.moe.rank_budget=", budget));
-    const std::string judged = found.at("judged");
+    const Json memory = facts(concat(job, " model.moe.rank_budget=", budget)).at("memory");
+    const std::string judged = memory.at("judged");
     EXPECT_EQ(judged, budget == "1" ? "at balance" : "in a full round");
-    const int64_t most = found.at("skews").at(judged).at("peak");
-    EXPECT_GT(most, found.at("skews").at("at worst skew").at("peak").get<int64_t>());
+    const int64_t most = memory.at("skews").at(judged).at("peak");
+    EXPECT_GT(most, memory.at("skews").at("at worst skew").at("peak").get<int64_t>());
     EXPECT_EQ(check(concat(job, " model.moe.rank_budget=", budget, " --memory ", most - 1)).code, 1);
     const Outcome fits = check(concat(job, " model.moe.rank_budget=", budget, " --memory ", most));
     EXPECT_EQ(fits.code, 0) << fits.out;
     EXPECT_NE(fits.out.find(concat("fits at any skew; most is needed ", judged)), std::string::npos) << fits.out;
   }
-  EXPECT_EQ(facts(job).at("judged"), "at worst skew");
+  EXPECT_EQ(facts(job).at("memory").at("judged"), "at worst skew");
 }
 
 TEST_F(CheckCommand, ACheckpointHasTheSizeThatWasForetold) {
