@@ -14,6 +14,7 @@
 #include <iostream>
 #include <limits>
 #include <memory>
+#include <optional>
 
 namespace pimoe {
 namespace {
@@ -132,11 +133,13 @@ void forecast(const TrainConfig& config, const CheckOptions& options, CheckRepor
   report.any_skew = bear.size() > 1;
   for (const auto& [name, skew] : columns) {
     report.skews.push_back({name, skew, report.forecast->memory(skew), report.has_experts ? report.forecast->rows(skew) : RoutedRows{}});
-    const size_t column = report.skews.size() - 1;
-    const bool counts = std::find(bear.begin(), bear.end(), skew) != bear.end();
-    const bool is_first = std::find(bear.begin(), bear.end(), report.skews[report.judged].skew) == bear.end();
-    if (counts && (is_first || report.peak(column) > report.peak(report.judged))) report.judged = column;
   }
+  std::optional<size_t> fullest;  // of the columns that have to fit
+  for (size_t column = 0; column < report.skews.size(); ++column) {
+    if (std::find(bear.begin(), bear.end(), report.skews[column].skew) == bear.end()) continue;
+    if (!fullest || report.peak(column) > report.peak(*fullest)) fullest = column;
+  }
+  report.judged = fullest.value();
 
   report.saves = saves_of(config);
   // One more than is kept while the next is written.
