@@ -29,6 +29,16 @@ bool same_collective(const Progress& a, const Progress& b) {
   return a.group == b.group && a.sequence == b.sequence && a.collective == b.collective;
 }
 
+/// Whether the thread of a slot's last mark is known to have used no processor for about the limit.
+bool is_asleep(const RankView::SlotView& view, double limit, double now) {
+  return view.last.cpu_seconds > 0 && now - view.ran_at > 0.8 * limit;
+}
+
+/// Whether it computes between two collectives: one long layer, on a machine that is slow or busy, looks like this.
+bool is_computing(const RankView::SlotView& view, double limit, double now) {
+  return view.last.cpu_seconds > 0 && view.last.progress.inside == 0 && !is_asleep(view, limit, now);
+}
+
 /// Which of the ranks that have entered equally many collectives hold the others up.
 Verdict among_equals(const std::vector<RankView>& ranks, const std::vector<int>& equals, ProgressSlot slot, double limit, double now) {
   const auto at = [&](int rank) -> const Progress& { return progress_of(ranks[static_cast<size_t>(rank)], slot); };
@@ -48,8 +58,7 @@ Verdict among_equals(const std::vector<RankView>& ranks, const std::vector<int>&
   }
   std::vector<int> asleep;
   for (const int rank : equals) {
-    const RankView::SlotView& view = ranks[static_cast<size_t>(rank)].slots[static_cast<size_t>(slot)];
-    if (view.last.cpu_seconds > 0 && now - view.ran_at > 0.8 * limit) asleep.push_back(rank);
+    if (is_asleep(ranks[static_cast<size_t>(rank)].slots[static_cast<size_t>(slot)], limit, now)) asleep.push_back(rank);
   }
   if (!asleep.empty() && asleep.size() < equals.size()) return {Kind::kHung, asleep, slot};
   return {Kind::kTogether, equals, slot};
@@ -57,7 +66,10 @@ Verdict among_equals(const std::vector<RankView>& ranks, const std::vector<int>&
 
 Verdict judge_slot(const std::vector<RankView>& ranks, ProgressSlot slot, double limit, double now) {
   const auto stood_still = [&](const RankView& rank) { return now - rank.slots[static_cast<size_t>(slot)].moved_at; };
-  const auto allowance = [&](const RankView& rank) { return limit * (progress_of(rank, slot).patient != 0 ? kPatience : 1.0); };
+  const auto allowance = [&](const RankView& rank) {
+    const RankView::SlotView& view = rank.slots[static_cast<size_t>(slot)];
+    return limit * (view.last.progress.patient != 0 || is_computing(view, limit, now) ? kPatience : 1.0);
+  };
   const std::vector<int> awaited = ranks_that(ranks, [](const RankView& rank) { return rank.link == Link::kAwaited; });
   const std::vector<int> here = ranks_that(ranks, [](const RankView& rank) { return rank.link == Link::kOpen; });
   if (here.empty()) return {};
@@ -181,7 +193,9 @@ Verdict judge(const std::vector<RankView>& ranks, double limit, double now) {
 std::string describe(const Progress& progress) {
   if (progress.moves == 0) return "its start, before the first heartbeat";
   if (progress.phase[0] == 0) return "nothing to do";
-  std::string text = progress.step >= 0 ? concat("step ", progress.step, ", ", progress.phase.data()) : progress.phase.data();
+  const std::string_view phase = progress.phase.data();
+  std::string text = progress.step >= 0 ? concat("step ", progress.step, ", ", phase)
+                                        : concat("the start", phase == "step" ? "" : ", ", phase == "step" ? "" : phase);
   if (progress.layer >= 0) text += concat(", layer ", progress.layer);
   if (progress.collective[0] != 0) text += concat(progress.inside != 0 ? ", in " : ", after ", collective_text(progress));
   return text;

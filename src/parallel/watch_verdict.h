@@ -9,8 +9,8 @@
 
 namespace pimoe {
 
-/// So many times the limit may pass without a mark in what may take long (PatientOperation), and where all ranks stand at one point and none is
-/// more to blame than another: one long transfer, one long kernel.
+/// So many times the limit may pass without a mark in what may take long (PatientOperation), in a thread that computes, and where all ranks stand
+/// at one point and none is more to blame than another: one long transfer, one long kernel.
 constexpr double kPatience = 10.0;
 
 /// What a rank calls itself.
@@ -75,8 +75,8 @@ struct Verdict {
 ///
 /// Dead ranks first, at once; then errors, a second after the first of them (or when all ranks have one); then ranks without a heartbeat
 /// for `limit`; then, for each slot, ranks without a mark. There the culprits are those furthest behind by the number of collectives entered
-/// (Progress::position), once they have stood still for `limit`, kPatience times that within a PatientOperation, while some rank further on
-/// has stood still for `limit` too. Where all stand at one point in a collective, they are those whose thread does not run while others' do
+/// (Progress::position), once they have stood still for `limit`, kPatience times that within a PatientOperation or where their thread uses
+/// the processor outside of a collective, while some rank further on has stood still for `limit` too. Where all stand at one point in a collective, they are those whose thread does not run while others' do
 /// (waiting ranks poll), or those in another collective than most. A slot that is idle, or a rank that is still awaited, is no culprit.
 /// A slow rank makes marks, and is none.
 Verdict judge(const std::vector<RankView>& ranks, double limit, double now);

@@ -24,7 +24,7 @@ struct RunConfig {
   bool deterministic = false;      ///< refuse operations whose bits differ from run to run
   std::string walltime;            ///< that the job has, "12:00:00"; empty: no end
   double walltime_margin = 120.0;  ///< seconds before its end in which the run saves and leaves
-  double hang_limit = 0.0;         ///< seconds after which the watchdog calls a rank hung; 0: no watchdog
+  double hang_limit = 30.0;        ///< seconds after which the watchdog calls a rank hung; 0: no watchdog
 
   /// @returns seconds after the start at which the run saves and leaves; 0: never
   double seconds_until_leaving() const;

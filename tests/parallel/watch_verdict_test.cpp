@@ -107,9 +107,9 @@ TEST(WatchVerdict, ARankWithoutHeartbeatsIsStoppedOnceTheLimitIsOver) {
 TEST(WatchVerdict, TheRankThatDidNotEnterIsHung) {
   Table table(4);
   for (const int rank : {0, 1, 2}) table.set(rank, "gradients", 11, true, row("dense", 0, 1, 4));
-  table.pass(kLimit - 0.25);
+  table.pass(kLimit - 0.25, {}, {3});
   EXPECT_EQ(table.verdict().kind, Kind::kFine);
-  table.pass(0.75);
+  table.pass(0.75, {}, {3});
   EXPECT_EQ(table.verdict().kind, Kind::kHung);
   EXPECT_EQ(table.verdict().culprits, std::vector<int>{3});
 }
@@ -119,8 +119,18 @@ TEST(WatchVerdict, TheHindmostIsFoundThroughGroupsThatWaitForGroups) {
   Table table(4);
   table.set(2, "forward", 11, true, row("expert", 2, 1, 2), "all_to_all");
   for (const int rank : {0, 1}) table.set(rank, "forward", 12, true, row("dense", 0, 1, 4));
-  table.pass(kLimit + 0.5);
+  table.pass(kLimit + 0.5, {}, {3});
   EXPECT_EQ(table.verdict().culprits, std::vector<int>{3});
+}
+
+TEST(WatchVerdict, ARankThatComputesForLongIsFineUntilPatienceEnds) {
+  Table table(2);
+  table.set(0, "forward", 11, true, row("dense", 0, 1, 2));
+  table.pass(kLimit * kPatience - 1);
+  EXPECT_EQ(table.verdict().kind, Kind::kFine);
+  table.pass(2);
+  EXPECT_EQ(table.verdict().kind, Kind::kHung);
+  EXPECT_EQ(table.verdict().culprits, std::vector<int>{1});
 }
 
 TEST(WatchVerdict, ARankThatSleepsInsideACollectiveIsKnownByItsThread) {
@@ -206,7 +216,7 @@ TEST(WatchVerdict, TheThreadThatSavesIsJudgedBesideTraining) {
   table.set(1, "save", 6, true, row("checkpoint writers", 0, 1, 2), "patient_barrier", ProgressSlot::kWriter);
   for (int round = 0; round < 8; ++round) {  // training goes on
     for (const int rank : {0, 1}) ++table.progress(rank).moves;
-    table.pass(0.5);
+    table.pass(0.5, {}, {0});
   }
   const Verdict verdict = table.verdict();
   EXPECT_EQ(verdict.kind, Kind::kHung);
@@ -249,7 +259,7 @@ TEST(WatchVerdict, ARankThatHangsWhileOthersHaveSaidGoodbyeIsNamed) {
   Table table(2);
   table.at(0).link = RankView::Link::kGoodbye;
   table.at(0).heard_at = table.now;
-  table.pass(kLimit + 0.5);
+  table.pass(kLimit + 0.5, {}, {1});
   EXPECT_EQ(table.verdict().kind, Kind::kHung);
   EXPECT_EQ(table.verdict().culprits, std::vector<int>{1});
 }
@@ -285,7 +295,7 @@ TEST(WatchVerdict, ManyRanksAreNamedInFewWords) {
   for (int rank = 0; rank < 64; ++rank) {
     if (rank % 16 != 5) table.set(rank, "gradients", 11, true, row("dense", 0, 1, 64));
   }
-  table.pass(kLimit + 0.5);
+  table.pass(kLimit + 0.5, {}, {5, 21, 37, 53});
   EXPECT_EQ(table.verdict().culprits, (std::vector<int>{5, 21, 37, 53}));
   EXPECT_NE(table.text().find("waiting: ranks 0-4, 6-20, 22-36, 38-52, 54-63 in all_reduce 11"), std::string::npos) << table.text();
 }

@@ -1,0 +1,283 @@
+"""Kills and bad disks: what becomes of a run's checkpoints, and of the run that goes on from them."""
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+from workplace import LIMIT, PIMOE, REPOSITORY, STEPS, digest, kill, newest_good, shim
+
+def after_a_kill(place, run, ranks, output):
+    """What must hold after a killed run: every checkpoint that was called good is good or replaced by a later one, and training goes on to the
+    same bits. Returns what does not."""
+    good, bad = newest_good(place.folder / run)
+    troubles = []
+    if bad:
+        troubles.append(f"damaged checkpoints under a good name: {bad}")
+    if good < saved_before(output):
+        troubles.append(f"step {saved_before(output)} was called saved, the newest good one is {good}")
+    status, again = place.train(run, ranks)
+    if status != 0:
+        troubles.append(f"going on ended with {status}: {again[-400:]}")
+    elif good and f"resumed from" not in again and "the run is complete" not in again:
+        troubles.append("began from scratch beside a good checkpoint")
+    if status == 0 and digest(place.folder / run) != place.expected(ranks)[0]:
+        troubles.append("the last checkpoint differs from the undisturbed run's")
+    return troubles
+
+
+def kill_round(place, draw, run, ranks, number):
+    rank = draw.randrange(ranks)
+    how = draw.choice(["one rank", "all ranks", "system call", "system call"])
+    facts = {"ranks": ranks, "how": how}
+    if how == "system call":
+        calls = place.calls_of_a_run(ranks, rank)
+        facts.update(rank=rank, call=draw.randint(1, calls), of=calls)
+        status, output = place.train(run, ranks, environment=shim(place.folder / run, rank=rank, at=facts["call"]))
+    else:
+        facts["after"] = draw.uniform(0.3, 3.0)
+
+        def during(process):
+            time.sleep(facts["after"])
+            pids = place.pids_of(run)
+            if how == "all ranks" or not pids:
+                os.killpg(process.pid, signal.SIGKILL)
+            for pid in pids if how == "all ranks" else draw.sample(pids, min(1, len(pids))):
+                kill(pid, signal.SIGKILL)
+
+        status, output = place.train(run, ranks, during=during)
+    troubles = ["the killed run hung"] if status == "hang" else []
+    return facts, troubles + after_a_kill(place, run, ranks, output)
+
+
+KINDS = ["ENOSPC", "EIO", "EDQUOT", "EROFS", "SHORT"]
+
+
+def error_round(place, draw, run, ranks, number):
+    # Kinds in turn, and all calls of all ranks before one comes again.
+    spots = [(rank, call) for rank in range(ranks) for call in range(1, place.calls_of_a_run(ranks, rank) + 1)]
+    random.Random(ranks).shuffle(spots)
+    kind = KINDS[number % len(KINDS)]
+    rank, call = spots[number // len(KINDS) % len(spots)]
+    times = draw.choice([1, 1, 3, 20])
+    facts = {"ranks": ranks, "rank": rank, "kind": kind, "call": call, "times": times}
+    status, output = place.train(run, ranks, ["checkpoint.retry_seconds=0.01"],
+                                 environment=shim(place.folder / run, rank=rank, at=facts["call"], kind=kind, times=times))
+    troubles = []
+    good, bad = newest_good(place.folder / run)
+    if status == "hang":
+        troubles.append("hung")
+    elif status == 74:  # the folder cannot be made, or the last save failed to its last try: said, and nothing is lost
+        facts["ended"] = 74
+        if "was not saved" not in output and "cannot" not in output:
+            troubles.append(f"left with 74 without saying why: {output[-300:]}")
+        troubles += after_a_kill(place, run, ranks, output)
+    elif status != 0:
+        troubles.append(f"ended with {status}: {output[-400:]}")
+    elif digest(place.folder / run) != place.expected(ranks)[0]:
+        troubles.append("the last checkpoint differs from the undisturbed run's")
+    if bad:
+        troubles.append(f"damaged checkpoints under a good name: {bad}")
+    if status == 0 and good != STEPS:
+        troubles.append(f"the newest good checkpoint is {good}")
+    facts["said"] = output.count("Training goes on")
+    return facts, troubles
+
+
+def bits_round(place, draw, run, ranks, number):
+    kills = []
+    for _ in range(20):
+        pause = draw.uniform(0.4, 2.5)
+
+        def during(process):
+            try:
+                process.wait(timeout=pause)
+            except subprocess.TimeoutExpired:
+                for pid in place.pids_of(run):
+                    os.kill(pid, signal.SIGKILL)
+
+        status, output = place.train(run, ranks, during=during)
+        if status == 0:
+            break
+        if status == "hang":
+            return {"ranks": ranks, "kills": kills}, ["hung"]
+        kills.append(round(pause, 2))
+    troubles = after_a_kill(place, run, ranks, output)
+    records = [json.loads(line)["step"] for line in (place.folder / run / "metrics.jsonl").read_text().splitlines()]
+    if records != list(range(1, STEPS + 1)):
+        troubles.append(f"metrics.jsonl has the steps {records}")
+    return {"ranks": ranks, "kills": kills}, troubles
+
+
+def signal_round(place, draw, run, ranks, number):
+    facts = {"ranks": ranks, "after_first_line": draw.uniform(0.0, 1.5)}
+
+    def during(process):
+        log = place.folder / run / "log" / "rank-0000.log"
+        begun = time.time()
+        while not (log.exists() and log.stat().st_size) and time.time() - begun < LIMIT:
+            time.sleep(0.01)
+        time.sleep(facts["after_first_line"])
+        process.send_signal(signal.SIGUSR1)
+        facts["asked"] = time.time()
+
+    status, output = place.train(run, ranks, [f"train.steps={STEPS * 50}", "checkpoint.every_steps=1000"], during=during)
+    facts["seconds"] = round(time.time() - facts["asked"], 2)
+    troubles = []
+    if status != 75:
+        troubles.append(f"ended with {status}: {output[-400:]}")
+    good, bad = newest_good(place.folder / run)
+    if bad or (status == 75 and f"saved step {good};" not in output):
+        troubles.append(f"newest good {good}, damaged {bad}: {output[-200:]}")
+    return facts, troubles
+
+
+def supervised_round(place, draw, run, ranks, number):
+    steps, wanted = 12 * STEPS, 20
+    whole, seconds = place.expected(ranks, steps)
+    place.write_config(run)
+    command = [str(REPOSITORY / "launch" / "supervise.sh"), "-n", str(ranks), "--back-off", "0", "--attempts", str(wanted), "--mpirun",
+               "--oversubscribe --bind-to none", f"{run}.yaml", *place.overrides, f"train.steps={steps}"]
+    kills = 0
+    begun = time.time()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=place.folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        while process.poll() is None and time.time() - begun < 3 * LIMIT:
+            time.sleep(draw.uniform(0.4, 2.0))
+            pids = place.pids_of(run)
+            if pids and kills < wanted and process.poll() is None:
+                kill(draw.choice(pids), signal.SIGKILL)
+                kills += 1
+        status = process.poll()
+        taken = time.time() - begun
+        place.kill_all(process, run)
+        output.seek(0)
+        said = output.read()
+    troubles = [] if status == 0 else [f"ended with {status}: {said[-600:]}"]
+    if kills < wanted:
+        troubles.append(f"the run was complete after {kills} of {wanted} kills")
+    if status == 0 and digest(place.folder / run, steps) != whole:
+        troubles.append("the last checkpoint differs from the undisturbed run's")
+    return {"ranks": ranks, "kills": kills, "seconds": round(taken, 1), "lost_per_kill": round((taken - seconds) / max(1, kills), 2)}, troubles
+
+
+def flipped(path, draw):
+    """Changes one byte of a file in one of three ways; returns where and how."""
+    data = bytearray(path.read_bytes()) if path.stat().st_size < 1 << 24 else None
+    at = draw.randrange(path.stat().st_size)
+    with path.open("r+b") as file:
+        file.seek(at)
+        was = file.read(1)[0] if data is None else data[at]
+        becomes = draw.choice([was ^ 0xFF, (was + 1) % 256, was ^ (1 << draw.randrange(8))])
+        file.seek(at)
+        file.write(bytes([becomes]))
+    return {"at": at, "was": was, "becomes": becomes}
+
+
+def damage_round(place, draw, run, ranks, number):
+    place.expected(ranks)[0]
+    shutil.copytree(place.folder / f"whole-{ranks}", place.folder / run)
+    steps = sorted((place.folder / run / "checkpoints").glob("step-*"))
+    newest, before = steps[-1], steps[-2]
+    shards = sorted(newest.glob("*.h5"))
+    hit = draw.choice(shards + [newest / "manifest.json"])
+    how = draw.choice(["flip", "flip", "flip", "cut", "longer", "swapped", "stale", "missing", "empty"])
+    if how == "swapped" and len(shards) < 2:
+        how = "flip"
+    facts = {"ranks": ranks, "how": how, "file": hit.name}
+    if how == "flip":
+        facts.update(flipped(hit, draw))
+    elif how == "cut":
+        os.truncate(hit, draw.randrange(hit.stat().st_size))
+    elif how == "longer":
+        hit.write_bytes(hit.read_bytes() + bytes(draw.randint(1, 100)))
+    elif how == "swapped":
+        hit, other = draw.sample(shards, 2)
+        facts["file"] = hit.name
+        content = hit.read_bytes()
+        hit.write_bytes(other.read_bytes())
+        other.write_bytes(content)
+    elif how == "stale":
+        hit.write_bytes((before / hit.name).read_bytes())
+    elif how == "missing":
+        hit.unlink()
+    else:
+        hit.write_bytes(b"")
+    troubles = []
+    verified = subprocess.run([str(PIMOE), "checkpoint", "verify", str(newest)], capture_output=True, text=True, timeout=LIMIT)
+    said = verified.stdout + verified.stderr
+    if verified.returncode != 1 or (hit.name not in said and "manifest" not in said):
+        troubles.append(f"verify ended with {verified.returncode}: {said[-300:]}")
+    status, output = place.train(run, ranks)
+    if status != 0 or digest(place.folder / run) != place.expected(ranks)[0]:
+        troubles.append(f"going on ended with {status}: {output[-400:]}")
+    if "is damaged" not in output or not (place.folder / run / "checkpoints" / (newest.name + ".bad")).exists():
+        troubles.append(f"it was not set aside: {output[-400:]}")
+    return facts, troubles
+
+
+def large_round(place, draw, run, ranks, number):
+    folder = place.folder / "large"
+    if not folder.exists():
+        status, output = place.train("large", 1, ["model.width=1024", "model.heads=8", "model.kv_heads=8", "model.layers=6",
+                                                  "model.moe.expert_width=1024", "checkpoint.part_bytes=268435456", "train.steps=1"])
+        assert status == 0, output
+    checkpoint = folder / "checkpoints" / "step-00000001"
+    hit = draw.choice(sorted(checkpoint.glob("*.h5")))
+    facts = {"bytes": sum(file.stat().st_size for file in checkpoint.iterdir()), "file": hit.name, **flipped(hit, draw)}
+    begun = time.time()
+    verified = subprocess.run([str(PIMOE), "checkpoint", "verify", str(checkpoint)], capture_output=True, text=True, timeout=LIMIT)
+    facts["seconds"] = round(time.time() - begun, 2)
+    with hit.open("r+b") as file:
+        file.seek(facts["at"])
+        file.write(bytes([facts["was"]]))
+    said = verified.stdout + verified.stderr
+    return facts, [] if verified.returncode == 1 and hit.name in said else [f"verify ended with {verified.returncode}: {said[-300:]}"]
+
+
+def small_disk_round(place, draw, run, ranks, number):
+    """The run folder is on a file system that somebody else fills up and frees again."""
+    disk = place.folder / run
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={4 * ranks}m", "tmpfs", str(disk)], check=True)
+    try:
+        facts = {"ranks": ranks, "full_after": draw.uniform(0.0, 0.5), "full_for": draw.uniform(0.2, 3.0)}
+
+        def during(process):
+            metrics = disk / "metrics.jsonl"  # before its first step a run may refuse to begin
+            begun = time.time()
+            while not (metrics.exists() and metrics.stat().st_size) and time.time() - begun < LIMIT:
+                time.sleep(0.01)
+            time.sleep(facts["full_after"])
+            ballast = disk / "ballast"
+            try:
+                with ballast.open("wb", buffering=0) as file:
+                    while True:
+                        file.write(bytes(4096))
+            except OSError:
+                pass
+            time.sleep(facts["full_for"])
+            ballast.unlink()
+
+        status, output = place.train(run, ranks, ["checkpoint.retry_seconds=0.05"], during=during)
+        facts["failed_saves"] = output.count("was not saved")
+        good, bad = newest_good(disk)
+        troubles = [f"damaged checkpoints under a good name: {bad}"] if bad else []
+        if status != 0:
+            troubles.append(f"ended with {status}: {output[-600:]}")
+        elif digest(disk) != place.expected(ranks)[0]:
+            troubles.append("the last checkpoint differs from the undisturbed run's")
+        else:
+            records = [json.loads(line)["step"] for line in (disk / "metrics.jsonl").read_text().splitlines()]
+            if records != list(range(1, STEPS + 1)):
+                troubles.append(f"metrics.jsonl has the steps {records}")
+        return facts, troubles
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)
+
+
+EXPERIMENTS = {"kills": kill_round, "errors": error_round, "bits": bits_round, "signals": signal_round, "supervised": supervised_round,
+               "damage": damage_round, "large": large_round, "small_disk": small_disk_round}
