@@ -21,7 +21,7 @@ LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSessi
   restore_snapshot(folder, wanted);
   for (MoELayer* layer : model->moe_layers()) layer->router().set_temperature(temperature_of(config, wanted.numbers));
   step = wanted.step;
-  proof = prove_loaded(wanted, config, *model, config, *mesh);
+  proof = prove_loaded(wanted, config, *model, config, *mesh).said;
 }
 
 }  // namespace pimoe

@@ -63,7 +63,9 @@ void Trainer::restore(const std::filesystem::path& checkpoint, const TrainConfig
   learner_.optimizer().publish();
   // The proof is of the model that was saved; the run may go on at another temperature, see settle_temperature.
   for (MoELayer* layer : learner_.moe_layers()) layer->router().set_temperature(temperature_of(before, saved.numbers));
-  log_.info(prove_loaded(saved, before, learner_.model(), config_, mesh_));
+  const LoadProof proof = prove_loaded(saved, before, learner_.model(), config_, mesh_);
+  if (proof.suspicious && mesh_.rank() == 0) log_.warning(proof.said);
+  if (!proof.suspicious) log_.info(proof.said);
   learner_.use_temperature();
 }
 
