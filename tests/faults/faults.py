@@ -29,6 +29,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 
 import hanging
 import saves
@@ -51,7 +52,10 @@ def play(task):
     experiment, seed, number, ranks = task
     run = f"{experiment}-{seed}-{number}"
     begun = time.time()
-    facts, troubles = EXPERIMENTS[experiment](place, random.Random(f"{seed}-{number}"), run, ranks, number)
+    try:
+        facts, troubles = EXPERIMENTS[experiment](place, random.Random(f"{seed}-{number}"), run, ranks, number)
+    except Exception:  # of one round, which is then no reason to lose the others
+        facts, troubles = {"ranks": ranks}, [traceback.format_exc()]
     if troubles:
         troubles.append(f"see {place.folder / run}")
     else:

@@ -10,6 +10,15 @@ import time
 
 from workplace import LIMIT, PIMOE, REPOSITORY, STEPS, digest, kill, newest_good, shim
 
+def saved_before(output):
+    """Steps whose save the log called good."""
+    steps = [0]
+    for line in output.splitlines():
+        if "saved step " in line:
+            steps.append(int(line.split("saved step ")[1].split(":")[0].split(";")[0]))
+    return max(steps)
+
+
 def after_a_kill(place, run, ranks, output):
     """What must hold after a killed run: every checkpoint that was called good is good or replaced by a later one, and training goes on to the
     same bits. Returns what does not."""
@@ -136,7 +145,7 @@ def signal_round(place, draw, run, ranks, number):
 
 
 def supervised_round(place, draw, run, ranks, number):
-    steps, wanted = 12 * STEPS, 20
+    steps, wanted = 40 * STEPS, 20
     whole, seconds = place.expected(ranks, steps)
     place.write_config(run)
     command = [str(REPOSITORY / "launch" / "supervise.sh"), "-n", str(ranks), "--back-off", "0", "--attempts", str(wanted), "--mpirun",
@@ -146,7 +155,7 @@ def supervised_round(place, draw, run, ranks, number):
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, cwd=place.folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         while process.poll() is None and time.time() - begun < 3 * LIMIT:
-            time.sleep(draw.uniform(0.4, 2.0))
+            time.sleep(draw.uniform(0.3, 1.5))
             pids = place.pids_of(run)
             if pids and kills < wanted and process.poll() is None:
                 kill(draw.choice(pids), signal.SIGKILL)
@@ -179,7 +188,7 @@ def flipped(path, draw):
 
 def damage_round(place, draw, run, ranks, number):
     place.expected(ranks)[0]
-    shutil.copytree(place.folder / f"whole-{ranks}", place.folder / run)
+    shutil.copytree(place.folder / f"whole-{ranks}-{STEPS}", place.folder / run)
     steps = sorted((place.folder / run / "checkpoints").glob("step-*"))
     newest, before = steps[-1], steps[-2]
     shards = sorted(newest.glob("*.h5"))
