@@ -79,6 +79,10 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
                          " ranks: ", mesh.size() - config.train.global_batch, " of them have no sequence, and only wait"));
     }
   }
+  if (context.stop != nullptr && context.stop->was_blocked() && mesh.rank() == 0) {
+    log.warning(
+        "SIGUSR1 was blocked by what started this process, and is let through here; a launcher that inherited the same may not pass it on");
+  }
   if (context.stop != nullptr) context.stop->raise_after(config.run.seconds_until_leaving());
   const std::unique_ptr<Trainer> trainer = set_up(config, mesh, log, context.stop);
   return trainer->run() == TrainOutcome::kStopped ? ExitCode::kRequeue : ExitCode::kDone;

@@ -20,7 +20,15 @@ StopRequest::StopRequest() {
   struct sigaction action = {};
   action.sa_handler = raise_stop;
   action.sa_flags = SA_RESTART;
-  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) sigaction(number, &action, nullptr);
+  sigset_t heard;
+  sigset_t before;
+  sigemptyset(&heard);
+  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) {
+    sigaction(number, &action, nullptr);
+    sigaddset(&heard, number);
+  }
+  pthread_sigmask(SIG_UNBLOCK, &heard, &before);
+  was_blocked_ = sigismember(&before, SIGUSR1) == 1;
 }
 
 StopRequest::~StopRequest() {

@@ -7,7 +7,7 @@
 namespace pimoe {
 
 /// "Save and leave" by signal: SIGUSR1 (what Slurm and mpirun forward), SIGTERM, and the first Ctrl-C. A second Ctrl-C ends the process at once.
-/// Or by the clock: once the time that the job has is nearly over.
+/// Or by the clock: once the time that the job has is nearly over. A process may inherit a mask that blocks these signals: they are let through.
 ///
 /// One at a time in a process. The signal may reach some ranks alone, and twice: the trainer lets all ranks agree at each step.
 class StopRequest {
@@ -23,9 +23,12 @@ class StopRequest {
   /// Whether this process was asked to stop.
   bool raised() const { return signalled() || out_of_time(); }
   bool signalled() const;
+  /// Whether what started this process had blocked SIGUSR1: then its launcher may not hear it either.
+  bool was_blocked() const { return was_blocked_; }
   bool out_of_time() const { return deadline_ && std::chrono::steady_clock::now() >= *deadline_; }
 
  private:
+  bool was_blocked_ = false;
   std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
   std::optional<std::chrono::steady_clock::time_point> deadline_;
 };

@@ -70,7 +70,8 @@ def hang_round(place, draw, run, ranks, number):
 
     def until_the_end(process):
         during(process)
-        process.wait(timeout=LIMIT)
+        if isinstance(place.wait(process, run), str):
+            return
         ended.append(time.time())
         time.sleep(0.3)
         if place.pids_of(run):
@@ -78,8 +79,8 @@ def hang_round(place, draw, run, ranks, number):
 
     status, output = place.train(run, ranks, overrides, environment=environment, during=until_the_end)
     facts["status"] = status
-    if status == "hang" or not ended:
-        return facts, troubles + [f"hung: {output[-600:]}"]
+    if not ended:
+        return facts, troubles + [f"did not end: {output[-3000:]}"]
     facts["seconds"] = round(ended[0] - struck[0], 2)
     alarms = [line for line in output.splitlines() if ALARM.search(line)]
     alarm = alarms[0] if alarms else ""

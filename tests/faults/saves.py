@@ -19,7 +19,7 @@ def saved_before(output):
     return max(steps)
 
 
-def after_a_kill(place, run, ranks, output):
+def after_a_kill(place, run, ranks, output, steps=STEPS):
     """What must hold after a killed run: every checkpoint that was called good is good or replaced by a later one, and training goes on to the
     same bits. Returns what does not."""
     good, bad = newest_good(place.folder / run)
@@ -28,12 +28,12 @@ def after_a_kill(place, run, ranks, output):
         troubles.append(f"damaged checkpoints under a good name: {bad}")
     if good < saved_before(output):
         troubles.append(f"step {saved_before(output)} was called saved, the newest good one is {good}")
-    status, again = place.train(run, ranks)
+    status, again = place.train(run, ranks, [f"train.steps={steps}"])
     if status != 0:
         troubles.append(f"going on ended with {status}: {again[-400:]}")
     elif good and f"resumed from" not in again and "the run is complete" not in again:
         troubles.append("began from scratch beside a good checkpoint")
-    if status == 0 and digest(place.folder / run) != place.expected(ranks)[0]:
+    if status == 0 and digest(place.folder / run, steps) != place.expected(ranks, steps)[0]:
         troubles.append("the last checkpoint differs from the undisturbed run's")
     return troubles
 
@@ -58,7 +58,8 @@ def kill_round(place, draw, run, ranks, number):
                 kill(pid, signal.SIGKILL)
 
         status, output = place.train(run, ranks, during=during)
-    troubles = ["the killed run hung"] if status == "hang" else []
+    facts["status"] = status
+    troubles = [f"the killed run hung: {output[-3000:]}"] if status == "hang" else []
     return facts, troubles + after_a_kill(place, run, ranks, output)
 
 
@@ -97,28 +98,32 @@ def error_round(place, draw, run, ranks, number):
 
 
 def bits_round(place, draw, run, ranks, number):
+    steps = 4 * STEPS
+    seconds = place.expected(ranks, steps)[1]
     kills = []
+    launcher_hung = 0
     for _ in range(20):
-        pause = draw.uniform(0.4, 2.5)
+        pause = draw.uniform(0.3, 0.9 * seconds)
 
         def during(process):
             try:
                 process.wait(timeout=pause)
             except subprocess.TimeoutExpired:
                 for pid in place.pids_of(run):
-                    os.kill(pid, signal.SIGKILL)
+                    kill(pid, signal.SIGKILL)
 
-        status, output = place.train(run, ranks, during=during)
+        status, output = place.train(run, ranks, [f"train.steps={steps}"], during=during)
         if status == 0:
             break
         if status == "hang":
-            return {"ranks": ranks, "kills": kills}, ["hung"]
+            return {"ranks": ranks, "kills": kills}, [f"hung: {output[-3000:]}"]
+        launcher_hung += status == "launcher hung"
         kills.append(round(pause, 2))
-    troubles = after_a_kill(place, run, ranks, output)
+    troubles = after_a_kill(place, run, ranks, output, steps)
     records = [json.loads(line)["step"] for line in (place.folder / run / "metrics.jsonl").read_text().splitlines()]
-    if records != list(range(1, STEPS + 1)):
+    if records != list(range(1, steps + 1)):
         troubles.append(f"metrics.jsonl has the steps {records}")
-    return {"ranks": ranks, "kills": kills}, troubles
+    return {"ranks": ranks, "kills": kills, "launcher_hung": launcher_hung}, troubles
 
 
 def signal_round(place, draw, run, ranks, number):

@@ -19,6 +19,7 @@ MPIRUN = [os.environ.get("PIMOE_MPIRUN", "mpirun"), "--allow-run-as-root", "--ov
 LIMIT = 120  # seconds that any command may take: longer is a hang
 STEPS = 40
 EVERY = 8
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])  # mpirun would inherit it, and pass nothing on
 
 CONFIG = """run: {directory: RUN}
 mesh: {device: cpu}
@@ -50,7 +51,11 @@ class Workplace:
         (self.folder / f"{run}.yaml").write_text(CONFIG.replace("RUN", run))
 
     def train(self, run, ranks, overrides=(), environment=None, during=None):
-        """Runs training; `during(process)` may disturb it. Returns (exit status or "hang", output); processes of a hang end the output."""
+        """Runs training; `during(process)` may disturb it. Returns (exit status, output).
+
+        The status is "hang" where it does not end in time, and "launcher hung" where mpirun stays although no rank is left: Open MPI's own
+        deadlock (docs/reliability.md). Then the output ends in what the processes are doing.
+        """
         self.write_config(run)
         command = MPIRUN + ["-n", str(ranks), str(PIMOE), "train", f"{run}.yaml", *self.overrides, *overrides]
         variables = dict(os.environ, **(environment or {}))
@@ -60,7 +65,9 @@ class Workplace:
             try:
                 if during:
                     during(process)
-                status = process.wait(timeout=LIMIT)
+                status = self.wait(process, run)
+                if isinstance(status, str):
+                    processes = processes_of(process.pid, self.folder)
             except subprocess.TimeoutExpired:
                 status = "hang"
                 processes = processes_of(process.pid, self.folder)
@@ -68,6 +75,19 @@ class Workplace:
                 self.kill_all(process, run)
             output.seek(0)
             return status, output.read() + processes
+
+    def wait(self, process, run):
+        """Returns its exit status, "hang" or "launcher hung"."""
+        begun = last_seen = time.time()
+        while time.time() - begun < LIMIT:
+            try:
+                return process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                if self.pids_of(run):
+                    last_seen = time.time()
+                elif time.time() - last_seen > 20:
+                    return "launcher hung"
+        return "hang"
 
     def expected(self, ranks, steps=STEPS):
         """Digest of the last checkpoint of a run that nothing disturbed, and the seconds that it took."""

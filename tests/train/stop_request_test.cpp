@@ -1,0 +1,44 @@
+#include "train/stop_request.h"
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+
+namespace pimoe {
+namespace {
+
+TEST(StopRequest, HearsItsSignals) {
+  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) {
+    const StopRequest stop;
+    EXPECT_FALSE(stop.raised());
+    EXPECT_FALSE(stop.was_blocked());
+    std::raise(number);
+    EXPECT_TRUE(stop.signalled());
+    EXPECT_TRUE(stop.raised());
+  }
+}
+
+// As a process that a batch system started may inherit it.
+TEST(StopRequest, HearsWhatWasBlockedBefore) {
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGUSR1);
+  pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
+  const StopRequest stop;
+  EXPECT_TRUE(stop.was_blocked());
+  std::raise(SIGUSR1);
+  EXPECT_TRUE(stop.raised());
+}
+
+TEST(StopRequest, IsRaisedByTheClock) {
+  StopRequest stop;
+  stop.raise_after(0.0);
+  EXPECT_FALSE(stop.raised());
+  stop.raise_after(1e-9);
+  EXPECT_TRUE(stop.out_of_time());
+  EXPECT_TRUE(stop.raised());
+  EXPECT_FALSE(stop.signalled());
+}
+
+}  // namespace
+}  // namespace pimoe
