@@ -107,8 +107,14 @@ ExitCode list(const Options& options, Logger& log) {
   return ExitCode::kDone;
 }
 
-/// A step folder is what it is, however damaged; only a run folder is searched for its newest good checkpoint.
-fs::path folder_to_verify(const fs::path& path) { return is_step_folder(path) ? path : find_checkpoint(path); }
+/// A step folder is what it is, however damaged; only a run folder is searched for its newest good checkpoint. Where it has none, the newest says why.
+fs::path folder_to_verify(const fs::path& path) try {
+  return is_step_folder(path) ? path : find_checkpoint(path);
+} catch (const CheckpointError&) {
+  const std::vector<StepFolder> steps = list_steps(is_there(path / "checkpoints") ? path / "checkpoints" : path);
+  if (steps.empty()) throw;
+  return steps.back().path;
+}
 
 ExitCode verify(const Options& options, Logger& log) {
   const fs::path path = folder_to_verify(options.path);
@@ -248,7 +254,8 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
   command->footer("Example:\n  pimoe checkpoint list runs/quickstart --json");
   command->callback([&context, options] { context.action = [&context, options] { return list(*options, context.log); }; });
 
-  command = checkpoint->add_subcommand("verify", "Reads a checkpoint whole: exit code 0, or 1 with file, tensors and reason");
+  command =
+      checkpoint->add_subcommand("verify", "Reads a checkpoint whole: exit code 0, or 1 with the file, the bytes of it and the tensor");
   command->add_option("path", options->path, kPath)->required()->type_name("PATH");
   command->add_flag("--json", options->json, "print JSON");
   command->footer("Example:\n  pimoe checkpoint verify runs/quickstart/checkpoints/step-00000100");

@@ -6,8 +6,10 @@
 #include "base/text.h"
 #include "base/utf8.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
 
 namespace pimoe {
 namespace {
@@ -35,7 +37,8 @@ struct NameHeap {
 
 class StructureWalk {
  public:
-  explicit StructureWalk(Hdf5View& view) : view_(view) {}
+  /// @param chunks  null: not wanted
+  StructureWalk(Hdf5View& view, std::vector<Hdf5Chunk>* chunks) : view_(view), chunks_(chunks) {}
 
   void superblock() {
     view_.claim(0, kSuperblockBytes, "the superblock");
@@ -140,6 +143,7 @@ class StructureWalk {
                                      ", once"));
       }
       view_.claim(at, layout.stored_bytes, "a chunk");
+      if (chunks_ != nullptr) chunks_->push_back({layout.path, first, at, layout.stored_bytes});
     };
     if (layout.tree != kNoAddress) {
       tree(
@@ -192,6 +196,7 @@ class StructureWalk {
   }
 
   Hdf5View& view_;
+  std::vector<Hdf5Chunk>* chunks_;
   uint64_t leaf_rank_ = 0;
   uint64_t tree_rank_ = 0;
   std::map<uint64_t, SymbolTable> tables_;  ///< of every group that was met, by its header's place
@@ -202,7 +207,16 @@ class StructureWalk {
 
 void check_hdf5_structure(const std::byte* bytes, size_t count, const std::string& name) {
   Hdf5View view(bytes, count, name);
-  StructureWalk(view).superblock();
+  StructureWalk(view, nullptr).superblock();
+}
+
+std::vector<Hdf5Chunk> hdf5_chunks(const std::byte* bytes, size_t count, const std::string& name) {
+  std::vector<Hdf5Chunk> chunks;
+  Hdf5View view(bytes, count, name);
+  StructureWalk(view, &chunks).superblock();
+  std::sort(chunks.begin(), chunks.end(),
+            [](const Hdf5Chunk& a, const Hdf5Chunk& b) { return std::tie(a.dataset, a.first) < std::tie(b.dataset, b.first); });
+  return chunks;
 }
 
 }  // namespace pimoe

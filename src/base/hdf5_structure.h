@@ -12,7 +12,9 @@
 ///     layout ─ in the header, contiguous, or ─ B-tree ─ ... ─ chunks
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
+#include <vector>
 
 namespace pimoe {
 
@@ -24,5 +26,16 @@ namespace pimoe {
 /// @cost proportional to what is not elements; memory of a few words for each structure and chunk
 /// @source HDF5 File Format Specification Version 3.0
 void check_hdf5_structure(const std::byte* bytes, size_t count, const std::string& name);
+
+/// Where elements of a dataset are stored.
+struct Hdf5Chunk {
+  std::string dataset;
+  uint64_t first = 0;  ///< element
+  uint64_t at = 0;     ///< byte of the file
+  uint64_t bytes = 0;  ///< in the file; with the filter fletcher32 the last four are the checksum of those before
+};
+
+/// The same check. @returns every chunk of every dataset, a dataset's in the order of its elements. @throws Error likewise
+std::vector<Hdf5Chunk> hdf5_chunks(const std::byte* bytes, size_t count, const std::string& name);
 
 }  // namespace pimoe

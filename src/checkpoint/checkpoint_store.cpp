@@ -63,8 +63,7 @@ std::string share_trouble(const fs::path& checkpoint, const Manifest& manifest, 
       throw CheckpointError(
           concat("does not see ", (checkpoint / file.name).string(), ", which rank 0 sees: the folder must be shared by all nodes"));
     }
-    const std::string trouble = file_trouble(checkpoint, file, /*digest=*/true);
-    if (!trouble.empty()) return concat(trouble, " (it holds ", tensors_in(manifest, file.name), ")");
+    if (const std::string trouble = shard_trouble(checkpoint, manifest, file, /*digest=*/true); !trouble.empty()) return trouble;
   }
   return "";
 }

@@ -3,6 +3,7 @@
 #include "base/digest.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "checkpoint/damage.h"
 #include "checkpoint/piece_check.h"
 #include "checkpoint/shard_file.h"
 
@@ -31,6 +32,19 @@ std::string dataset_trouble(const Hdf5Reader& reader, const StoredPiece& stored)
   reader.read(stored.dataset, 0, found.count, elements.data());
   if (sha256(elements.data(), elements.size()) != stored.sha256) return "its elements do not have the digest in the manifest";
   return "";
+}
+
+/// @returns the logical tensors in a file, for messages: "master/a, exp_avg/a and 4 more".
+std::string tensors_in(const Manifest& manifest, const std::string& file) {
+  std::vector<std::string> tensors;
+  for (const StoredPiece& stored : manifest.pieces) {
+    if (stored.file == file) tensors.push_back(stored.tensor());
+  }
+  std::sort(tensors.begin(), tensors.end());
+  tensors.erase(std::unique(tensors.begin(), tensors.end()), tensors.end());
+  const size_t more = tensors.size() - std::min(tensors.size(), kMostTensorsInMessage);
+  tensors.resize(tensors.size() - more);
+  return join(tensors, ", ") + (more == 0 ? "" : concat(" and ", more, " more"));
 }
 
 }  // namespace
@@ -62,16 +76,11 @@ std::string file_trouble(const std::filesystem::path& folder, const StoredFile& 
   return error.what();
 }
 
-std::string tensors_in(const Manifest& manifest, const std::string& file) {
-  std::vector<std::string> tensors;
-  for (const StoredPiece& stored : manifest.pieces) {
-    if (stored.file == file) tensors.push_back(stored.tensor());
-  }
-  std::sort(tensors.begin(), tensors.end());
-  tensors.erase(std::unique(tensors.begin(), tensors.end()), tensors.end());
-  const size_t more = tensors.size() - std::min(tensors.size(), kMostTensorsInMessage);
-  tensors.resize(tensors.size() - more);
-  return join(tensors, ", ") + (more == 0 ? "" : concat(" and ", more, " more"));
+std::string shard_trouble(const std::filesystem::path& folder, const Manifest& manifest, const StoredFile& file, bool digest) {
+  const std::string trouble = file_trouble(folder, file, digest);
+  if (trouble.empty()) return "";
+  const std::string place = digest ? place_of_damage(folder, manifest, file) : "";
+  return place.empty() ? concat(trouble, " (it holds ", tensors_in(manifest, file.name), ")") : concat(trouble, ": ", place);
 }
 
 std::string datasets_trouble(const std::filesystem::path& folder, const Manifest& manifest, const std::string& file) {
@@ -95,8 +104,7 @@ std::string datasets_trouble(const std::filesystem::path& folder, const Manifest
 std::string bytes_trouble(const std::filesystem::path& folder, bool digests) try {
   const Manifest manifest = read_manifest(folder);
   for (const StoredFile& file : manifest.files) {
-    const std::string trouble = file_trouble(folder, file, digests);
-    if (!trouble.empty()) return concat(trouble, " (it holds ", tensors_in(manifest, file.name), ")");
+    if (const std::string trouble = shard_trouble(folder, manifest, file, digests); !trouble.empty()) return trouble;
   }
   return coverage_trouble(manifest.pieces);
 } catch (const CheckpointError& error) {

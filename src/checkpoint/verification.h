@@ -24,11 +24,11 @@ bool is_damage(const IoError& error);
 /// @throws IoError if it cannot be looked at
 std::string file_trouble(const std::filesystem::path& folder, const StoredFile& file, bool digest);
 
+/// As file_trouble, with what it means for the tensors: where the bytes are damaged, or what a file that cannot be read holds.
+std::string shard_trouble(const std::filesystem::path& folder, const Manifest& manifest, const StoredFile& file, bool digest);
+
 /// @returns "" or what is wrong with the manifest, the files or the coverage; datasets are not opened. @throws IoError as file_trouble
 std::string bytes_trouble(const std::filesystem::path& folder, bool digests);
-
-/// @returns the logical tensors in a file, for messages: "master/a, exp_avg/a and 4 more".
-std::string tensors_in(const Manifest& manifest, const std::string& file);
 
 /// @returns "" or the first dataset of a file, whose own digest is right, that is not what the manifest says, or is not listed.
 std::string datasets_trouble(const std::filesystem::path& folder, const Manifest& manifest, const std::string& file);
