@@ -179,8 +179,8 @@ HeatMapPanel heat_panel(const ExpertReport& report, const ExpertLayer& layer) {
 }
 
 std::string what_was_read(const ExpertReport& report) {
-  return concat(report.checkpoint, " reading ", report.data, ": ", grouped(report.tokens), " tokens of ", grouped(report.documents),
-                " documents, loss ", fixed(report.loss, 4));
+  return concat(report.checkpoint, " reading ", report.data, ": ", counted(report.tokens, "token"), " of ",
+                counted(report.documents, "document"), ", loss ", fixed(report.loss, 4));
 }
 
 }  // namespace

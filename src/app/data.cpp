@@ -90,11 +90,11 @@ ExitCode build(const BuildOptions& options, Logger& log) {
   }
   print_line("corpus", options.corpus.output.string());
   print_line("tokenizer", model + " (" + grouped(facts.vocabulary) + " pieces)");
-  print_line("training", concat(grouped(facts.documents), " documents, ", grouped(facts.tokens), " tokens"));
-  print_line("validation", concat(grouped(facts.validation_documents), " documents, ", grouped(facts.validation_tokens), " tokens"));
+  print_line("training", concat(counted(facts.documents, "document"), ", ", counted(facts.tokens, "token")));
+  print_line("validation", concat(counted(facts.validation_documents, "document"), ", ", counted(facts.validation_tokens, "token")));
   print_line("unigram entropy", fixed(facts.unigram_entropy, 3) + " nats a token");
-  print_line("input", concat(human_bytes(static_cast<double>(facts.input_bytes)), ", ", facts.skipped_files,
-                             facts.skipped_files == 1 ? " file" : " files", " skipped (binary or empty)"));
+  print_line("input", concat(human_bytes(static_cast<double>(facts.input_bytes)), ", ", counted(facts.skipped_files, "file"),
+                             " skipped (binary or empty)"));
   return ExitCode::kDone;
 }
 

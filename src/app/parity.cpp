@@ -37,9 +37,8 @@ void print(const ParityOutcome& outcome, const TrainConfig& config, const Proces
     print_json(document);
     return;
   }
-  std::cout << "parity of " << layout_text(mesh) << ", " << dtype_name(dtype) << ", " << outcome.sequences
-            << (outcome.sequences == 1 ? " sequence of " : " sequences of ") << config.model.sequence_length << " tokens in "
-            << outcome.micro_steps << (outcome.micro_steps == 1 ? " micro-step" : " micro-steps") << ": allowed "
+  std::cout << "parity of " << layout_text(mesh) << ", " << dtype_name(dtype) << ", " << counted(outcome.sequences, "sequence") << " of "
+            << counted(config.model.sequence_length, "token") << " in " << counted(outcome.micro_steps, "micro-step") << ": allowed "
             << scientific(precision_tolerance(dtype), 1) << " relative\n\n"
             << report.table() << "\n"
             << (report.agrees() ? "agrees" : "DIFFERS: " + report.first_disagreement()) << "\n";

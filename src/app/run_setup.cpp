@@ -56,7 +56,7 @@ LoadedModel load_whole_model(const std::filesystem::path& checkpoint, AppContext
   LoadedModel loaded(checkpoint, context.mpi());
   const int threads = thread_count(loaded.config, *loaded.mesh);
   at::set_num_threads(threads);
-  context.log.info(concat("loaded ", loaded.folder.string(), ": step ", loaded.step, "; ", threads, threads == 1 ? " thread" : " threads"));
+  context.log.info(concat("loaded ", loaded.folder.string(), ": step ", loaded.step, "; ", counted(threads, "thread")));
   context.log.info(loaded.proof);
   return loaded;
 }
@@ -72,7 +72,7 @@ int thread_count(const TrainConfig& config, const ProcessMesh& mesh) {
 }
 
 std::string layout_text(const ProcessMesh& mesh) {
-  return concat(mesh.size(), mesh.size() == 1 ? " rank" : " ranks", ", expert_parallel ", mesh.expert_parallel());
+  return concat(counted(mesh.size(), "rank"), ", expert_parallel ", mesh.expert_parallel());
 }
 
 ExitCode verdict_of_rank_0(const std::string& trouble, const ProcessMesh& mesh) {

@@ -53,6 +53,8 @@ std::string grouped(int64_t value) {
   return digits;
 }
 
+std::string counted(int64_t number, std::string_view thing) { return concat(grouped(number), " ", thing, number == 1 ? "" : "s"); }
+
 std::string human_bytes(double bytes) {
   static constexpr std::array kUnits = {"B", "kB", "MB", "GB", "TB", "PB", "EB"};
   size_t unit = 0;

@@ -28,6 +28,9 @@ std::string scientific(double value, int decimals);
 /// @returns `value` with thousands separated: grouped(1234567) is "1,234,567".
 std::string grouped(int64_t value);
 
+/// @returns a number of things: counted(1, "step") is "1 step", counted(1234, "step") is "1,234 steps".
+std::string counted(int64_t number, std::string_view thing);
+
 /// @returns a size in the unit a person would choose: "61.2 GB", "512 B" (powers of 1000).
 std::string human_bytes(double bytes);
 

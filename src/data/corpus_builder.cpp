@@ -136,7 +136,7 @@ class CorpusSink {
  private:
   void require_documents(const TokenFileWriter& writer, const char* part) const {
     if (writer.document_count() > 0) return;
-    throw DataError(concat("the ", part, " part would be empty: the input has ", document_, " documents with text, validation (",
+    throw DataError(concat("the ", part, " part would be empty: the input has ", counted(document_, "document"), " with text, validation (",
                            options_.validation, ") is the share that is set aside"));
   }
 

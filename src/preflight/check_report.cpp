@@ -129,12 +129,12 @@ ExitCode CheckReport::exit_code() const {
 }
 
 std::string to_text(const CheckReport& report) {
-  std::string text = concat(report.config, " on ", grouped(report.ranks), report.ranks == 1 ? " rank" : " ranks", ", ", report.device.name);
+  std::string text = concat(report.config, " on ", counted(report.ranks, "rank"), ", ", report.device.name);
   if (report.forecast) {
     const Forecast& forecast = *report.forecast;
-    text += concat(", ", report.precision, "; experts shared out over ", forecast.expert_parallel(), "; ", forecast.micro_steps(),
-                   forecast.micro_steps() == 1 ? " micro-step" : " micro-steps", " of at most ", forecast.sequences_at_once(),
-                   forecast.sequences_at_once() == 1 ? " sequence" : " sequences", " a rank");
+    text +=
+        concat(", ", report.precision, "; experts shared out over ", forecast.expert_parallel(), "; ",
+               counted(forecast.micro_steps(), "micro-step"), " of at most ", counted(forecast.sequences_at_once(), "sequence"), " a rank");
   }
   text += "\n\n";
   if (report.forecast) {

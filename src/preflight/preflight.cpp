@@ -90,7 +90,8 @@ void look_at_resume(const TrainConfig& config, Preflight& found) {
   found.folder.resumes_at = manifest.step;
   for (const std::string& change : changes_of_data(saved, config)) found.warnings.push_back(change);
   if (manifest.step >= config.train.steps) {
-    found.warnings.push_back(concat("the run is complete: it has done ", manifest.step, " steps, and train.steps is ", config.train.steps));
+    found.warnings.push_back(
+        concat("the run is complete: it has done ", counted(manifest.step, "step"), ", and train.steps is ", config.train.steps));
   }
 }
 

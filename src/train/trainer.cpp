@@ -72,7 +72,7 @@ Trainer::~Trainer() = default;
 
 TrainOutcome Trainer::run() {
   if (step() >= config_.train.steps) {
-    log_.info(concat("the run is complete: it has done ", step(), " steps, and train.steps is ", config_.train.steps,
+    log_.info(concat("the run is complete: it has done ", counted(step(), "step"), ", and train.steps is ", config_.train.steps,
                      ". To train further raise it, as in train.steps=", 2 * std::max<int64_t>(1, step())));
     return TrainOutcome::kComplete;
   }
@@ -124,7 +124,7 @@ TrainOutcome Trainer::run() {
   }
   const int64_t bad = divergence_.bad_in_a_row();
   if (!divergence_.ends_well()) {
-    throw Error(concat("the run ended diverged at step ", step(), ": loss or gradients of its last ", bad, bad == 1 ? " step" : " steps",
+    throw Error(concat("the run ended diverged at step ", step(), ": loss or gradients of its last ", counted(bad, "step"),
                        " were not finite (loss ", last_record_->loss, "). ", advice_against_divergence()));
   }
   if (bad > 0 && mesh_.rank() == 0) {
@@ -253,8 +253,8 @@ void Trainer::announce() const {
     if (mesh_.rank() == 0) log_.warning(doubt);
   }
   const ParameterCount count = parameter_count(config_.model);
-  log_.info(concat("model: ", grouped(count.total), " parameters, ", grouped(count.active), " active for a token; ", config_.model.layers,
-                   config_.model.layers == 1 ? " layer, " : " layers, ",
+  log_.info(concat("model: ", grouped(count.total), " parameters, ", grouped(count.active), " active for a token; ",
+                   counted(config_.model.layers, "layer"), ", ",
                    learner_.moe_layers().empty()
                        ? std::string("none with experts")
                        : concat(learner_.moe_layers().size(), " with ", config_.model.moe.experts, " experts each, of which ",
@@ -264,14 +264,13 @@ void Trainer::announce() const {
         "expert choice: which experts serve a token depends on later tokens of its sequence, so that the loss of this causal model is "
         "better than what generation can reach");
   }
-  log_.info(concat("layout: ", mesh_.size(), mesh_.size() == 1 ? " rank" : " ranks", ", experts shared out over ", mesh_.expert_parallel(),
-                   "; ", device_name(mesh_.device()), ", ", mesh_.transport() == Transport::kNccl ? "NCCL" : "MPI", ", ",
-                   dtype_name(learner_.model().dtype()), ", ", at::get_num_threads(), at::get_num_threads() == 1 ? " thread" : " threads",
-                   " a rank"));
+  log_.info(concat("layout: ", counted(mesh_.size(), "rank"), ", experts shared out over ", mesh_.expert_parallel(), "; ",
+                   device_name(mesh_.device()), ", ", mesh_.transport() == Transport::kNccl ? "NCCL" : "MPI", ", ",
+                   dtype_name(learner_.model().dtype()), ", ", counted(at::get_num_threads(), "thread"), " a rank"));
   const StepPlan plan(config_.train.global_batch, mesh_.group(Group::kBatch).size(), config_.train.micro_batch);
-  log_.info(concat("step: ", config_.train.global_batch, " sequences of ", config_.model.sequence_length, " tokens in ", plan.micro_steps(),
-                   plan.micro_steps() == 1 ? " micro-step; " : " micro-steps; ", config_.train.steps,
-                   config_.train.steps == 1 ? " step; run folder " : " steps; run folder ", config_.run.directory.string()));
+  log_.info(concat("step: ", counted(config_.train.global_batch, "sequence"), " of ", counted(config_.model.sequence_length, "token"),
+                   " in ", counted(plan.micro_steps(), "micro-step"), "; ", counted(config_.train.steps, "step"), "; run folder ",
+                   config_.run.directory.string()));
 }
 
 void Trainer::summarize() const {
@@ -279,7 +278,7 @@ void Trainer::summarize() const {
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started_;
   const int64_t steps = step() - first_step_;
   const auto tokens = static_cast<double>(steps * step_tokens_);
-  log_.info(concat("done: ", steps, steps == 1 ? " step in " : " steps in ", human_duration(elapsed.count()), ", ",
+  log_.info(concat("done: ", counted(steps, "step"), " in ", human_duration(elapsed.count()), ", ",
                    grouped(static_cast<int64_t>(tokens / elapsed.count())), " tok/s; loss ", fixed(first_record_->loss, 4), " -> ",
                    fixed(last_record_->loss, 4), validation_loss_ ? concat("; validation ", fixed(*validation_loss_, 4)) : std::string(),
                    "; ", (config_.run.directory / "checkpoints").string()));

@@ -31,6 +31,12 @@ TEST(Text, GroupedSeparatesThousands) {
   EXPECT_EQ(grouped(INT64_MIN), "-9,223,372,036,854,775,808");
 }
 
+TEST(Text, CountsThings) {
+  EXPECT_EQ(counted(0, "step"), "0 steps");
+  EXPECT_EQ(counted(1, "step"), "1 step");
+  EXPECT_EQ(counted(1234, "step"), "1,234 steps");
+}
+
 TEST(Text, HumanBytesChoosesTheUnitAndNeverPrintsAThousandOfIt) {
   EXPECT_EQ(human_bytes(0), "0 B");
   EXPECT_EQ(human_bytes(512), "512 B");
