@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Adaptive routing against fixed settings, from a badly skewed router: trains the quickstart's model, one choice of eight experts, 80 % of the
+# Adaptive routing against fixed settings, from a badly skewed router: trains the quickstart's model, one choice of eight experts, most of the
 # slots on the first expert at the start, with each setting and three seeds. Afterwards: bench/adaptive.py FOLDER
 #
 #   bench/adaptive.sh FOLDER [key.path=value ...]     JOBS runs at a time (default 1), on CUDA device i mod GPUS where GPUS is set;
