@@ -1,7 +1,7 @@
 #pragma once
 
-#include "moe/moe_config.h"
-#include "moe/moe_layer.h"
+#include "moe/balance_config.h"
+#include "moe/routing.h"
 #include "parallel/communicator.h"
 
 #include <vector>

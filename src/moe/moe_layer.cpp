@@ -275,13 +275,11 @@ RoutingRecord MoELayer::record_of(const Routing& routing, const BatchContext& co
   at::Tensor experts = routing.experts;
   if (context.counted.defined()) experts = kept(experts, context.counted.unsqueeze(1).expand_as(experts));
   RoutingRecord record;
+  static_cast<Routing&>(record) = routing;
+  record.weights = routing.weights.detach();
   const bool all_travel = memo.plans.size() == 1 && config_.capacity_factor == 0 && config_.rank_budget == 0 && !memo.nonfinite.defined() &&
                           !context.counted.defined() && placement_.places().empty();
   record.load = all_travel ? memo.plans[0].order.counts : order_by_expert(experts.reshape({-1}).contiguous(), config_.experts).counts;
-  record.probability_sum = routing.probability_sum;
-  record.z_sum = routing.z_sum;
-  record.sequence_balance = routing.sequence_balance;
-  record.confidence_sum = routing.confidence_sum;
   const auto zero = record.load.new_zeros({});
   record.dropped = zero;
   if (!all_travel) {
@@ -299,8 +297,6 @@ RoutingRecord MoELayer::record_of(const Routing& routing, const BatchContext& co
   for (const DispatchPlan& plan : memo.plans) {
     if (plan.ends.numel() > 0) record.rows = record.rows + plan.ends.select(0, plan.ends.numel() - 1).to(at::kLong);
   }
-  record.experts = routing.experts;
-  record.weights = routing.weights.detach();
   return record;
 }
 

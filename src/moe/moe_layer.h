@@ -4,7 +4,7 @@
 #include "moe/expert_bank.h"
 #include "moe/feed_forward.h"
 #include "moe/router.h"
-#include "parallel/device.h"
+#include "moe/routing.h"
 #include "parallel/process_mesh.h"
 
 #include <memory>
@@ -13,29 +13,6 @@
 #include <vector>
 
 namespace pimoe {
-
-/// When a round's phases of the forward pass began and ended.
-struct PhaseMarks {
-  TimeMark begin, dispatched, computed, combined;
-};
-
-/// One layer's routing of one batch on this rank, for losses and metrics (see balance.h). Sums over counted tokens; some carry gradients.
-struct RoutingRecord {
-  at::Tensor load;              ///< [E] int64, slots that the router gave each expert, dropped ones included
-  at::Tensor probability_sum;   ///< [E] differentiable
-  at::Tensor z_sum;             ///< scalar, differentiable
-  at::Tensor sequence_balance;  ///< scalar, differentiable; undefined if no coefficient asks for it
-  at::Tensor confidence_sum;    ///< scalar
-  at::Tensor dropped;           ///< scalar int64, slots that were dropped over capacity or budget
-  at::Tensor fallback;          ///< scalar int64, tokens that no expert served
-  at::Tensor nonfinite;         ///< scalar int64, slots whose expert's result was not finite
-  at::Tensor rows;              ///< scalar int64, rows that this rank computed
-
-  // What was decided, for logs; no gradient.
-  at::Tensor experts;  ///< [T, K] int32
-  at::Tensor weights;  ///< [T, K]
-  std::vector<PhaseMarks> phases;
-};
 
 /// What forward decided, kept by the caller for the time of one batch: a second forward that is given it takes the same decisions.
 /// A near-tie recomputed could route otherwise; then shapes, and ranks, would disagree.
