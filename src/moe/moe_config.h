@@ -1,7 +1,7 @@
 #pragma once
 
 #include "base/config_fields.h"
-#include "moe/adaptive_control.h"
+#include "moe/adaptive_config.h"
 #include "moe/balance_config.h"
 
 #include <cstdint>
