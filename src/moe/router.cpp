@@ -176,10 +176,10 @@ at::Tensor Router::choose_by_expert(const at::Tensor& scores, const BatchContext
 
 Routing Router::route(const at::Tensor& tokens, const BatchContext& context, const at::Tensor& experts) const {
   const RouterConfig& router = config_.router;
-  if (router.kind == RouterKind::kUniform || router.kind == RouterKind::kHash) return route_without_scores(tokens, context);
+  const bool by_expert = config_.router_traits().by_expert;
+  const bool by_logits = router.by_logits();
+  if (!config_.router_traits().has_scores) return route_without_scores(tokens, context);
   const Scores s = score(tokens, context);
-  const bool by_logits = router.kind == RouterKind::kSoftmax && !router.pre_softmax;
-  const bool by_expert = router.kind == RouterKind::kExpertChoice;
 
   Routing routing;
   if (experts.defined()) {
@@ -242,14 +242,14 @@ Routing Router::route_without_scores(const at::Tensor& tokens, const BatchContex
 
 RouterKept kept_by_router(const MoeConfig& config, int64_t tokens, int64_t width, int64_t sequence_length, ElementBytes bytes) {
   const RouterConfig& router = config.router;
-  const bool by_expert = router.kind == RouterKind::kExpertChoice;
-  const bool by_logits = router.kind == RouterKind::kSoftmax && !router.pre_softmax;
-  const int64_t gates = tokens * (by_expert ? config.experts : config.choices);
+  const bool by_expert = config.router_traits().by_expert;
+  const bool by_logits = router.by_logits();
+  const int64_t gates = tokens * config.slots_per_token();
   const int64_t scores = tokens * config.experts;
   constexpr int64_t kLong = 8;
   RouterKept kept;
   kept.decision = gates * (bytes.wide + static_cast<int64_t>(sizeof(int32_t)));
-  if (router.kind == RouterKind::kHash || router.kind == RouterKind::kUniform) return kept;
+  if (!config.router_traits().has_scores) return kept;
   kept.gates_learn = true;
 
   // What the (first) linear map keeps: noise and product, or a wide copy, or the tokens as they are.
