@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/random.h"
 #include "base/text.h"
+#include "moe/capacity.h"
 #include "moe/routing_file.h"
 #include "moe/weights.h"
 #include "ops/keyed_noise.h"
@@ -165,7 +166,7 @@ at::Tensor Router::choose_by_expert(const at::Tensor& scores, const BatchContext
   if (context.counted.defined()) {
     wanted = wanted.masked_fill(context.counted.logical_not().unsqueeze(1), -std::numeric_limits<double>::infinity());
   }
-  const int64_t each = std::min<int64_t>(length, (config_.choices * length + experts - 1) / experts);
+  const int64_t each = tokens_of_choosing_expert(config_, length);
   const at::Tensor columns = wanted.view({sequences, length, experts}).transpose(1, 2).contiguous().view({sequences * experts, length});
   at::Tensor taken = at::zeros({sequences * experts, length}, scores.options().dtype(at::kBool).requires_grad(false));
   taken.scatter_(1, top_k(columns, each).to(at::kLong), true);
