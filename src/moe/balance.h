@@ -17,6 +17,16 @@ struct BalanceTerms {
   at::Tensor parts;
 };
 
+/// @returns what one layer's router gives the losses
+/// @param normalised  [T, E] at least float32: each token's scores, of sum 1
+/// @param logits      [T, E], or undefined where a router has none
+/// @param experts     [T, K] int32, -1 for none
+BalanceSums balance_sums(const at::Tensor& normalised, const at::Tensor& logits, const at::Tensor& experts, const BatchContext& context,
+                         const BalanceConfig& config);
+
+/// @returns numbers of the scores' type that balance_sums keeps for backward of T tokens in sequences of S, where there are logits
+int64_t numbers_kept_by_balance_sums(const BalanceConfig& config, int64_t tokens, int64_t sequence_length, int64_t experts);
+
 /// Balance losses, each with its coefficient, equal in every layout at the same number of micro-steps (but for local_loss).
 ///
 /// With c_i the slots of expert i, f_i = c_i / (T K), P_i = mean_t p_i over T tokens, p a token's scores normalised to sum 1:

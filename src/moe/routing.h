@@ -27,7 +27,10 @@ struct BatchContext {
   const RoutingReplay* replay = nullptr;  ///< decisions that routers take instead of their own; null: none
 };
 
-/// What the balance losses need of one layer, summed over this rank's counted tokens; balance.h has the formulas.
+/// Sum over the tokens that count. @param of_tokens [T, ...]  @param counted [T] bool, or undefined: all
+at::Tensor sum_of_counted(const at::Tensor& of_tokens, const at::Tensor& counted);
+
+/// What the balance losses need of one layer, summed over this rank's counted tokens; balance_sums() makes them.
 ///
 /// All members are differentiable, and no other of a RoutingRecord is: what recomputes a layer hands on what differentiable() lists, and
 /// would lose the gradient of anything else.

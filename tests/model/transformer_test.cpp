@@ -92,14 +92,12 @@ TEST(Transformer, RecomputeGivesTheSameBits) {
 }
 
 TEST(Transformer, RecomputeLosesNoGradientOfAnyBalanceLoss) {
-  for (const auto coefficient : {&BalanceConfig::switch_loss, &BalanceConfig::z_loss, &BalanceConfig::step_loss,
-                                 &BalanceConfig::sequence_loss, &BalanceConfig::local_loss}) {
+  for (const BalanceLoss& loss : balance_losses()) {
+    SCOPED_TRACE(loss.key);
     ModelConfig config = tiny_model();
     config.layers = 3;
     config.moe.balance = {.switch_loss = 0.0, .z_loss = 0.0};
-    config.moe.balance.*coefficient = 0.5;
-    SCOPED_TRACE(testing::Message() << "switch " << config.moe.balance.switch_loss << ", z " << config.moe.balance.z_loss << ", step "
-                                    << config.moe.balance.step_loss << ", sequence " << config.moe.balance.sequence_loss);
+    config.moe.balance.*loss.coefficient = 0.5;
     const auto plain = balance_gradients(config, RecomputePolicy::kNone);
     for (const char* name : {"layers.1.moe.router.weight", "layers.2.moe.router.weight", "embedding.weight"}) {
       EXPECT_GT(plain.at(name).abs().max().item<double>(), 1e-6) << name;
