@@ -8,7 +8,7 @@
 #include "moe/routing_file.h"
 #include "moe/weights.h"
 #include "ops/keyed_noise.h"
-#include "ops/slot_order.h"
+#include "ops/top_k.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>

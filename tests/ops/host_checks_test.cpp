@@ -10,6 +10,7 @@
 #include "ops/row_moves.h"
 #include "ops/slot_order.h"
 #include "ops/swiglu.h"
+#include "ops/top_k.h"
 
 #include <ATen/Parallel.h>
 
