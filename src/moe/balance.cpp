@@ -62,28 +62,23 @@ int64_t numbers_kept_by_balance_sums(const BalanceConfig& config, int64_t tokens
 
 BalanceTerms balance_terms(const std::vector<RoutingRecord>& layers, const BalanceConfig& config, double step_tokens,
                            const at::Tensor& load_before, const Communicator& batch_group) {
-  std::vector<at::Tensor> loads;
-  std::vector<at::Tensor> probabilities;
-  std::vector<at::Tensor> squares;
-  std::vector<at::Tensor> sequences;
-  for (const RoutingRecord& layer : layers) {
-    loads.push_back(layer.load);
-    probabilities.push_back(layer.probability_sum);
-    squares.push_back(layer.z_sum);
-    if (layer.sequence_balance.defined()) sequences.push_back(layer.sequence_balance);
-  }
-  const at::Tensor local = at::stack(loads);
+  const auto stacked = [&layers](const auto member) {
+    std::vector<at::Tensor> of_layers;
+    for (const RoutingRecord& layer : layers) of_layers.push_back(layer.*member);
+    return at::stack(of_layers);
+  };
+  const at::Tensor local = stacked(&RoutingRecord::load);
   BalanceTerms terms;
   terms.load = local.clone();
   batch_group.all_reduce(terms.load);
 
-  const at::Tensor probability = at::stack(probabilities);
+  const at::Tensor probability = stacked(&BalanceSums::probability_sum);
   const auto unscaled = [&](BalanceRule rule) -> at::Tensor {
     switch (rule) {
       case BalanceRule::kSwitch: return switch_sums(terms.load, probability);
-      case BalanceRule::kZ: return at::stack(squares);
+      case BalanceRule::kZ: return stacked(&BalanceSums::z_sum);
       case BalanceRule::kStep: return switch_sums(load_before.defined() ? load_before + terms.load : terms.load, probability);
-      case BalanceRule::kSequence: return at::stack(sequences);
+      case BalanceRule::kSequence: return stacked(&BalanceSums::sequence_balance);
       case BalanceRule::kLocal: return switch_sums(local, probability);
     }
     return {};
