@@ -66,23 +66,26 @@ TransformerBlock::Output TransformerBlock::forward(const at::Tensor& hidden, con
   }
 
   // The first pass through the region fills the memo; the second takes the same decisions from it. What carries no gradient (load,
-  // confidence) leaves by the side, once.
+  // confidence) leaves by the side, once; the rest leaves as the region's outputs, behind the hidden states.
   auto memo = std::make_shared<std::optional<RoutingMemo>>();
   auto record = std::make_shared<std::optional<RoutingRecord>>();
   const Region region = [this, whole, table, context, memo, record](const std::vector<at::Tensor>& inputs) -> std::vector<at::Tensor> {
     Output output = feed_forward(whole ? attend(inputs[0], table) : inputs[0], context, *memo);
-    if (!output.record) return {output.hidden};
-    std::vector<at::Tensor> outputs = {output.hidden, output.record->probability_sum, output.record->z_sum};
-    if (output.record->sequence_balance.defined()) outputs.push_back(output.record->sequence_balance);
+    std::vector<at::Tensor> outputs = {output.hidden};
+    if (!output.record) return outputs;
+    for (const at::Tensor* sum : differentiable(*output.record)) {
+      if (sum->defined()) outputs.push_back(*sum);
+    }
     if (!record->has_value()) *record = std::move(output.record);
     return outputs;
   };
   const std::vector<at::Tensor> outputs = recompute(region, {whole ? hidden : attend(hidden, table)});
   if (!record->has_value()) return {outputs[0], std::nullopt};
   RoutingRecord result = **record;
-  result.probability_sum = outputs[1];
-  result.z_sum = outputs[2];
-  if (outputs.size() > 3) result.sequence_balance = outputs[3];
+  auto output = outputs.begin() + 1;
+  for (at::Tensor* sum : differentiable(result)) {
+    if (sum->defined()) *sum = *output++;
+  }
   return {outputs[0], std::move(result)};
 }
 

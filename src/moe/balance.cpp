@@ -1,9 +1,12 @@
 #include "moe/balance.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/logsumexp.h>
 #include <ATen/ops/sign.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -17,32 +20,65 @@ at::Tensor switch_sums(const at::Tensor& load, const at::Tensor& probability) {
   return static_cast<double>(load.size(1)) * (share * probability).sum(1);
 }
 
+/// S * E * sum_i f_i P_i of each sequence, summed over sequences.
+/// @source DeepSeek-V3, arXiv 2412.19437 eq. 17-20: f_i = E / (K S) slots, P_i = mean normalised score
+at::Tensor sequence_balance(const at::Tensor& normalised, const at::Tensor& experts, const BatchContext& context) {
+  const int64_t tokens = normalised.size(0);
+  const int64_t count = normalised.size(1);
+  const int64_t sequences = tokens / context.sequence_length;
+  if (sequences == 0) return normalised.sum();  // zero, and still part of the graph
+  const at::Tensor chosen = experts.to(at::kLong);
+  at::Tensor counts = at::zeros({tokens, count}, normalised.options());
+  counts.scatter_add_(1, chosen.clamp_min(0), (chosen >= 0).to(counts.dtype()));
+  at::Tensor scores = normalised;
+  if (context.counted.defined()) {
+    const at::Tensor weight = context.counted.to(normalised.dtype()).unsqueeze(1);
+    counts = counts * weight;
+    scores = scores * weight;
+  }
+  const auto per_sequence = [&](const at::Tensor& rows) { return rows.view({sequences, -1, count}).sum(1); };
+  const at::Tensor slots = per_sequence(counts);
+  const at::Tensor share = slots / slots.sum(1, true).clamp_min(1);
+  // S * P is the sum of the sequence's scores.
+  return static_cast<double>(count) * (share * per_sequence(scores)).sum();
+}
+
 }  // namespace
+
+BalanceSums balance_sums(const at::Tensor& normalised, const at::Tensor& logits, const at::Tensor& experts, const BatchContext& context,
+                         const BalanceConfig& config) {
+  BalanceSums sums;
+  sums.probability_sum = sum_of_counted(normalised, context.counted);
+  sums.z_sum = logits.defined() ? sum_of_counted(at::logsumexp(logits, -1).square(), context.counted) : at::zeros({}, normalised.options());
+  if (config.sequence_loss > 0) sums.sequence_balance = sequence_balance(normalised, experts, context);
+  return sums;
+}
+
+int64_t numbers_kept_by_balance_sums(const BalanceConfig& config, int64_t tokens, int64_t sequence_length, int64_t experts) {
+  int64_t numbers = tokens * experts + tokens;                                                        // logits and their logsumexp
+  if (config.sequence_loss > 0) numbers += tokens / std::max<int64_t>(1, sequence_length) * experts;  // shares
+  return numbers;
+}
 
 BalanceTerms balance_terms(const std::vector<RoutingRecord>& layers, const BalanceConfig& config, double step_tokens,
                            const at::Tensor& load_before, const Communicator& batch_group) {
-  std::vector<at::Tensor> loads;
-  std::vector<at::Tensor> probabilities;
-  std::vector<at::Tensor> squares;
-  std::vector<at::Tensor> sequences;
-  for (const RoutingRecord& layer : layers) {
-    loads.push_back(layer.load);
-    probabilities.push_back(layer.probability_sum);
-    squares.push_back(layer.z_sum);
-    if (layer.sequence_balance.defined()) sequences.push_back(layer.sequence_balance);
-  }
-  const at::Tensor local = at::stack(loads);
+  const auto stacked = [&layers](const auto member) {
+    std::vector<at::Tensor> of_layers;
+    for (const RoutingRecord& layer : layers) of_layers.push_back(layer.*member);
+    return at::stack(of_layers);
+  };
+  const at::Tensor local = stacked(&RoutingRecord::load);
   BalanceTerms terms;
   terms.load = local.clone();
   batch_group.all_reduce(terms.load);
 
-  const at::Tensor probability = at::stack(probabilities);
+  const at::Tensor probability = stacked(&BalanceSums::probability_sum);
   const auto unscaled = [&](BalanceRule rule) -> at::Tensor {
     switch (rule) {
       case BalanceRule::kSwitch: return switch_sums(terms.load, probability);
-      case BalanceRule::kZ: return at::stack(squares);
+      case BalanceRule::kZ: return stacked(&BalanceSums::z_sum);
       case BalanceRule::kStep: return switch_sums(load_before.defined() ? load_before + terms.load : terms.load, probability);
-      case BalanceRule::kSequence: return at::stack(sequences);
+      case BalanceRule::kSequence: return stacked(&BalanceSums::sequence_balance);
       case BalanceRule::kLocal: return switch_sums(local, probability);
     }
     return {};

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "moe/moe_config.h"
-#include "moe/moe_layer.h"
+#include "moe/balance_config.h"
+#include "moe/routing.h"
 #include "parallel/communicator.h"
 
 #include <vector>
@@ -16,6 +16,16 @@ struct BalanceTerms {
   /// that ranks and micro-steps add up to a mean: 1 at balance, but for the z-loss.
   at::Tensor parts;
 };
+
+/// @returns what one layer's router gives the losses
+/// @param normalised  [T, E] at least float32: each token's scores, of sum 1
+/// @param logits      [T, E], or undefined where a router has none
+/// @param experts     [T, K] int32, -1 for none
+BalanceSums balance_sums(const at::Tensor& normalised, const at::Tensor& logits, const at::Tensor& experts, const BatchContext& context,
+                         const BalanceConfig& config);
+
+/// @returns numbers of the scores' type that balance_sums keeps for backward of T tokens in sequences of S, where there are logits
+int64_t numbers_kept_by_balance_sums(const BalanceConfig& config, int64_t tokens, int64_t sequence_length, int64_t experts);
 
 /// Balance losses, each with its coefficient, equal in every layout at the same number of micro-steps (but for local_loss).
 ///

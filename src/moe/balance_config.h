@@ -2,6 +2,7 @@
 
 #include "base/config_fields.h"
 
+#include <span>
 #include <vector>
 
 namespace pimoe {
@@ -32,5 +33,17 @@ struct BalanceConfig {
   /// The rules that are computed: the Switch and the z-loss, which every run reports, and what else has a coefficient. In the enum's order.
   std::vector<BalanceRule> rules() const;
 };
+
+/// One balance loss: all that is said of it but its formula, which balance.cpp has.
+struct BalanceLoss {
+  BalanceRule rule;
+  double BalanceConfig::*coefficient;
+  const char* key;
+  const char* help;
+  bool in_every_run = false;  ///< computed and reported without a coefficient too
+};
+
+/// Every balance loss, in the order in which a configuration is printed.
+std::span<const BalanceLoss> balance_losses();
 
 }  // namespace pimoe

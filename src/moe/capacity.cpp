@@ -30,6 +30,17 @@ int64_t expert_capacity(const MoeConfig& config, int64_t tokens) {
   return std::max<int64_t>(1, std::min(tokens, rounded_up(even * config.capacity_factor)));
 }
 
+int64_t slot_limit(const MoeConfig& config, int64_t tokens, int64_t most_tokens) {
+  if (config.capacity_factor == 0 || config.router_traits().by_expert) return 0;
+  return expert_capacity(config, config.capacity_pad ? most_tokens : tokens);
+}
+
+int64_t tokens_of_choosing_expert(const MoeConfig& config, int64_t sequence_length) {
+  return std::min(sequence_length, (config.choices * sequence_length + config.experts - 1) / config.experts);
+}
+
+int64_t rounds_of_budget(int64_t rows, int64_t budget) { return (rows + budget - 1) / budget; }
+
 int64_t rows_within_budget(const MoeConfig& config, int64_t slots, int64_t ranks) {
   const double even = static_cast<double>(slots) / static_cast<double>(ranks);
   return std::max<int64_t>(1, rounded_up(even * config.rank_budget));

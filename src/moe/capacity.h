@@ -14,8 +14,18 @@ int64_t rounded_up(double product);
 /// T, since a token has an expert once. Where rows are padded `tokens` is the largest T over the ranks. The layer and its forecast both ask here.
 int64_t expert_capacity(const MoeConfig& config, int64_t tokens);
 
+/// The same, or 0 where an expert takes every slot that comes: no capacity is set, or experts choose.
+/// @param tokens  of the rank  @param most_tokens  of any rank: what padded rows go by
+int64_t slot_limit(const MoeConfig& config, int64_t tokens, int64_t most_tokens);
+
+/// Tokens that each expert takes of a sequence of S, where experts choose: ceil(K S / E), at most all.
+int64_t tokens_of_choosing_expert(const MoeConfig& config, int64_t sequence_length);
+
 /// Rows that a rank computes at a time: its share of all ranks' `slots` * rank_budget, rounded up, at least 1. As expert_capacity for whom asks.
 int64_t rows_within_budget(const MoeConfig& config, int64_t slots, int64_t ranks);
+
+/// Rounds of at most `budget` rows that bring `rows` rows.
+int64_t rounds_of_budget(int64_t rows, int64_t budget);
 
 /// Which slots stay when each bin takes no more than its limit.
 /// @param bins      [N] int32: the bin (expert, rank) of each slot, -1 for none

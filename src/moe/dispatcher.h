@@ -1,31 +1,30 @@
 #pragma once
 
-#include "moe/expert_placement.h"
 #include "ops/slot_order.h"
-#include "parallel/communicator.h"
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <vector>
 
 namespace pimoe {
 
-/// What planning learned about one batch's slots: all that dispatch, experts and combine need, and what recompute takes again.
-struct DispatchPlan {
-  SlotOrder order;                 ///< this rank's slots by place (ExpertPlacement), and with that by rank of the expert group
+/// How rows cross between ranks by collectives: ExchangeDispatcher's alone.
+struct ExchangeRoute {
   std::vector<int64_t> send_rows;  ///< [P] rows to each rank of the expert group
   std::vector<int64_t> recv_rows;  ///< [P] rows from each rank
   at::Tensor by_expert;   ///< [R] int32: row r of an expert-ordered batch is the by_expert[r]-th that arrived; undefined for one rank
   at::Tensor by_arrival;  ///< [R] int32: the inverse
-  at::Tensor ends;        ///< [L] int32 on the device: local expert l has rows [ends[l-1], ends[l])
   at::Tensor padding;     ///< [sent] bool: rows that stand for no slot; undefined where nothing is padded
-  int64_t rows = 0;       ///< R, rows received; on one GPU, where nothing is read to the host, an upper bound of ends[L-1]
 };
 
-/// Bytes of plans that are kept.
-/// @param slots  of this rank's tokens   @param rows  received in all rounds   @param padded  rows sent with padding; 0: none
-/// @param whole  the plans themselves are kept, to dispatch again; else what the backward of one plan's dispatch and combine needs
-int64_t kept_bytes_of_plans(int64_t slots, int64_t rows, int64_t rounds, int64_t padded, int64_t group_size, bool whole);
+/// What planning learned about one batch's slots: all that dispatch, experts and combine need, and what recompute takes again.
+struct DispatchPlan {
+  SlotOrder order;   ///< this rank's slots by place (ExpertPlacement), and with that by rank of the expert group; padding among them
+  at::Tensor ends;   ///< [L] int32 on the device: local expert l has rows [ends[l-1], ends[l])
+  int64_t rows = 0;  ///< R, rows received; on one GPU, where nothing is read to the host, an upper bound of ends[L-1]
+  ExchangeRoute route;
+};
 
 /// Moves each token's rows to the ranks that hold its experts, and the results back.
 ///
@@ -58,35 +57,6 @@ class Dispatcher {
   /// @returns [T, D]: each token's weighted sum over its choices; a slot that went nowhere contributes nothing
   /// @cost one collective on the expert group
   virtual at::Tensor combine(const at::Tensor& rows, const at::Tensor& weights, const DispatchPlan& plan) const = 0;
-};
-
-/// Dispatch by collectives: counts, then a variable-size all-to-all of rows. Runs everywhere.
-/// @source token order as in Megatron-Core's all-to-all dispatcher: source rank, then token, inside each expert.
-class ExchangeDispatcher : public Dispatcher {
- public:
-  /// @param group  the expert group; must outlive the dispatcher
-  ExchangeDispatcher(ExpertPlacement placement, const Communicator& group, c10::Device device);
-
-  DispatchPlan plan(const at::Tensor& experts, int64_t capacity) const override;
-  at::Tensor dispatch(const at::Tensor& tokens, const DispatchPlan& plan) const override;
-  at::Tensor dispatch_slots(const at::Tensor& slots, const DispatchPlan& plan) const override;
-  at::Tensor return_slots(const at::Tensor& values, const DispatchPlan& plan) const override;
-  at::Tensor combine(const at::Tensor& rows, const at::Tensor& weights, const DispatchPlan& plan) const override;
-
-  /// @returns [T, K] int32: the place of each slot's expert, -1 for none
-  at::Tensor places(const at::Tensor& experts) const;
-
- private:
-  /// Rows in order of sending to rows of experts, and back.
-  at::Tensor send(const at::Tensor& rows, const DispatchPlan& plan) const;
-  at::Tensor bring_back(const at::Tensor& rows, const DispatchPlan& plan) const;
-  /// Fills in what follows from the blocks of arrived rows. @param arrived  [P, L] int64 on the host
-  void lay_out(DispatchPlan& plan, const at::Tensor& arrived, c10::Device device) const;
-  void pad(DispatchPlan& plan, int64_t capacity) const;
-
-  ExpertPlacement placement_;
-  at::Tensor place_of_;  ///< [E] int32 on the device; undefined where places are the experts
-  const Communicator& group_;
 };
 
 }  // namespace pimoe

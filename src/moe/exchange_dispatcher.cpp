@@ -1,4 +1,5 @@
-#include "moe/dispatcher.h"
+#include "moe/exchange_dispatcher.h"
+
 #include "moe/exchange_rows.h"
 #include "ops/row_moves.h"
 
@@ -6,10 +7,8 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/full_like.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/repeat_interleave.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -40,7 +39,7 @@ std::vector<int64_t> row_sums(const at::Tensor& matrix) {
 int64_t sum_of(const std::vector<int64_t>& values) { return std::accumulate(values.begin(), values.end(), int64_t{0}); }
 
 /// The slots that travel; the rest of the order stands for nothing.
-at::Tensor sent_slots(const DispatchPlan& plan) { return plan.order.slots.narrow(0, 0, sum_of(plan.send_rows)); }
+at::Tensor sent_slots(const DispatchPlan& plan) { return plan.order.slots.narrow(0, 0, sum_of(plan.route.send_rows)); }
 
 /// The rows that travel from `tokens` [T, D], `choices` slots each.
 at::Tensor rows_to_send(const at::Tensor& tokens, const DispatchPlan& plan, int64_t choices) {
@@ -52,26 +51,18 @@ at::Tensor rows_to_send(const at::Tensor& tokens, const DispatchPlan& plan, int6
 
 }  // namespace
 
-ExchangeDispatcher::ExchangeDispatcher(ExpertPlacement placement, const Communicator& group, c10::Device device)
-    : placement_(std::move(placement)), group_(group) {
-  if (!placement_.places().empty()) place_of_ = at::tensor(placement_.places(), at::kInt).to(device);
-}
-
-at::Tensor ExchangeDispatcher::places(const at::Tensor& experts) const {
-  if (!place_of_.defined()) return experts;
-  const at::Tensor places = place_of_.index_select(0, experts.reshape({-1}).clamp_min(0).to(at::kLong)).view_as(experts);
-  return at::where(experts >= 0, places, at::full_like(places, -1));
-}
+ExchangeDispatcher::ExchangeDispatcher(ExpertPlacement placement, const Communicator& group)
+    : placement_(std::move(placement)), group_(group) {}
 
 DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts, int64_t capacity) const {
   DispatchPlan plan;
-  plan.order = order_by_expert(places(experts).reshape({-1}), placement_.experts());
+  plan.order = order_by_expert(placement_.places_of(experts).reshape({-1}), placement_.experts());
   const int64_t ranks = group_.size();
   const int64_t local = placement_.local();
   if (capacity > 0) {
     pad(plan, capacity);
-    plan.send_rows.assign(ranks, local * capacity);
-    plan.recv_rows = plan.send_rows;
+    plan.route.send_rows.assign(ranks, local * capacity);
+    plan.route.recv_rows = plan.route.send_rows;
     lay_out(plan, at::full({ranks, local}, capacity, at::kLong), experts.device());
     return plan;
   }
@@ -79,7 +70,7 @@ DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts, int64_t capacit
     plan.ends = plan.order.counts.cumsum(0).to(at::kInt);
     // A GPU is not asked how many slots went nowhere: their rows follow the last end, and nobody looks at them.
     plan.rows = experts.is_cpu() ? plan.order.counts.sum().item<int64_t>() : experts.numel();
-    plan.send_rows = plan.recv_rows = {plan.rows};
+    plan.route.send_rows = plan.route.recv_rows = {plan.rows};
     return plan;
   }
 
@@ -89,14 +80,14 @@ DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts, int64_t capacit
   const at::Tensor received = group_.all_to_all(sent, one_each, one_each);
   const at::Tensor both = at::cat({sent, received}).cpu();
   const at::Tensor arrived = both.slice(0, ranks);
-  plan.send_rows = row_sums(both.slice(0, 0, ranks));
-  plan.recv_rows = row_sums(arrived);
+  plan.route.send_rows = row_sums(both.slice(0, 0, ranks));
+  plan.route.recv_rows = row_sums(arrived);
   lay_out(plan, arrived, experts.device());
   return plan;
 }
 
 void ExchangeDispatcher::lay_out(DispatchPlan& plan, const at::Tensor& arrived, c10::Device device) const {
-  plan.rows = sum_of(plan.recv_rows);
+  plan.rows = sum_of(plan.route.recv_rows);
   // Blocks by arrival are (source, expert), by expert (expert, source): the same blocks, transposed.
   const int64_t ranks = arrived.size(0);
   const at::Tensor arrival_lengths = arrived.reshape({-1});
@@ -111,8 +102,8 @@ void ExchangeDispatcher::lay_out(DispatchPlan& plan, const at::Tensor& arrived, 
   const int64_t blocks = arrival_lengths.numel();
   const auto table = [&](int64_t index) { return tables.narrow(0, index * blocks, blocks); };
   if (ranks > 1) {
-    plan.by_expert = block_permutation(table(0), table(1), plan.rows);
-    plan.by_arrival = block_permutation(table(2), table(3), plan.rows);
+    plan.route.by_expert = block_permutation(table(0), table(1), plan.rows);
+    plan.route.by_arrival = block_permutation(table(2), table(3), plan.rows);
   }
   plan.ends = tables.narrow(0, 4 * blocks, placement_.local()).to(at::kInt);
 }
@@ -123,7 +114,7 @@ void ExchangeDispatcher::pad(DispatchPlan& plan, int64_t capacity) const {
   const at::Tensor& counts = plan.order.counts;
   const at::Tensor shifts = at::arange(experts, counts.options()) * capacity - begins_of(counts);
   const at::Tensor places = at::arange(capacity, counts.options());
-  plan.padding = (places.unsqueeze(0) >= counts.unsqueeze(1)).reshape({-1});
+  plan.route.padding = (places.unsqueeze(0) >= counts.unsqueeze(1)).reshape({-1});
   const at::Tensor from = (places.unsqueeze(0) + begins_of(counts).unsqueeze(1)).reshape({-1});
   const int64_t last = std::max<int64_t>(0, plan.order.slots.numel() - 1);
   const at::Tensor slots = plan.order.slots.numel() == 0 ? at::zeros_like(from, plan.order.slots.options())
@@ -133,13 +124,13 @@ void ExchangeDispatcher::pad(DispatchPlan& plan, int64_t capacity) const {
   const at::Tensor expert = (positions.unsqueeze(1) >= counts.cumsum(0).unsqueeze(0)).sum(1).clamp_max(experts - 1);
   plan.order.positions =
       at::where(positions >= 0, positions + shifts.index_select(0, expert), positions).to(plan.order.positions.scalar_type());
-  plan.order.slots = at::where(plan.padding, at::zeros_like(slots), slots);
+  plan.order.slots = at::where(plan.route.padding, at::zeros_like(slots), slots);
 }
 
 at::Tensor ExchangeDispatcher::send(const at::Tensor& rows, const DispatchPlan& plan) const {
-  const at::Tensor real = plan.padding.defined() ? rows.masked_fill(plan.padding.unsqueeze(1), 0) : rows;
+  const at::Tensor real = plan.route.padding.defined() ? rows.masked_fill(plan.route.padding.unsqueeze(1), 0) : rows;
   if (group_.size() == 1) return real;
-  return permute_rows(exchange_rows(real, plan.send_rows, plan.recv_rows, group_), plan.by_expert, plan.by_arrival);
+  return permute_rows(exchange_rows(real, plan.route.send_rows, plan.route.recv_rows, group_), plan.route.by_expert, plan.route.by_arrival);
 }
 
 at::Tensor ExchangeDispatcher::dispatch(const at::Tensor& tokens, const DispatchPlan& plan) const {
@@ -152,7 +143,7 @@ at::Tensor ExchangeDispatcher::dispatch_slots(const at::Tensor& slots, const Dis
 
 at::Tensor ExchangeDispatcher::bring_back(const at::Tensor& rows, const DispatchPlan& plan) const {
   if (group_.size() == 1) return rows;
-  return exchange_rows(permute_rows(rows, plan.by_arrival, plan.by_expert), plan.recv_rows, plan.send_rows, group_);
+  return exchange_rows(permute_rows(rows, plan.route.by_arrival, plan.route.by_expert), plan.route.recv_rows, plan.route.send_rows, group_);
 }
 
 int64_t kept_bytes_of_plans(int64_t slots, int64_t rows, int64_t rounds, int64_t padded, int64_t group_size, bool whole) {
@@ -169,7 +160,8 @@ at::Tensor ExchangeDispatcher::return_slots(const at::Tensor& values, const Disp
 }
 
 at::Tensor ExchangeDispatcher::combine(const at::Tensor& rows, const at::Tensor& weights, const DispatchPlan& plan) const {
-  return combine_rows(bring_back(rows, plan), weights, sent_slots(plan), plan.order.positions, /*unused_rows=*/plan.padding.defined());
+  return combine_rows(bring_back(rows, plan), weights, sent_slots(plan), plan.order.positions,
+                      /*unused_rows=*/plan.route.padding.defined());
 }
 
 }  // namespace pimoe

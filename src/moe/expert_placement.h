@@ -2,6 +2,9 @@
 
 #include "moe/moe_config.h"
 
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
 #include <cstdint>
 #include <vector>
 
@@ -23,8 +26,9 @@ class ExpertPlacement {
     int64_t begin = 0;        ///< within this rank's experts, of the bank's first
   };
 
+  /// @param device  of the tensors of experts that are asked about
   /// @throws ConfigError unless every group's count is divisible by group_size
-  ExpertPlacement(const std::vector<ExpertGroupConfig>& groups, int group_size, int group_rank);
+  ExpertPlacement(const std::vector<ExpertGroupConfig>& groups, int group_size, int group_rank, c10::Device device = at::kCPU);
 
   int64_t experts() const { return experts_; }  ///< E
   int64_t local() const { return local_; }      ///< L
@@ -32,11 +36,18 @@ class ExpertPlacement {
   /// [E] the place of each expert; empty where places are the experts themselves.
   const std::vector<int64_t>& places() const { return places_; }
 
+  /// @param experts  int32 of any shape, -1 for none
+  /// @returns the place of each, int32, -1 for none
+  at::Tensor places_of(const at::Tensor& experts) const;
+  /// @returns the rank of the expert group that holds each, likewise
+  at::Tensor ranks_of(const at::Tensor& experts) const;
+
  private:
   int64_t experts_ = 0;
   int64_t local_ = 0;
   std::vector<Bank> banks_;
   std::vector<int64_t> places_;
+  at::Tensor place_of_;  ///< places() on the device; undefined where that is empty
 };
 
 }  // namespace pimoe

@@ -17,6 +17,11 @@ constexpr std::initializer_list<std::pair<const char*, RouterKind>> kRouterKinds
 
 }  // namespace
 
+std::optional<RouterKind> router_kind_named(const std::string& word) {
+  const auto* const found = std::find_if(kRouterKinds.begin(), kRouterKinds.end(), [&](const auto& each) { return each.first == word; });
+  return found == kRouterKinds.end() ? std::nullopt : std::optional(found->second);
+}
+
 void RouterConfig::fields(FieldVisitor& visit) {
   visit.choice(
       "kind", kind, kRouterKinds,
@@ -145,7 +150,7 @@ void MoeConfig::validate(const char* key, Violations& violations) const {
   if (router.initial_skew != 0 && !router.linear_bias) {
     add("router.initial_skew", "(", router.initial_skew, ") needs ", key, ".router.linear_bias: true");
   }
-  if (router.kind == RouterKind::kExpertChoice && capacity_factor > 0) {
+  if (router_traits().by_expert && capacity_factor > 0) {
     add("capacity_factor", "(", capacity_factor, ") must be 0: with expert choice every expert takes choices * S / E tokens of a sequence");
   }
   if (capacity_pad && capacity_factor == 0) add("capacity_pad", "needs ", key, ".capacity_factor above 0");

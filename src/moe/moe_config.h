@@ -1,11 +1,12 @@
 #pragma once
 
 #include "base/config_fields.h"
-#include "moe/adaptive_control.h"
+#include "moe/adaptive_config.h"
 #include "moe/balance_config.h"
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,28 @@ enum class RouterKind {
   kHash,          ///< a baseline: a token id's experts are drawn once (arXiv 2106.04426)
   kUniform,       ///< a baseline: token t's choice k is expert (t K + k) mod E, gates 1 / K
 };
+
+/// What the rest of the code asks of a router's kind.
+struct RouterTraits {
+  bool has_scores;  ///< a trained weight scores the experts; else a token's experts are known beforehand, and its gates are 1 / K
+  bool steerable;   ///< a loss, a bias or a temperature can move what it decides, and groups limit it; the others balance by themselves
+  bool by_expert;   ///< experts choose tokens: a token has a slot for each of the E experts, most of which go nowhere
+  bool even;        ///< every expert has as many slots as another, whatever the tokens are
+};
+
+constexpr RouterTraits traits_of(RouterKind kind) {
+  switch (kind) {
+    case RouterKind::kSoftmax:
+    case RouterKind::kSigmoid: return {.has_scores = true, .steerable = true, .by_expert = false, .even = false};
+    case RouterKind::kExpertChoice: return {.has_scores = true, .steerable = false, .by_expert = true, .even = true};
+    case RouterKind::kHash: return {.has_scores = false, .steerable = false, .by_expert = false, .even = false};
+    case RouterKind::kUniform: return {.has_scores = false, .steerable = false, .by_expert = false, .even = true};
+  }
+  return {};
+}
+
+/// @returns the kind that a word of router.kind names; nothing if there is none of that name
+std::optional<RouterKind> router_kind_named(const std::string& word);
 
 /// How a group's score follows from its experts' scores, in group-limited routing.
 enum class GroupScore { kSum, kMax };
@@ -40,6 +63,8 @@ struct RouterConfig {
   double initial_skew = 0.0;     ///< the first expert's logit bias at the start: a badly skewed router on purpose, for drills
   std::filesystem::path replay;  ///< recorded decisions (log.routing) that training takes again: a file or a folder; empty: none
 
+  /// Whether selection and gates come from the logits, with a softmax over the chosen alone.
+  bool by_logits() const { return kind == RouterKind::kSoftmax && !pre_softmax; }
   void fields(FieldVisitor& visit);
 };
 
@@ -104,8 +129,10 @@ struct MoeConfig {
 
   /// The word of router.kind.
   const char* router_kind() const;
-  /// Whether a loss, a bias or a temperature can move what the router decides: softmax and sigmoid. The others balance by themselves.
-  bool steerable() const { return router.kind == RouterKind::kSoftmax || router.kind == RouterKind::kSigmoid; }
+  RouterTraits router_traits() const { return traits_of(router.kind); }
+  bool steerable() const { return router_traits().steerable; }
+  /// Columns of Routing::experts.
+  int64_t slots_per_token() const { return router_traits().by_expert ? experts : choices; }
   /// Whether adaptive control runs: it is enabled, and there is something to move.
   bool controlled() const { return adaptive.enabled && steerable(); }
   /// The experts' shapes: `groups`, or one nameless group of all experts.

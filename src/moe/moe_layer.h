@@ -4,7 +4,8 @@
 #include "moe/expert_bank.h"
 #include "moe/feed_forward.h"
 #include "moe/router.h"
-#include "parallel/device.h"
+#include "moe/routing.h"
+#include "moe/slot_limits.h"
 #include "parallel/process_mesh.h"
 
 #include <memory>
@@ -13,29 +14,6 @@
 #include <vector>
 
 namespace pimoe {
-
-/// When a round's phases of the forward pass began and ended.
-struct PhaseMarks {
-  TimeMark begin, dispatched, computed, combined;
-};
-
-/// One layer's routing of one batch on this rank, for losses and metrics (see balance.h). Sums over counted tokens; some carry gradients.
-struct RoutingRecord {
-  at::Tensor load;              ///< [E] int64, slots that the router gave each expert, dropped ones included
-  at::Tensor probability_sum;   ///< [E] differentiable
-  at::Tensor z_sum;             ///< scalar, differentiable
-  at::Tensor sequence_balance;  ///< scalar, differentiable; undefined if no coefficient asks for it
-  at::Tensor confidence_sum;    ///< scalar
-  at::Tensor dropped;           ///< scalar int64, slots that were dropped over capacity or budget
-  at::Tensor fallback;          ///< scalar int64, tokens that no expert served
-  at::Tensor nonfinite;         ///< scalar int64, slots whose expert's result was not finite
-  at::Tensor rows;              ///< scalar int64, rows that this rank computed
-
-  // What was decided, for logs; no gradient.
-  at::Tensor experts;  ///< [T, K] int32
-  at::Tensor weights;  ///< [T, K]
-  std::vector<PhaseMarks> phases;
-};
 
 /// What forward decided, kept by the caller for the time of one batch: a second forward that is given it takes the same decisions.
 /// A near-tie recomputed could route otherwise; then shapes, and ranks, would disagree.
@@ -67,21 +45,14 @@ class MoELayer {
   const Router& router() const { return router_; }
 
  private:
-  /// What enters the layer. @throws ShapeError
-  void check(const at::Tensor& tokens, const BatchContext& context) const;
-  /// A GPU's kernels leave ids out that are not there. @throws ShapeError; on a GPU under `validate: cheap` a device-side assertion instead, and
-  ///         c10::Error wherever the host next waits for it. @cost a host synchronisation, none under `cheap` on a GPU
-  void check_ids(const at::Tensor& experts) const;
   /// From the router's choice to plans: capacity, rank budget, results that are not finite.
-  RoutingMemo decide(const at::Tensor& tokens, const Routing& routing, const BatchContext& context) const;
-  /// Slots that an expert takes from this rank; 0: all.
-  int64_t capacity(int64_t tokens, const BatchContext& context) const;
-  /// @returns [T, K] the experts with -1 where a slot is over its expert's capacity
-  at::Tensor within_capacity(const at::Tensor& experts, const at::Tensor& weights, int64_t capacity) const;
-  /// @returns the rounds in which the slots travel: [T, K] experts each, -1 for slots of other rounds
-  std::vector<at::Tensor> within_budget(const at::Tensor& experts, const at::Tensor& weights) const;
+  RoutingMemo limit(const at::Tensor& tokens, const Routing& routing, const BatchContext& context) const;
   /// @returns [T, K] bool: slots whose expert's result has a number that is not finite
   at::Tensor nonfinite_slots(const at::Tensor& tokens, const std::vector<DispatchPlan>& plans, const at::Tensor& experts) const;
+  /// One plan's dispatch, experts and combine, which are run again in backward where that saves memory.
+  /// @param phases  gets the round's marks
+  at::Tensor through_round(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan, bool one_of_several,
+                           std::vector<PhaseMarks>& phases) const;
   at::Tensor through_experts(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan, PhaseMarks& marks) const;
   at::Tensor compute_experts(const at::Tensor& rows, const at::Tensor& row_weights, const DispatchPlan& plan) const;
   at::Tensor served_by_others(const at::Tensor& tokens, const at::Tensor& output, const RoutingMemo& memo) const;
@@ -94,7 +65,8 @@ class MoELayer {
   const ProcessMesh& mesh_;
   Router router_;
   ExpertPlacement placement_;
-  ExchangeDispatcher dispatcher_;
+  SlotLimits limits_;
+  std::unique_ptr<Dispatcher> dispatcher_;
   std::vector<ExpertBank> banks_;
   std::optional<FeedForward> shared_;
   std::optional<FeedForward> fallback_;

@@ -1,6 +1,6 @@
 #include "moe/moe_memory.h"
 
-#include "moe/dispatcher.h"
+#include "moe/exchange_dispatcher.h"
 #include "moe/expert_bank.h"
 #include "moe/router.h"
 

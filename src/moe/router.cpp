@@ -3,10 +3,12 @@
 #include "base/errors.h"
 #include "base/random.h"
 #include "base/text.h"
+#include "moe/balance.h"
+#include "moe/capacity.h"
 #include "moe/routing_file.h"
 #include "moe/weights.h"
 #include "ops/keyed_noise.h"
-#include "ops/slot_order.h"
+#include "ops/top_k.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
@@ -15,8 +17,6 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/logsumexp.h>
-#include <ATen/ops/mv.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/where.h>
@@ -31,40 +31,6 @@ namespace {
 
 /// Sigmoids of very low logits underflow to 0, all of a token's too.
 constexpr double kTiny = 1e-20;
-
-/// Sum over the counted tokens of each column.
-at::Tensor counted_sum(const at::Tensor& rows, const at::Tensor& counted) {
-  return counted.defined() ? at::mv(rows.t(), counted.to(rows.dtype())) : rows.sum(0);
-}
-
-at::Tensor counted_total(const at::Tensor& values, const at::Tensor& counted) {
-  return counted.defined() ? at::where(counted, values, at::zeros_like(values)).sum() : values.sum();
-}
-
-/// S * E * sum_i f_i P_i of each sequence, summed over sequences.
-/// @source DeepSeek-V3, arXiv 2412.19437 eq. 17-20: f_i = E / (K S) slots, P_i = mean normalised score
-at::Tensor sequence_balance(const at::Tensor& normalised, const at::Tensor& experts, const BatchContext& context) {
-  const int64_t tokens = normalised.size(0);
-  const int64_t count = normalised.size(1);
-  const int64_t sequences = tokens / context.sequence_length;
-  if (sequences == 0) return normalised.sum();  // zero, and still part of the graph
-  const at::Tensor chosen = experts.to(at::kLong);
-  at::Tensor counts = at::zeros({tokens, count}, normalised.options());
-  counts.scatter_add_(1, chosen.clamp_min(0), (chosen >= 0).to(counts.dtype()));
-  at::Tensor scores = normalised;
-  at::Tensor lengths = at::full({sequences, 1}, context.sequence_length, normalised.options());
-  if (context.counted.defined()) {
-    const at::Tensor weight = context.counted.to(normalised.dtype()).unsqueeze(1);
-    counts = counts * weight;
-    scores = scores * weight;
-    lengths = weight.view({sequences, -1}).sum(1, true);
-  }
-  const auto per_sequence = [&](const at::Tensor& rows) { return rows.view({sequences, -1, count}).sum(1); };
-  const at::Tensor slots = per_sequence(counts);
-  const at::Tensor share = slots / slots.sum(1, true).clamp_min(1);
-  // lengths * P = the sum of the scores
-  return static_cast<double>(count) * (share * per_sequence(scores)).sum();
-}
 
 /// A sequence that begins with one token twice has two equal scores, but for rounding, which differs with the shape of the products and so
 /// with the layout. Without a float64's last bits the two are equal again, and the lower position has it.
@@ -165,7 +131,7 @@ at::Tensor Router::choose_by_expert(const at::Tensor& scores, const BatchContext
   if (context.counted.defined()) {
     wanted = wanted.masked_fill(context.counted.logical_not().unsqueeze(1), -std::numeric_limits<double>::infinity());
   }
-  const int64_t each = std::min<int64_t>(length, (config_.choices * length + experts - 1) / experts);
+  const int64_t each = tokens_of_choosing_expert(config_, length);
   const at::Tensor columns = wanted.view({sequences, length, experts}).transpose(1, 2).contiguous().view({sequences * experts, length});
   at::Tensor taken = at::zeros({sequences * experts, length}, scores.options().dtype(at::kBool).requires_grad(false));
   taken.scatter_(1, top_k(columns, each).to(at::kLong), true);
@@ -176,10 +142,10 @@ at::Tensor Router::choose_by_expert(const at::Tensor& scores, const BatchContext
 
 Routing Router::route(const at::Tensor& tokens, const BatchContext& context, const at::Tensor& experts) const {
   const RouterConfig& router = config_.router;
-  if (router.kind == RouterKind::kUniform || router.kind == RouterKind::kHash) return route_without_scores(tokens, context);
+  const bool by_expert = config_.router_traits().by_expert;
+  const bool by_logits = router.by_logits();
+  if (!config_.router_traits().has_scores) return route_without_scores(tokens, context);
   const Scores s = score(tokens, context);
-  const bool by_logits = router.kind == RouterKind::kSoftmax && !router.pre_softmax;
-  const bool by_expert = router.kind == RouterKind::kExpertChoice;
 
   Routing routing;
   if (experts.defined()) {
@@ -205,10 +171,8 @@ Routing Router::route(const at::Tensor& tokens, const BatchContext& context, con
   }
   if (router.route_scale != 1.0) routing.weights = routing.weights * router.route_scale;
 
-  routing.probability_sum = counted_sum(s.normalised, context.counted);
-  routing.z_sum = counted_total(at::logsumexp(s.logits, -1).square(), context.counted);
-  if (config_.balance.sequence_loss > 0) routing.sequence_balance = sequence_balance(s.normalised, routing.experts, context);
-  routing.confidence_sum = counted_total(std::get<0>(routing.weights.detach().max(-1)), context.counted);
+  static_cast<BalanceSums&>(routing) = balance_sums(s.normalised, s.logits, routing.experts, context, config_.balance);
+  routing.confidence_sum = sum_of_counted(std::get<0>(routing.weights.detach().max(-1)), context.counted);
   return routing;
 }
 
@@ -233,23 +197,21 @@ Routing Router::route_without_scores(const at::Tensor& tokens, const BatchContex
   routing.experts = replayed(routing.experts, context);
   routing.weights = at::full({count, choices}, config_.router.route_scale / static_cast<double>(choices), bias_.options());
   const at::Tensor flat = at::full({count, config_.experts}, 1.0 / static_cast<double>(config_.experts), bias_.options());
-  routing.probability_sum = counted_sum(flat, context.counted);
-  routing.z_sum = at::zeros({}, bias_.options());
-  if (config_.balance.sequence_loss > 0) routing.sequence_balance = sequence_balance(flat, routing.experts, context);
-  routing.confidence_sum = counted_total(std::get<0>(routing.weights.max(-1)), context.counted);
+  static_cast<BalanceSums&>(routing) = balance_sums(flat, /*logits=*/{}, routing.experts, context, config_.balance);
+  routing.confidence_sum = sum_of_counted(std::get<0>(routing.weights.max(-1)), context.counted);
   return routing;
 }
 
 RouterKept kept_by_router(const MoeConfig& config, int64_t tokens, int64_t width, int64_t sequence_length, ElementBytes bytes) {
   const RouterConfig& router = config.router;
-  const bool by_expert = router.kind == RouterKind::kExpertChoice;
-  const bool by_logits = router.kind == RouterKind::kSoftmax && !router.pre_softmax;
-  const int64_t gates = tokens * (by_expert ? config.experts : config.choices);
+  const bool by_expert = config.router_traits().by_expert;
+  const bool by_logits = router.by_logits();
+  const int64_t gates = tokens * config.slots_per_token();
   const int64_t scores = tokens * config.experts;
   constexpr int64_t kLong = 8;
   RouterKept kept;
   kept.decision = gates * (bytes.wide + static_cast<int64_t>(sizeof(int32_t)));
-  if (router.kind == RouterKind::kHash || router.kind == RouterKind::kUniform) return kept;
+  if (!config.router_traits().has_scores) return kept;
   kept.gates_learn = true;
 
   // What the (first) linear map keeps: noise and product, or a wide copy, or the tokens as they are.
@@ -261,7 +223,6 @@ RouterKept kept_by_router(const MoeConfig& config, int64_t tokens, int64_t width
     kept.tokens = true;
   }
   int64_t numbers = tokens * router.projection;
-  numbers += scores + tokens;                                      // logits and their logsumexp
   numbers += scores;                                               // softmax or sigmoid
   if (router.kind == RouterKind::kSigmoid) numbers += 2 * tokens;  // a token's sum, before and after it is bounded
   const bool tempered = router.temperature != 1.0 || (config.controlled() && config.adaptive.temperature_max > 1.0);
@@ -270,7 +231,7 @@ RouterKept kept_by_router(const MoeConfig& config, int64_t tokens, int64_t width
   if (by_logits && router.route_scale != 1.0) numbers += gates;
   if (by_expert) numbers += gates;  // what stays of them
   if (!by_logits && !by_expert && router.renormalize) numbers += gates + 2 * tokens;
-  if (config.balance.sequence_loss > 0) numbers += tokens / std::max<int64_t>(1, sequence_length) * config.experts;
+  numbers += numbers_kept_by_balance_sums(config.balance, tokens, sequence_length, config.experts);
   kept.scores += numbers * bytes.wide;
   return kept;
 }

@@ -17,7 +17,6 @@ const std::string kWeights = "/weights";
 
 const std::string kKey = "model.moe.router.replay";
 const std::string kRouterKind = "router_kind";
-const std::string kExpertChoice = "expert_choice";
 
 std::filesystem::path digest_of(const std::filesystem::path& file) { return file.string() + ".sha256"; }
 
@@ -38,7 +37,8 @@ int64_t read_number(const Hdf5Reader& reader, const std::string& name) {
 
 /// What no router of this kind decides is refused where it is read: further on nobody looks.
 void require_decisions(const std::string& router, const RoutingSample& sample, const RoutingDecisions& decisions) {
-  const bool by_expert = sample.router_kind == kExpertChoice;
+  const std::optional<RouterKind> kind = router_kind_named(sample.router_kind);
+  const bool by_expert = kind && traits_of(*kind).by_expert;
   const int64_t choices = by_expert ? sample.expert_count : sample.choices;
   if (decisions.choices != choices) {
     throw Error(concat(router, " has ", decisions.choices, " experts a token, and must have ", choices, " (", kRouterKind, " ",

@@ -4,7 +4,6 @@
 #include "ops/swiglu.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
@@ -200,41 +199,6 @@ class GroupedSwigluMlp : public torch::autograd::Function<GroupedSwigluMlp> {
 };
 
 }  // namespace
-
-at::Tensor grouped_linear(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& ends) {
-  check_rows("rows", rows, rows);
-  check_ends(ends, rows);
-  check_weights("weights", weights, ends.numel(), rows);
-  check_shape(weights.size(2) == rows.size(1), "weights ", describe(weights), " must have the columns of rows ", describe(rows));
-  const at::NoGradGuard no_grad;
-  Groups groups(ends, rows.size(0));
-  at::Tensor output = multiply_rows(rows, weights.transpose(1, 2), groups);
-  zero_unused_rows(output, groups);
-  return output;
-}
-
-at::Tensor grouped_linear_input_gradient(const at::Tensor& grad, const at::Tensor& weights, const at::Tensor& ends) {
-  check_rows("grad", grad, grad);
-  check_ends(ends, grad);
-  check_weights("weights", weights, ends.numel(), grad);
-  check_shape(weights.size(1) == grad.size(1), "weights ", describe(weights), " must have as many rows as grad ", describe(grad),
-              " has columns");
-  const at::NoGradGuard no_grad;
-  Groups groups(ends, grad.size(0));
-  at::Tensor output = multiply_rows(grad, weights, groups);
-  zero_unused_rows(output, groups);
-  return output;
-}
-
-at::Tensor grouped_linear_weight_gradient(const at::Tensor& grad, const at::Tensor& rows, const at::Tensor& ends) {
-  check_rows("grad", grad, grad);
-  check_rows("rows", rows, grad);
-  check_ends(ends, grad);
-  check_shape(rows.size(0) == grad.size(0), "rows ", describe(rows), " and grad ", describe(grad), " must have equally many rows");
-  const at::NoGradGuard no_grad;
-  Groups groups(ends, grad.size(0));
-  return multiply_columns(grad, rows, groups);
-}
 
 at::Tensor grouped_linear_layer(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& ends) {
   check_rows("rows", rows, rows);

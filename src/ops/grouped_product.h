@@ -4,7 +4,7 @@
 
 namespace pimoe {
 
-/// Products of consecutive groups of rows with a matrix of their own. Not differentiable: building blocks.
+/// Products of consecutive groups of rows with a matrix of their own.
 ///
 /// at::_grouped_mm for bfloat16 on a GPU, without a host synchronisation; a loop over groups elsewhere (on the CPU; other dtypes, 1024 groups
 /// or more, strides that are not multiples of 16 bytes), which on a GPU reads `ends` to the host. Groups may be empty, all of them too.
@@ -12,16 +12,8 @@ namespace pimoe {
 /// `ends` [G] int32 on the rows' device: group g is rows [ends[g-1], ends[g]). Rows past the last end are unused: what they
 /// hold is never looked at, and their outputs and input gradients are zero (what follows would turn garbage into NaN).
 
-/// @param rows [R, A], weights [G, B, A]  @returns [R, B]: rows[r] W_g^T
-at::Tensor grouped_linear(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& ends);
-
-/// @param grad [R, B], weights [G, B, A]  @returns [R, A]: grad[r] W_g
-at::Tensor grouped_linear_input_gradient(const at::Tensor& grad, const at::Tensor& weights, const at::Tensor& ends);
-
-/// @param grad [R, B], rows [R, A]  @returns [G, B, A]: sum over the group's rows of grad[r]^T rows[r]; zero for an empty group
-at::Tensor grouped_linear_weight_gradient(const at::Tensor& grad, const at::Tensor& rows, const at::Tensor& ends);
-
-/// grouped_linear under autograd, differentiable in rows and weights.
+/// rows[r] W_g^T; differentiable in rows and weights. An empty group's weights have a zero gradient.
+/// @param rows [R, A], weights [G, B, A]  @returns [R, B]
 /// @cost saves rows; three grouped products forward and backward
 at::Tensor grouped_linear_layer(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& ends);
 

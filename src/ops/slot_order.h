@@ -15,10 +15,4 @@ struct SlotOrder {
 ///         Others are a ShapeError on a CPU. On a GPU nobody looks: they go nowhere, as -1 does (model.moe.validate has a check)
 SlotOrder order_by_expert(const at::Tensor& experts, int64_t expert_count);
 
-/// The K largest scores of each row, largest first; of equal scores the lower index first, everywhere, so that layouts agree
-/// (at::topk leaves ties open). NaN counts as smaller than every number.
-/// @param scores  [T, E] float32 or float64 contiguous
-/// @returns [T, K] int32
-at::Tensor top_k(const at::Tensor& scores, int64_t k);
-
 }  // namespace pimoe

@@ -18,23 +18,6 @@ SwigluArguments arguments_of(const at::Tensor& gate_up) {
   return arguments;
 }
 
-/// `hidden` is written too when it is defined.
-at::Tensor run_backward(const at::Tensor& grad_hidden, const at::Tensor& gate_up, const at::Tensor& hidden) {
-  SwigluArguments arguments = arguments_of(gate_up);
-  const int64_t rows = gate_up.size(0);
-  check_shape(grad_hidden.dim() == 2 && grad_hidden.size(0) == rows && grad_hidden.size(1) == arguments.width, "grad_hidden is ",
-              describe(grad_hidden), ", needs [", rows, ", ", arguments.width, "]");
-  check_operand("grad_hidden", grad_hidden, gate_up.scalar_type(), gate_up);
-  at::Tensor grad_gate_up = at::empty_like(gate_up);
-  arguments.grad_hidden = grad_hidden.const_data_ptr();
-  arguments.grad_gate_up = grad_gate_up.mutable_data_ptr();
-  if (hidden.defined()) arguments.hidden = hidden.mutable_data_ptr();
-  launch(
-      gate_up, rows, 6 * arguments.width * gate_up.element_size(),
-      [&](int64_t begin, int64_t end) { cpu::swiglu_backward(arguments, begin, end); }, [&] { cuda::swiglu_backward(arguments, rows); });
-  return grad_gate_up;
-}
-
 }  // namespace
 
 at::Tensor swiglu(const at::Tensor& gate_up) {
@@ -48,12 +31,20 @@ at::Tensor swiglu(const at::Tensor& gate_up) {
   return hidden;
 }
 
-at::Tensor swiglu_backward(const at::Tensor& grad_hidden, const at::Tensor& gate_up) { return run_backward(grad_hidden, gate_up, {}); }
-
 SwigluBackward swiglu_backward_and_hidden(const at::Tensor& grad_hidden, const at::Tensor& gate_up) {
-  at::Tensor hidden = at::empty(grad_hidden.sizes(), gate_up.options());
-  at::Tensor grad_gate_up = run_backward(grad_hidden, gate_up, hidden);
-  return {std::move(grad_gate_up), std::move(hidden)};
+  SwigluArguments arguments = arguments_of(gate_up);
+  const int64_t rows = gate_up.size(0);
+  check_shape(grad_hidden.dim() == 2 && grad_hidden.size(0) == rows && grad_hidden.size(1) == arguments.width, "grad_hidden is ",
+              describe(grad_hidden), ", needs [", rows, ", ", arguments.width, "]");
+  check_operand("grad_hidden", grad_hidden, gate_up.scalar_type(), gate_up);
+  SwigluBackward result{at::empty_like(gate_up), at::empty(grad_hidden.sizes(), gate_up.options())};
+  arguments.grad_hidden = grad_hidden.const_data_ptr();
+  arguments.grad_gate_up = result.grad_gate_up.mutable_data_ptr();
+  arguments.hidden = result.hidden.mutable_data_ptr();
+  launch(
+      gate_up, rows, 6 * arguments.width * gate_up.element_size(),
+      [&](int64_t begin, int64_t end) { cpu::swiglu_backward(arguments, begin, end); }, [&] { cuda::swiglu_backward(arguments, rows); });
+  return result;
 }
 
 }  // namespace pimoe

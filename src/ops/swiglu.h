@@ -10,16 +10,13 @@ namespace pimoe {
 /// @source arXiv 2002.05202, eq. 5.
 at::Tensor swiglu(const at::Tensor& gate_up);
 
-/// @param grad_hidden  [R, F], gradient of swiglu's result
-/// @returns [R, 2F], gradient of gate_up
-at::Tensor swiglu_backward(const at::Tensor& grad_hidden, const at::Tensor& gate_up);
-
 struct SwigluBackward {
-  at::Tensor grad_gate_up;  ///< [R, 2F]
+  at::Tensor grad_gate_up;  ///< [R, 2F], gradient of gate_up
   at::Tensor hidden;        ///< [R, F], swiglu(gate_up) once more
 };
 
-/// swiglu_backward and swiglu in one pass over `gate_up`, for a caller that did not keep the result.
+/// swiglu's gradient and its result once more in one pass over `gate_up`, for a caller that did not keep the result.
+/// @param grad_hidden  [R, F], gradient of the result
 SwigluBackward swiglu_backward_and_hidden(const at::Tensor& grad_hidden, const at::Tensor& gate_up);
 
 }  // namespace pimoe

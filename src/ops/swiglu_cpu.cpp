@@ -56,7 +56,6 @@ PIMOE_CPU_CLONES void swiglu_gradient(const SwigluArguments& a, int64_t begin, i
 }
 
 void swiglu_backward(const SwigluArguments& a, int64_t begin, int64_t end) {
-  if (a.hidden == nullptr) return swiglu_gradient(a, begin, end);
   // Few enough rows that the second call finds them in the cache; one loop with three results runs out of registers and takes longer.
   constexpr int64_t kRows = 8;
   for (int64_t row = begin; row < end; row += kRows) {

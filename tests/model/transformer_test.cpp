@@ -1,9 +1,28 @@
 #include "model/model_fixture.h"
+#include "moe/balance.h"
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 namespace pimoe {
 namespace {
+
+/// Every parameter's gradient of the balance losses alone.
+std::map<std::string, at::Tensor> balance_gradients(const ModelConfig& config, RecomputePolicy policy) {
+  ModelFixture fixture(config, at::kDouble);
+  const at::Tensor tokens = random_tokens(3, 5, config.vocabulary, 1);
+  const Prediction prediction = fixture.model.forward(tokens, tokens, {0, tokens.numel()}, policy);
+  const at::Tensor load_before = at::arange(config.moe_layers() * config.moe.experts, at::kLong).view({config.moe_layers(), -1});
+  const auto tokens_of_step = static_cast<double>(2 * tokens.numel());
+  balance_terms(prediction.routing, config.moe.balance, tokens_of_step, load_before, fixture.mesh->group(Group::kBatch)).loss.backward();
+  std::map<std::string, at::Tensor> gradients;
+  for (const auto& parameter : fixture.model.parameters()) {
+    const at::Tensor& gradient = parameter->value.grad();
+    gradients[parameter->name] = gradient.defined() ? gradient.clone() : at::zeros_like(parameter->value);
+  }
+  return gradients;
+}
 
 /// Every parameter's gradient against central differences of the loss, at a few elements each.
 void expect_gradients_right(const ModelConfig& config, int64_t batch, int64_t positions, RecomputePolicy policy) {
@@ -67,6 +86,25 @@ TEST(Transformer, RecomputeGivesTheSameBits) {
       for (const auto& parameter : plain.model.parameters()) {
         EXPECT_TRUE(at::equal(parameter->value.grad(), again.model.parameters().at(parameter->name).value.grad()))
             << parameter->name << " " << dtype << " policy " << static_cast<int>(policy);
+      }
+    }
+  }
+}
+
+TEST(Transformer, RecomputeLosesNoGradientOfAnyBalanceLoss) {
+  for (const BalanceLoss& loss : balance_losses()) {
+    SCOPED_TRACE(loss.key);
+    ModelConfig config = tiny_model();
+    config.layers = 3;
+    config.moe.balance = {.switch_loss = 0.0, .z_loss = 0.0};
+    config.moe.balance.*loss.coefficient = 0.5;
+    const auto plain = balance_gradients(config, RecomputePolicy::kNone);
+    for (const char* name : {"layers.1.moe.router.weight", "layers.2.moe.router.weight", "embedding.weight"}) {
+      EXPECT_GT(plain.at(name).abs().max().item<double>(), 1e-6) << name;
+    }
+    for (const RecomputePolicy policy : {RecomputePolicy::kMoe, RecomputePolicy::kFull}) {
+      for (const auto& [name, gradient] : balance_gradients(config, policy)) {
+        EXPECT_TRUE(at::equal(gradient, plain.at(name))) << name << " policy " << static_cast<int>(policy);
       }
     }
   }

@@ -1,3 +1,4 @@
+#include "moe/exchange_dispatcher.h"
 #include "moe/layer_check.h"
 #include "support/ranks.h"
 
@@ -79,7 +80,7 @@ TEST(MoELayouts, RowsOfAnExpertArriveInGlobalTokenOrder) {
   const auto mesh = world_mesh(cpu_mesh(test_session().world()->size()), 12);
   const Communicator& group = mesh->group(Group::kExpert);
   const ExpertPlacement placement({{.name = "", .count = 12}}, group.size(), group.rank());
-  const ExchangeDispatcher dispatcher(placement, group, mesh->device());
+  const ExchangeDispatcher dispatcher(placement, group);
   // Token i of rank r is the number 100 r + i, and goes to expert (7 i) mod 12.
   const int64_t tokens = 24;
   const at::Tensor rows = (at::arange(tokens, at::kDouble) + 100.0 * group.rank()).view({tokens, 1});

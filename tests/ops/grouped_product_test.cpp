@@ -35,19 +35,23 @@ at::Tensor with_unused_nan(at::Tensor values, const std::vector<int32_t>& ends) 
   return values;
 }
 
-TEST(GroupedLinear, MatchesALoopOverRowsAtAnySizeAndDtype) {
+Operation linear(const std::vector<int32_t>& ends) {
+  return [=](const std::vector<at::Tensor>& inputs) { return grouped_linear_layer(inputs[0], inputs[1], int_tensor(ends)); };
+}
+
+TEST(GroupedLinear, AndItsGradientsMatchALoopOverRowsAtAnySizeAndDtype) {
   Random random;
   SCOPED_TRACE(random.trace());
   for (const at::ScalarType dtype : all_dtypes()) {
     for (const Sizes& sizes : all_sizes()) {
       SCOPED_TRACE(concat(dtype, " rows ", sizes.rows, " in ", sizes.in, " out ", sizes.out));
       const auto groups = static_cast<int64_t>(sizes.ends.size());
-      const at::Tensor rows = on_device(with_unused_nan(random.normal({sizes.rows, sizes.in}), sizes.ends), dtype);
+      const std::vector<Input> inputs = {{with_unused_nan(random.normal({sizes.rows, sizes.in}), sizes.ends)},
+                                         {random.normal({groups, sizes.out, sizes.in})}};
+      const std::vector<at::Tensor> tensors = leaves(inputs, dtype);
       const at::Tensor grad = on_device(with_unused_nan(random.normal({sizes.rows, sizes.out}), sizes.ends), dtype);
-      const at::Tensor weights = on_device(random.normal({groups, sizes.out, sizes.in}), dtype);
-      const at::Tensor ends = int_tensor(sizes.ends);
 
-      const at::Tensor x = on_host(rows), g = on_host(grad), w = on_host(weights);
+      const at::Tensor x = on_host(tensors[0]), g = on_host(grad), w = on_host(tensors[1]);
       at::Tensor product = at::zeros({sizes.rows, sizes.out}, at::kDouble);
       at::Tensor input_gradient = at::zeros({sizes.rows, sizes.in}, at::kDouble);
       at::Tensor weight_gradient = at::zeros({groups, sizes.out, sizes.in}, at::kDouble);
@@ -58,17 +62,12 @@ TEST(GroupedLinear, MatchesALoopOverRowsAtAnySizeAndDtype) {
         weight_gradient[group] += g[row].unsqueeze(1) * x[row];
       }
       const double scale = 30.0;  // sums of up to 130 products of normal values
-      expect_close(grouped_linear(rows, weights, ends), product, tolerance_of(dtype), scale);
-      expect_close(grouped_linear_input_gradient(grad, weights, ends), input_gradient, tolerance_of(dtype), scale);
-      expect_close(grouped_linear_weight_gradient(grad, rows, ends), weight_gradient, tolerance_of(dtype), scale);
+      expect_close(linear(sizes.ends)(tensors), product, tolerance_of(dtype), scale);
+      const auto grads = gradients(linear(sizes.ends), tensors, g);
+      expect_close(grads[0], input_gradient, tolerance_of(dtype), scale);
+      expect_close(grads[1], weight_gradient, tolerance_of(dtype), scale);
     }
   }
-}
-
-TEST(GroupedLinear, TakesWeightsThatTrain) {
-  const at::Tensor rows = on_device(at::ones({2, 8}), at::kFloat).requires_grad_(true);
-  const at::Tensor weights = on_device(at::ones({1, 8, 8}), at::kFloat).requires_grad_(true);
-  EXPECT_FALSE(grouped_linear(rows, weights, int_tensor({2})).requires_grad());
 }
 
 Operation mlp(const std::vector<int32_t>& ends) {
@@ -148,11 +147,10 @@ TEST(GroupedLinear, RefusesShapesThatDoNotFit) {
   const at::Tensor rows = on_device(at::zeros({4, 8}), at::kFloat);
   const at::Tensor weights = on_device(at::zeros({2, 3, 8}), at::kFloat);
   const at::Tensor ends = int_tensor({1, 4});
-  EXPECT_THROW(grouped_linear(rows, weights, int_tensor({4})), ShapeError);
-  EXPECT_THROW(grouped_linear(rows, weights.narrow(2, 0, 4).contiguous(), ends), ShapeError);
-  EXPECT_THROW(grouped_linear(rows, weights, ends.to(at::kLong)), ShapeError);
-  EXPECT_THROW(grouped_linear(rows, weights.to(at::kDouble), ends), ShapeError);
-  EXPECT_THROW(grouped_linear_weight_gradient(rows, rows.narrow(0, 0, 3), ends), ShapeError);
+  EXPECT_THROW(grouped_linear_layer(rows, weights, int_tensor({4})), ShapeError);
+  EXPECT_THROW(grouped_linear_layer(rows, weights.narrow(2, 0, 4).contiguous(), ends), ShapeError);
+  EXPECT_THROW(grouped_linear_layer(rows, weights, ends.to(at::kLong)), ShapeError);
+  EXPECT_THROW(grouped_linear_layer(rows, weights.to(at::kDouble), ends), ShapeError);
   EXPECT_THROW(grouped_swiglu_mlp(rows, weights, weights, ends), ShapeError);
 }
 

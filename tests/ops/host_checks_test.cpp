@@ -10,6 +10,7 @@
 #include "ops/row_moves.h"
 #include "ops/slot_order.h"
 #include "ops/swiglu.h"
+#include "ops/top_k.h"
 
 #include <ATen/Parallel.h>
 
@@ -30,8 +31,8 @@ TEST(HostChecks, AnIndexOutsideItsRangeIsNamed) {
   } catch (const ShapeError& error) {
     EXPECT_STREQ(error.what(), "linear_cross_entropy: targets[1] (3) must be in [-1, 3)");
   }
-  EXPECT_THROW(grouped_linear(hidden, at::zeros({2, 3, 4}), int_tensor({2, 1})), ShapeError);
-  EXPECT_THROW(grouped_linear(hidden, at::zeros({2, 3, 4}), int_tensor({1, 3})), ShapeError);
+  EXPECT_THROW(grouped_linear_layer(hidden, at::zeros({2, 3, 4}), int_tensor({2, 1})), ShapeError);
+  EXPECT_THROW(grouped_linear_layer(hidden, at::zeros({2, 3, 4}), int_tensor({1, 3})), ShapeError);
 }
 
 TEST(ParallelRows, GivesEveryRowToOneThreadOfAsManyAsThereAre) {
@@ -75,7 +76,7 @@ std::vector<at::Tensor> all_results(at::ScalarType dtype, unsigned seed) {
       {{random.normal({tokens * choices, width})}, {random.normal({tokens, choices}), true}});
   const at::Tensor gate_up = on_device(random.normal({tokens, 2 * width}), dtype);
   results.push_back(swiglu(gate_up));
-  results.push_back(swiglu_backward(on_device(random.normal({tokens, width}), dtype), gate_up));
+  results.push_back(swiglu_backward_and_hidden(on_device(random.normal({tokens, width}), dtype), gate_up).grad_gate_up);
   return results;
 }
 

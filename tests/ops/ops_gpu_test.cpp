@@ -10,3 +10,4 @@
 #include "ops/row_moves_test.cpp"
 #include "ops/slot_order_test.cpp"
 #include "ops/swiglu_test.cpp"
+#include "ops/top_k_test.cpp"

@@ -1,0 +1,39 @@
+#pragma once
+
+#include "moe/dispatcher.h"
+#include "moe/expert_placement.h"
+#include "parallel/communicator.h"
+
+namespace pimoe {
+
+/// Dispatch by collectives: counts, then a variable-size all-to-all of rows. Runs everywhere.
+/// @source token order as in Megatron-Core's all-to-all dispatcher: source rank, then token, inside each expert.
+class ExchangeDispatcher : public Dispatcher {
+ public:
+  /// @param group  the expert group; must outlive the dispatcher
+  ExchangeDispatcher(ExpertPlacement placement, const Communicator& group);
+
+  DispatchPlan plan(const at::Tensor& experts, int64_t capacity) const override;
+  at::Tensor dispatch(const at::Tensor& tokens, const DispatchPlan& plan) const override;
+  at::Tensor dispatch_slots(const at::Tensor& slots, const DispatchPlan& plan) const override;
+  at::Tensor return_slots(const at::Tensor& values, const DispatchPlan& plan) const override;
+  at::Tensor combine(const at::Tensor& rows, const at::Tensor& weights, const DispatchPlan& plan) const override;
+
+ private:
+  /// Rows in order of sending to rows of experts, and back.
+  at::Tensor send(const at::Tensor& rows, const DispatchPlan& plan) const;
+  at::Tensor bring_back(const at::Tensor& rows, const DispatchPlan& plan) const;
+  /// Fills in what follows from the blocks of arrived rows. @param arrived  [P, L] int64 on the host
+  void lay_out(DispatchPlan& plan, const at::Tensor& arrived, c10::Device device) const;
+  void pad(DispatchPlan& plan, int64_t capacity) const;
+
+  ExpertPlacement placement_;
+  const Communicator& group_;
+};
+
+/// Bytes of plans that are kept.
+/// @param slots  of this rank's tokens   @param rows  received in all rounds   @param padded  rows sent with padding; 0: none
+/// @param whole  the plans themselves are kept, to dispatch again; else what the backward of one plan's dispatch and combine needs
+int64_t kept_bytes_of_plans(int64_t slots, int64_t rows, int64_t rounds, int64_t padded, int64_t group_size, bool whole);
+
+}  // namespace pimoe
