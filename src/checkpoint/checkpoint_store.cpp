@@ -245,7 +245,7 @@ void require_folder(const fs::path& path) {
   if (!fs::is_directory(path)) throw CheckpointError(concat(path.string(), " is no folder", rule));
 }
 
-fs::path find_checkpoint(const fs::path& path) {
+fs::path find_checkpoint(const fs::path& path, bool digests) {
   require_folder(path);
   if (is_there(path / "manifest.json")) return path;
   if (step_of(path.filename().string())) throw CheckpointError(concat("checkpoint ", path.string(), ": has no manifest.json"));
@@ -253,7 +253,7 @@ fs::path find_checkpoint(const fs::path& path) {
   for (const fs::path& folder : {path / "checkpoints", path}) {
     std::vector<StepFolder> steps = list_steps(folder);
     for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
-      const std::string trouble = bytes_trouble(step->path, /*digests=*/true);
+      const std::string trouble = bytes_trouble(step->path, digests);
       if (trouble.empty()) return step->path;
       last_trouble = concat("; ", step_name(step->step), ": ", trouble);
     }

@@ -121,7 +121,9 @@ void save_snapshot(const std::filesystem::path& checkpoint, const Snapshot& snap
 void require_folder(const std::filesystem::path& path);
 
 /// PATH of a checkpoint on a command line: a step-* folder, or a run folder (its newest good checkpoint).
+/// @param digests  false: a run's checkpoint is good if its files have the sizes that its manifest says
 /// @throws CheckpointError if there is none, IoError if one may not look
-std::filesystem::path find_checkpoint(const std::filesystem::path& path);
+/// @cost of a run folder with digests: reads its newest checkpoint
+std::filesystem::path find_checkpoint(const std::filesystem::path& path, bool digests = true);
 
 }  // namespace pimoe
