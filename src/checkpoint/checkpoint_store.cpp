@@ -40,15 +40,20 @@ void take_state(const Manifest& manifest, const std::string& where, Snapshot& wa
   wanted.counters = manifest.counters;
 }
 
-/// @returns what it took: "read 1.2 MB of tensors out of files of 3.4 MB, of the checkpoint's 6.8 MB"
-std::string restore_from(const fs::path& checkpoint, Manifest manifest, Snapshot& wanted) {
+struct Restored {
+  std::string cost;                   ///< "read 1.2 MB of tensors out of files of 3.4 MB, of the checkpoint's 6.8 MB"
+  std::vector<std::string> left_out;  ///< optional tensors that the checkpoint does not have
+};
+
+Restored restore_from(const fs::path& checkpoint, Manifest manifest, Snapshot& wanted) {
   CheckpointReader reader(checkpoint, std::move(manifest));
-  reader.fill(wanted.pieces);
+  std::vector<std::string> left_out = reader.fill(wanted.pieces);
   take_state(reader.manifest(), checkpoint.string(), wanted);
   double all = 0;
   for (const StoredFile& file : reader.manifest().files) all += static_cast<double>(file.bytes);
-  return concat("read ", human_bytes(static_cast<double>(reader.bytes_read())), " of tensors out of files of ",
-                human_bytes(static_cast<double>(reader.bytes_digested())), ", of the checkpoint's ", human_bytes(all));
+  return {concat("read ", human_bytes(static_cast<double>(reader.bytes_read())), " of tensors out of files of ",
+                 human_bytes(static_cast<double>(reader.bytes_digested())), ", of the checkpoint's ", human_bytes(all)),
+          std::move(left_out)};
 }
 
 double seconds_since(std::chrono::steady_clock::time_point begun) {
@@ -194,7 +199,7 @@ std::string CheckpointStore::damage_of(const fs::path& checkpoint) const {
   return ranks.agree(damage);
 }
 
-void CheckpointStore::restore(const fs::path& checkpoint, Snapshot& wanted) {
+std::vector<std::string> CheckpointStore::restore(const fs::path& checkpoint, Snapshot& wanted) {
   std::string manifest;
   agree([&] {
     // One rank reads the table of contents for all: a thousand would ask the file system for the same file at once.
@@ -202,13 +207,19 @@ void CheckpointStore::restore(const fs::path& checkpoint, Snapshot& wanted) {
   });
   manifest = mesh_.control().broadcast_text(manifest, 0);
   const auto begun = std::chrono::steady_clock::now();
-  std::string cost;
-  agree([&] { cost = restore_from(checkpoint, parse_manifest(manifest, (checkpoint / "manifest.json").string()), wanted); });
+  Restored restored;
+  agree([&] { restored = restore_from(checkpoint, parse_manifest(manifest, (checkpoint / "manifest.json").string()), wanted); });
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
-  log_.info(concat("rank ", mesh_.rank(), " ", cost, ", in ", fixed(seconds, 2), " s"));
+  log_.info(concat("rank ", mesh_.rank(), " ", restored.cost, ", in ", fixed(seconds, 2), " s"));
+  if (!restored.left_out.empty()) {
+    log_.info(concat("rank ", mesh_.rank(), ": the checkpoint does not have ", join(restored.left_out, ", "), ": left as they begin"));
+  }
+  return restored.left_out;
 }
 
-void restore_snapshot(const fs::path& checkpoint, Snapshot& wanted) { restore_from(checkpoint, read_manifest(checkpoint), wanted); }
+std::vector<std::string> restore_snapshot(const fs::path& checkpoint, Snapshot& wanted) {
+  return restore_from(checkpoint, read_manifest(checkpoint), wanted).left_out;
+}
 
 void save_snapshot(const fs::path& checkpoint, const Snapshot& snapshot, int64_t part_bytes) try {
   if (fs::exists(checkpoint)) throw CheckpointError("it exists already");

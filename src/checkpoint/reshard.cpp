@@ -7,6 +7,7 @@
 #include "checkpoint/piece_check.h"
 #include "checkpoint/shard_plan.h"
 #include "checkpoint/step_folders.h"
+#include "checkpoint/training_state.h"
 #include "checkpoint/verification.h"
 
 #include <ATen/ops/empty.h>
@@ -22,8 +23,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kSliceElements = 64;  // stretches begin at whole cache lines, as an optimizer's do
-
-bool is_expert_tensor(const std::string& name) { return name.find(".experts.") != std::string::npos; }
 
 /// Elements [begin, end) of `box` for one of `of` owners.
 Piece slice_of(const std::string& name, const Box& box, int64_t index, int64_t of) {

@@ -44,7 +44,7 @@ class Optimizer {
   int64_t steps_taken() const { return steps_taken_; }
   void set_steps_taken(int64_t steps);
 
-  /// Views of this rank's masters and moments, piece by piece: "master", "exp_avg", "exp_avg_sq".
+  /// Views of this rank's masters and moments, piece by piece, of the kinds of checkpoint/training_state.h.
   std::vector<StatePiece> state() const;
   /// @returns what this rank holds of masters and moments; a master that is the rank's slice of the compute weights takes nothing more
   int64_t state_bytes() const;
