@@ -119,12 +119,8 @@ void look_at_data(const TrainConfig& config, Preflight& found) {
 void look_at_replay(const TrainConfig& config, Preflight& found) {
   if (config.model.moe.router.replay.empty()) return;
   found.attempt([&] {
-    std::vector<std::string> routers;
-    for (int64_t layer = config.model.layers - config.model.moe_layers(); layer < config.model.layers; ++layer) {
-      routers.push_back(concat("layers.", layer, ".moe.router"));
-    }
     const RoutingReplay replay(config.model.moe.router.replay);
-    replay.require_fits(routers, config.model.moe);
+    replay.require_fits(config.model.router_names(), config.model.moe);
     const std::string doubt = doubt_about_replay(replay, config, std::max<int64_t>(0, found.folder.resumes_at));
     if (!doubt.empty()) found.warnings.push_back(doubt);
   });

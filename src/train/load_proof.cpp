@@ -55,10 +55,9 @@ std::string excuse(const Snapshot& saved, const MoeConfig& before, const MoeConf
                   static_cast<int>(moe.rank_overflow));
   };
   if (limits(before) != limits(now)) return "capacity or rank limits are not what they were";
-  const bool by_rank = now.capacity_factor > 0 || (now.rank_budget > 0 && now.rank_overflow == RankOverflow::kDrop);
   const bool same_layout = saved.counters.at(state_counter::kProofRanks) == mesh.size() &&
                            saved.counters.at(state_counter::kProofExpertParallel) == static_cast<int64_t>(mesh.expert_parallel());
-  if (by_rank && !same_layout) return "what experts take goes by ranks, and the layout is another one";
+  if (now.may_drop() && !same_layout) return "what experts take goes by ranks, and the layout is another one";
   return "";
 }
 

@@ -50,10 +50,8 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
     validation_.emplace(config_.data.validation);
     SampleReader(*validation_, config_.model.sequence_length, 0, /*shuffle=*/false);
   }
-  std::vector<std::string> routers;
-  for (const MoELayer* layer : learner_.moe_layers()) routers.push_back(layer->router().name());
-  routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), routers, config_.model.moe,
-                       config_.model.sequence_length);
+  routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), config_.model.router_names(),
+                       config_.model.moe, config_.model.sequence_length);
   announce();
   resume();
   if (learner_.replay() != nullptr) {
