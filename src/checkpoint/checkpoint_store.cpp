@@ -6,8 +6,6 @@
 #include "base/text.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/collective_save.h"
-#include "checkpoint/piece_check.h"
-#include "checkpoint/shard_plan.h"
 #include "checkpoint/step_folders.h"
 #include "checkpoint/trouble.h"
 #include "checkpoint/verification.h"
@@ -219,35 +217,6 @@ std::vector<std::string> CheckpointStore::restore(const fs::path& checkpoint, Sn
 
 std::vector<std::string> restore_snapshot(const fs::path& checkpoint, Snapshot& wanted) {
   return restore_from(checkpoint, read_manifest(checkpoint), wanted).left_out;
-}
-
-void save_snapshot(const fs::path& checkpoint, const Snapshot& snapshot, int64_t part_bytes) try {
-  if (fs::exists(checkpoint)) throw CheckpointError("it exists already");
-  Manifest manifest{.step = snapshot.step,
-                    .ranks = 1,
-                    .expert_parallel = 1,
-                    .config = snapshot.config,
-                    .numbers = snapshot.numbers,
-                    .counters = snapshot.counters,
-                    .files = {},
-                    .pieces = {}};
-  const std::vector<StatePiece> pieces = pieces_to_store(snapshot.pieces);
-  if (const std::string gap = coverage_trouble(list_pieces(pieces)); !gap.empty()) throw CheckpointError(gap);
-  fs::path temporary = checkpoint;
-  temporary += ".tmp";
-  fs::remove_all(temporary);
-  fs::create_directories(temporary);
-  size_t part = 0;
-  ShardWriter writer(temporary, manifest);
-  for (const std::vector<StatePiece>& in_part : plan_parts(pieces, part_bytes)) writer.add(shard_name(0, 1, part++), in_part);
-  writer.finish();
-  const std::string text = to_json(manifest);
-  write_durably(temporary / "manifest.json", text.data(), text.size());
-  commit_folder(temporary, checkpoint);
-} catch (const std::exception& error) {
-  std::error_code ignored;
-  fs::remove_all(fs::path(checkpoint) += ".tmp", ignored);
-  throw SaveError(concat("checkpoint ", checkpoint.string(), " was not saved: ", error.what()));
 }
 
 void require_folder(const fs::path& path) {

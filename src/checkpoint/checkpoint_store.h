@@ -115,10 +115,6 @@ class CheckpointStore {
 /// Restoring without a mesh, for tools: as CheckpointStore::restore on one process, without a word.
 std::vector<std::string> restore_snapshot(const std::filesystem::path& checkpoint, Snapshot& wanted);
 
-/// Saving without a mesh, for tools: as CheckpointStore::save on one process, into `checkpoint` itself (".../step-00000100", which must not
-/// exist). @throws SaveError
-void save_snapshot(const std::filesystem::path& checkpoint, const Snapshot& snapshot, int64_t part_bytes = int64_t{1} << 30);
-
 /// @throws CheckpointError if `path` is no folder, IoError if one may not look
 void require_folder(const std::filesystem::path& path);
 
