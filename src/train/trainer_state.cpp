@@ -94,7 +94,7 @@ void Trainer::roll_back() {
   const ProgressPhase phase("roll back");
   const std::string diverged = concat("the run has diverged: its last ", divergence_.skipped_in_a_row(), " steps, up to step ", step(),
                                       ", were skipped, because loss or gradients were not finite or far beyond those before (loss ",
-                                      last_record_->loss, ", gradient norm ", last_record_->gradient_norm, ")");
+                                      report_.last().loss, ", gradient norm ", report_.last().gradient_norm, ")");
   saves_.collect();
   std::optional<std::filesystem::path> newest;
   if (rollbacks_ < config_.train.rollbacks) newest = checkpoints_.newest_good();
@@ -111,10 +111,8 @@ void Trainer::roll_back() {
   const int64_t passed_over = next_sample - std::exchange(start_.next_sample, next_sample);
   replicas_.forget();
   open_data();
-  if (metrics_) metrics_->roll_back(step());
+  report_.roll_back(step());
   if (mesh_.rank() == 0) cut_recordings();
-  first_step_ = step();
-  started_ = std::chrono::steady_clock::now();
   ++rollbacks_;
   rolled_back_ = concat(diverged, ". Rolled back from step ", from_step, " to ", newest->filename().string(), "; the ", passed_over,
                         " sequences read since then are passed over");
