@@ -24,7 +24,7 @@ RunReport::~RunReport() = default;
 
 void RunReport::announce(at::ScalarType dtype) const {
   if (is_first_rank()) {
-    for (const std::string& doubt : doubts_about(config_)) log_.warning(doubt);
+    for (const std::string& doubt : doubts_about(config_, mesh_.size())) log_.warning(doubt);
   }
   const MoeConfig& moe = config_.model.moe;
   const int64_t moe_layers = config_.model.moe_layers();
