@@ -54,8 +54,8 @@ class RunReport {
   TrainConfig config_;
   const ProcessMesh& mesh_;
   Logger& log_;
-  double peak_flops_;     ///< of all devices together; 0 where unknown
-  int64_t step_tokens_;   ///< of a step, over all ranks
+  double peak_flops_;                     ///< of all devices together; 0 where unknown
+  int64_t step_tokens_;                   ///< of a step, over all ranks
   std::unique_ptr<MetricsFile> metrics_;  ///< rank 0 alone
   std::string metrics_trouble_;           ///< of the last record; "": it is written
   int64_t first_step_ = 0;                ///< that the clock began at
