@@ -38,7 +38,7 @@ class RunReport {
 
   /// The run goes back to `step`: records of later ones move out of metrics.jsonl.
   void roll_back(int64_t step);
-  /// The end, however it came: writes what could not be written before, or says that it is lost.
+  /// At the end: writes what could not be written before, or says that it is lost.
   void flush();
 
   void say_complete(int64_t step) const;
