@@ -5,12 +5,11 @@
 #include "base/text.h"
 #include "base/utf8.h"
 #include "parallel/mpi_communicator.h"
-#include "preflight/check_report.h"
+#include "preflight/planned_job.h"
 #include "train/idle_keys.h"
 
 #include <CLI/CLI.hpp>
 
-#include <algorithm>
 #include <iostream>
 #include <limits>
 #include <memory>
@@ -19,10 +18,7 @@
 namespace pimoe {
 namespace {
 
-/// On a GPU: context, kernels of the libraries, NCCL's channels, and what the allocator cannot use of what it holds. Not a forecast.
-constexpr int64_t kGpuOverhead = int64_t{2} << 30;
 constexpr int64_t kMostRanks = 1 << 20;
-constexpr int64_t kUsualNode = 8;
 
 struct CheckOptions {
   std::filesystem::path config;
@@ -35,13 +31,6 @@ struct CheckOptions {
   bool json = false;
 };
 
-/// Ranks of a node where nobody says: all of them, or where there are more than 8 the most that share them out evenly.
-int64_t usual_node(int64_t ranks) {
-  int64_t node = std::min(ranks, kUsualNode);
-  while (ranks % node != 0) --node;
-  return node;
-}
-
 DeviceSpec chosen_device(const std::string& name) {
   if (name.empty()) return device_here();
   if (const auto found = find_device(name)) return *found;
@@ -50,6 +39,13 @@ DeviceSpec chosen_device(const std::string& name) {
   const std::string nearest = nearest_name(name, names);
   throw UsageError(concat("--device ", name, " is not known", nearest.empty() ? "" : concat(": did you mean ", nearest, "?"), " (",
                           join(names, ", "), ")"));
+}
+
+std::optional<int64_t> chosen_memory(const std::string& text) {
+  if (text.empty()) return std::nullopt;
+  const auto bytes = parse_bytes(text);
+  if (!bytes) throw UsageError(concat("--memory ", text, " must be a size: 85899345920, 80GiB, 64GB"));
+  return bytes;
 }
 
 double chosen_skew(const std::string& text) {
@@ -80,91 +76,27 @@ std::optional<TrainConfig> load(const CheckOptions& options, Preflight& found, b
   return rest;
 }
 
-/// Rules between the configuration and the machine that ProcessMesh would see.
-void look_at_layout(const TrainConfig& config, const CheckOptions& options, const DeviceSpec& device, Preflight& found) {
-  if (config.mesh.device == DeviceChoice::kCuda && !device.is_gpu) {
-    found.troubles.push_back({ExitCode::kBadConfig, "mesh.device (cuda) needs a GPU; this check is for --device cpu"});
-  }
-  if (config.mesh.transport == Transport::kNccl && (!device.is_gpu || config.mesh.device == DeviceChoice::kCpu)) {
-    found.troubles.push_back({ExitCode::kBadConfig, "mesh.transport (nccl) needs mesh.device cuda; this run's device is cpu"});
-  }
-  if (options.ranks % options.node_ranks != 0) {
-    found.warnings.push_back(concat("--ranks-per-node (", options.node_ranks, ") does not divide --ranks (", options.ranks,
-                                    "): mesh.expert_parallel=auto goes by what divides the ranks of every node"));
-  }
-  if (config.train.global_batch < options.ranks) {
-    found.warnings.push_back(concat("train.global_batch (", config.train.global_batch, ") is below the ", options.ranks,
-                                    " ranks: ", options.ranks - config.train.global_batch, " of them have no sequence, and only wait"));
-  }
-  for (const std::string& doubt : doubts_about(config)) found.warnings.push_back(doubt);
-}
-
-/// @returns checkpoints that a run writes
-int64_t saves_of(const TrainConfig& config) {
-  const int64_t every = config.checkpoint.every_steps;
-  const int64_t due = every > 0 ? config.train.steps / every : 0;
-  const bool last_is_due = every > 0 && config.train.steps % every == 0;
-  return config.checkpoint.at_end ? due + (last_is_due ? 0 : 1) : due - (last_is_due ? 1 : 0);
-}
-
-void forecast(const TrainConfig& config, const CheckOptions& options, CheckReport& report) {
-  const bool on_gpu = report.device.is_gpu;
-  ForecastPlace place{.ranks = options.ranks, .node_ranks = options.node_ranks, .on_gpu = on_gpu};
-  place.dtype = config.train.precision != Precision::kAuto ? compute_dtype(config.train.precision, c10::DeviceType::CPU)
-                : report.device.fast_bfloat16              ? at::kBFloat16
-                                                           : at::kFloat;
-  report.precision = dtype_name(place.dtype);
-  report.has_experts = config.model.moe_layers() > 0;
-  if (!report.found.attempt([&] { report.forecast.emplace(config, place); })) return;
-  if (!options.memory.empty()) {
-    const auto bytes = parse_bytes(options.memory);
-    if (!bytes) throw UsageError(concat("--memory ", options.memory, " must be a size: 85899345920, 80GiB, 64GB"));
-    report.limit_bytes = *bytes;
-  } else {
-    report.limit_bytes = static_cast<int64_t>(report.device.memory_gib * static_cast<double>(int64_t{1} << 30));
-  }
-  report.overhead_bytes = on_gpu ? kGpuOverhead : 0;
-
-  const double wanted = chosen_skew(options.skew);
-  std::vector<std::pair<std::string, double>> columns = {{"at balance", 1.0}, {"at worst skew", kWorstSkew}};
-  if (wanted != 1.0 && wanted != kWorstSkew) columns.insert(columns.begin() + 1, {concat("at skew ", options.skew), wanted});
-  const std::vector<double> bear = report.has_experts ? skews_to_bear(config.model.moe, wanted) : std::vector{wanted};
-  if (bear.size() > 1 && bear[1] > 1.0) columns.insert(columns.begin() + 1, {"in a full round", bear[1]});
-  report.any_skew = bear.size() > 1;
-  for (const auto& [name, skew] : columns) {
-    report.skews.push_back({name, skew, report.forecast->memory(skew), report.has_experts ? report.forecast->rows(skew) : RoutedRows{}});
-  }
-  std::optional<size_t> fullest;  // of the columns that have to fit
-  for (size_t column = 0; column < report.skews.size(); ++column) {
-    if (std::find(bear.begin(), bear.end(), report.skews[column].skew) == bear.end()) continue;
-    if (!fullest || report.peak(column) > report.peak(*fullest)) fullest = column;
-  }
-  report.judged = fullest.value();
-
-  report.saves = saves_of(config);
-  // One more than is kept while the next is written.
-  const int64_t most =
-      std::min(report.saves, config.checkpoint.keep + 1 - std::min(config.checkpoint.keep, report.found.folder.checkpoints));
-  report.disk_bytes = std::max<int64_t>(0, most) * report.forecast->checkpoint_bytes();
-  if (!report.memory_fits()) report.remedies = remedies(config, place, wanted);
-}
-
-ExitCode check(CheckOptions options, AppContext& /*context*/) {
+ExitCode check(const CheckOptions& options, AppContext& /*context*/) {
   if (MpiSession::launcher_rank() != 0) return ExitCode::kDone;  // started alone it is the first
-  if (options.node_ranks == 0) options.node_ranks = usual_node(options.ranks);
+  PlannedJob job{.ranks = options.ranks,
+                 .node_ranks = options.node_ranks > 0 ? options.node_ranks : usual_node(options.ranks),
+                 .device = chosen_device(options.device),
+                 .memory_bytes = chosen_memory(options.memory),
+                 .skew = chosen_skew(options.skew),
+                 .skew_name = options.skew};
   CheckReport report;
   report.config = options.config.string();
-  report.ranks = options.ranks;
-  report.device = chosen_device(options.device);
+  report.ranks = job.ranks;
   bool vocabulary_known = false;
-  std::optional<TrainConfig> config = load(options, report.found, vocabulary_known);
+  const std::optional<TrainConfig> config = load(options, report.found, vocabulary_known);
+  if (config && options.device.empty() && config->mesh.device == DeviceChoice::kCpu) job.device = device_specs().front();
+  report.device = job.device;
   if (config) {
-    if (options.device.empty() && config->mesh.device == DeviceChoice::kCpu) report.device = device_specs().front();
-    look_at_layout(*config, options, report.device, report.found);
+    look_at_layout(*config, job, report.found);
     look_at_data(*config, report.found);
     look_at_run_folder(*config, vocabulary_known, report.found);
     look_at_replay(*config, report.found);
-    if (vocabulary_known) forecast(*config, options, report);
+    if (vocabulary_known) foretell(*config, job, report);
   }
   if (options.json) {
     print_json(to_json(report));

@@ -9,6 +9,7 @@
 #include "checkpoint/comparison.h"
 #include "checkpoint/reshard.h"
 #include "checkpoint/step_folders.h"
+#include "checkpoint/training_state.h"
 #include "checkpoint/verification.h"
 
 #include <ATen/core/Tensor.h>
@@ -61,7 +62,7 @@ void print_rows(const std::vector<Row>& rows) {
   for (const Row& row : rows) {
     std::cout << std::setw(10) << row.step;
     if (row.good()) {
-      const auto tokens = row.manifest.counters.find("tokens_seen");
+      const auto tokens = row.manifest.counters.find(state_counter::kTokensSeen);
       std::cout << "  yes " << std::setw(12) << human_bytes(static_cast<double>(row.bytes)) << std::setw(7) << row.manifest.ranks
                 << std::setw(17) << row.manifest.expert_parallel << std::setw(16)
                 << (tokens == row.manifest.counters.end() ? "-" : grouped(tokens->second)) << "  " << row.path << "\n";
@@ -191,7 +192,8 @@ ExitCode extract(const Options& options) {
     throw UsageError(concat("--output (", options.output.string(), ") must not be inside the checkpoint: its files stay as they are"));
   }
   CheckpointReader reader(folder);
-  const std::string name = options.tensor.find('/') == std::string::npos ? "master/" + options.tensor : options.tensor;
+  const std::string name =
+      options.tensor.find('/') == std::string::npos ? concat(state_kind::kMaster, "/", options.tensor) : options.tensor;
   const auto tensors = reader.tensors();
   const auto found = tensors.find(name);
   const Box box = Box::whole(found == tensors.end() ? std::vector<int64_t>{} : found->second.shape);

@@ -74,10 +74,6 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   const std::unique_ptr<FileLock> lock = lock_run(config.run.directory, mesh);
   if (mesh.rank() == 0) {
     for (const std::string& idle : idle_keys(file, options.overrides)) log.warning(idle);
-    if (config.train.global_batch < mesh.size()) {
-      log.warning(concat("train.global_batch (", config.train.global_batch, ") is below the ", mesh.size(),
-                         " ranks: ", mesh.size() - config.train.global_batch, " of them have no sequence, and only wait"));
-    }
   }
   if (context.stop != nullptr && context.stop->was_blocked() && mesh.rank() == 0) {
     log.warning(

@@ -135,10 +135,6 @@ bool is_there(const fs::path& path) {
 
 std::string read_file(const fs::path& path, uint64_t limit_bytes) { return read_whole<std::string>(path, limit_bytes); }
 
-std::vector<std::byte> read_bytes(const fs::path& path, uint64_t limit_bytes) {
-  return read_whole<std::vector<std::byte>>(path, limit_bytes);
-}
-
 std::string read_regular_file(const fs::path& path, uint64_t limit_bytes) {
   return read_whole<std::string>(path, limit_bytes, /*regular=*/true);
 }

@@ -16,7 +16,6 @@ bool is_there(const std::filesystem::path& path);
 
 /// @returns the whole file, or all that a pipe gives. @throws IoError if it cannot be read or is larger than `limit_bytes`.
 std::string read_file(const std::filesystem::path& path, uint64_t limit_bytes = UINT64_MAX);
-std::vector<std::byte> read_bytes(const std::filesystem::path& path, uint64_t limit_bytes = UINT64_MAX);
 /// The same of what must be a regular file: a pipe in its place, which would keep its reader waiting, is an IoError with code ENXIO.
 std::string read_regular_file(const std::filesystem::path& path, uint64_t limit_bytes = UINT64_MAX);
 std::vector<std::byte> read_regular_bytes(const std::filesystem::path& path, uint64_t limit_bytes = UINT64_MAX);

@@ -79,6 +79,7 @@ class Hdf5Reader {
   std::vector<std::string> names() const;
   /// @throws Error if there is no such dataset.
   Dataset describe(const std::string& name) const;
+  /// @returns a text attribute of the root group, as set_text wrote it. @throws Error if there is none, or it is no text
   std::string text(const std::string& name) const;
 
   /// Reads elements [begin, begin + count) into `out`, which has room for count * element_bytes(type) bytes.

@@ -60,7 +60,7 @@ void CheckpointReader::require_room(const std::string& tensor, int64_t count) co
 void CheckpointReader::check_tensor(const StatePiece& state) const {
   const std::string where = concat("checkpoint ", folder_.string(), ": ");
   if (const std::string trouble = state_trouble(state); !trouble.empty()) throw CheckpointError(where + trouble);
-  const std::string tensor = concat(state.kind, "/", state.piece.name);
+  const std::string tensor = tensor_of(state);
   const auto found = index_.find(tensor);
   if (found == index_.end()) {
     std::vector<std::string> names;
@@ -84,10 +84,11 @@ void CheckpointReader::check_tensor(const StatePiece& state) const {
 std::map<std::string, std::vector<CheckpointReader::Copy>> CheckpointReader::plan(const std::vector<StatePiece>& wanted) const {
   std::map<std::string, std::vector<Copy>> copies;
   for (size_t w = 0; w < wanted.size(); ++w) {
+    if (is_left_out(wanted[w])) continue;
     check_tensor(wanted[w]);
     const Piece& piece = wanted[w].piece;
     std::vector<Stretch> covered;
-    for (const size_t member : index_.at(concat(wanted[w].kind, "/", piece.name))) {
+    for (const size_t member : index_.at(tensor_of(wanted[w]))) {
       const StoredPiece& stored = manifest_.pieces[member];
       Copy copy{member, w, overlaps(stored.piece, piece)};
       if (copy.overlaps.empty()) continue;
@@ -96,14 +97,14 @@ std::map<std::string, std::vector<CheckpointReader::Copy>> CheckpointReader::pla
     }
     const Stretch gap = first_gap(std::move(covered), piece.numel());
     if (gap.begin < gap.end) {
-      throw CheckpointError(concat("checkpoint ", folder_.string(), ": ", wanted[w].kind, "/", piece.name, " is not complete: elements [",
-                                   gap.begin, ", ", gap.end, ") of the wanted ", piece.numel(), " are in no file"));
+      throw CheckpointError(concat("checkpoint ", folder_.string(), ": ", tensor_of(wanted[w]), " is not complete: elements [", gap.begin,
+                                   ", ", gap.end, ") of the wanted ", piece.numel(), " are in no file"));
     }
   }
   return copies;
 }
 
-void CheckpointReader::fill(const std::vector<StatePiece>& wanted) {
+std::vector<std::string> CheckpointReader::fill(const std::vector<StatePiece>& wanted) {
   const c10::AutoGradMode no_gradient(false);  // wanted values may be leaves that require one
   for (const auto& [file, copies] : plan(wanted)) {
     const ShardFile& shard = open(file);
@@ -121,6 +122,11 @@ void CheckpointReader::fill(const std::vector<StatePiece>& wanted) {
       }
     }
   }
+  std::set<std::string> left_out;
+  for (const StatePiece& state : wanted) {
+    if (is_left_out(state)) left_out.insert(tensor_of(state));
+  }
+  return {left_out.begin(), left_out.end()};
 }
 
 at::Tensor CheckpointReader::read(const std::string& tensor, int64_t begin, int64_t end) {

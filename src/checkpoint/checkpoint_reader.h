@@ -31,11 +31,12 @@ class CheckpointReader {
   /// @returns "master/layers.0.norm" and so on, sorted, with what each is.
   std::map<std::string, Tensor> tensors() const;
 
-  /// Fills the values of every wanted piece. All are checked before the first is written.
+  /// Fills the values of every wanted piece; an optional one whose tensor is in no file stays as it is. All are checked before the first is written.
+  /// @returns the tensors ("exp_avg/layers.0.norm") of optional pieces that stayed as they were, each once, sorted
   /// @throws CheckpointError naming the tensor that is missing (with the nearest name), has another shape or number format, or is not fully
   ///         covered, or the file that is damaged.
   /// @cost reads and digests each file with wanted elements once
-  void fill(const std::vector<StatePiece>& wanted);
+  std::vector<std::string> fill(const std::vector<StatePiece>& wanted);
 
   /// @returns elements [begin, end) of the flattened logical tensor "kind/name", on the host, as stored.
   /// @throws CheckpointError as fill
@@ -47,6 +48,8 @@ class CheckpointReader {
   int64_t bytes_digested() const { return bytes_digested_; }
 
  private:
+  static std::string tensor_of(const StatePiece& state) { return state.kind + "/" + state.piece.name; }
+
   struct Copy {
     size_t stored = 0;  ///< in manifest_.pieces
     size_t wanted = 0;
@@ -56,7 +59,8 @@ class CheckpointReader {
   /// Memory is taken for what the files can hold, not for what a manifest says. @throws CheckpointError
   void require_room(const std::string& tensor, int64_t count) const;
   void check_tensor(const StatePiece& state) const;
-  /// @returns the copies that fill every wanted piece, by file.
+  bool is_left_out(const StatePiece& state) const { return state.optional && !index_.contains(tensor_of(state)); }
+  /// @returns the copies that fill every wanted piece that is not left out, by file.
   std::map<std::string, std::vector<Copy>> plan(const std::vector<StatePiece>& wanted) const;
   const ShardFile& open(const std::string& file);
 

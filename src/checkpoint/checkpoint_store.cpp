@@ -6,8 +6,6 @@
 #include "base/text.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/collective_save.h"
-#include "checkpoint/piece_check.h"
-#include "checkpoint/shard_plan.h"
 #include "checkpoint/step_folders.h"
 #include "checkpoint/trouble.h"
 #include "checkpoint/verification.h"
@@ -40,15 +38,20 @@ void take_state(const Manifest& manifest, const std::string& where, Snapshot& wa
   wanted.counters = manifest.counters;
 }
 
-/// @returns what it took: "read 1.2 MB of tensors out of files of 3.4 MB, of the checkpoint's 6.8 MB"
-std::string restore_from(const fs::path& checkpoint, Manifest manifest, Snapshot& wanted) {
+struct Restored {
+  std::string cost;                   ///< "read 1.2 MB of tensors out of files of 3.4 MB, of the checkpoint's 6.8 MB"
+  std::vector<std::string> left_out;  ///< optional tensors that the checkpoint does not have
+};
+
+Restored restore_from(const fs::path& checkpoint, Manifest manifest, Snapshot& wanted) {
   CheckpointReader reader(checkpoint, std::move(manifest));
-  reader.fill(wanted.pieces);
+  std::vector<std::string> left_out = reader.fill(wanted.pieces);
   take_state(reader.manifest(), checkpoint.string(), wanted);
   double all = 0;
   for (const StoredFile& file : reader.manifest().files) all += static_cast<double>(file.bytes);
-  return concat("read ", human_bytes(static_cast<double>(reader.bytes_read())), " of tensors out of files of ",
-                human_bytes(static_cast<double>(reader.bytes_digested())), ", of the checkpoint's ", human_bytes(all));
+  return {concat("read ", human_bytes(static_cast<double>(reader.bytes_read())), " of tensors out of files of ",
+                 human_bytes(static_cast<double>(reader.bytes_digested())), ", of the checkpoint's ", human_bytes(all)),
+          std::move(left_out)};
 }
 
 double seconds_since(std::chrono::steady_clock::time_point begun) {
@@ -194,7 +197,7 @@ std::string CheckpointStore::damage_of(const fs::path& checkpoint) const {
   return ranks.agree(damage);
 }
 
-void CheckpointStore::restore(const fs::path& checkpoint, Snapshot& wanted) {
+std::vector<std::string> CheckpointStore::restore(const fs::path& checkpoint, Snapshot& wanted) {
   std::string manifest;
   agree([&] {
     // One rank reads the table of contents for all: a thousand would ask the file system for the same file at once.
@@ -202,41 +205,18 @@ void CheckpointStore::restore(const fs::path& checkpoint, Snapshot& wanted) {
   });
   manifest = mesh_.control().broadcast_text(manifest, 0);
   const auto begun = std::chrono::steady_clock::now();
-  std::string cost;
-  agree([&] { cost = restore_from(checkpoint, parse_manifest(manifest, (checkpoint / "manifest.json").string()), wanted); });
+  Restored restored;
+  agree([&] { restored = restore_from(checkpoint, parse_manifest(manifest, (checkpoint / "manifest.json").string()), wanted); });
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
-  log_.info(concat("rank ", mesh_.rank(), " ", cost, ", in ", fixed(seconds, 2), " s"));
+  log_.info(concat("rank ", mesh_.rank(), " ", restored.cost, ", in ", fixed(seconds, 2), " s"));
+  if (!restored.left_out.empty()) {
+    log_.info(concat("rank ", mesh_.rank(), ": the checkpoint does not have ", join(restored.left_out, ", "), ": left as they begin"));
+  }
+  return restored.left_out;
 }
 
-void restore_snapshot(const fs::path& checkpoint, Snapshot& wanted) { restore_from(checkpoint, read_manifest(checkpoint), wanted); }
-
-void save_snapshot(const fs::path& checkpoint, const Snapshot& snapshot, int64_t part_bytes) try {
-  if (fs::exists(checkpoint)) throw CheckpointError("it exists already");
-  Manifest manifest{.step = snapshot.step,
-                    .ranks = 1,
-                    .expert_parallel = 1,
-                    .config = snapshot.config,
-                    .numbers = snapshot.numbers,
-                    .counters = snapshot.counters,
-                    .files = {},
-                    .pieces = {}};
-  const std::vector<StatePiece> pieces = pieces_to_store(snapshot.pieces);
-  if (const std::string gap = coverage_trouble(list_pieces(pieces)); !gap.empty()) throw CheckpointError(gap);
-  fs::path temporary = checkpoint;
-  temporary += ".tmp";
-  fs::remove_all(temporary);
-  fs::create_directories(temporary);
-  size_t part = 0;
-  ShardWriter writer(temporary, manifest);
-  for (const std::vector<StatePiece>& in_part : plan_parts(pieces, part_bytes)) writer.add(shard_name(0, 1, part++), in_part);
-  writer.finish();
-  const std::string text = to_json(manifest);
-  write_durably(temporary / "manifest.json", text.data(), text.size());
-  commit_folder(temporary, checkpoint);
-} catch (const std::exception& error) {
-  std::error_code ignored;
-  fs::remove_all(fs::path(checkpoint) += ".tmp", ignored);
-  throw SaveError(concat("checkpoint ", checkpoint.string(), " was not saved: ", error.what()));
+std::vector<std::string> restore_snapshot(const fs::path& checkpoint, Snapshot& wanted) {
+  return restore_from(checkpoint, read_manifest(checkpoint), wanted).left_out;
 }
 
 void require_folder(const fs::path& path) {
@@ -245,7 +225,7 @@ void require_folder(const fs::path& path) {
   if (!fs::is_directory(path)) throw CheckpointError(concat(path.string(), " is no folder", rule));
 }
 
-fs::path find_checkpoint(const fs::path& path) {
+fs::path find_checkpoint(const fs::path& path, bool digests) {
   require_folder(path);
   if (is_there(path / "manifest.json")) return path;
   if (step_of(path.filename().string())) throw CheckpointError(concat("checkpoint ", path.string(), ": has no manifest.json"));
@@ -253,7 +233,7 @@ fs::path find_checkpoint(const fs::path& path) {
   for (const fs::path& folder : {path / "checkpoints", path}) {
     std::vector<StepFolder> steps = list_steps(folder);
     for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
-      const std::string trouble = bytes_trouble(step->path, /*digests=*/true);
+      const std::string trouble = bytes_trouble(step->path, digests);
       if (trouble.empty()) return step->path;
       last_trouble = concat("; ", step_name(step->step), ": ", trouble);
     }

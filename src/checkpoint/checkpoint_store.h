@@ -89,9 +89,11 @@ class CheckpointStore {
 
   /// Fills the tensors of `wanted.pieces` and its numbers, counters, step and config from the checkpoint, whatever layout wrote it.
   /// Floating-point tensors are converted to the wanted dtype; others must have the stored one. Numbers and counters that `wanted` has on
-  /// entry must be in the checkpoint; on return it has all of the checkpoint's. Only files with wanted elements are read. Collective.
+  /// entry must be in the checkpoint; on return it has all of the checkpoint's: an optional one is not put in, but looked for afterwards. Only
+  /// files with wanted elements are read. Collective.
+  /// @returns the tensors of this rank's optional pieces that the checkpoint does not have, which stay as they are; said in the log
   /// @throws CheckpointError naming the tensor that is missing, has another shape, is not fully covered, or the file that is damaged.
-  void restore(const std::filesystem::path& checkpoint, Snapshot& wanted);
+  std::vector<std::string> restore(const std::filesystem::path& checkpoint, Snapshot& wanted);
 
  private:
   /// Writes a checkpoint and deletes the oldest. @returns its bytes
@@ -110,18 +112,16 @@ class CheckpointStore {
   std::future<Report> running_;  ///< last: it is waited for before what it uses goes
 };
 
-/// Restoring without a mesh, for tools: as CheckpointStore::restore on one process.
-void restore_snapshot(const std::filesystem::path& checkpoint, Snapshot& wanted);
-
-/// Saving without a mesh, for tools: as CheckpointStore::save on one process, into `checkpoint` itself (".../step-00000100", which must not
-/// exist). @throws SaveError
-void save_snapshot(const std::filesystem::path& checkpoint, const Snapshot& snapshot, int64_t part_bytes = int64_t{1} << 30);
+/// Restoring without a mesh, for tools: as CheckpointStore::restore on one process, without a word.
+std::vector<std::string> restore_snapshot(const std::filesystem::path& checkpoint, Snapshot& wanted);
 
 /// @throws CheckpointError if `path` is no folder, IoError if one may not look
 void require_folder(const std::filesystem::path& path);
 
 /// PATH of a checkpoint on a command line: a step-* folder, or a run folder (its newest good checkpoint).
+/// @param digests  false: a run's checkpoint is good if its files have the sizes that its manifest says
 /// @throws CheckpointError if there is none, IoError if one may not look
-std::filesystem::path find_checkpoint(const std::filesystem::path& path);
+/// @cost of a run folder with digests: reads its newest checkpoint
+std::filesystem::path find_checkpoint(const std::filesystem::path& path, bool digests = true);
 
 }  // namespace pimoe

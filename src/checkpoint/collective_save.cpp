@@ -5,6 +5,7 @@
 #include "base/file_io.h"
 #include "base/progress.h"
 #include "base/text.h"
+#include "checkpoint/local_save.h"
 #include "checkpoint/piece_check.h"
 #include "checkpoint/shard_file.h"
 #include "checkpoint/shard_plan.h"
@@ -32,7 +33,7 @@ int64_t bytes_of(const StoredPiece& stored) { return stored.piece.numel() * elem
 CollectiveSave::CollectiveSave(fs::path folder, const Snapshot& snapshot, const HostCommunicator& ranks, int64_t expert_parallel,
                                int64_t part_bytes)
     : folder_(std::move(folder)),
-      temporary_(folder_ / (step_name(snapshot.step) + ".tmp")),
+      temporary_(temporary_of(folder_ / step_name(snapshot.step))),
       snapshot_(snapshot),
       ranks_(ranks),
       part_bytes_(part_bytes) {
@@ -101,11 +102,8 @@ void CollectiveSave::prepare() {
   const std::string token = concat(std::random_device()(), "-", std::random_device()());
   agree(trouble_of([&] {
     if (ranks_.rank() != 0) return;
-    std::error_code failed;
-    fs::remove_all(temporary_, failed);
+    make_empty_folder(temporary_);  // first: what a killed save left takes space
     check_free_space(total_bytes_ + kOverheadBytes * ranks_.size());
-    if (!failed) fs::create_directories(temporary_, failed);
-    if (failed) throw CheckpointError(concat("cannot make ", temporary_.string(), ": ", failed.message()));
     write_durably(temporary_ / kTokenFile, token.data(), token.size());
   }));
   const std::string expected = ranks_.broadcast_text(token, 0);
@@ -169,9 +167,7 @@ void CollectiveSave::commit() {
   agree(trouble_of([&] {
     if (ranks_.rank() != 0) return;
     fs::remove(temporary_ / kTokenFile);
-    const std::string text = to_json(manifest_);
-    write_durably(temporary_ / "manifest.json", text.data(), text.size());
-    commit_folder(temporary_, folder_ / step_name(snapshot_.step));
+    commit_checkpoint(folder_ / step_name(snapshot_.step), manifest_);
   }));
 }
 

@@ -1,12 +1,11 @@
 #include "checkpoint/reshard.h"
 
 #include "base/errors.h"
-#include "base/file_io.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint_reader.h"
-#include "checkpoint/piece_check.h"
+#include "checkpoint/local_save.h"
 #include "checkpoint/shard_plan.h"
-#include "checkpoint/step_folders.h"
+#include "checkpoint/training_state.h"
 #include "checkpoint/verification.h"
 
 #include <ATen/ops/empty.h>
@@ -22,8 +21,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kSliceElements = 64;  // stretches begin at whole cache lines, as an optimizer's do
-
-bool is_expert_tensor(const std::string& name) { return name.find(".experts.") != std::string::npos; }
 
 /// Elements [begin, end) of `box` for one of `of` owners.
 Piece slice_of(const std::string& name, const Box& box, int64_t index, int64_t of) {
@@ -86,19 +83,12 @@ void reshard_checkpoint(const fs::path& from, const fs::path& to, const ReshardT
   CheckpointReader reader(from);
   const auto tensors = reader.tensors();
   check_target(tensors, target);
-  const fs::path temporary = fs::path(to) += ".tmp";
-  try {
-    if (fs::exists(to)) throw CheckpointError("it exists already");
-    Manifest manifest = reader.manifest();
-    manifest.ranks = target.ranks;
-    manifest.expert_parallel = target.expert_parallel;
-    manifest.files.clear();
-    manifest.pieces.clear();
-    fs::remove_all(temporary);
-    fs::create_directories(temporary);
-    ShardWriter writer(temporary, manifest, [&](const StoredFile& file) {
-      if (progress) progress(file.name, static_cast<int64_t>(file.bytes));
-    });
+  Manifest manifest = reader.manifest();
+  manifest.ranks = target.ranks;
+  manifest.expert_parallel = target.expert_parallel;
+  manifest.files.clear();
+  manifest.pieces.clear();
+  const auto write_files = [&](ShardWriter& writer) {
     for (int64_t rank = 0; rank < target.ranks; ++rank) {
       size_t part = 0;
       for (std::vector<StatePiece>& pieces : plan_parts(pieces_of_rank(tensors, target, rank), target.part_bytes)) {
@@ -107,16 +97,10 @@ void reshard_checkpoint(const fs::path& from, const fs::path& to, const ReshardT
         writer.add(shard_name(rank, target.ranks, part++), pieces);
       }
     }
-    writer.finish();
-    if (const std::string gap = coverage_trouble(manifest.pieces); !gap.empty()) throw CheckpointError(gap);
-    const std::string text = to_json(manifest);
-    write_durably(temporary / "manifest.json", text.data(), text.size());
-    commit_folder(temporary, to);
-  } catch (const std::exception& error) {
-    std::error_code ignored;
-    fs::remove_all(temporary, ignored);
-    throw SaveError(concat("checkpoint ", to.string(), " was not written: ", error.what()));
-  }
+  };
+  write_checkpoint(to, std::move(manifest), write_files, [&](const StoredFile& file) {
+    if (progress) progress(file.name, static_cast<int64_t>(file.bytes));
+  });
 }
 
 }  // namespace pimoe

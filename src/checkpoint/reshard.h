@@ -15,7 +15,7 @@ struct ReshardTarget {
 };
 
 /// Writes `from` again as `target.ranks` ranks would hold it, into `to` (".../step-00000100", which must not exist): each rank's files have
-/// its even stretch of every dense tensor, and of its share of the experts (tensors named "....experts....", cut along the first dimension).
+/// its even stretch of every dense tensor, and of its share of the experts (is_expert_tensor, cut along the first dimension).
 /// Values, numbers, counters and configuration stay to the bit. Training reads any layout without this; a rewritten checkpoint makes each
 /// rank read only its own files, and fits ranks of another number or size of file.
 ///

@@ -112,6 +112,11 @@ fs::path set_aside(const fs::path& checkpoint, const std::string& reason) {
   return bad;
 }
 
+int64_t count_set_aside(const fs::path& folder) {
+  const std::vector<std::string> names = names_in(folder);
+  return std::count_if(names.begin(), names.end(), [](const std::string& name) { return fs::path(name).extension() == ".bad"; });
+}
+
 std::vector<fs::path> prune_steps(const fs::path& folder, int64_t saved, int64_t keep) {
   std::vector<fs::path> deleted;
   std::vector<StepFolder> steps = list_steps(folder);

@@ -38,6 +38,9 @@ void commit_folder(const std::filesystem::path& temporary, const std::filesystem
 /// Renames a damaged checkpoint to .bad (.bad-2, ... if taken) and writes the reason into it. @returns its new path. @throws IoError
 std::filesystem::path set_aside(const std::filesystem::path& checkpoint, const std::string& reason);
 
+/// @returns how many checkpoints of a folder were set aside; 0 where there is no such folder. @throws IoError
+int64_t count_set_aside(const std::filesystem::path& folder);
+
 /// Deletes the oldest checkpoints before step `saved`, so that `keep` good ones stay, `saved` among them. Good is judged by manifest and
 /// sizes; damaged ones and later steps are neither counted nor touched.
 /// @returns the paths that were deleted. @throws IoError

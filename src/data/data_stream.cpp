@@ -197,7 +197,5 @@ std::vector<MicroBatch> DataStream::next_step() {
 }
 
 DataCursor DataStream::cursor() const { return state_->cursor; }
-const StepPlan& DataStream::plan() const { return state_->plan; }
-const TokenFile& DataStream::corpus() const { return state_->corpus; }
 
 }  // namespace pimoe

@@ -113,9 +113,6 @@ class DataStream {
   /// Where a checkpoint taken now would resume: after the steps handed out.
   DataCursor cursor() const;
 
-  const StepPlan& plan() const;
-  const TokenFile& corpus() const;
-
  private:
   struct State;
   std::unique_ptr<State> state_;

@@ -68,4 +68,10 @@ void ModelConfig::validate(Violations& violations) const {
 
 int64_t ModelConfig::moe_layers() const { return moe.experts > 0 ? std::max<int64_t>(0, layers - moe.first_dense_layers) : 0; }
 
+std::vector<std::string> ModelConfig::router_names() const {
+  std::vector<std::string> names;
+  for (int64_t layer = layers - moe_layers(); layer < layers; ++layer) names.push_back(concat("layers.", layer, ".moe.router"));
+  return names;
+}
+
 }  // namespace pimoe

@@ -3,6 +3,9 @@
 #include "base/config_fields.h"
 #include "moe/moe_config.h"
 
+#include <string>
+#include <vector>
+
 namespace pimoe {
 
 /// `model:`
@@ -28,6 +31,8 @@ struct ModelConfig {
   int64_t head_size() const { return head_width > 0 ? head_width : width / heads; }
   bool is_moe_layer(int64_t layer) const { return moe.experts > 0 && layer >= moe.first_dense_layers; }
   int64_t moe_layers() const;
+  /// The name of each layer's router that has one, in order: "layers.3.moe.router", as the model's own say too.
+  std::vector<std::string> router_names() const;
 };
 
 }  // namespace pimoe

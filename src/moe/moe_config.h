@@ -139,6 +139,10 @@ struct MoeConfig {
   std::vector<ExpertGroupConfig> expert_groups() const;
   /// What mesh.expert_parallel has to divide: the greatest common divisor of the groups' counts; 0 in a dense model.
   int64_t common_divisor() const;
+  /// Whether a rank gives up rows above its budget.
+  bool drops_above_budget() const { return rank_budget > 0 && rank_overflow == RankOverflow::kDrop; }
+  /// Whether slots may be dropped. Which ones goes by ranks, and changes with the layout.
+  bool may_drop() const { return capacity_factor > 0 || drops_above_budget(); }
 };
 
 }  // namespace pimoe

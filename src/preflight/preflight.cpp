@@ -39,48 +39,26 @@ void look_at_corpus(const std::string& prefix, const TrainConfig& config, bool s
   });
 }
 
-/// The newest checkpoint of a folder whose files have the sizes that its manifest says; nothing if there is none.
-std::optional<StepFolder> newest(const fs::path& folder, Preflight& found) {
+/// What CheckpointStore::newest_good would find and set aside, told by sizes and not by digests.
+OwnCheckpoints own_checkpoints(const fs::path& folder, Preflight& found) {
+  OwnCheckpoints own{std::nullopt, count_set_aside(folder)};
   std::vector<StepFolder> steps = list_steps(folder);
-  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+  for (auto step = steps.rbegin(); step != steps.rend() && !own.newest_good; ++step) {
     const std::string trouble = bytes_trouble(step->path, /*digests=*/false);
-    if (trouble.empty()) return *step;
-    found.warnings.push_back(concat("checkpoint ", step->path.string(), " is damaged: ", trouble, ". The run would set it aside"));
-  }
-  return std::nullopt;
-}
-
-/// What checkpoint_to_resume would take, told by sizes and not by digests. @throws ConfigError, CheckpointError as it does
-std::optional<fs::path> would_resume(const TrainConfig& config, Preflight& found) {
-  const fs::path folder = config.run.directory / "checkpoints";
-  const std::optional<StepFolder> own = newest(folder, found);
-  const std::string& wish = config.checkpoint.resume;
-  if (wish == "none" && own) {
-    throw ConfigError(concat("checkpoint.resume is none, but run.directory (", config.run.directory.string(), ") has ",
-                             own->path.filename().string(), ": choose another run.directory, or remove that one"));
-  }
-  if (own) return own->path;
-  if (wish == "none") return std::nullopt;
-  if (wish == "auto") {
-    std::error_code ignored;
-    for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-      if (entry.path().extension() != ".bad") continue;
-      throw CheckpointError(concat("none of this run's checkpoints is good: there is ", entry.path().string(),
-                                   ". To begin again choose another run.directory, or set checkpoint.resume=none"));
+    if (trouble.empty()) {
+      own.newest_good = step->path;
+    } else {
+      ++own.damaged;
+      found.warnings.push_back(concat("checkpoint ", step->path.string(), " is damaged: ", trouble, ". The run would set it aside"));
     }
-    return std::nullopt;
   }
-  const fs::path start(wish);
-  if (!fs::exists(start)) throw CheckpointError(concat("checkpoint.resume: there is no ", wish));
-  if (fs::exists(start / "manifest.json")) return start;
-  for (const fs::path& place : {start / "checkpoints", start}) {
-    if (const auto theirs = newest(place, found)) return theirs->path;
-  }
-  throw CheckpointError(concat("checkpoint.resume: there is no good checkpoint in ", wish));
+  return own;
 }
 
 void look_at_resume(const TrainConfig& config, Preflight& found) {
-  const std::optional<fs::path> checkpoint = would_resume(config, found);
+  const OwnCheckpoints own = own_checkpoints(config.run.directory / "checkpoints", found);
+  const std::optional<fs::path> checkpoint =
+      choose_checkpoint(config, own, [](const fs::path& path) { return find_checkpoint(path, /*digests=*/false); }).checkpoint;
   if (!checkpoint) return;
   const Manifest manifest = read_manifest(*checkpoint);
   TrainConfig saved = parse_train_config(manifest.config, (*checkpoint / "manifest.json").string());
@@ -141,12 +119,8 @@ void look_at_data(const TrainConfig& config, Preflight& found) {
 void look_at_replay(const TrainConfig& config, Preflight& found) {
   if (config.model.moe.router.replay.empty()) return;
   found.attempt([&] {
-    std::vector<std::string> routers;
-    for (int64_t layer = config.model.layers - config.model.moe_layers(); layer < config.model.layers; ++layer) {
-      routers.push_back(concat("layers.", layer, ".moe.router"));
-    }
     const RoutingReplay replay(config.model.moe.router.replay);
-    replay.require_fits(routers, config.model.moe);
+    replay.require_fits(config.model.router_names(), config.model.moe);
     const std::string doubt = doubt_about_replay(replay, config, std::max<int64_t>(0, found.folder.resumes_at));
     if (!doubt.empty()) found.warnings.push_back(doubt);
   });

@@ -140,8 +140,7 @@ void DrillRun::expect_slots_conserved(const DrillScript& script, const DrillStep
     for (const double fraction : routing.dropped_fraction) kept = kept && fraction == 0.0;
   }
   expect(all, "slots are conserved: each layer's loads add up to K for every token of the step");
-  const bool may_drop = moe.capacity_factor > 0 || (moe.rank_budget > 0 && moe.rank_overflow == RankOverflow::kDrop);
-  if (!may_drop) expect(kept, "no slot is dropped");
+  if (!moe.may_drop()) expect(kept, "no slot is dropped");
 }
 
 void DrillRun::expect_same_as_one_rank(const DrillScript& script, const DrillSteps& run, double factor) {

@@ -9,7 +9,7 @@ std::vector<std::string> leave_out_what_layouts_change(MoeConfig& moe) {
     moe.capacity_factor = 0;
     moe.capacity_pad = false;
   }
-  if (moe.rank_budget > 0 && moe.rank_overflow == RankOverflow::kDrop) {
+  if (moe.drops_above_budget()) {
     notes.push_back("model.moe.rank_overflow: drop is left out (chunk here): what a rank drops changes with the layout");
     moe.rank_overflow = RankOverflow::kChunk;
   }

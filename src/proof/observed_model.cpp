@@ -1,6 +1,7 @@
 #include "proof/observed_model.h"
 
 #include "base/random.h"
+#include "checkpoint/training_state.h"
 #include "parallel/device.h"
 
 #include <ATen/TensorOperators.h>
@@ -121,7 +122,7 @@ ObservedStep ObservedModel::step(const GlobalBatch& batch, bool whole) {
 NamedTensors ObservedModel::masters() {
   std::vector<Stretch> stretches;
   for (const StatePiece& piece : learner_.optimizer().state()) {
-    if (piece.kind == "master") stretches.emplace_back(piece.piece, piece.values);
+    if (piece.kind == state_kind::kMaster) stretches.emplace_back(piece.piece, piece.values);
   }
   return gathered(stretches);
 }

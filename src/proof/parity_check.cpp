@@ -120,13 +120,13 @@ ParityOutcome check_parity(TrainConfig config, int64_t sequences, at::ScalarType
 
   ParityCase given;
   given.config = config;
+  given.layers = config.model.router_names();
   given.tolerance = precision_tolerance(dtype);
   given.batch = read_batch(config, 0, sequences, config.model.sequence_length, mesh.group(Group::kBatch).size());
   ObservedRun layout;
   {
     ObservedModel model(config, dtype, mesh);
     break_on_request(model, report);
-    for (MoELayer* layer : model.model().moe_layers()) given.layers.push_back(layer->router().name());
     layout = run_step(given, model);
   }
   if (mesh.rank() == 0) compare_with_layout(given, dtype, layout, session, report);

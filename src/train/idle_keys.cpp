@@ -80,8 +80,7 @@ void idle_of_moe(const MoeConfig& moe, Reasons& reasons) {
   idle("expert_width", !moe.groups.empty() && own_widths, "each of model.moe.groups has a width of its own");
   idle("capacity_drop", moe.capacity_factor == 0, "model.moe.capacity_factor is 0: nothing is dropped");
   idle("rank_overflow", moe.rank_budget == 0, "model.moe.rank_budget is 0: there is no budget to exceed");
-  const bool drops = moe.capacity_factor > 0 || (moe.rank_budget > 0 && moe.rank_overflow == RankOverflow::kDrop);
-  idle("fallback_width", !drops && moe.router.kind != RouterKind::kExpertChoice && moe.checks != MoeValidate::kFull,
+  idle("fallback_width", !moe.may_drop() && moe.router.kind != RouterKind::kExpertChoice && moe.checks != MoeValidate::kFull,
        "every token is served: no slot is dropped, and model.moe.validate does not set any aside");
   idle_of_router(moe, reasons);
   idle_of_balance(moe, reasons);

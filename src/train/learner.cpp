@@ -35,9 +35,7 @@ Learner::Learner(const TrainConfig& config, at::ScalarType dtype, const LossScal
       loss_scaler_(dtype == at::kHalf ? scaler : LossScaler()) {
   if (const auto& recorded = config_.model.moe.router.replay; !recorded.empty()) {
     replay_.emplace(recorded);
-    std::vector<std::string> routers;
-    for (const MoELayer* layer : moe_layers_) routers.push_back(layer->router().name());
-    replay_->require_fits(routers, config_.model.moe);
+    replay_->require_fits(config_.model.router_names(), config_.model.moe);
   }
 }
 

@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/random.h"
 #include "base/text.h"
+#include "checkpoint/training_state.h"
 #include "train/gradient_step.h"
 
 #include <ATen/TensorOperators.h>
@@ -16,10 +17,6 @@ namespace pimoe {
 namespace {
 
 constexpr int64_t kMostTokens = 256;
-constexpr const char* kLoss = "proof_loss";
-constexpr const char* kBytes = "proof_element_bytes";  // of the model's dtype
-constexpr const char* kRanks = "proof_ranks";
-constexpr const char* kExpertParallel = "proof_expert_parallel";
 
 double proof_loss(const Transformer& model, const ProcessMesh& mesh) {
   const at::NoGradGuard no_gradients;
@@ -52,16 +49,15 @@ Tolerance tolerance(int64_t element_bytes) {
 
 /// Why the loss may be another one; "" if it may not.
 std::string excuse(const Snapshot& saved, const MoeConfig& before, const MoeConfig& now, const ProcessMesh& mesh) {
-  if (!saved.numbers.contains(kLoss)) return "the checkpoint holds no loss to compare with";
+  if (!saved.numbers.contains(state_number::kProofLoss)) return "the checkpoint holds no loss to compare with";
   const auto limits = [](const MoeConfig& moe) {
     return concat(moe.capacity_factor, " ", static_cast<int>(moe.capacity_drop), " ", moe.rank_budget, " ",
                   static_cast<int>(moe.rank_overflow));
   };
   if (limits(before) != limits(now)) return "capacity or rank limits are not what they were";
-  const bool by_rank = now.capacity_factor > 0 || (now.rank_budget > 0 && now.rank_overflow == RankOverflow::kDrop);
-  const bool same_layout =
-      saved.counters.at(kRanks) == mesh.size() && saved.counters.at(kExpertParallel) == static_cast<int64_t>(mesh.expert_parallel());
-  if (by_rank && !same_layout) return "what experts take goes by ranks, and the layout is another one";
+  const bool same_layout = saved.counters.at(state_counter::kProofRanks) == mesh.size() &&
+                           saved.counters.at(state_counter::kProofExpertParallel) == static_cast<int64_t>(mesh.expert_parallel());
+  if (now.may_drop() && !same_layout) return "what experts take goes by ranks, and the layout is another one";
   return "";
 }
 
@@ -70,10 +66,10 @@ std::string excuse(const Snapshot& saved, const MoeConfig& before, const MoeConf
 void add_load_proof(Snapshot& snapshot, const Transformer& model, const ProcessMesh& mesh) {
   const double loss = proof_loss(model, mesh);
   if (!std::isfinite(loss)) return;  // nothing can be proved by it, and JSON has no such number
-  snapshot.numbers[kLoss] = loss;
-  snapshot.counters[kBytes] = static_cast<int64_t>(c10::elementSize(model.dtype()));
-  snapshot.counters[kRanks] = mesh.size();
-  snapshot.counters[kExpertParallel] = mesh.expert_parallel();
+  snapshot.numbers[state_number::kProofLoss] = loss;
+  snapshot.counters[state_counter::kProofBytes] = static_cast<int64_t>(c10::elementSize(model.dtype()));
+  snapshot.counters[state_counter::kProofRanks] = mesh.size();
+  snapshot.counters[state_counter::kProofExpertParallel] = mesh.expert_parallel();
 }
 
 LoadProof prove_loaded(const Snapshot& saved, const TrainConfig& before, const Transformer& model, const TrainConfig& config,
@@ -81,10 +77,10 @@ LoadProof prove_loaded(const Snapshot& saved, const TrainConfig& before, const T
   if (const std::string why = excuse(saved, before.model.moe, config.model.moe, mesh); !why.empty()) {
     return {concat("the loss of the loaded model was not compared with the saved one: ", why), false};
   }
-  const double was = saved.numbers.at(kLoss);
+  const double was = saved.numbers.at(state_number::kProofLoss);
   const double is = proof_loss(model, mesh);
   const double apart = std::abs(is - was);
-  const int64_t bytes = std::min(saved.counters.at(kBytes), static_cast<int64_t>(c10::elementSize(model.dtype())));
+  const int64_t bytes = std::min(saved.counters.at(state_counter::kProofBytes), static_cast<int64_t>(c10::elementSize(model.dtype())));
   const Tolerance of_loss = tolerance(bytes);
   const double allowed = of_loss.wrong * std::abs(was);
   const std::string trouble = apart <= allowed

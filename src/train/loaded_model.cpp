@@ -1,6 +1,7 @@
 #include "train/loaded_model.h"
 
 #include "checkpoint/manifest.h"
+#include "checkpoint/training_state.h"
 #include "train/load_proof.h"
 #include "train/router_state.h"
 
@@ -15,7 +16,7 @@ LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSessi
   Snapshot wanted;
   for (const auto& parameter : model->parameters()) {
     const int64_t count = parameter->box.numel();
-    wanted.pieces.push_back({"master", {parameter->name, parameter->box, 0, count}, parameter->value.view({count})});
+    wanted.pieces.push_back({state_kind::kMaster, {parameter->name, parameter->box, 0, count}, parameter->value.view({count})});
   }
   for (MoELayer* layer : model->moe_layers()) wanted.pieces.push_back(router_bias_state(*layer));
   restore_snapshot(folder, wanted);

@@ -1,5 +1,6 @@
 #include "train/optimizer.h"
 
+#include "checkpoint/training_state.h"
 #include "parallel/precision.h"
 
 #include <ATen/Parallel.h>
@@ -137,9 +138,9 @@ std::vector<StatePiece> Optimizer::state() const {
   std::vector<StatePiece> state;
   for (const Slice& slice : slices_) {
     for (const auto& [piece, begin] : slice.bucket->slice_pieces()) {
-      state.push_back({"master", piece, slice.master.narrow(0, begin, piece.numel())});
-      state.push_back({"exp_avg", piece, slice.exp_avg.narrow(0, begin, piece.numel())});
-      state.push_back({"exp_avg_sq", piece, slice.exp_avg_sq.narrow(0, begin, piece.numel())});
+      state.push_back({state_kind::kMaster, piece, slice.master.narrow(0, begin, piece.numel())});
+      state.push_back({state_kind::kFirstMoment, piece, slice.exp_avg.narrow(0, begin, piece.numel())});
+      state.push_back({state_kind::kSecondMoment, piece, slice.exp_avg_sq.narrow(0, begin, piece.numel())});
     }
   }
   return state;

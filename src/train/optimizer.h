@@ -24,7 +24,9 @@ class Optimizer {
   double gradient_norm(double loss_scale) const;
 
   /// One AdamW step on gradients / loss_scale, clipped to config.clip_norm given their norm, then publishes.
-  /// REQUIRES gradient_norm finite.
+  /// REQUIRES gradient_norm finite. Collective. @param learning_rate  of this step  @param gradient_norm, loss_scale  as gradient_norm() has them
+  /// @throws CommError if a rank left
+  /// @cost one fused pass over gradients, masters and moments of this rank's slices, in place; then publish()
   void step(double learning_rate, double gradient_norm, double loss_scale);
 
   /// Whether every weight of every rank is finite as the compute weights hold it: a master may be a float32 that float16 has no room for.
@@ -37,14 +39,15 @@ class Optimizer {
   /// @returns whether this rank's slice of the compute weights is, bit for bit, the cast of its master. @cost a copy of the slice
   bool weights_follow_master(size_t bucket) const;
 
-  /// Casts the masters into the compute weights and gathers everyone's: after `initialize`, `step` and a restore.
+  /// Casts the masters into the compute weights and gathers everyone's: after `initialize`, `step` and a restore. Collective.
+  /// @cost each weight travels once; no host synchronisation
   void publish();
 
   /// Steps taken (skipped ones not counted); restored by the trainer.
   int64_t steps_taken() const { return steps_taken_; }
   void set_steps_taken(int64_t steps);
 
-  /// Views of this rank's masters and moments, piece by piece: "master", "exp_avg", "exp_avg_sq".
+  /// Views of this rank's masters and moments, piece by piece, of the kinds of checkpoint/training_state.h.
   std::vector<StatePiece> state() const;
   /// @returns what this rank holds of masters and moments; a master that is the rank's slice of the compute weights takes nothing more
   int64_t state_bytes() const;

@@ -3,23 +3,17 @@
 #include "base/config_values.h"
 #include "base/errors.h"
 #include "base/text.h"
+#include "checkpoint/step_folders.h"
 #include "moe/adaptive_control.h"
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <functional>
 
 namespace pimoe {
 namespace {
 
 constexpr const char* kBefore = "in the checkpoint";
 constexpr const char* kNow = "now";
-
-int64_t damaged_checkpoints(const std::filesystem::path& run) {
-  const std::filesystem::directory_iterator folder(run / "checkpoints");
-  return std::count_if(begin(folder), end(folder), [](const auto& entry) { return entry.path().extension() == ".bad"; });
-}
 
 /// What `look` returns on rank 0, on every rank; what it throws there, every rank throws. Collective.
 std::string seen_by_rank_0(const HostCommunicator& ranks, const std::function<std::string()>& look) {
@@ -47,40 +41,45 @@ std::string seen_by_rank_0(const HostCommunicator& ranks, const std::function<st
   return text;
 }
 
-/// @param own  this run's newest good checkpoint
-/// @returns the checkpoint to go on from, "" for none
-std::string chosen_checkpoint(const TrainConfig& config, const std::optional<std::filesystem::path>& own, Logger& log) {
+}  // namespace
+
+ResumeChoice choose_checkpoint(const TrainConfig& config, const OwnCheckpoints& own, const CheckpointFinder& find) {
   const std::string& wish = config.checkpoint.resume;
+  const std::filesystem::path folder = config.run.directory / "checkpoints";
   if (wish == "auto") {
     // Beginning again would wipe the record of a run that somebody may still repair.
-    if (const auto damaged = own ? 0 : damaged_checkpoints(config.run.directory); damaged > 0) {
-      throw CheckpointError(concat("none of this run's checkpoints is good: ", damaged, " set aside as ",
-                                   (config.run.directory / "checkpoints/step-*.bad").string(),
+    if (!own.newest_good && own.damaged > 0) {
+      throw CheckpointError(concat("none of this run's checkpoints is good: ", own.damaged, " set aside as ",
+                                   (folder / "step-*.bad").string(),
                                    ". To begin again choose another run.directory, or set checkpoint.resume=none"));
     }
-    return own ? own->string() : "";
+    return {own.newest_good, ""};
   }
   if (wish == "none") {
     // A second run in the same folder would leave two runs' checkpoints side by side, and the next `auto` could take the wrong one.
-    if (own) {
+    if (own.newest_good) {
       throw ConfigError(concat("checkpoint.resume is none, but run.directory (", config.run.directory.string(), ") has ",
-                               own->filename().string(), ": choose another run.directory, or remove that one"));
+                               own.newest_good->filename().string(), ": choose another run.directory, or remove that one"));
     }
-    return "";
+    return {};
   }
-  const std::filesystem::path start = std::filesystem::canonical(find_checkpoint(wish));
-  const bool of_this_run = std::filesystem::equivalent(start.parent_path(), config.run.directory / "checkpoints");
-  if (!own || of_this_run) return start.string();
-  log.info(concat("going on with this run's own ", own->filename().string(), "; checkpoint.resume (", wish, ") is where it began"));
-  return own->string();
+  const std::filesystem::path start = std::filesystem::canonical(find(wish));
+  std::error_code no_folder_yet;
+  const bool of_this_run = std::filesystem::equivalent(start.parent_path(), folder, no_folder_yet);
+  if (!own.newest_good || of_this_run) return {start, ""};
+  return {own.newest_good, concat("going on with this run's own ", own.newest_good->filename().string(), "; checkpoint.resume (", wish,
+                                  ") is where it began")};
 }
-
-}  // namespace
 
 std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, CheckpointStore& checkpoints, const ProcessMesh& mesh,
                                                 Logger& log) {
   const std::optional<std::filesystem::path> own = checkpoints.newest_good();
-  const std::string chosen = seen_by_rank_0(mesh.control(), [&] { return chosen_checkpoint(config, own, log); });
+  const std::string chosen = seen_by_rank_0(mesh.control(), [&] {
+    const OwnCheckpoints ours{own, count_set_aside(config.run.directory / "checkpoints")};
+    const ResumeChoice choice = choose_checkpoint(config, ours, [](const auto& path) { return find_checkpoint(path); });
+    if (!choice.said.empty()) log.info(choice.said);
+    return choice.checkpoint ? choice.checkpoint->string() : "";
+  });
   if (chosen.empty()) return std::nullopt;
   // The temperature to the bit, or nothing, in the first line.
   const std::string told = seen_by_rank_0(mesh.control(), [&] {

@@ -6,11 +6,30 @@
 #include "train/train_config.h"
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace pimoe {
+
+/// What a run has saved so far, as whoever looked for it found it.
+struct OwnCheckpoints {
+  std::optional<std::filesystem::path> newest_good;
+  int64_t damaged = 0;  ///< that were set aside, or would be
+};
+
+/// A good checkpoint at the path of checkpoint.resume. @throws CheckpointError, IoError where there is none
+using CheckpointFinder = std::function<std::filesystem::path(const std::filesystem::path& path)>;
+
+struct ResumeChoice {
+  std::optional<std::filesystem::path> checkpoint;  ///< nothing: from scratch
+  std::string said;                                 ///< for the log: why it is not the one of checkpoint.resume; "" if it is
+};
+
+/// The rule by which a run goes on, for the run and for who foretells it. Looks at no checkpoint itself but through `find`.
+/// @throws ConfigError where resuming would mix two runs, CheckpointError where none of the run's checkpoints is good, and what `find` throws
+ResumeChoice choose_checkpoint(const TrainConfig& config, const OwnCheckpoints& own, const CheckpointFinder& find);
 
 /// What a run goes on from.
 struct ResumePoint {
@@ -19,9 +38,10 @@ struct ResumePoint {
   std::optional<double> controlled_temperature;  ///< of its routers, where adaptive control was on
 };
 
-/// Which checkpoint a run goes on from, by checkpoint.resume; nothing: it begins from scratch. Rank 0 looks for all: ranks that look for
-/// themselves could find different ones. Collective, the same on every rank, and so is what it throws.
-/// @throws ConfigError where resuming would mix two runs, CheckpointError where none of the run's checkpoints is good, or there is none at the path
+/// Which checkpoint a run goes on from, as choose_checkpoint says; nothing: it begins from scratch. Damaged ones are set aside, all bytes are
+/// verified. Rank 0 looks for all: ranks that look for themselves could find different ones. Collective, the same on every rank, and so is what
+/// it throws.
+/// @throws as choose_checkpoint and CheckpointStore::newest_good
 std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, CheckpointStore& checkpoints, const ProcessMesh& mesh,
                                                 Logger& log);
 

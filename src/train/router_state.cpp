@@ -1,6 +1,7 @@
 #include "train/router_state.h"
 
 #include "base/text.h"
+#include "checkpoint/training_state.h"
 #include "moe/adaptive_control.h"
 
 #include <array>
@@ -19,7 +20,7 @@ std::string exactly(double value) {
 
 StatePiece router_bias_state(MoELayer& layer) {
   const at::Tensor& bias = layer.router().bias();
-  return {"state", {layer.router().name() + ".bias", Box::whole({bias.numel()}), 0, bias.numel()}, bias};
+  return {state_kind::kState, {layer.router().name() + ".bias", Box::whole({bias.numel()}), 0, bias.numel()}, bias};
 }
 
 double temperature_of(const TrainConfig& saved, const std::map<std::string, double>& numbers) {

@@ -10,7 +10,7 @@
 
 namespace pimoe {
 
-/// A layer's loss-free bias as a checkpoint stores it, a copy on every rank: kind "state", name "layers.N.moe.router.bias", [E].
+/// A layer's loss-free bias as a checkpoint stores it, a copy on every rank: state_kind::kState, name "layers.N.moe.router.bias", [E].
 /// The piece's values are the bias itself: restoring fills it.
 StatePiece router_bias_state(MoELayer& layer);
 

@@ -6,11 +6,65 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+#include <array>
 #include <numeric>
+#include <utility>
 
 namespace pimoe {
+
+/// Of the whole step, over all ranks, on the host.
+struct StepTotals {
+  std::vector<double> cross_entropy;        ///< [1]
+  std::vector<double> parts;                ///< [R, N]
+  std::vector<double> confidence;           ///< [N]
+  std::vector<double> dropped;              ///< [N]
+  std::vector<double> fallback, nonfinite;  ///< likewise
+  std::vector<double> rows;                 ///< [N, ranks]
+  std::vector<double> load;                 ///< [N, E]
+  std::vector<double> bias_min, bias_max;   ///< [N]
+};
+
+namespace {
+
+/// Rows of counts_.
+enum Count : int64_t { kDropped, kFallback, kNonfinite, kRows };
+constexpr std::array kCounted = {&RoutingRecord::dropped, &RoutingRecord::fallback, &RoutingRecord::nonfinite, &RoutingRecord::rows};
+
+/// A quantity on its way to the host, and its place there. A list of them is the layout of what travels, for packing and for taking out, so that none
+/// can be taken for another.
+struct Part {
+  at::Tensor values;
+  std::vector<double> StepTotals::*total;
+};
+
+/// In float64, in which counts are exact.
+at::Tensor packed(const std::vector<Part>& parts) {
+  std::vector<at::Tensor> flat;
+  for (const Part& part : parts) flat.push_back(part.values.reshape({-1}).to(at::kDouble));
+  return at::cat(flat);
+}
+
+/// @returns what follows the parts
+const double* take(const std::vector<Part>& parts, const double* next, StepTotals& totals) {
+  for (const Part& part : parts) {
+    const double* const end = next + part.values.numel();
+    (totals.*part.total).assign(next, end);
+    next = end;
+  }
+  return next;
+}
+
+/// @returns [N] of an [.., N] list, the `index`-th
+std::vector<double> row_of(const std::vector<double>& values, size_t index, int64_t length) {
+  const auto begin = values.begin() + static_cast<std::ptrdiff_t>(index) * length;
+  return {begin, begin + length};
+}
+
+}  // namespace
 
 StepSums::StepSums(const Transformer& model, const ProcessMesh& mesh, double step_tokens, const BalanceConfig& balance)
     : mesh_(mesh),
@@ -23,7 +77,7 @@ StepSums::StepSums(const Transformer& model, const ProcessMesh& mesh, double ste
   load_ = at::zeros({layers_, std::max<int64_t>(1, model.config().moe.experts)}, options.dtype(at::kLong));
   parts_ = at::zeros({static_cast<int64_t>(balance_.rules().size()), layers_}, options);
   confidence_ = at::zeros({layers_}, options);
-  counts_ = at::zeros({4, layers_}, options.dtype(at::kLong));
+  counts_ = at::zeros({static_cast<int64_t>(kCounted.size()), layers_}, options.dtype(at::kLong));
   phases_.resize(static_cast<size_t>(layers_));
 }
 
@@ -34,7 +88,7 @@ void StepSums::add(const Prediction& prediction, const std::optional<BalanceTerm
   parts_ += balance->parts;
   std::vector<at::Tensor> confidences;
   std::vector<at::Tensor> counts;
-  for (const auto member : {&RoutingRecord::dropped, &RoutingRecord::fallback, &RoutingRecord::nonfinite, &RoutingRecord::rows}) {
+  for (const auto member : kCounted) {
     for (const RoutingRecord& record : prediction.routing) counts.push_back(record.*member);
   }
   for (size_t layer = 0; layer < prediction.routing.size(); ++layer) {
@@ -50,49 +104,55 @@ void StepSums::finish(StepRecord& record, const std::vector<at::Tensor>& biases)
   const Communicator& group = mesh_.group(Group::kBatch);
   // Each rank's rows in a column of its own: the sum over the ranks brings everyone's to everyone.
   at::Tensor rows = at::zeros({layers_, group.size()}, cross_entropy_.options().dtype(at::kDouble));
-  rows.select(1, group.rank()).copy_(counts_[3]);
-  at::Tensor shared = at::cat({cross_entropy_, parts_.view(-1), confidence_}).to(at::kDouble);
-  shared = at::cat({shared, counts_.narrow(0, 0, 3).reshape({-1}).to(at::kDouble), rows.view(-1)});
-  group.all_reduce(shared);
-  // What is the same on every rank already joins for the copy to the host; counts are exact in float64.
-  std::vector<at::Tensor> all = {shared, load_.view(-1).to(at::kDouble)};
+  rows.select(1, group.rank()).copy_(counts_[kRows]);
+  const std::vector<Part> shared = {{cross_entropy_, &StepTotals::cross_entropy},
+                                    {parts_, &StepTotals::parts},
+                                    {confidence_, &StepTotals::confidence},
+                                    {counts_[kDropped], &StepTotals::dropped},
+                                    {counts_[kFallback], &StepTotals::fallback},
+                                    {counts_[kNonfinite], &StepTotals::nonfinite},
+                                    {rows, &StepTotals::rows}};
+  at::Tensor sums = packed(shared);
+  group.all_reduce(sums);
+  // What is the same on every rank already joins for the copy to the host.
+  std::vector<Part> known = {{load_, &StepTotals::load}};
   if (layers_ > 0) {
     const at::Tensor bias = at::stack(biases).to(at::kDouble);
-    all.push_back(bias.amin(1));
-    all.push_back(bias.amax(1));
+    known.push_back({bias.amin(1), &StepTotals::bias_min});
+    known.push_back({bias.amax(1), &StepTotals::bias_max});
   }
-  const at::Tensor host = at::cat(all).cpu();
-  const double* next = host.const_data_ptr<double>();
-  const auto take = [&next](int64_t count) {
-    next += count;
-    return std::vector<double>(next - count, next);
-  };
+  const at::Tensor host = at::cat({sums, packed(known)}).cpu();
+  StepTotals totals;
+  take(known, take(shared, host.const_data_ptr<double>(), totals), totals);
 
-  record.loss = take(1)[0] / step_tokens_;
+  record.loss = totals.cross_entropy[0] / step_tokens_;
   record.activation_bytes = activation_bytes_;
-  if (layers_ == 0) return;
-  RoutingMetrics routing = routing_metrics(host.narrow(0, shared.numel(), load_.numel()).to(at::kLong).view_as(load_), first_layer_);
+  if (layers_ > 0) record.routing = routing_of(totals, group.size());
+}
+
+RoutingMetrics StepSums::routing_of(const StepTotals& totals, int64_t ranks) const {
+  const at::Tensor load = at::tensor(totals.load, at::kDouble).to(at::kLong).view(load_.sizes());
+  RoutingMetrics routing = routing_metrics(load, first_layer_);
   routing.scaled_loss.assign(static_cast<size_t>(layers_), 0.0);
   for (const BalanceRule rule : balance_.rules()) {
-    RuleLoss loss{.rule = rule, .unscaled = take(layers_), .scaled = {}};
+    RuleLoss loss{.rule = rule, .unscaled = row_of(totals.parts, routing.losses.size(), layers_), .scaled = {}};
     for (size_t layer = 0; layer < loss.unscaled.size(); ++layer) {
       loss.scaled.push_back(balance_.coefficient(rule) * loss.unscaled[layer]);
       routing.scaled_loss[layer] += loss.scaled[layer];
     }
     routing.losses.push_back(std::move(loss));
   }
-  routing.gate_confidence = take(layers_);
-  for (const std::vector<int64_t>& load : routing.load) {
-    routing.dropped_fraction.push_back(1.0 /
-                                       std::max<double>(1.0, static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0}))));
+  routing.gate_confidence = totals.confidence;
+  for (size_t layer = 0; layer < routing.load.size(); ++layer) {
+    const std::vector<int64_t>& slots = routing.load[layer];
+    const auto all = static_cast<double>(std::accumulate(slots.begin(), slots.end(), int64_t{0}));
+    routing.dropped_fraction.push_back(1.0 / std::max(1.0, all) * totals.dropped[layer]);
+    routing.maxvio_rank.push_back(maxvio(row_of(totals.rows, layer, ranks)));
   }
-  for (double& fraction : routing.dropped_fraction) fraction *= *next++;
-  routing.fallback_tokens = take(layers_);
-  routing.nonfinite_slots = take(layers_);
-  for (int64_t layer = 0; layer < layers_; ++layer) routing.maxvio_rank.push_back(maxvio(take(group.size())));
-  take(load_.numel());
-  routing.bias_min = take(layers_);
-  routing.bias_max = take(layers_);
+  routing.fallback_tokens = totals.fallback;
+  routing.nonfinite_slots = totals.nonfinite;
+  routing.bias_min = totals.bias_min;
+  routing.bias_max = totals.bias_max;
   for (const std::vector<PhaseMarks>& layer : phases_) {
     double dispatch = 0.0, experts = 0.0, combine = 0.0;
     for (const PhaseMarks& marks : layer) {
@@ -104,7 +164,7 @@ void StepSums::finish(StepRecord& record, const std::vector<at::Tensor>& biases)
     routing.experts_ms.push_back(experts);
     routing.combine_ms.push_back(combine);
   }
-  record.routing = std::move(routing);
+  return routing;
 }
 
 }  // namespace pimoe

@@ -7,6 +7,8 @@
 
 namespace pimoe {
 
+struct StepTotals;
+
 /// What one step adds up on this rank, on the device; one collective and one copy to the host at its end bring the totals to everyone.
 class StepSums {
  public:
@@ -24,6 +26,8 @@ class StepSums {
   void finish(StepRecord& record, const std::vector<at::Tensor>& biases) const;
 
  private:
+  RoutingMetrics routing_of(const StepTotals& totals, int64_t ranks) const;
+
   const ProcessMesh& mesh_;
   double step_tokens_;
   int64_t layers_;

@@ -148,8 +148,12 @@ TrainConfig parse_train_config(const std::string& yaml, const std::string& name_
 
 std::string to_yaml(TrainConfig config) { return print_fields(fields_of(config)); }
 
-std::vector<std::string> doubts_about(const TrainConfig& config) {
+std::vector<std::string> doubts_about(const TrainConfig& config, int64_t ranks) {
   std::vector<std::string> doubts;
+  if (config.train.global_batch < ranks) {
+    doubts.push_back(concat("train.global_batch (", config.train.global_batch, ") is below the ", ranks,
+                            " ranks: ", ranks - config.train.global_batch, " of them have no sequence, and only wait"));
+  }
   const ModelConfig& model = config.model;
   if (model.moe.experts > 0 && model.moe_layers() == 0) {
     doubts.push_back(concat("model.moe.first_dense_layers (", model.moe.first_dense_layers, ") leaves none of model.layers (", model.layers,

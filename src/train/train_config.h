@@ -86,7 +86,7 @@ TrainConfig parse_train_config(const std::string& yaml, const std::string& name_
 /// @returns the tree as YAML, valid input again
 std::string to_yaml(TrainConfig config);
 
-/// @returns what is allowed but seldom meant, one line each: an expert count without a layer for it, a warm-up that never ends
-std::vector<std::string> doubts_about(const TrainConfig& config);
+/// @returns what is allowed but seldom meant, one line each: an expert count without a layer for it, a warm-up that never ends, ranks without work
+std::vector<std::string> doubts_about(const TrainConfig& config, int64_t ranks);
 
 }  // namespace pimoe

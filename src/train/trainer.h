@@ -7,12 +7,11 @@
 #include "train/checkpoint_keeper.h"
 #include "train/divergence.h"
 #include "train/learner.h"
-#include "train/metrics.h"
 #include "train/replica_check.h"
+#include "train/run_report.h"
 #include "train/stop_request.h"
 #include "train/train_config.h"
 
-#include <chrono>
 #include <memory>
 #include <optional>
 
@@ -26,21 +25,32 @@ enum class TrainOutcome {
 /// Trains one model: data -> forward -> backward -> optimizer -> checkpoint, on every rank of the mesh.
 ///
 /// Every rank constructs one with the same configuration; construction and `run` are collective. All ranks make the same number of micro-steps.
+/// The run folder belongs to it alone: whoever constructs it holds the folder's lock.
 class Trainer {
  public:
   /// @param mesh, log  must outlive the trainer
   /// @param stop       asks the run to save and leave; null: nothing does
-  /// @throws ConfigError, DataError, CheckpointError, IoError: see their types
+  /// @throws ConfigError        what the configuration asks for does not fit the mesh, the checkpoint's model or recorded routing
+  /// @throws DataError          a corpus or tokenizer is missing, damaged or too short
+  /// @throws CheckpointError    none of the run's checkpoints is good, or the loaded model is not the one that was saved
+  /// @throws SaveError, IoError the run folder cannot be written
+  /// @cost memory of the model and its optimizer; a resume reads the checkpoint twice (digests, then what is wanted) and does one forward pass
   Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop);
   ~Trainer();
 
+  /// Does the steps that are left: data -> forward -> backward -> update -> report -> save. Collective; every rank returns the same, and throws the same.
+  /// @throws Error       the run has diverged, or memory changed by itself: nothing of that was saved
+  /// @throws SaveError   a checkpoint could not be written, and checkpoint.on_error is stop, or it was the last one
+  /// @throws DataError, IoError, CommError
+  /// @cost each step: one synchronisation with the device at its end, and one collective of three numbers beside those of training
   TrainOutcome run();
 
   Transformer& model() { return learner_.model(); }
   const Optimizer& optimizer() const { return learner_.optimizer(); }
   int64_t step() const { return learner_.step(); }
 
-  /// Mean cross-entropy of a token over the validation corpus' first validation_batches global batches. Collective.
+  /// Mean cross-entropy of a token over the validation corpus' first validation_batches global batches. REQUIRES data.validation. Collective.
+  /// @throws DataError @cost as many forward passes
   double validate() const;
 
  private:
@@ -63,7 +73,6 @@ class Trainer {
   void record_routing(StepRecord& record);
   /// Removes recordings of steps that are now done again; rank 0 alone.
   void cut_recordings();
-  void add_speed(StepRecord& record, double seconds) const;
   /// What the ranks agree on after a step.
   struct Agreement {
     bool stop = false;          ///< a rank was asked to stop
@@ -71,9 +80,13 @@ class Trainer {
     bool retry_is_due = false;  ///< of a save that failed
   };
   Agreement agree() const;
+  /// Adds to a step's record what happened beside it, judges it, and tells all of it.
   void report(StepRecord& record);
-  void announce() const;
-  void summarize() const;
+  /// Whether a checkpoint of the step that was just done is to be written: asked to leave, the last one, one that is due or tried again; never of
+  /// a state that has diverged.
+  bool is_save_due(const Agreement& agreed) const;
+  /// The end: the last save is taken in, and what could not be written before. @throws Error if the run ended diverged
+  TrainOutcome finish();
   bool due(int64_t every_steps) const;
   /// Whether replicas are compared before the update of a step, counted from 1.
   bool is_verified(int64_t step) const { return verify_every_ > 0 && step % verify_every_ == 0; }
@@ -93,7 +106,7 @@ class Trainer {
   ReplicaCheck replicas_;
   CheckpointStore checkpoints_;
   CheckpointKeeper saves_;
-  double peak_flops_;     ///< of all devices together; 0 where unknown
+  RunReport report_;
   int64_t step_tokens_;   ///< of a step, over all ranks
   int64_t verify_every_;  ///< steps; 0: never
 
@@ -102,15 +115,8 @@ class Trainer {
   DataCursor start_;
   std::unique_ptr<DataStream> data_;
   std::optional<TokenFile> validation_;
-  std::unique_ptr<MetricsFile> metrics_;  ///< rank 0 alone
-  std::string metrics_trouble_;           ///< of the last record; "": it is written
   std::optional<RoutingLog> routing_log_;
 
-  int64_t first_step_ = 0;  ///< of this process
-  std::chrono::steady_clock::time_point started_;
-  std::optional<StepRecord> first_record_;
-  std::optional<StepRecord> last_record_;
-  std::optional<double> validation_loss_;
   int64_t rollbacks_ = 0;    ///< since the last new checkpoint
   std::string rolled_back_;  ///< what the next record has to tell of one
 };

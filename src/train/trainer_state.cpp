@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/progress.h"
 #include "base/text.h"
+#include "checkpoint/training_state.h"
 #include "train/load_proof.h"
 #include "train/resume.h"
 #include "train/router_state.h"
@@ -22,16 +23,16 @@ Snapshot Trainer::snapshot() {
 Snapshot Trainer::state() {
   Snapshot state;
   state.step = step();
-  state.numbers = {{"loss_scale", learner_.loss_scaler().scale}};
+  state.numbers = {{state_number::kLossScale, learner_.loss_scaler().scale}};
   if (config_.model.moe.controlled()) state.numbers.merge(learner_.adaptive().state());
   state.numbers.merge(learner_.watch().state());
   state.numbers.merge(learner_.spikes().state());
-  state.counters = {{"tokens_seen", tokens_seen_},
-                    {"next_sample", data_ ? data_->cursor().next_sample : start_.next_sample},
-                    {"optimizer_steps", learner_.optimizer().steps_taken()},
-                    {"skipped_in_a_row", divergence_.bad_in_a_row()},
-                    {"loss_scale_dynamic", learner_.loss_scaler().dynamic ? 1 : 0},
-                    {"loss_scale_good_steps", learner_.loss_scaler().good_steps}};
+  state.counters = {{state_counter::kTokensSeen, tokens_seen_},
+                    {state_counter::kNextSample, data_ ? data_->cursor().next_sample : start_.next_sample},
+                    {state_counter::kOptimizerSteps, learner_.optimizer().steps_taken()},
+                    {state_counter::kSkippedInARow, divergence_.bad_in_a_row()},
+                    {state_counter::kLossScaleDynamic, learner_.loss_scaler().dynamic ? 1 : 0},
+                    {state_counter::kLossScaleGoodSteps, learner_.loss_scaler().good_steps}};
   state.config = to_yaml(config_);
   state.pieces = learner_.optimizer().state();
   for (MoELayer* layer : learner_.moe_layers()) state.pieces.push_back(router_bias_state(*layer));
@@ -46,20 +47,20 @@ void Trainer::restore(const std::filesystem::path& checkpoint, const TrainConfig
   });
   checkpoints_.restore(checkpoint, saved);
   learner_.set_step(saved.step);
-  tokens_seen_ = saved.counters.at("tokens_seen");
-  divergence_.resume(saved.counters.at("skipped_in_a_row"));
-  start_.next_sample = saved.counters.at("next_sample");
+  tokens_seen_ = saved.counters.at(state_counter::kTokensSeen);
+  divergence_.resume(saved.counters.at(state_counter::kSkippedInARow));
+  start_.next_sample = saved.counters.at(state_counter::kNextSample);
   LossScaler& scaler = learner_.loss_scaler();
-  if (scaler.dynamic && saved.counters.at("loss_scale_dynamic") != 0) {
-    scaler.scale = saved.numbers.at("loss_scale");
-    scaler.good_steps = saved.counters.at("loss_scale_good_steps");
+  if (scaler.dynamic && saved.counters.at(state_counter::kLossScaleDynamic) != 0) {
+    scaler.scale = saved.numbers.at(state_number::kLossScale);
+    scaler.good_steps = saved.counters.at(state_counter::kLossScaleGoodSteps);
   }
   if (config_.model.moe.controlled() && !learner_.adaptive().restore(saved.numbers)) {
     log_.info("adaptive control begins afresh: the checkpoint was written without it");
   }
   learner_.watch().restore(saved.numbers);
   learner_.spikes().restore(saved.numbers);
-  learner_.optimizer().set_steps_taken(saved.counters.at("optimizer_steps"));
+  learner_.optimizer().set_steps_taken(saved.counters.at(state_counter::kOptimizerSteps));
   learner_.optimizer().publish();
   // The proof is of the model that was saved; the run may go on at another temperature, see settle_temperature.
   for (MoELayer* layer : learner_.moe_layers()) layer->router().set_temperature(temperature_of(before, saved.numbers));
@@ -93,7 +94,7 @@ void Trainer::roll_back() {
   const ProgressPhase phase("roll back");
   const std::string diverged = concat("the run has diverged: its last ", divergence_.skipped_in_a_row(), " steps, up to step ", step(),
                                       ", were skipped, because loss or gradients were not finite or far beyond those before (loss ",
-                                      last_record_->loss, ", gradient norm ", last_record_->gradient_norm, ")");
+                                      report_.last().loss, ", gradient norm ", report_.last().gradient_norm, ")");
   saves_.collect();
   std::optional<std::filesystem::path> newest;
   if (rollbacks_ < config_.train.rollbacks) newest = checkpoints_.newest_good();
@@ -110,10 +111,8 @@ void Trainer::roll_back() {
   const int64_t passed_over = next_sample - std::exchange(start_.next_sample, next_sample);
   replicas_.forget();
   open_data();
-  if (metrics_) metrics_->roll_back(step());
+  report_.roll_back(step());
   if (mesh_.rank() == 0) cut_recordings();
-  first_step_ = step();
-  started_ = std::chrono::steady_clock::now();
   ++rollbacks_;
   rolled_back_ = concat(diverged, ". Rolled back from step ", from_step, " to ", newest->filename().string(), "; the ", passed_over,
                         " sequences read since then are passed over");

@@ -66,6 +66,32 @@ TEST_F(CheckCommand, ARunThatCannotGoOnIsRefusedAsTrainRefusesIt) {
   }
 }
 
+// 5 and 10 are kept. Whoever asks for an older one of the run's own goes back to it; another run's is where this one began, and is over.
+TEST_F(CheckCommand, TheStepThatARunGoesOnFromIsTheOneThatTrainTakes) {
+  ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=10").code, 0);
+  ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=5 run.directory=runs/other").code, 0);
+  const std::string own = "checkpoint.resume=runs/tiny/checkpoints/step-00000005";
+  const std::string other = "checkpoint.resume=runs/other";
+  for (const auto& [wish, step] : {std::pair(std::string(), 10), {own, 5}, {other, 10}, {other + " run.directory=runs/third", 5}}) {
+    const Outcome said = check(wish);
+    EXPECT_NE(said.out.find(concat("goes on from step ", step, "\n")), std::string::npos) << wish << "\n" << said.out;
+    const Outcome trained = run(concat("$PIMOE train tiny.yaml train.steps=12 checkpoint.every_steps=0 checkpoint.at_end=false ", wish));
+    EXPECT_EQ(trained.code, 0) << trained.err;
+    EXPECT_NE((trained.out + trained.err).find("resumed from "), std::string::npos) << trained.err;
+    EXPECT_NE((trained.out + trained.err).find(concat(": step ", step, ", ")), std::string::npos) << wish << trained.out << trained.err;
+  }
+}
+
+// The run would set both aside, and then not begin again over its record.
+TEST_F(CheckCommand, ARunWhoseCheckpointsAreAllDamagedIsRefusedBeforeTheyAreSetAside) {
+  ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=10").code, 0);
+  for (const char* step : {"step-00000005", "step-00000010"}) write(concat("runs/tiny/checkpoints/", step, "/manifest.json"), "{}");
+  const Outcome said = check("");
+  EXPECT_EQ(said.code, run("$PIMOE train tiny.yaml").code) << said.out;
+  EXPECT_NE(said.code, 0) << said.out;
+  EXPECT_NE(said.out.find("none of this run's checkpoints is good: 2 set aside"), std::string::npos) << said.out;
+}
+
 TEST_F(CheckCommand, WhatDoesNotFitNamesWhatHelpsAndEachHelpSavesWhatItSays) {
   const std::string size = "model.layers=8 model.sequence_length=512 train.micro_batch=8 train.global_batch=64 --ranks 4 ";
   const Json plain = facts(size);

@@ -80,7 +80,7 @@ TEST_F(FileIo, WhatIsWrittenIsRead) {
   for (const std::string& content : {std::string(), std::string("a"), bytes_of_every_value(), std::string(3'000'001, 'x')}) {
     write_durably(path("file"), content.data(), content.size());
     EXPECT_EQ(read_file(path("file")), content);
-    const std::vector<std::byte> bytes = read_bytes(path("file"));
+    const std::vector<std::byte> bytes = read_regular_bytes(path("file"));
     ASSERT_EQ(bytes.size(), content.size());
     EXPECT_TRUE(
         std::equal(bytes.begin(), bytes.end(), content.begin(), [](std::byte a, char b) { return a == static_cast<std::byte>(b); }));
@@ -97,7 +97,7 @@ TEST_F(FileIo, ReadingTakesFilesUpToTheLimit) {
   write_durably(path("file"), "12345", 5);
   EXPECT_EQ(read_file(path("file"), 5), "12345");
   EXPECT_EQ(code_of([&] { read_file(path("file"), 4); }, "limit of 4 bytes"), EFBIG);
-  EXPECT_EQ(code_of([&] { read_bytes(path("file"), 4); }, path("file").string()), EFBIG);
+  EXPECT_EQ(code_of([&] { read_regular_bytes(path("file"), 4); }, path("file").string()), EFBIG);
 }
 
 TEST_F(FileIo, ReadsWhatHasNoSize) {

@@ -4,6 +4,7 @@
 #include "checkpoint/checkpoint_store.h"
 #include "checkpoint/tiny_checkpoint.h"
 
+#include <ATen/ops/equal.h>
 #include <gtest/gtest.h>
 
 #include <random>
@@ -147,6 +148,26 @@ TEST_F(Reading, ChecksTheDigestBeforeItOpensAFile) {
   EXPECT_NE(
       refusal(blank("master", {"layers.0.norm", Box::whole({6}), 0, 6}, at::kFloat)).find("is damaged: its bytes do not have the digest"),
       std::string::npos);
+}
+
+// What a newer version has one tensor more for: every checkpoint of before is read, and the tensor begins as it would in a new run.
+TEST_F(Reading, LeavesOptionalPiecesThatNoFileHasAsTheyAreAndNamesThem) {
+  Snapshot wanted = tiny_wanted();
+  const Box box = Box::whole({6});
+  for (const int64_t begin : {0, 3}) {  // one tensor in two pieces is told once
+    wanted.pieces.push_back(blank("third_moment", {"layers.0.norm", box, begin, begin + 3}, at::kFloat));
+    wanted.pieces.back().optional = true;
+  }
+  wanted.pieces[0].optional = true;  // it is there, and filled like any other
+  EXPECT_EQ(restore_snapshot(checkpoint_, wanted), std::vector<std::string>{"third_moment/layers.0.norm"});
+  for (size_t index = 0; index + 2 < wanted.pieces.size(); ++index) EXPECT_EQ(wrong_element(wanted.pieces[index]), "");
+  EXPECT_TRUE(at::equal(wanted.pieces.back().values, at::full({3}, -1.0F)));
+}
+
+TEST_F(Reading, RefusesOptionalPiecesThatDoNotFitTheFiles) {
+  StatePiece other_shape = blank("master", {"layers.0.norm", Box::whole({7}), 0, 7}, at::kFloat);
+  other_shape.optional = true;
+  EXPECT_EQ(refusal(other_shape), "master/layers.0.norm has shape [6], wanted is [7]");
 }
 
 TEST_F(Reading, WantsEveryNumberAndCounterThatItIsAskedFor) {

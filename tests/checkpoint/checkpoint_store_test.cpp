@@ -18,36 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-TEST(SaveSnapshot, GivesTheSameBytesForTheSameState) {
-  TemporaryFolder folder;
-  save_snapshot(folder.path() / "a", tiny_snapshot(100), 60);
-  save_snapshot(folder.path() / "b", tiny_snapshot(100), 60);
-  for (const auto& entry : fs::directory_iterator(folder.path() / "a")) {
-    EXPECT_EQ(read_text(entry.path()), read_text(folder.path() / "b" / entry.path().filename())) << entry.path();
-  }
-}
-
-TEST(SaveSnapshot, RefusesAStateThatDoesNotCoverItsTensors) {
-  TemporaryFolder folder;
-  Snapshot snapshot = tiny_snapshot(100);
-  snapshot.pieces.erase(snapshot.pieces.begin() + 2);
-  try {
-    save_snapshot(folder.path() / "a", snapshot);
-    FAIL() << "saved";
-  } catch (const CheckpointError& error) {
-    EXPECT_NE(std::string(error.what()).find("master/layers.0.experts: no piece holds elements [7, 12)"), std::string::npos)
-        << error.what();
-  }
-  EXPECT_TRUE(fs::is_empty(folder.path()));
-}
-
-TEST(SaveSnapshot, NeverReplacesAFolder) {
-  TemporaryFolder folder;
-  save_snapshot(folder.path() / "a", tiny_snapshot(100));
-  EXPECT_THROW(save_snapshot(folder.path() / "a", tiny_snapshot(200)), CheckpointError);
-  EXPECT_EQ(read_manifest(folder.path() / "a").step, 100);
-}
-
 TEST(FindCheckpoint, TakesAStepFolderOrTheNewestGoodOneOfARun) {
   TemporaryFolder folder;
   const fs::path checkpoints = folder.path() / "checkpoints";

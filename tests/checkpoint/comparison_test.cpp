@@ -1,6 +1,5 @@
 #include "checkpoint/comparison.h"
 
-#include "checkpoint/checkpoint_store.h"
 #include "checkpoint/tiny_checkpoint.h"
 
 #include <ATen/TensorOperators.h>

@@ -2,7 +2,6 @@
 
 #include "base/file_io.h"
 #include "base/hdf5_file.h"
-#include "checkpoint/checkpoint_store.h"
 #include "checkpoint/tiny_checkpoint.h"
 
 #include <gtest/gtest.h>

@@ -2,7 +2,6 @@
 
 #include "base/errors.h"
 #include "checkpoint/checkpoint_reader.h"
-#include "checkpoint/checkpoint_store.h"
 #include "checkpoint/comparison.h"
 #include "checkpoint/step_folders.h"
 #include "checkpoint/tiny_checkpoint.h"

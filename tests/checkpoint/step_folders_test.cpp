@@ -1,7 +1,6 @@
 #include "checkpoint/step_folders.h"
 
 #include "base/errors.h"
-#include "checkpoint/checkpoint_store.h"
 #include "checkpoint/tiny_checkpoint.h"
 #include "checkpoint/verification.h"
 

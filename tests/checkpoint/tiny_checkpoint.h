@@ -5,6 +5,8 @@
 #include "base/digest.h"
 #include "base/errors.h"
 #include "base/text.h"
+#include "checkpoint/local_save.h"
+#include "checkpoint/shard_plan.h"
 #include "checkpoint/snapshot.h"
 
 #include <ATen/core/Tensor.h>
@@ -110,6 +112,24 @@ inline Snapshot tiny_wanted() {
   wanted.pieces.push_back(blank("state", {"layers.0.router_bias", Box::whole({4}), 1, 3}, at::kDouble));
   wanted.pieces.push_back(blank("state", {"calls", Box::whole({}), 0, 1}, at::kLong));
   return wanted;
+}
+
+/// Saves a state as one rank does. @throws SaveError
+inline void save_snapshot(const std::filesystem::path& checkpoint, const Snapshot& snapshot, int64_t part_bytes = int64_t{1} << 30) {
+  Manifest manifest{.step = snapshot.step,
+                    .ranks = 1,
+                    .expert_parallel = 1,
+                    .config = snapshot.config,
+                    .numbers = snapshot.numbers,
+                    .counters = snapshot.counters,
+                    .files = {},
+                    .pieces = {}};
+  write_checkpoint(checkpoint, std::move(manifest), [&](ShardWriter& writer) {
+    size_t part = 0;
+    for (const std::vector<StatePiece>& pieces : plan_parts(pieces_to_store(snapshot.pieces), part_bytes)) {
+      writer.add(shard_name(0, 1, part++), pieces);
+    }
+  });
 }
 
 /// @returns the manifest text with a digest that fits its content again: what a careless or hostile writer could make.

@@ -1,7 +1,6 @@
 #include "checkpoint/verification.h"
 
 #include "base/errors.h"
-#include "checkpoint/checkpoint_store.h"
 #include "checkpoint/shard_file.h"
 #include "checkpoint/tiny_checkpoint.h"
 

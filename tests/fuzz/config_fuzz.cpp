@@ -17,7 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count) {
   overrides.erase(overrides.begin());
   try {
     const TrainConfig config = load_train_config(file, overrides);
-    (void)doubts_about(config);
+    (void)doubts_about(config, 8);
     (void)config.run.seconds_until_leaving();
     // What a checkpoint carries must be read again, to the same values.
     const std::string printed = to_yaml(config);

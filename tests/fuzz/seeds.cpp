@@ -4,7 +4,6 @@
 
 #include "base/file_io.h"
 #include "base/hdf5_file.h"
-#include "checkpoint/checkpoint_store.h"
 #include "checkpoint/tiny_checkpoint.h"
 #include "data/token_file.h"
 #include "data/token_file_format.h"

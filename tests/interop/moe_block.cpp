@@ -53,7 +53,7 @@ struct BlockCase {
 };
 
 at::Tensor read_tensor(const fs::path& path, at::IntArrayRef shape) {
-  const std::vector<std::byte> bytes = read_bytes(path);
+  const std::vector<std::byte> bytes = read_regular_bytes(path);
   at::Tensor tensor = at::empty(shape, at::kFloat);
   if (bytes.size() != tensor.nbytes()) {
     throw DataError(concat(path.string(), " has ", bytes.size(), " bytes, but ", shape, " in float32 are ", tensor.nbytes()));

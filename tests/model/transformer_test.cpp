@@ -155,6 +155,17 @@ TEST(Transformer, APositionSeesNothingThatFollowsIt) {
   }
 }
 
+// Recordings of routing and checks before a run go by these names without a model.
+TEST(Transformer, ItsRoutersHaveTheNamesThatTheConfigurationForetells) {
+  ModelConfig config = tiny_model();
+  config.layers = 3;
+  ModelFixture fixture(config, at::kDouble);
+  std::vector<std::string> names;
+  for (const MoELayer* layer : fixture.model.moe_layers()) names.push_back(layer->router().name());
+  EXPECT_EQ(config.router_names(), names);
+  EXPECT_EQ(names, (std::vector<std::string>{"layers.1.moe.router", "layers.2.moe.router"}));
+}
+
 TEST(Transformer, InitialValuesDependOnSeedAndNameAlone) {
   ModelFixture one(tiny_model(), at::kDouble);
   ModelConfig deeper = tiny_model();

@@ -77,10 +77,10 @@ TEST(TrainConfig, ANulInAPathIsRefused) {
 
 TEST(TrainConfig, WhatIsSeldomMeantIsDoubted) {
   TrainConfig config = parse_train_config(kSmall, "a.yaml");
-  EXPECT_TRUE(doubts_about(config).empty());
+  EXPECT_TRUE(doubts_about(config, 1).empty());
   config.model.moe.first_dense_layers = 2;
   config.optimizer.warmup_steps = config.train.steps;
-  const auto doubts = doubts_about(config);
+  const auto doubts = doubts_about(config, 1);
   ASSERT_EQ(doubts.size(), 2u);
   EXPECT_NE(doubts[0].find("first_dense_layers (2)"), std::string::npos);
   EXPECT_NE(doubts[1].find("warmup_steps (300)"), std::string::npos);

@@ -1,0 +1,49 @@
+#include "checkpoint/local_save.h"
+
+#include "base/errors.h"
+#include "base/file_io.h"
+#include "base/text.h"
+#include "checkpoint/piece_check.h"
+#include "checkpoint/step_folders.h"
+
+#include <utility>
+
+namespace pimoe {
+
+namespace fs = std::filesystem;
+
+fs::path temporary_of(const fs::path& checkpoint) { return fs::path(checkpoint) += ".tmp"; }
+
+void make_empty_folder(const fs::path& folder) {
+  std::error_code failed;
+  fs::remove_all(folder, failed);
+  if (!failed) fs::create_directories(folder, failed);
+  if (failed) throw IoError(concat("cannot make ", folder.string(), ": ", failed.message()), failed.value());
+}
+
+void commit_checkpoint(const fs::path& checkpoint, const Manifest& manifest) {
+  const fs::path temporary = temporary_of(checkpoint);
+  const std::string text = to_json(manifest);
+  write_durably(temporary / "manifest.json", text.data(), text.size());
+  commit_folder(temporary, checkpoint);
+}
+
+void write_checkpoint(const fs::path& checkpoint, Manifest manifest, const std::function<void(ShardWriter&)>& write_files,
+                      std::function<void(const StoredFile&)> written) {
+  const fs::path temporary = temporary_of(checkpoint);
+  try {
+    if (fs::exists(checkpoint)) throw CheckpointError("it exists already");
+    make_empty_folder(temporary);
+    ShardWriter writer(temporary, manifest, std::move(written));
+    write_files(writer);
+    writer.finish();
+    if (const std::string gap = coverage_trouble(manifest.pieces); !gap.empty()) throw CheckpointError(gap);
+    commit_checkpoint(checkpoint, manifest);
+  } catch (const std::exception& error) {  // the contract: whatever goes wrong, it was not saved
+    std::error_code swept_later;
+    fs::remove_all(temporary, swept_later);
+    throw SaveError(concat("checkpoint ", checkpoint.string(), " was not written: ", error.what()));
+  }
+}
+
+}  // namespace pimoe

@@ -1,0 +1,139 @@
+#include "train/run_report.h"
+
+#include "base/text.h"
+#include "data/data_stream.h"
+#include "model/flops.h"
+#include "parallel/device.h"
+#include "train/metrics_repair.h"
+#include "train/precision.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+namespace pimoe {
+
+RunReport::RunReport(const TrainConfig& config, const ProcessMesh& mesh, Logger& log)
+    : config_(config),
+      mesh_(mesh),
+      log_(log),
+      peak_flops_(peak_flops(mesh.device()) * mesh.size()),
+      step_tokens_(config.train.global_batch * config.model.sequence_length) {}
+
+RunReport::~RunReport() = default;
+
+void RunReport::announce(at::ScalarType dtype) const {
+  if (is_first_rank()) {
+    for (const std::string& doubt : doubts_about(config_, mesh_.size())) log_.warning(doubt);
+  }
+  const MoeConfig& moe = config_.model.moe;
+  const int64_t moe_layers = config_.model.moe_layers();
+  const ParameterCount count = parameter_count(config_.model);
+  log_.info(concat("model: ", grouped(count.total), " parameters, ", grouped(count.active), " active for a token; ",
+                   counted(config_.model.layers, "layer"), ", ",
+                   moe_layers == 0 ? std::string("none with experts")
+                                   : concat(moe_layers, " with ", moe.experts, " experts each, of which ", moe.choices,
+                                            moe.choices == 1 ? " serves" : " serve", " each token")));
+  if (moe_layers > 0 && moe.router.kind == RouterKind::kExpertChoice && is_first_rank()) {
+    log_.warning(
+        "expert choice: which experts serve a token depends on later tokens of its sequence, so that the loss of this causal model is "
+        "better than what generation can reach");
+  }
+  log_.info(concat("layout: ", counted(mesh_.size(), "rank"), ", experts shared out over ", mesh_.expert_parallel(), "; ",
+                   device_name(mesh_.device()), ", ", mesh_.transport() == Transport::kNccl ? "NCCL" : "MPI", ", ", dtype_name(dtype), ", ",
+                   counted(at::get_num_threads(), "thread"), " a rank"));
+  const StepPlan plan(config_.train.global_batch, mesh_.group(Group::kBatch).size(), config_.train.micro_batch);
+  log_.info(concat("step: ", counted(config_.train.global_batch, "sequence"), " of ", counted(config_.model.sequence_length, "token"),
+                   " in ", counted(plan.micro_steps(), "micro-step"), "; ", counted(config_.train.steps, "step"), "; run folder ",
+                   config_.run.directory.string()));
+}
+
+void RunReport::open_metrics(int64_t step) {
+  if (!is_first_rank()) return;
+  const std::filesystem::path file = config_.run.directory / "metrics.jsonl";
+  if (const std::string mended = mend_metrics(file); !mended.empty()) log_.warning(mended);
+  metrics_ = std::make_unique<MetricsFile>(file, step);
+}
+
+void RunReport::begin(int64_t step) {
+  first_step_ = step;
+  started_ = std::chrono::steady_clock::now();
+}
+
+double RunReport::elapsed_seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count(); }
+
+void RunReport::add_speed(StepRecord& record, double seconds) const {
+  record.memory_bytes = memory_use(mesh_.device()).peak_bytes;
+  record.step_seconds = seconds;
+  record.tokens_per_second = static_cast<double>(step_tokens_) / seconds;
+  if (peak_flops_ > 0) {
+    const TokenFlops flops = token_flops(config_.model);
+    record.mfu = flops.megatron * record.tokens_per_second / peak_flops_;
+    record.mfu_torchtitan = flops.torchtitan * record.tokens_per_second / peak_flops_;
+  }
+}
+
+void RunReport::tell_events(const StepRecord& record) const {
+  if (record.adaptive) {
+    for (const std::string& move : record.adaptive->moves) log_.info(move);
+  }
+  if (!is_first_rank()) return;
+  for (const std::string& alarm : record.alarms) log_.warning(alarm);
+}
+
+void RunReport::add(const StepRecord& record) {
+  if (!first_) first_ = record;
+  last_ = record;
+  if (record.validation_loss) validation_loss_ = record.validation_loss;
+  if (metrics_) {
+    const std::string trouble = metrics_->append(record);
+    if (!trouble.empty() && metrics_trouble_.empty()) {
+      log_.warning(concat(trouble, ". Training goes on; what is missing is written as soon as that can be done"));
+    }
+    metrics_trouble_ = trouble;
+  }
+  const int64_t left = config_.train.steps - record.step;
+  const bool is_due = config_.log.every_steps > 0 && record.step % config_.log.every_steps == 0;
+  const bool is_skipped = record.outcome != StepOutcome::kTaken;
+  if (record.step == first_step_ + 1 || left == 0 || record.validation_loss || is_skipped || is_due) {
+    const double each = elapsed_seconds() / static_cast<double>(record.step - first_step_);
+    log_.info(to_line(record, config_.train.steps, each * static_cast<double>(left)));
+  }
+}
+
+void RunReport::roll_back(int64_t step) {
+  if (metrics_) metrics_->roll_back(step);
+  begin(step);
+}
+
+void RunReport::flush() {
+  if (!metrics_ || metrics_trouble_.empty()) return;
+  if (const std::string trouble = metrics_->flush(); !trouble.empty()) log_.warning(concat(trouble, ": its last records are lost"));
+}
+
+void RunReport::say_complete(int64_t step) const {
+  log_.info(concat("the run is complete: it has done ", counted(step, "step"), ", and train.steps is ", config_.train.steps,
+                   ". To train further raise it, as in train.steps=", 2 * std::max<int64_t>(1, step)));
+}
+
+void RunReport::say_stopped(int64_t step, bool by_clock) const {
+  log_.info(concat(by_clock ? concat("run.walltime (", config_.run.walltime, ") is nearly over") : "asked to stop", ": saved step ", step,
+                   "; start the same command again to go on"));
+}
+
+void RunReport::summarize(int64_t skipped) const {
+  if (skipped > 0 && is_first_rank()) {
+    log_.warning(concat("the last ", skipped == 1 ? std::string("step was") : concat(skipped, " steps were"),
+                        " skipped, because loss or gradients were not finite: the weights are those of step ", last().step - skipped));
+  }
+  if (!last_) return;
+  const double elapsed = elapsed_seconds();
+  const int64_t steps = last_->step - first_step_;
+  const auto tokens = static_cast<double>(steps * step_tokens_);
+  log_.info(concat("done: ", counted(steps, "step"), " in ", human_duration(elapsed), ", ", grouped(static_cast<int64_t>(tokens / elapsed)),
+                   " tok/s; loss ", fixed(first_->loss, 4), " -> ", fixed(last_->loss, 4),
+                   validation_loss_ ? concat("; validation ", fixed(*validation_loss_, 4)) : std::string(), "; ",
+                   (config_.run.directory / "checkpoints").string()));
+}
+
+}  // namespace pimoe

@@ -1,0 +1,68 @@
+#pragma once
+
+#include "base/log.h"
+#include "parallel/process_mesh.h"
+#include "train/metrics.h"
+#include "train/train_config.h"
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace pimoe {
+
+/// What a run tells: the log's lines for a person, metrics.jsonl for a program. It decides nothing.
+class RunReport {
+ public:
+  /// @param mesh, log  must outlive it
+  RunReport(const TrainConfig& config, const ProcessMesh& mesh, Logger& log);
+  ~RunReport();
+
+  /// Before the first step: model, layout and step, and what is allowed but seldom meant. @param dtype  of the model
+  void announce(at::ScalarType dtype) const;
+  /// Opens metrics.jsonl, mended where a killed process left half a record, without records after `step`; rank 0 alone has one. @throws IoError
+  void open_metrics(int64_t step);
+  /// The clock of the log's forecasts begins at `step`, from which this process goes on.
+  void begin(int64_t step);
+  /// Time, tokens a second, FLOP utilization and memory of a step that took `seconds`.
+  void add_speed(StepRecord& record, double seconds) const;
+
+  /// Logs what the step has to warn of and what adaptive control did.
+  void tell_events(const StepRecord& record) const;
+  /// Writes the record to metrics.jsonl, and its line to the log where it is due, the first, the last, validated or skipped.
+  /// What cannot be written is said once, and written as soon as that can be done.
+  void add(const StepRecord& record);
+  /// REQUIRES that a record was added.
+  const StepRecord& last() const { return last_.value(); }
+
+  /// The run goes back to `step`: records of later ones move out of metrics.jsonl.
+  void roll_back(int64_t step);
+  /// At the end: writes what could not be written before, or says that it is lost.
+  void flush();
+
+  void say_complete(int64_t step) const;
+  void say_stopped(int64_t step, bool by_clock) const;
+  /// The end of a run that ended well. @param skipped  of its last steps, because they were not finite
+  void summarize(int64_t skipped) const;
+
+ private:
+  /// Since begin, or since the run went back.
+  double elapsed_seconds() const;
+  bool is_first_rank() const { return mesh_.rank() == 0; }
+
+  TrainConfig config_;
+  const ProcessMesh& mesh_;
+  Logger& log_;
+  double peak_flops_;                     ///< of all devices together; 0 where unknown
+  int64_t step_tokens_;                   ///< of a step, over all ranks
+  std::unique_ptr<MetricsFile> metrics_;  ///< rank 0 alone
+  std::string metrics_trouble_;           ///< of the last record; "": it is written
+  int64_t first_step_ = 0;                ///< that the clock began at
+  std::chrono::steady_clock::time_point started_;
+  std::optional<StepRecord> first_;
+  std::optional<StepRecord> last_;
+  std::optional<double> validation_loss_;
+};
+
+}  // namespace pimoe
