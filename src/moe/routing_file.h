@@ -1,6 +1,5 @@
 #pragma once
 
-#include "moe/adaptive_control.h"  // for preflight/preflight.cpp, which asks it for a temperature and does not include it
 #include "moe/moe_config.h"
 
 #include <ATen/core/Tensor.h>

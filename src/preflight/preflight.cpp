@@ -5,6 +5,7 @@
 #include "checkpoint/step_folders.h"
 #include "checkpoint/verification.h"
 #include "data/tokenizer.h"
+#include "moe/adaptive_control.h"
 #include "moe/routing_file.h"
 #include "train/resume.h"
 #include "train/router_state.h"
