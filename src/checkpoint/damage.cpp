@@ -37,6 +37,7 @@ bool has_its_digest(const std::byte* file, const std::vector<Hdf5Chunk>& chunks,
   uint64_t left = static_cast<uint64_t>(stored.piece.numel() * element_bytes(stored.type));
   for (const Hdf5Chunk& chunk : chunks) {
     if (chunk.dataset != stored.dataset) continue;
+    if (chunk.bytes < kChecksumBytes) return false;
     const uint64_t count = std::min(left, chunk.bytes - kChecksumBytes);  // the last chunk is filled up
     digest.update(file + chunk.at, count);
     left -= count;

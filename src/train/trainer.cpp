@@ -96,6 +96,7 @@ TrainOutcome Trainer::run() {
     if (agreed.save_is_over) saves_.collect();
     if (is_save_due(agreed)) save(/*last=*/agreed.stop || is_last());
     if (agreed.stop && divergence_.may_save() && !is_last()) {
+      report_.flush();
       report_.say_stopped(step(), /*by_clock=*/stop_ != nullptr && stop_->out_of_time());
       return TrainOutcome::kStopped;
     }

@@ -4,6 +4,7 @@
 
 #include "base/digest.h"
 #include "base/errors.h"
+#include "checkpoint/damage.h"
 #include "checkpoint/shard_file.h"
 #include "checkpoint/verification.h"
 
@@ -68,5 +69,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count) {
   } catch (const CheckpointError&) {
   }
   (void)datasets_trouble(folder.path(), manifest, kFileName);
+  (void)place_of_damage(folder.path(), manifest, file);
   return 0;
 }
