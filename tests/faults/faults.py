@@ -7,7 +7,7 @@
     kills    SIGKILL of one or all ranks at random moments of a run, and of one rank at each system call of its saves
     errors   ENOSPC, EIO, EDQUOT, EROFS and short writes at each system call of the saves
     bits     resumed after kills at random moments until it is done: the last checkpoint is the undisturbed run's to the bit
-    supervised  launch/supervise.sh brings a run through twenty kills of a rank, to the undisturbed run's last checkpoint
+    supervised  launch/supervise.sh brings a run through ten kills of a rank, to the undisturbed run's last checkpoint
     signals  SIGUSR1 at random moments: a complete checkpoint and exit code 75, every time
     damage   the newest checkpoint is damaged: `checkpoint verify` names the file, and a run goes on from the one before
     large    random bytes of a checkpoint of 1 GiB are changed: `checkpoint verify` names the file
