@@ -6,27 +6,31 @@
 #   -n RANKS         ranks to start (2)
 #   --attempts N     crashes in a row without a newer checkpoint after which it gives up (5)
 #   --min-ranks M    after two such crashes go on with fewer ranks, the next number that the configuration allows, down to M (RANKS)
-#   --hostfile FILE  hosts as for mpirun; a host on which a rank died twice is left out, as long as enough slots remain
+#   --hostfile FILE  hosts as for mpirun, best with slots= for each; a host that ranks died or hung on twice, or that was twice not reached,
+#                    is left out, as long as slots for M ranks remain
 #   --back-off S     seconds before the first restart; doubled with each crash without progress, at most 300 (5)
+#   --linger S       seconds that mpirun may live on after training has ended; then it hangs, and is killed (60)
 #   --mpirun "..."   further arguments for mpirun, such as "--bind-to none"
 #
-# SIGUSR1, SIGTERM and Ctrl-C ask the run to save and leave. Ends with the run's exit code: 0 complete, 75 saved and asked to leave; 64, 65
-# and 78 are never tried again; 70 where it gave up.
+# SIGUSR1, SIGTERM, SIGHUP and Ctrl-C ask the run to save and leave, and so does the death of this script; a second Ctrl-C ends the run at
+# once, a third one kills mpirun. Ends with the run's exit code: 0 complete, 75 saved and asked to leave; 64, 65 and 78 are never tried
+# again; 70 where it gave up.
 source "$(dirname "$0")/common.sh"
 
-ranks=2 attempts=5 min_ranks='' hostfile='' back_off=5 mpirun_words=()
+ranks=2 attempts=5 min_ranks='' hostfile='' back_off=5 linger=60 mpirun_words=()
 usage() { echo "supervise.sh: $*; launch/supervise.sh --help" >&2 && exit 64; }
-whole() { [[ $2 =~ ^[0-9]{1,6}$ ]] && [ "$2" -ge "$3" ] || usage "$1 ($2) must be a whole number of at least $3"; }
+whole() { [[ $2 =~ ^(0|[1-9][0-9]{0,5})$ ]] && [ "$2" -ge "$3" ] || usage "$1 ($2) must be a whole number of at least $3"; }
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) sed -n '2,/^source/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0 ;;
-    -n | --attempts | --min-ranks | --hostfile | --back-off | --mpirun)
+    -n | --attempts | --min-ranks | --hostfile | --back-off | --linger | --mpirun)
       [ $# -ge 2 ] || usage "$1 needs a value"
       case $1 in
         -n) whole -n "$2" 1 && ranks=$2 ;;
         --attempts) whole --attempts "$2" 1 && attempts=$2 ;;
         --min-ranks) whole --min-ranks "$2" 1 && min_ranks=$2 ;;
         --back-off) whole --back-off "$2" 0 && back_off=$2 ;;
+        --linger) whole --linger "$2" 1 && linger=$2 ;;
         --hostfile) [ -r "$2" ] || usage "--hostfile ($2) cannot be read"; hostfile=$2 ;;
         --mpirun) read -ra mpirun_words <<<"$2" ;;
       esac
@@ -43,41 +47,143 @@ pimoe=$PIMOE_BUILD/pimoe
 [ -x "$pimoe" ] || fail "$pimoe is not there." "Build it with launch/build.sh, or set PIMOE_BUILD."
 if [ -e "$PIMOE_DEPS/env.sh" ]; then source "$PIMOE_DEPS/env.sh"; fi
 
+command -v mpirun >/dev/null || fail "there is no mpirun on the PATH." "Load the Open MPI that $pimoe was built with."
+
 work=$(mktemp -d)
-launched='' asked='' signals=0
+launched='' asked='' signals=0 interrupts=0
 trap 'rm -rf "$work"' EXIT
 # A signal kills an mpirun whose ranks are not up yet: wait for their first line, and repeat it until the launcher has gone.
 ask_to_leave() {
   while kill -0 "$launched" 2>/dev/null && [ ! -s "$work/output" ]; do sleep 0.2; done
   while kill -USR1 "$launched" 2>/dev/null; do sleep 5; done
 }
-trap 'asked=1; signals=$((signals + 1)); [ -z "$launched" ] || ask_to_leave &' USR1 TERM INT
+be_asked() {
+  signals=$((signals + 1))
+  if [ -z "$asked" ] && [ -n "$launched" ]; then ask_to_leave & fi
+  asked=1
+}
+be_interrupted() {
+  be_asked
+  interrupts=$((interrupts + 1))
+  case $interrupts in
+    1) say "asked to save and leave; Ctrl-C again ends the run at once" >&2 ;;
+    2) [ -z "$launched" ] || kill -TERM "$launched" || true ;;
+    *) [ -z "$launched" ] || kill -KILL "$launched" || true ;;
+  esac
+}
+trap be_asked USR1 TERM HUP
+trap be_interrupted INT
+leave() { say "asked to leave $1; the newest checkpoint is ${2:-none}" && exit 75; }
 if [ "$(id -u)" = 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
-if [ -n "$hostfile" ]; then grep -vE '^[[:space:]]*(#|$)' "$hostfile" >"$work/hosts"; fi
 
+# Slots of the hosts that are left. Of a host without a number mpirun counts the cores: here it has as many as are needed.
+slots() {
+  awk '{ n = 999999; $1 = "" }
+       match($0, /[ \t]slots[ \t]*=[ \t]*[0-9]+/) { n = substr($0, RSTART, RLENGTH); sub(/.*=/, "", n) }
+       { sum += n } END { print sum + 0 }' "$work/hosts"
+}
+if [ -n "$hostfile" ]; then
+  sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$hostfile" >"$work/hosts"
+  if [ "$(slots)" -lt "$ranks" ] && [[ "${mpirun_words[*]-}" != *oversubscribe* ]]; then
+    usage "-n ($ranks) must be at most the slots of --hostfile ($hostfile has $(slots))"
+  fi
+fi
+
+train=("$@")
 config=$("$pimoe" train "$@" --print-config) || exit $?
-run=$(sed -n '/^run:/,/^[a-z]/s/^  directory: *\("\{0,1\}\)\([^"#]*[^"# ]\)\1.*/\2/p' <<<"$config" | head -n 1)
+run=$(sed -n '/^run:/,/^[a-z]/{s/^  directory: *\(.*[^ ]\)  # .*/\1/p}' <<<"$config" | head -n 1 | sed -e 's/^"\(.*\)"$/\1/' -e 's/\\\(["\\]\)/\1/g')
 newest_step() { { find "$run/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null || true; } | sed -n 's/.*step-0*\([0-9]\{1,\}\)$/\1/p' | sort -n | tail -n 1; }
-# A layout that `train` would refuse is no layout to fall back to.
-is_valid() { local status=0; "$pimoe" check "$@" >/dev/null 2>&1 || status=$?; [ $status -le 1 ]; }
-# Slots of the hosts that are left; a host without a number has one.
-slots() { awk '{ n = 1; for (i = 2; i <= NF; ++i) if ($i ~ /^slots=/) { split($i, a, "="); n = a[2] } sum += n } END { print sum + 0 }' "$work/hosts"; }
+
+# Rank 0 holds RUN/lock while it trains, on whatever host it is.
+is_training() {
+  local status=0
+  [ ! -e "$run/lock" ] || flock --nonblock --conflict-exit-code 9 "$run/lock" true 2>/dev/null || status=$?
+  [ $status = 9 ]
+}
+# Kills a launcher that lives on after training, or after it has said itself that ranks are gone: Open MPI's can hang as it ends. One of which
+# neither was seen is left alone: ranks may take long to come up, and not every file system shows the locks of other hosts.
+watch_launcher() {
+  local pause=0.2 ended=
+  while sleep $pause && kill -0 "$1" 2>/dev/null; do
+    if is_training; then
+      pause=1 ended=$SECONDS
+    elif [ -z "$ended" ] && grep -qE 'mpirun noticed that process|MPI_ABORT was invoked|the job has been aborted' "$work/output"; then
+      ended=$SECONDS
+    elif [ -n "$ended" ] && [ $((SECONDS - ended)) -ge "$linger" ]; then
+      say "training ended $linger s ago (no rank holds $run/lock, or Open MPI said so), but mpirun (process $1) lives on: killed" >&2
+      kill -KILL "$1"
+    fi
+  done
+}
+
+# The most ranks, from $1 down to --min-ranks, with a layout that `train` would not refuse; nothing where there is none.
+allowed_ranks() {
+  local number status
+  for ((number = $1; number >= min_ranks; --number)); do
+    status=0
+    [ "$number" = "$ranks" ] || "$pimoe" check "${train[@]}" --ranks "$number" >/dev/null 2>&1 || status=$?
+    if [ $status -le 1 ]; then echo "$number" && return; fi
+  done
+}
+
+# The hosts that the last start failed on: by PiMoE's own verdict, or else by what ssh and Open MPI say.
+failed_hosts() {
+  { grep -E 'error: (dead|stopped|hung): rank |memory changed by itself' "$work/output" || true; } | sed 's/\. waiting: .*//' |
+    { grep -oE 'rank [0-9]+ \([^,()]+' || true; } | sed 's/.*(//' | sort -u >"$work/failed"
+  [ -s "$work/failed" ] || sed -n -e 's/^ssh: connect to host \([^ ]*\) port .*/\1/p' -e 's/^ssh: Could not resolve hostname \([^ :]*\):.*/\1/p' \
+    -e 's/^ *Remote daemon: .* on node \([^ ]*\).*/\1/p' -e 's/.* on node \([^ ]*\) exited on signal.*/\1/p' "$work/output" | sort -u >"$work/failed"
+  cat "$work/failed"
+}
+# is_host NAME ENTRY: whether a host that goes by NAME is this entry of the hostfile, which may have a user, a domain, or be an address.
+is_host() {
+  local entry=${2#*@}
+  [ "$1" != "$entry" ] || return 0
+  if [[ $entry =~ ^[0-9.]+$ ]]; then getent ahostsv4 "$1" | grep -q "^${entry//./\\.} "; else [ "${1%%.*}" = "${entry%%.*}" ]; fi
+}
+# Leaves out hosts that failed twice, as long as the others have slots for ranks that the configuration allows. Returns whether there was one.
+leave_out_hosts() {
+  local entry host most found=1
+  for entry in $(awk '{ print $1 }' "$work/hosts" | sort -u); do
+    for host in $(failed_hosts); do if is_host "$host" "$entry"; then echo "$entry" >>"$work/failures" && break; fi; done
+    [ "$(grep -cxF -e "$entry" "$work/failures")" -ge 2 ] || continue
+    cp "$work/hosts" "$work/all"
+    awk -v entry="$entry" '$1 != entry' "$work/all" >"$work/hosts"
+    most=$(allowed_ranks "$(($(slots) < ranks ? $(slots) : ranks))")
+    if [ -n "$most" ]; then
+      say "host $entry failed twice and is left out: going on with $most ranks" >&2
+      ranks=$most found=0
+    else
+      say "host $entry failed twice, but the others have $(slots) slots, too few for --min-ranks ($min_ranks): it stays" >&2
+      cp "$work/all" "$work/hosts"
+    fi
+  done
+  return $found
+}
 
 crashes=0 total=0 begin=$SECONDS
+: >"$work/failures"
 while :; do
   before=$(newest_step)
+  [ -z "$asked" ] || leave "before the start" "$before"
   command=(mpirun -n "$ranks" ${mpirun_words[@]+"${mpirun_words[@]}"})
   if [ -n "$hostfile" ]; then command+=(--hostfile "$work/hosts"); fi
   say "start $((total + 1)): $ranks ranks, from ${before:+step }${before:-the beginning}"
   : >"$work/output"
-  "${command[@]}" "$pimoe" train "$@" > >(tee "$work/output") 2>&1 &
+  # In a session of its own, where the terminal's Ctrl-C does not end it before the ranks have saved; asked to leave if this script is killed.
+  exec {sink}> >(trap '' INT HUP TERM USR1 && exec tee -p "$work/output")
+  tee=$!
+  setsid setpriv --pdeathsig USR1 "${command[@]}" "$pimoe" train "$@" >&"$sink" 2>&1 {sink}>&- &
   launched=$!
+  exec {sink}>&-
+  if [ -n "$asked" ]; then ask_to_leave & fi
+  watch_launcher $launched &
   while :; do
     heard=$signals status=0
-    wait $launched || status=$?
+    wait $launched 2>/dev/null || status=$?
     [ $signals != $heard ] || break  # or else a signal ended `wait`, not the launcher
   done
   launched=
+  for ((tries = 0; tries < 50; ++tries)); do kill -0 $tee 2>/dev/null && sleep 0.1 || break; done  # the last lines say who died
   case $status in
     0) say "complete after $total restarts, $((SECONDS - begin)) s" && exit 0 ;;
     64 | 65 | 78) say "exit code $status: starting again would not help" >&2 && exit "$status" ;;
@@ -86,39 +192,30 @@ while :; do
       say "saved and left without being asked from here (run.walltime, or a signal to its ranks): leaving too" && exit 75
       ;;
   esac
-  if [ -n "$asked" ]; then say "asked to leave; the run ended with $status" && exit "$status"; fi
   after=$(newest_step)
+  if [ -n "$asked" ]; then
+    [ "$status" != 138 ] || leave "before training had begun" "$after"  # 128 + USR1
+    say "asked to leave; the run ended with $status" && exit "$status"
+  fi
   if [ "${after:-0}" -gt "${before:-0}" ]; then crashes=0; fi
   crashes=$((crashes + 1)) total=$((total + 1))
   say "the run ended with $status (crash $crashes without a newer checkpoint; newest is ${after:-none})" >&2
-
-  if [ -n "$hostfile" ]; then
-    # Open MPI: "... on node NAME exited on signal 9"; PiMoE names the host of memory that changed by itself.
-    sed -n -e 's/.* on node \([^ ]*\) exited on signal.*/\1/p' -e 's/.*memory changed by itself.*rank [0-9]* (\([^)]*\)).*/\1/p' "$work/output" |
-      sort -u >>"$work/deaths"
-    for host in $(sort "$work/deaths" | uniq -c | awk '$1 >= 2 { print $2 }'); do
-      if grep -q "^$host\b" "$work/hosts" && cp "$work/hosts" "$work/all" && sed -i "/^$host\b/d" "$work/hosts"; then
-        if [ "$(slots)" -ge "$min_ranks" ]; then
-          say "host $host is left out: ranks died there twice" >&2
-          if [ "$(slots)" -lt "$ranks" ]; then ranks=$(slots); fi
-        else
-          cp "$work/all" "$work/hosts"
-        fi
-      fi
-    done
-  fi
   if [ $crashes -gt "$attempts" ]; then say "giving up: $attempts restarts brought no newer checkpoint" >&2 && exit 70; fi
-  if [ $crashes -ge 2 ] && [ "$ranks" -gt "$min_ranks" ]; then
-    for ((fewer = ranks - 1; fewer >= min_ranks; --fewer)); do
-      if is_valid "$@" --ranks "$fewer"; then
-        say "going on with $fewer ranks instead of $ranks" >&2
-        ranks=$fewer
-        break
-      fi
-    done
+
+  if [ -n "$hostfile" ] && leave_out_hosts; then
+    crashes=1
+  elif [ $crashes -ge 2 ]; then
+    fewer=$(allowed_ranks $((ranks - 1)))
+    if [ -n "$fewer" ]; then say "going on with $fewer ranks instead of $ranks" >&2 && ranks=$fewer; fi
   fi
   pause=$((back_off << (crashes < 7 ? crashes - 1 : 6)))
   [ $pause -le 300 ] || pause=300
   say "starting again in $pause s" >&2
-  for ((left = pause; left > 0; --left)); do [ -n "$asked" ] && exit 75; sleep 1; done
+  # Longer, where ranks of the last start still hold the run folder: those of the next one would be refused.
+  waited=0
+  while [ $waited -lt $pause ] || { [ $waited -lt "$linger" ] && is_training; }; do
+    [ -z "$asked" ] || leave "between two starts" "$after"
+    sleep 1 || true
+    waited=$((waited + 1))
+  done
 done

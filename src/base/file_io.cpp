@@ -8,7 +8,9 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "base/errors.h"
@@ -188,8 +190,14 @@ void sync_folder(const fs::path& folder) {
 }
 
 FileLock::FileLock(const std::filesystem::path& path) : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
-  if (descriptor_ >= 0 && ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
-  const int code = errno;
+  int code = errno;
+  // Who looks whether it is held (launch/supervise.sh does) holds it for a moment.
+  for (int tries = 0; descriptor_ >= 0 && tries < 20; ++tries) {
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
+    code = errno;
+    if (code != EWOULDBLOCK && code != EINTR) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
   if (descriptor_ >= 0) ::close(descriptor_);
   throw IoError(concat("cannot lock ", path.string(), ": ", std::generic_category().message(code)), code);
 }

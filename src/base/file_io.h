@@ -38,7 +38,7 @@ void sync_folder(const std::filesystem::path& folder);
 /// Holds a file's lock for the life of the object, so that a second job cannot use the same folder; a dead process holds nothing.
 class FileLock {
  public:
-  /// Makes `path` where it is missing. @throws IoError with code EWOULDBLOCK if another process holds the lock
+  /// Makes `path` where it is missing. @throws IoError with code EWOULDBLOCK if another process holds the lock, also a second later
   explicit FileLock(const std::filesystem::path& path);
   ~FileLock();
   FileLock(const FileLock&) = delete;

@@ -52,10 +52,15 @@ def play(task):
     experiment, seed, number, ranks = task
     run = f"{experiment}-{seed}-{number}"
     begun = time.time()
-    try:
-        facts, troubles = EXPERIMENTS[experiment](place, random.Random(f"{seed}-{number}"), run, ranks, number)
-    except Exception:  # of one round, which is then no reason to lose the others
-        facts, troubles = {"ranks": ranks}, [traceback.format_exc()]
+    for attempt in range(2):
+        try:
+            facts, troubles = EXPERIMENTS[experiment](place, random.Random(f"{seed}-{number}"), run, ranks, number)
+        except Exception:  # of one round, which is then no reason to lose the others
+            facts, troubles = {"ranks": ranks}, [traceback.format_exc()]
+        if not any("launcher hung" in trouble for trouble in troubles) or attempt == 1:
+            break
+        shutil.rmtree(place.folder / run, ignore_errors=True)
+        print(f"mpirun did not end although all ranks had: round {number} is played again", flush=True)
     if troubles:
         troubles.append(f"see {place.folder / run}")
     else:

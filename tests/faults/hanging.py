@@ -80,7 +80,7 @@ def hang_round(place, draw, run, ranks, number):
     status, output = place.train(run, ranks, overrides, environment=environment, during=until_the_end)
     facts["status"] = status
     if not ended:
-        return facts, troubles + [f"did not end: {output[-3000:]}"]
+        return facts, troubles + [f"did not end, {status}: {output[-3000:]}"]
     facts["seconds"] = round(ended[0] - struck[0], 2)
     alarms = [line for line in output.splitlines() if ALARM.search(line)]
     alarm = alarms[0] if alarms else ""

@@ -150,7 +150,7 @@ def signal_round(place, draw, run, ranks, number):
 
 
 def supervised_round(place, draw, run, ranks, number):
-    steps, wanted = 40 * STEPS, 20
+    steps, wanted = 24 * STEPS, 20
     whole, seconds = place.expected(ranks, steps)
     place.write_config(run)
     command = [str(REPOSITORY / "launch" / "supervise.sh"), "-n", str(ranks), "--back-off", "0", "--attempts", str(wanted), "--mpirun",
@@ -159,12 +159,16 @@ def supervised_round(place, draw, run, ranks, number):
     begun = time.time()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, cwd=place.folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        # Soon after each start has a step, so that all kills come before the run is complete, on a fast machine too.
+        metrics, killed = place.folder / run / "metrics.jsonl", begun
         while process.poll() is None and time.time() - begun < 3 * LIMIT:
-            time.sleep(draw.uniform(0.3, 1.5))
-            pids = place.pids_of(run)
-            if pids and kills < wanted and process.poll() is None:
+            time.sleep(0.01)
+            if kills == wanted or not metrics.exists() or metrics.stat().st_mtime <= killed:
+                continue
+            time.sleep(draw.uniform(0.0, 0.7 * seconds / wanted))
+            if pids := place.pids_of(run):
                 kill(draw.choice(pids), signal.SIGKILL)
-                kills += 1
+                kills, killed = kills + 1, time.time()
         status = process.poll()
         taken = time.time() - begun
         place.kill_all(process, run)

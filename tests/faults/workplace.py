@@ -54,7 +54,7 @@ class Workplace:
         """Runs training; `during(process)` may disturb it. Returns (exit status, output).
 
         The status is "hang" where it does not end in time, and "launcher hung" where mpirun stays although no rank is left: Open MPI's own
-        deadlock (docs/reliability.md). Then the output ends in what the processes are doing.
+        deadlock (docs/reliability.md); such a round is played again. Then the output ends in what the processes are doing.
         """
         self.write_config(run)
         command = MPIRUN + ["-n", str(ranks), str(PIMOE), "train", f"{run}.yaml", *self.overrides, *overrides]
@@ -95,7 +95,7 @@ class Workplace:
             run = f"whole-{ranks}-{steps}"
             begun = time.time()
             status, output = self.train(run, ranks, [f"train.steps={steps}"])
-            assert status == 0, output
+            assert status == 0, f"{status}: {output}"
             self.undisturbed[ranks, steps] = digest(self.folder / run, steps), time.time() - begun
         return self.undisturbed[ranks, steps]
 
@@ -105,7 +105,7 @@ class Workplace:
             run = f"count-{ranks}-{rank}"
             count = self.folder / f"{run}.count"
             status, output = self.train(run, ranks, environment=shim(self.folder / run, rank=rank, count=count))
-            assert status == 0, output
+            assert status == 0, f"{status}: {output}"
             self.calls[ranks, rank] = max(int(line) for line in count.read_text().split())
             shutil.rmtree(self.folder / run)
         return self.calls[ranks, rank]

@@ -3,7 +3,7 @@
 #
 #   tests/slurm/run.sh [--install]     --install gets Slurm and munge by apt first, where they are missing
 #
-# PIMOE_BUILD (default: build) holds the pimoe binary. Needs root and unshare; see cluster.sh. Takes four minutes, or twice
+# PIMOE_BUILD (default: build) holds the pimoe binary. Needs root and unshare; see cluster.sh. Takes eight minutes, or twice
 # that on a busy machine.
 # Exits with 0 if every check holds. Otherwise the logs stay in the folder that the last line names.
 set -uo pipefail
@@ -90,6 +90,10 @@ rank_processes() {
   local process
   for process in $(pgrep -f "run.directory=$run"); do [ "$(readlink "/proc/$process/exe")" != "$pimoe" ] || echo "$process"; done
 }
+process_of_rank() {  # the last one is on the second node
+  local process
+  for process in $(rank_processes); do ! grep -qzx "PMIX_RANK=$1" "/proc/$process/environ" || echo "$process"; done
+}
 
 no_rank_is_left() { [ -z "$(rank_processes)" ]; }
 
@@ -102,14 +106,17 @@ trains() {
   check "the checkpoint of step 20 is there, of four ranks" has_checkpoint 20
 }
 
-# The first start has steps without end, so that the signal finds it training on any machine; the second has 20 more than were saved.
-is_asked_to_leave() {
-  local config=$dir/$1-leaves.yaml saved
+# first_start NAME ARGUMENT...: of a job that will be requeued. It has steps without end, so that a signal finds it training on any machine.
+first_start() {
+  config=$dir/$1.yaml
   sed 's/^  steps: .*/  steps: 1000000/' tests/slurm/tiny.yaml >"$config"
-  submit "$1-leaves" --
-  check "training starts" until_true 120 has_steps 5
-  scancel --batch --signal=USR1 "$job"
-  check "asked to leave, the job is requeued" until_true 90 is Restarts 1
+  submit "$@"
+}
+
+# The second start has 20 more steps than were saved, and ends as if there had been no first.
+goes_on_to_the_same_bits() {
+  local name=$1 saved whole
+  shift
   saved=$(newest_checkpoint)
   sed -i "s/^  steps: .*/  steps: $((${saved:-0} + 20))/" "$config"
   check "because the ranks said 75" says "$log" "slurm.sbatch: saved"
@@ -120,6 +127,20 @@ is_asked_to_leave() {
   check "it is the second start that ended it" says "$log" "start 2"
   check "no step was trained again" cmp "$dir/before" <(head -n "${saved:-0}" "$run/metrics.jsonl")
   check "metrics.jsonl holds each step of both starts once" each_step_once $((${saved:-0} + 20))
+  whole=$run
+  submit "$name-undisturbed" -- "$@"
+  check "a job of $((${saved:-0} + 20)) steps that nobody disturbs ends" until_true 240 ended
+  check "its last checkpoint is the same, to the bit" "$pimoe" checkpoint diff "$whole" "$run"
+}
+
+# is_asked_to_leave NAME SCANCEL_OPTION...: those options decide who hears it: the script, the ranks, or both, some of them twice.
+is_asked_to_leave() {
+  local config
+  first_start "$1" --
+  check "training starts" until_true 120 has_steps 5
+  scancel "${@:2}" --signal=USR1 "$job"
+  check "asked to leave, the job is requeued" until_true 90 is Restarts 1
+  goes_on_to_the_same_bits "$1"
 }
 
 # The signal may come before the launcher, the ranks or the training loop are there to hear it.
@@ -145,14 +166,21 @@ is_cancelled() {
   check "its state is CANCELLED" is JobState CANCELLED
 }
 
+# loses_a_rank NAME SIGNAL VERDICT: the last rank, on the second node, by KILL or STOP; the watchdog is to say which one, where and when.
 loses_a_rank() {
-  submit "$1-dies" -- train.steps=100000
+  local begin
+  submit "$1" -- train.steps=1000000 run.hang_limit=3
   check "training starts" until_true 120 has_steps 2
-  kill -9 "$(rank_processes | tail -n 1)"
-  check "killing one rank ends the job" until_true 60 ended
+  sleep 1  # until the watchdog has heard of a step
+  kill -"$2" "$(process_of_rank 3)"
+  begin=$SECONDS
+  check "the job ends" until_true 20 ended
+  echo "          after $((SECONDS - begin)) s"
   check "its state is FAILED" is JobState FAILED
   check "it is not requeued" is Restarts 0
   check "no rank is left" until_true 10 no_rank_is_left
+  check "the message names rank, node and step" grep -E "$3: rank 3 \(n2, process [0-9]+\), at step [0-9]+" "$log"
+  grep -oE "$3: rank 3 .*" "$log" | head -n 1 | cut -c 1-150 | sed 's/^/          /'
 }
 
 has_a_wrong_key() {
@@ -162,12 +190,12 @@ has_a_wrong_key() {
   check "the message names the right key" says "$log" train.steps
 }
 
-# Slurm's own warning before the time limit, which comes in ticks of half a minute. The second start is not waited for.
+# Slurm's own warning before the time limit, which comes in ticks of half a minute. The larger batch keeps the number of steps low.
 reaches_its_time_limit() {
-  submit time-limit --time=2 --signal=B:USR1@90 -- train.steps=100000
+  local config
+  first_start time-limit --time=2 --signal=B:USR1@90 -- train.global_batch=64
   check "Slurm's warning before the time limit has the job requeued" until_true 150 is Restarts 1
-  check "because the ranks said 75" says "$log" "slurm.sbatch: saved"
-  scancel "$job"
+  goes_on_to_the_same_bits time-limit train.global_batch=64
 }
 
 is_refused_without_pmix() {
@@ -200,10 +228,13 @@ export OMPI_MCA_mpi_yield_when_idle=1  # four ranks may have two cores
 for launcher in srun mpirun; do
   export PIMOE_LAUNCHER=$launcher
   section "$launcher: a job that ends by itself" trains $launcher
-  section "$launcher: a job that is asked to leave" is_asked_to_leave $launcher
+  section "$launcher: a job that is asked to leave (scancel --batch)" is_asked_to_leave $launcher-batch --batch
+  section "$launcher: a job whose steps are asked to leave (scancel)" is_asked_to_leave $launcher-steps
+  section "$launcher: a job of which all are asked to leave (scancel --full)" is_asked_to_leave $launcher-full --full
   section "$launcher: a job that is asked to leave at once" is_asked_to_leave_at_once $launcher
   section "$launcher: a job that is cancelled" is_cancelled $launcher
-  section "$launcher: a job of which one rank dies" loses_a_rank $launcher
+  section "$launcher: a job of which one rank dies" loses_a_rank $launcher-dies KILL dead
+  section "$launcher: a job of which one rank stands still" loses_a_rank $launcher-stops STOP stopped
   section "$launcher: a job with a wrong key" has_a_wrong_key $launcher
 done
 unset PIMOE_LAUNCHER
