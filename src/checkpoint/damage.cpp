@@ -65,6 +65,7 @@ std::string place_of_damage(const std::filesystem::path& folder, const Manifest&
   if (content.size() != file.bytes) return "";
   std::vector<Hdf5Chunk> chunks;
   try {
+    // The name that its errors begin with: "outside of ...: damaged at byte 48: ..."
     chunks = hdf5_chunks(content.data(), content.size(), "outside of the tensors' elements");
   } catch (const Error& error) {
     return error.what();

@@ -22,7 +22,6 @@ about one core for each of its ranks busy). Exit status 1 if one failed.
 import argparse
 import json
 import multiprocessing
-import os
 import pathlib
 import random
 import shutil
