@@ -46,6 +46,10 @@ class Dispatcher {
   /// @cost one collective on the expert group
   virtual at::Tensor dispatch(const at::Tensor& tokens, const DispatchPlan& plan) const = 0;
 
+  /// @returns whether the plan's rows are this rank's slots in the order of plan.order.slots, so that dispatch is gather_rows and combine
+  ///          combine_rows, with nothing in between
+  virtual bool stays_here(const DispatchPlan& plan) const = 0;
+
   /// The same for one number of each slot: [T, K] -> [R, 1]; differentiable.
   virtual at::Tensor dispatch_slots(const at::Tensor& slots, const DispatchPlan& plan) const = 0;
 

@@ -15,6 +15,7 @@ class ExchangeDispatcher : public Dispatcher {
 
   DispatchPlan plan(const at::Tensor& experts, int64_t capacity) const override;
   at::Tensor dispatch(const at::Tensor& tokens, const DispatchPlan& plan) const override;
+  bool stays_here(const DispatchPlan& plan) const override { return group_.size() == 1 && !plan.route.padding.defined(); }
   at::Tensor dispatch_slots(const at::Tensor& slots, const DispatchPlan& plan) const override;
   at::Tensor return_slots(const at::Tensor& values, const DispatchPlan& plan) const override;
   at::Tensor combine(const at::Tensor& rows, const at::Tensor& weights, const DispatchPlan& plan) const override;

@@ -2,6 +2,7 @@
 
 #include "base/text.h"
 #include "ops/grouped_product.h"
+#include "ops/routed_mlp.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/gelu.h>
@@ -48,7 +49,7 @@ void ExpertBank::expect_gradients_in_parts() {
 }
 
 at::Tensor ExpertBank::forward(const at::Tensor& rows, const at::Tensor& row_weights, const at::Tensor& ends) const {
-  if (activation_ == Activation::kSwiglu && middle_.empty()) {
+  if (is_plain_swiglu()) {
     return grouped_swiglu_mlp(rows, up_->value, down_->value, ends, row_weights);
   }
   at::Tensor hidden = grouped_linear_layer(rows, up_->value, ends);
@@ -62,6 +63,15 @@ at::Tensor ExpertBank::forward(const at::Tensor& rows, const at::Tensor& row_wei
   // The last matrix is linear: weighting what enters it weights the result, and the result is kept by nobody.
   if (row_weights.defined()) hidden = (hidden * row_weights).to(hidden.dtype());
   return grouped_linear_layer(hidden.contiguous(), down_->value, ends);
+}
+
+bool ExpertBank::fuses_routing(const at::Tensor& tokens) const {
+  return is_plain_swiglu() && fuses_routed_mlp(tokens, up_->value, down_->value);
+}
+
+at::Tensor ExpertBank::from_tokens(const at::Tensor& tokens, const at::Tensor& weights, const at::Tensor& slots,
+                                   const at::Tensor& positions, const at::Tensor& ends) const {
+  return routed_swiglu_mlp(tokens, weights, up_->value, down_->value, slots, positions, ends);
 }
 
 int64_t kept_bytes_of_expert_row(const ExpertGroupConfig& group, ElementBytes bytes, bool gates_early, bool gates_learn) {

@@ -29,7 +29,16 @@ class ExpertBank {
   /// @returns [R, D]; differentiable; see grouped_swiglu_mlp for cost
   at::Tensor forward(const at::Tensor& rows, const at::Tensor& row_weights, const at::Tensor& ends) const;
 
+  /// Whether from_tokens has kernels for these experts and tokens.
+  bool fuses_routing(const at::Tensor& tokens) const;
+  /// From tokens to tokens: rows are gathered and results combined by the products themselves. REQUIRES fuses_routing.
+  /// @param weights  [T, K] gates  @param slots  [R] int32, as SlotOrder has them, positions too  @returns [T, D]; see routed_swiglu_mlp
+  at::Tensor from_tokens(const at::Tensor& tokens, const at::Tensor& weights, const at::Tensor& slots, const at::Tensor& positions,
+                         const at::Tensor& ends) const;
+
  private:
+  bool is_plain_swiglu() const { return activation_ == Activation::kSwiglu && middle_.empty(); }
+
   Activation activation_;
   Parameter* up_;  ///< gate and up where gated
   std::vector<Parameter*> middle_;

@@ -84,8 +84,14 @@ at::Tensor MoELayer::through_round(const at::Tensor& tokens, const at::Tensor& w
 
 at::Tensor MoELayer::through_experts(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan,
                                      PhaseMarks& marks) const {
-  const bool weigh_late = config_.memory == MoeMemory::kFast;
   marks.begin = TimeMark::now(mesh_.device());
+  if (banks_.size() == 1 && dispatcher_->stays_here(plan) && banks_[0].fuses_routing(tokens)) {
+    marks.dispatched = TimeMark::now(mesh_.device());
+    at::Tensor output = banks_[0].from_tokens(tokens, weights, plan.order.slots.narrow(0, 0, plan.rows), plan.order.positions, plan.ends);
+    marks.computed = marks.combined = TimeMark::now(mesh_.device());
+    return output;
+  }
+  const bool weigh_late = config_.memory == MoeMemory::kFast;
   const at::Tensor rows = dispatcher_->dispatch(tokens, plan);
   // Otherwise the gates weigh the rows where they are computed, so that no result has to be kept for the gates' gradient.
   const at::Tensor row_weights = weigh_late ? at::Tensor() : dispatcher_->dispatch_slots(weights, plan);

@@ -3,6 +3,7 @@
 #include "moe/exchange_dispatcher.h"
 #include "moe/expert_bank.h"
 #include "moe/router.h"
+#include "ops/routed_mlp.h"
 
 #include <algorithm>
 
@@ -34,12 +35,24 @@ int64_t experts_workspace(const MoeConfig& config, int64_t width, const RoutedRo
   return std::max(products + weights, exchange);
 }
 
+/// Whether the experts take tokens and give tokens: ExpertBank::fuses_routing.
+bool fuses_routing(const MoeConfig& config, int64_t width, const RoutedRows& rows) {
+  const ExpertGroupConfig group = config.expert_groups()[0];
+  return rows.fused && group.activation == Activation::kSwiglu && group.layers == 2 && width % 8 == 0 && group.width % 8 == 0;
+}
+
+RoutedMlpBytes fused_bytes(const MoeConfig& config, int64_t width, const RoutedRows& rows, int64_t at_once) {
+  const ExpertGroupConfig group = config.expert_groups()[0];
+  return routed_mlp_bytes(rows.tokens, at_once, group.count, width, group.width);
+}
+
 }  // namespace
 
 MoeBytes moe_bytes(const MoeConfig& config, int64_t width, int64_t sequence_length, const RoutedRows& rows, int64_t group_size,
                    ElementBytes bytes, bool recomputed) {
   const RouterKept router = kept_by_router(config, rows.tokens, width, sequence_length, bytes);
-  const bool early = config.memory != MoeMemory::kFast;
+  const bool fused = fuses_routing(config, width, rows);
+  const bool early = config.memory != MoeMemory::kFast && !fused;
   const bool again = config.memory == MoeMemory::kLean || rows.rounds > 1;
   const int64_t row = width * bytes.compute;
   const int64_t received = rows.all_rows();
@@ -48,23 +61,26 @@ MoeBytes moe_bytes(const MoeConfig& config, int64_t width, int64_t sequence_leng
   // One round through dispatch, experts and combine with everything kept: what `again` spares, and then needs in backward.
   const double part = static_cast<double>(rows.rows_at_once) / static_cast<double>(std::max<int64_t>(1, received));
   const auto of_round = [&](int64_t all) { return rows.rounds > 1 ? static_cast<int64_t>(part * static_cast<double>(all)) : all; };
-  int64_t moved = received * row;
-  if (early) moved += rows.slots * bytes.wide;                                               // ones in place of gates
-  if (!early && router.gates_learn) moved += (group_size > 1 ? rows.sent : received) * row;  // results, for the gates' gradient
+  int64_t moved = fused ? 0 : received * row;
+  if (early) moved += rows.slots * bytes.wide;                                                         // ones in place of gates
+  if (!early && !fused && router.gates_learn) moved += (group_size > 1 ? rows.sent : received) * row;  // results, for the gates' gradient
   int64_t computed = 0;
   const std::vector<ExpertGroupConfig> groups = config.expert_groups();
   for (size_t bank = 0; bank < groups.size(); ++bank) {
-    computed += rows.rows[bank] * kept_bytes_of_expert_row(groups[bank], bytes, early, router.gates_learn);
+    computed += fused ? fused_bytes(config, width, rows, received).kept
+                      : rows.rows[bank] * kept_bytes_of_expert_row(groups[bank], bytes, early, router.gates_learn);
   }
 
   MoeBytes result;
   result.router = router.decision + router.scores;
-  result.tokens = router.tokens || again || config.shared_width > 0;
+  result.tokens = router.tokens || fused || again || config.shared_width > 0;
   result.dispatch = plans(again) + (again ? 0 : moved);
   result.experts = again ? 0 : computed;
   result.others = 2 * config.shared_width * rows.tokens * bytes.compute;
   if (config.fallback_width > 0) result.others += rows.tokens * (row + 2 * config.fallback_width * bytes.compute + 2);
-  result.workspace = experts_workspace(config, width, rows, group_size, bytes, early) + (again ? of_round(moved) + of_round(computed) : 0);
+  result.workspace = (fused ? fused_bytes(config, width, rows, rows.rows_at_once).backward
+                            : experts_workspace(config, width, rows, group_size, bytes, early)) +
+                     (again ? of_round(moved) + of_round(computed) : 0);
   if (!recomputed) return result;
   result.workspace += result.kept();
   result.router = router.decision;

@@ -136,7 +136,9 @@ RoutedRows routed_rows(const MoeConfig& config, const RoutedTokens& tokens, doub
   }
   result.rows_at_once = result.all_rows();
   if (config.rank_budget > 0) bound_by_budget(batch, result);
-  if (tokens.on_gpu && batch.ranks == 1 && batch.groups.size() == 1 && result.rounds == 1 && !config.capacity_pad) {
+  const bool stays_here = batch.ranks == 1 && batch.groups.size() == 1 && !config.capacity_pad;
+  result.fused = tokens.fuses_mlp && stays_here;
+  if (tokens.on_gpu && stays_here && result.rounds == 1) {
     result.rows[0] = result.sent = result.rows_at_once = result.slots;
   }
   return result;

@@ -23,6 +23,7 @@ struct RoutedRows {
   int64_t padded = 0;         ///< the same where rows are padded, else 0
   int64_t rounds = 1;         ///< of the exchange, under a rank budget
   int64_t rows_at_once = 0;   ///< most in one round
+  bool fused = false;         ///< the experts take tokens and give tokens (routed_swiglu_mlp), if their kind and widths allow it
   std::vector<int64_t> rows;  ///< of each bank of experts, all rounds together
 
   int64_t all_rows() const;
@@ -32,7 +33,8 @@ struct RoutedRows {
 struct RoutedTokens {
   std::vector<int64_t> of_rank;  ///< tokens of each rank of the expert group, this rank's first
   int64_t sequence_length = 1;
-  bool on_gpu = false;  ///< alone on a GPU a rank makes room for slots that were dropped too: it does not ask how many they are
+  bool fuses_mlp = false;  ///< device and dtype have routed_swiglu_mlp's kernels
+  bool on_gpu = false;     ///< alone on a GPU a rank makes room for slots that were dropped too: it does not ask how many they are
 };
 
 /// @returns what a rank with the fullest share has of `tokens`, as moe_layer.cpp limits it. In skew the dearest experts (by kept bytes) are

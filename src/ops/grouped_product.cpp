@@ -1,5 +1,6 @@
 #include "ops/grouped_product.h"
 
+#include "ops/fused_mlp.h"
 #include "ops/launch.h"
 #include "ops/swiglu.h"
 
@@ -158,6 +159,12 @@ class GroupedSwigluMlp : public torch::autograd::Function<GroupedSwigluMlp> {
                             const at::Tensor& ends, const std::optional<at::Tensor>& weights_if_any) {
     const at::Tensor row_weights = weights_if_any.value_or(at::Tensor());
     Groups groups(ends, rows.size(0));
+    if (fuses_mlp(rows, gate_up, down)) {
+      FusedMlpResult result = fused_mlp(fused(rows, gate_up, down, ends, row_weights));
+      zero_unused_rows(result.rows, groups);
+      context->save_for_backward({rows, gate_up, down, ends, result.gate_up_rows, row_weights});
+      return result.rows;
+    }
     const at::Tensor gate_up_rows = multiply_rows(rows, gate_up.transpose(1, 2), groups);
     at::Tensor output = multiply_rows(swiglu(gate_up_rows), down.transpose(1, 2), groups);
     if (row_weights.defined()) output.mul_(row_weights);
@@ -174,6 +181,17 @@ class GroupedSwigluMlp : public torch::autograd::Function<GroupedSwigluMlp> {
     const at::Tensor& row_weights = saved[5];
     const at::Tensor grad_output = grads[0].contiguous();
     Groups groups(saved[3], rows.size(0));
+    if (fuses_mlp(rows, gate_up, down)) {
+      const FusedMlp mlp = fused(rows, gate_up, down, saved[3], row_weights);
+      FusedMlpRowGradients of_rows =
+          fused_mlp_backward(mlp, saved[4], grad_output, /*positions=*/{},
+                             {.rows = context->needs_input_grad(0), .weights = row_weights.defined() && context->needs_input_grad(4)});
+      if (of_rows.rows.defined()) zero_unused_rows(of_rows.rows, groups);
+      at::Tensor grad_weights = of_rows.weights.defined() ? of_rows.weights.unsqueeze(1) : at::Tensor();
+      if (grad_weights.defined()) zero_unused_rows(grad_weights, groups);
+      return {of_rows.rows, context->needs_input_grad(1) ? fused_mlp_gate_up_gradient(mlp, of_rows) : at::Tensor(),
+              context->needs_input_grad(2) ? fused_mlp_down_gradient(mlp, of_rows, grad_output) : at::Tensor(), at::Tensor(), grad_weights};
+    }
 
     at::Tensor grad_hidden = multiply_rows(grad_output, down, groups);
     at::Tensor grad_row_weights, weighted_grad = grad_output;
@@ -195,6 +213,18 @@ class GroupedSwigluMlp : public torch::autograd::Function<GroupedSwigluMlp> {
     if (context->needs_input_grad(1)) grad_gate_up = multiply_columns(inner.grad_gate_up, rows, groups);
     if (context->needs_input_grad(2)) grad_down = multiply_columns(weighted_grad, inner.hidden, groups);
     return {grad_rows, grad_gate_up, grad_down, at::Tensor(), grad_row_weights};
+  }
+
+ private:
+  static FusedMlp fused(const at::Tensor& rows, const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& ends,
+                        const at::Tensor& row_weights) {
+    return {.input = rows,
+            .gate_up = gate_up,
+            .down = down,
+            .ends = ends,
+            .weights = row_weights,
+            .weigh_hidden = row_weights.defined(),
+            .rows = rows.size(0)};
   }
 };
 

@@ -75,6 +75,31 @@ struct TopKArguments {
   int32_t* chosen;           ///< [T, K]
 };
 
+/// A gated network in groups, in bfloat16: h = silu(W_gate x) (W_up x), y = W_down h. Rows of group g are [ends[g-1], ends[g]).
+struct GroupedMlpArguments {
+  int64_t rows, groups, width, hidden_width;  ///< R, G, D, F; D and F multiples of 8
+  const int32_t* ends;                        ///< [G]
+  const int32_t* row_tokens;                  ///< [R]: row r of `input` and `grad_output` is their row row_tokens[r]; null: they are [R, D]
+  const float* weights;                       ///< of rows: by slots[r], or by r where slots are null; null: one
+  const int32_t* slots;
+  bool weigh_hidden;        ///< forward: weights count there, and not in what comes after
+  const void* input;        ///< [T or R, D]
+  const void* gate_up;      ///< [G, 2F, D]
+  const void* down;         ///< [G, D, F]
+  void* gate_up_rows;       ///< [R, 2F]; forward writes, backward reads
+  void* hidden;             ///< [R, F]; both write: the hidden rows, weighed in backward
+  void* output;             ///< [R, D]; forward
+  const void* grad_output;  ///< [T or R, D]; backward
+  void* grad_gate_up_rows;  ///< [R, 2F]; backward
+  float* weight_dots;       ///< [weight_dot_parts(F), R]: parts of the weights' gradients; backward, may be null
+  void* grad_rows;          ///< [R, D]; backward, may be null
+  void* grad_gate_up;       ///< [G, 2F, D]
+  void* grad_down;          ///< [G, D, F]
+};
+
+/// Columns of hidden rows whose part of a weight's gradient is summed in one place.
+constexpr int64_t weight_dot_parts(int64_t hidden_width) { return (hidden_width + 255) / 256; }
+
 struct SlotOrderArguments {
   int64_t slots_count, experts_count;  ///< N, E
   const int32_t* experts;              ///< [N], -1 for none
@@ -133,6 +158,21 @@ void combine_rows_backward(const CombineArguments& arguments, int64_t tokens);
 void top_k(const TopKArguments& arguments, int64_t tokens);
 void cross_entropy(const CrossEntropyArguments& arguments, int64_t tokens);
 void keyed_noise(const KeyedNoiseArguments& arguments, int64_t count);
+
+/// Whether the current device has what grouped_mlp needs: Hopper's tensor cores (compute capability 9).
+bool has_grouped_mlp();
+/// Rows past the last end are not written, nor looked at.
+void grouped_mlp(const GroupedMlpArguments& arguments);
+/// grad_gate_up_rows, hidden, weight_dots and grad_rows.
+void grouped_mlp_backward(const GroupedMlpArguments& arguments);
+/// grad_gate_up, from grad_gate_up_rows and input.
+void grouped_mlp_gate_up_gradient(const GroupedMlpArguments& arguments);
+/// grad_down, from grad_output and hidden.
+void grouped_mlp_down_gradient(const GroupedMlpArguments& arguments);
+/// tokens[r] = slots[r] / choices
+void tokens_of_slots(const int32_t* slots, int32_t* tokens, int64_t choices, int64_t rows);
+/// sums[s] = the parts of row positions[s] added up, 0 where that is -1; null positions: of row s.
+void sum_weight_dots(const float* dots, const int32_t* positions, float* sums, int64_t hidden_width, int64_t rows, int64_t slots);
 
 /// Slots that one block of the counting sort takes; the two halves of the sort agree on it.
 constexpr int64_t kSlotTile = 512;

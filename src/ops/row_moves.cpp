@@ -150,6 +150,14 @@ at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const
   return CombineRows::apply(rows, weights, positions, unused_rows);
 }
 
+at::Tensor add_rows_of_tokens(const at::Tensor& rows, const at::Tensor& positions, int64_t choices) {
+  check_matrix("rows", rows);
+  check_index("positions", positions, rows);
+  check_shape(choices > 0 && positions.numel() % choices == 0, "add_rows_of_tokens: positions ", describe(positions), ", choices ", choices,
+              "; needs [T*K], K");
+  return combine(rows, {}, positions, choices);
+}
+
 at::Tensor permute_rows(const at::Tensor& rows, const at::Tensor& index, const at::Tensor& inverse) {
   check_matrix("rows", rows);
   check_index("index", index, rows);

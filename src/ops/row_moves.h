@@ -23,6 +23,10 @@ at::Tensor gather_rows(const at::Tensor& tokens, const at::Tensor& slots, const 
 at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& slots, const at::Tensor& positions,
                         bool unused_rows = false);
 
+/// The gradient of gather_rows: out[t] = sum over the K slots of token t of rows[position of the slot]. Not differentiable.
+/// @param rows [R, D] contiguous  @returns [T, D]
+at::Tensor add_rows_of_tokens(const at::Tensor& rows, const at::Tensor& positions, int64_t choices);
+
 /// out[i] = rows[index[i]] for a permutation `index` of [0, R); differentiable (the gradient goes back by the inverse).
 /// @param index    [R] int32
 /// @param inverse  [R] int32: inverse[index[i]] = i

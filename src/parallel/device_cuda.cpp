@@ -34,19 +34,25 @@ cudaDeviceProp properties_of(c10::Device device) {
   return properties;
 }
 
-int64_t allocated_bytes(c10::Device device, int64_t c10::CachingAllocator::Stat::*what) {
+/// What tensors asked for: blocks may be larger than that by up to 1 MiB each, by chance.
+int64_t requested_bytes(c10::Device device) {
   const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
-  return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].*what;
+  return stats.requested_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].current;
+}
+
+int64_t most_allocated_bytes(c10::Device device) {
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
+  return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
 }
 
 /// cuBLAS takes a block to work in from the allocator of tensors for each thread that multiplies, and keeps it. The two threads that do, this
 /// one and autograd's, take theirs here, before anything is measured. @returns bytes of both
 int64_t take_blas_workspaces(c10::Device device) {
   const at::Tensor one = at::ones({16, 16}, at::TensorOptions().device(device)).requires_grad_();
-  const int64_t before = allocated_bytes(device, &c10::CachingAllocator::Stat::current);
+  const int64_t before = requested_bytes(device);
   at::mm(one, one).sum().backward();
   one.mutable_grad().reset();
-  return allocated_bytes(device, &c10::CachingAllocator::Stat::current) - before;
+  return requested_bytes(device) - before;
 }
 
 std::atomic<int64_t> blas_workspaces = 0;  // of the device in use
@@ -86,8 +92,7 @@ void synchronize(c10::Device device) {
 
 MemoryUse memory_use(c10::Device device) {
   if (device.is_cpu()) return host_memory_use();
-  return {allocated_bytes(device, &c10::CachingAllocator::Stat::current) - blas_workspaces,
-          allocated_bytes(device, &c10::CachingAllocator::Stat::peak) - blas_workspaces};
+  return {requested_bytes(device) - blas_workspaces, most_allocated_bytes(device) - blas_workspaces};
 }
 
 bool has_fast_bfloat16(c10::Device device) { return device.is_cpu() ? host_has_fast_bfloat16() : properties_of(device).major >= 8; }

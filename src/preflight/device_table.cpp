@@ -12,11 +12,11 @@ namespace pimoe {
 const std::vector<DeviceSpec>& device_specs() {
   static const std::vector<DeviceSpec> specs = {
       {"cpu", "", 0.0, false, has_fast_bfloat16(c10::DeviceType::CPU)},
-      {"h100", "H100", 79.1},
-      {"h100-nvl", "H100 NVL", 93.0},
-      {"h200", "H200", 139.8},
+      {"h100", "H100", 79.1, true, true, true},
+      {"h100-nvl", "H100 NVL", 93.0, true, true, true},
+      {"h200", "H200", 139.8, true, true, true},
       {"b200", "B200", 178.3},
-      {"gh200", "GH200", 94.5},
+      {"gh200", "GH200", 94.5, true, true, true},
       {"a100", "A100", 79.1},
       {"a100-40gb", "A100-SXM4-40GB", 39.4},
       {"l40s", "L40S", 44.4},

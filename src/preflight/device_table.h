@@ -14,6 +14,7 @@ struct DeviceSpec {
   double memory_gib;  ///< as the driver counts it; 0 where it is not known
   bool is_gpu = true;
   bool fast_bfloat16 = true;  ///< what train.precision auto takes
+  bool is_hopper = false;     ///< compute capability 9: routed_swiglu_mlp has kernels
 };
 
 /// All of them; `cpu` is the first. Several names may have the same words: the first is the usual build.

@@ -65,7 +65,7 @@ void look_at_layout(const TrainConfig& config, const PlannedJob& job, Preflight&
 }
 
 void foretell(const TrainConfig& config, const PlannedJob& job, CheckReport& report) {
-  ForecastPlace place{.ranks = job.ranks, .node_ranks = job.node_ranks, .on_gpu = job.device.is_gpu};
+  ForecastPlace place{.ranks = job.ranks, .node_ranks = job.node_ranks, .on_gpu = job.device.is_gpu, .fuses_mlp = job.device.is_hopper};
   place.dtype = config.train.precision != Precision::kAuto ? compute_dtype(config.train.precision, c10::DeviceType::CPU)
                 : job.device.fast_bfloat16                 ? at::kBFloat16
                                                            : at::kFloat;

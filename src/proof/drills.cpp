@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/text.h"
 #include "moe/expert_bank.h"
+#include "ops/routed_mlp.h"
 #include "parallel/device.h"
 #include "proof/drill_run.h"
 #include "train/forecast.h"
@@ -82,6 +83,7 @@ void expect_memory_as_foretold(DrillRun& drill, const DrillScript& script) {
   const Forecast forecast(config, {.ranks = place.mesh.size(),
                                    .node_ranks = place.mesh.expert_parallel(),  // what `auto` became
                                    .on_gpu = on_gpu,
+                                   .fuses_mlp = has_routed_mlp_kernels(place.mesh.device()),
                                    .dtype = drill.dtype()});
   const MemoryForecast foretold = forecast.memory(kWorstSkew);
   const int64_t kept = kept_of(run, on_gpu);

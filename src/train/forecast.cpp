@@ -60,6 +60,7 @@ MicroBatchShape Forecast::shape(double skew) const {
   shape.skew = skew;
   shape.tokens.sequence_length = config_.model.sequence_length;
   shape.tokens.on_gpu = place_.on_gpu;
+  shape.tokens.fuses_mlp = place_.fuses_mlp && place_.dtype == at::kBFloat16;
   // The first ranks, and the first micro-step, have a sequence more where it does not come out even.
   for (int rank = 0; rank < expert_parallel_; ++rank) {
     shape.tokens.of_rank.push_back(plan.share(0, rank).second * config_.model.sequence_length);

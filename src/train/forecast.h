@@ -17,6 +17,7 @@ struct ForecastPlace {
   int64_t ranks = 1;
   int64_t node_ranks = 1;  ///< ranks on a node: for mesh.expert_parallel auto
   bool on_gpu = false;
+  bool fuses_mlp = false;  ///< the device has kernels for routed_swiglu_mlp
   at::ScalarType dtype = at::kFloat;
 };
 

@@ -1,9 +1,9 @@
 #include "train/optimizer.h"
 
 #include "checkpoint/training_state.h"
+#include "ops/launch.h"
 #include "parallel/precision.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/empty.h>
@@ -35,7 +35,7 @@ Optimizer::Optimizer(ParameterBuckets& buckets, const OptimizerConfig& config, c
 
 void Optimizer::initialize(uint64_t seed) {
   constexpr int64_t kChunk = int64_t{1} << 22;  // elements drawn at a time: bounds host memory whatever the model's size
-  constexpr int64_t kGrain = int64_t{1} << 16;
+  constexpr int64_t kDrawBytes = 64;            // of memory traffic that take as long as a number to draw
   // One buffer for all: fresh pages for each chunk would take longer to map than the numbers to draw.
   const at::Tensor values = at::empty({kChunk}, at::kDouble);
   double* out = values.mutable_data_ptr<double>();
@@ -47,7 +47,7 @@ void Optimizer::initialize(uint64_t seed) {
                                       [&name = piece.name](const Bucket::Entry& entry) { return entry.parameter->name == name; });
       for (int64_t done = 0; done < piece.numel(); done += kChunk) {
         const int64_t count = std::min(kChunk, piece.numel() - done);
-        at::parallel_for(0, count, kGrain, [&, &piece = piece](int64_t begin_value, int64_t end_value) {
+        parallel_rows(count, kDrawBytes, [&, &piece = piece](int64_t begin_value, int64_t end_value) {
           Piece part = piece;
           part.begin = piece.begin + done + begin_value;
           part.end = piece.begin + done + end_value;

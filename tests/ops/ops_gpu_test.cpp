@@ -7,6 +7,7 @@
 #include "ops/keyed_noise_test.cpp"
 #include "ops/rms_norm_test.cpp"
 #include "ops/rotary_test.cpp"
+#include "ops/routed_mlp_test.cpp"
 #include "ops/row_moves_test.cpp"
 #include "ops/slot_order_test.cpp"
 #include "ops/swiglu_test.cpp"

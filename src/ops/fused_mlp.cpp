@@ -1,0 +1,125 @@
+#include "ops/fused_mlp.h"
+
+#include "ops/launch.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+#include <limits>
+
+namespace pimoe {
+namespace {
+
+/// Tensors that TMA reads begin at multiples of 16 bytes, and so do their rows.
+bool is_readable(const at::Tensor& tensor) {
+  return tensor.is_contiguous() && reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0 && tensor.numel() > 0;
+}
+
+const int32_t* integers(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr<int32_t>() : nullptr; }
+
+GroupedMlpArguments arguments_of(const FusedMlp& mlp) {
+  GroupedMlpArguments arguments{};
+  arguments.rows = mlp.rows;
+  arguments.groups = mlp.ends.numel();
+  arguments.width = mlp.input.size(1);
+  arguments.hidden_width = mlp.down.size(2);
+  arguments.ends = integers(mlp.ends);
+  arguments.row_tokens = integers(mlp.row_tokens);
+  arguments.weights = mlp.weights.defined() ? mlp.weights.const_data_ptr<float>() : nullptr;
+  arguments.slots = integers(mlp.slots);
+  arguments.weigh_hidden = mlp.weigh_hidden;
+  arguments.input = mlp.input.const_data_ptr();
+  arguments.gate_up = mlp.gate_up.const_data_ptr();
+  arguments.down = mlp.down.const_data_ptr();
+  return arguments;
+}
+
+at::Tensor matrix(int64_t rows, int64_t columns, const at::Tensor& like) {
+  return at::empty({rows, columns}, like.options().requires_grad(false));
+}
+
+/// Runs `kernels` with the device current; without CUDA there is nothing that fuses_mlp says yes to.
+template <class Kernels>
+void run(const at::Tensor& on, [[maybe_unused]] const Kernels& kernels) {
+  if constexpr (kCudaBuild) {
+    const c10::DeviceGuard guard(on.device());
+    kernels();
+  }
+}
+
+}  // namespace
+
+bool has_mlp_kernels(c10::Device device) {
+  if constexpr (kCudaBuild) {
+    if (!device.is_cuda()) return false;
+    const c10::DeviceGuard guard(device);
+    return cuda::has_grouped_mlp();
+  }
+  return false;
+}
+
+bool fuses_mlp(const at::Tensor& input, const at::Tensor& gate_up, const at::Tensor& down) {
+  return input.scalar_type() == at::kBFloat16 && input.size(1) % 8 == 0 && down.size(2) % 8 == 0 &&
+         input.size(0) <= std::numeric_limits<int32_t>::max() && has_mlp_kernels(input.device()) && is_readable(input) &&
+         is_readable(gate_up) && is_readable(down);
+}
+
+FusedMlpResult fused_mlp(const FusedMlp& mlp) {
+  GroupedMlpArguments arguments = arguments_of(mlp);
+  FusedMlpResult result{matrix(mlp.rows, arguments.width, mlp.input), matrix(mlp.rows, 2 * arguments.hidden_width, mlp.input)};
+  const at::Tensor hidden = matrix(mlp.rows, arguments.hidden_width, mlp.input);
+  arguments.gate_up_rows = result.gate_up_rows.mutable_data_ptr();
+  arguments.hidden = hidden.mutable_data_ptr();
+  arguments.output = result.rows.mutable_data_ptr();
+  run(mlp.input, [&] { cuda::grouped_mlp(arguments); });
+  return result;
+}
+
+FusedMlpRowGradients fused_mlp_backward(const FusedMlp& mlp, const at::Tensor& gate_up_rows, const at::Tensor& grad_output,
+                                        const at::Tensor& positions, FusedMlpWanted wanted) {
+  GroupedMlpArguments arguments = arguments_of(mlp);
+  FusedMlpRowGradients result;
+  result.grad_gate_up_rows = at::empty_like(gate_up_rows);
+  result.hidden = matrix(mlp.rows, arguments.hidden_width, mlp.input);
+  if (wanted.rows) result.rows = matrix(mlp.rows, arguments.width, mlp.input);
+  at::Tensor dots;
+  if (wanted.weights) dots = at::empty({weight_dot_parts(arguments.hidden_width), mlp.rows}, mlp.input.options().dtype(at::kFloat));
+  // Only read; kernels.h has one pointer for both directions.
+  arguments.gate_up_rows = const_cast<void*>(gate_up_rows.const_data_ptr());
+  arguments.grad_output = grad_output.const_data_ptr();
+  arguments.grad_gate_up_rows = result.grad_gate_up_rows.mutable_data_ptr();
+  arguments.hidden = result.hidden.mutable_data_ptr();
+  arguments.weight_dots = dots.defined() ? dots.mutable_data_ptr<float>() : nullptr;
+  arguments.grad_rows = wanted.rows ? result.rows.mutable_data_ptr() : nullptr;
+  run(mlp.input, [&] { cuda::grouped_mlp_backward(arguments); });
+  if (wanted.weights) {
+    const int64_t slots = positions.defined() ? positions.numel() : mlp.rows;
+    result.weights = at::empty({slots}, dots.options());
+    run(mlp.input, [&] {
+      cuda::sum_weight_dots(dots.const_data_ptr<float>(), integers(positions), result.weights.mutable_data_ptr<float>(),
+                            arguments.hidden_width, mlp.rows, slots);
+    });
+  }
+  return result;
+}
+
+at::Tensor fused_mlp_gate_up_gradient(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows) {
+  GroupedMlpArguments arguments = arguments_of(mlp);
+  at::Tensor gradient = at::empty_like(mlp.gate_up);
+  arguments.grad_gate_up_rows = of_rows.grad_gate_up_rows.mutable_data_ptr();
+  arguments.grad_gate_up = gradient.mutable_data_ptr();
+  run(mlp.input, [&] { cuda::grouped_mlp_gate_up_gradient(arguments); });
+  return gradient;
+}
+
+at::Tensor fused_mlp_down_gradient(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows, const at::Tensor& grad_output) {
+  GroupedMlpArguments arguments = arguments_of(mlp);
+  at::Tensor gradient = at::empty_like(mlp.down);
+  arguments.grad_output = grad_output.const_data_ptr();
+  arguments.hidden = of_rows.hidden.mutable_data_ptr();
+  arguments.grad_down = gradient.mutable_data_ptr();
+  run(mlp.input, [&] { cuda::grouped_mlp_down_gradient(arguments); });
+  return gradient;
+}
+
+}  // namespace pimoe

@@ -1,0 +1,220 @@
+/// Launches of grouped_product_kernel.cuh: the six products of a gated network in groups.
+
+#include "ops/cuda_math.cuh"
+#include "ops/grouped_product_kernel.cuh"
+
+#include <c10/cuda/CUDAFunctions.h>
+
+namespace pimoe::cuda {
+namespace {
+
+using hopper::grouped_product;
+using hopper::Kind;
+
+decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
+  static const auto encoder = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    const cudaError_t code = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+    if (code != cudaSuccess || found != cudaDriverEntryPointSuccess) throw Error("the CUDA driver has no cuTensorMapEncodeTiled");
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  }();
+  return encoder;
+}
+
+/// How a box of `box_columns` by `box_rows` is found in [planes, rows, columns] of bfloat16; strides in numbers.
+CUtensorMap tensor_map(const void* data, int64_t columns, int64_t rows, int64_t planes, int64_t row_stride, int64_t plane_stride,
+                       uint32_t box_columns, uint32_t box_rows, cuuint32_t dimensions = 3) {
+  CUtensorMap map{};
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows), static_cast<cuuint64_t>(planes)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(row_stride) * 2, static_cast<cuuint64_t>(plane_stride) * 2};
+  const cuuint32_t box[] = {box_columns, box_rows, 1};
+  const cuuint32_t steps[] = {1, 1, 1};
+  const CUresult code = tensor_map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, dimensions, const_cast<void*>(data), sizes, strides,
+                                             box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (code != CUDA_SUCCESS) throw Error("cuTensorMapEncodeTiled: " + std::to_string(code));
+  return map;
+}
+
+/// Of [rows, columns]: boxes of 64 columns.
+CUtensorMap matrix_map(const void* data, int64_t rows, int64_t columns, uint32_t box_rows) {
+  return tensor_map(data, columns, rows, 1, columns, rows * columns, 64, box_rows, 2);
+}
+/// Of [groups, rows, columns].
+CUtensorMap weights_map(const void* data, int64_t groups, int64_t rows, int64_t columns, uint32_t box_rows) {
+  return tensor_map(data, columns, rows, groups, columns, rows * columns, 64, box_rows);
+}
+/// What a warp sends, of [groups, rows, columns].
+CUtensorMap patches_map(const void* data, int64_t groups, int64_t rows, int64_t columns) {
+  return weights_map(data, groups, rows, columns, 16);
+}
+/// The same of [rows, 2 width], whose halves are the planes.
+CUtensorMap halves_map(const void* data, int64_t rows, int64_t width) { return tensor_map(data, width, rows, 2, 2 * width, width, 64, 16); }
+
+__nv_bfloat16* numbers(void* data) { return static_cast<__nv_bfloat16*>(data); }
+
+ProductArguments arguments_of(const GroupedMlpArguments& a) {
+  ProductArguments arguments{};
+  arguments.ends = a.ends;
+  arguments.groups = static_cast<int>(a.groups);
+  arguments.rows = static_cast<int>(a.rows);
+  arguments.source_row_bytes = static_cast<uint32_t>(a.width * 2);
+  arguments.row_tokens = a.row_tokens;
+  arguments.slots = a.slots;
+  return arguments;
+}
+
+template <Operand kLeft, Operand kRight, Outcome kOutcome>
+void run(const char* name, const ProductMaps& maps, const ProductArguments& arguments) {
+  using K = Kind<kLeft, kRight, kOutcome>;
+  int device = 0;
+  int processors = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  cudaFuncSetAttribute(grouped_product<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, K::shared_bytes);
+  grouped_product<K><<<processors, hopper::kProductThreads, K::shared_bytes, c10::cuda::getCurrentCUDAStream()>>>(maps, arguments);
+  check_launch(name);
+}
+
+}  // namespace
+
+bool has_grouped_mlp() {
+  int device = 0;
+  int major = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major == 9;
+}
+
+void grouped_mlp(const GroupedMlpArguments& a) {
+  ProductMaps maps{};
+  ProductArguments up = arguments_of(a);
+  up.n = static_cast<int>(a.hidden_width);
+  up.k = static_cast<int>(a.width);
+  up.source = a.input;
+  up.weights = a.weigh_hidden ? a.weights : nullptr;
+  up.gate_up = numbers(a.gate_up_rows);
+  up.hidden = numbers(a.hidden);
+  maps.right = weights_map(a.gate_up, a.groups, 2 * a.hidden_width, a.width, 128);
+  maps.gate_up = halves_map(a.gate_up_rows, a.rows, a.hidden_width);
+  maps.hidden = patches_map(a.hidden, 1, a.rows, a.hidden_width);
+  if (a.row_tokens != nullptr) {
+    run<Operand::kGatheredRows, Operand::kWeights, Outcome::kSwiglu>("grouped_mlp: gate and up of gathered rows", maps, up);
+  } else {
+    maps.left = matrix_map(a.input, a.rows, a.width, hopper::kTileRows);
+    run<Operand::kRows, Operand::kWeights, Outcome::kSwiglu>("grouped_mlp: gate and up", maps, up);
+  }
+
+  ProductArguments down = arguments_of(a);
+  down.n = static_cast<int>(a.width);
+  down.k = static_cast<int>(a.hidden_width);
+  down.output = numbers(a.output);
+  maps.left = matrix_map(a.hidden, a.rows, a.hidden_width, hopper::kTileRows);
+  maps.right = weights_map(a.down, a.groups, a.width, a.hidden_width, 256);
+  maps.output = patches_map(a.output, 1, a.rows, a.width);
+  run<Operand::kRows, Operand::kWeights, Outcome::kPlain>("grouped_mlp: down", maps, down);
+}
+
+void grouped_mlp_backward(const GroupedMlpArguments& a) {
+  ProductMaps maps{};
+  ProductArguments hidden = arguments_of(a);
+  hidden.n = static_cast<int>(a.hidden_width);
+  hidden.k = static_cast<int>(a.width);
+  hidden.source = a.grad_output;
+  hidden.weights = a.weights;
+  hidden.dots = a.weight_dots;
+  hidden.gate_up = numbers(a.gate_up_rows);
+  hidden.grad_gate_up = numbers(a.grad_gate_up_rows);
+  hidden.hidden = numbers(a.hidden);
+  maps.right = weights_map(a.down, a.groups, a.width, a.hidden_width, 64);
+  maps.gate_up = halves_map(a.gate_up_rows, a.rows, a.hidden_width);
+  maps.grad_gate_up = halves_map(a.grad_gate_up_rows, a.rows, a.hidden_width);
+  maps.hidden = patches_map(a.hidden, 1, a.rows, a.hidden_width);
+  if (a.row_tokens != nullptr) {
+    run<Operand::kGatheredRows, Operand::kTurnedWeights, Outcome::kSwigluBackward>("grouped_mlp: gradient of gathered rows", maps, hidden);
+  } else {
+    maps.left = matrix_map(a.grad_output, a.rows, a.width, hopper::kTileRows);
+    run<Operand::kRows, Operand::kTurnedWeights, Outcome::kSwigluBackward>("grouped_mlp: gradient of hidden rows", maps, hidden);
+  }
+
+  if (a.grad_rows != nullptr) {
+    ProductArguments rows = arguments_of(a);
+    rows.n = static_cast<int>(a.width);
+    rows.k = static_cast<int>(2 * a.hidden_width);
+    rows.output = numbers(a.grad_rows);
+    maps.left = matrix_map(a.grad_gate_up_rows, a.rows, 2 * a.hidden_width, hopper::kTileRows);
+    maps.right = weights_map(a.gate_up, a.groups, 2 * a.hidden_width, a.width, 64);
+    maps.output = patches_map(a.grad_rows, 1, a.rows, a.width);
+    run<Operand::kRows, Operand::kTurnedWeights, Outcome::kPlain>("grouped_mlp: gradient of rows", maps, rows);
+  }
+}
+
+void grouped_mlp_gate_up_gradient(const GroupedMlpArguments& a) {
+  ProductMaps maps{};
+  ProductArguments weights = arguments_of(a);
+  weights.m = static_cast<int>(2 * a.hidden_width);
+  weights.n = static_cast<int>(a.width);
+  weights.source = a.input;
+  weights.output = numbers(a.grad_gate_up);
+  maps.left = matrix_map(a.grad_gate_up_rows, a.rows, 2 * a.hidden_width, 64);
+  maps.output = patches_map(a.grad_gate_up, a.groups, 2 * a.hidden_width, a.width);
+  if (a.row_tokens != nullptr) {
+    run<Operand::kColumns, Operand::kGatheredColumns, Outcome::kPlain>("grouped_mlp: gradient of gate and up, gathered", maps, weights);
+  } else {
+    maps.right = matrix_map(a.input, a.rows, a.width, 64);
+    run<Operand::kColumns, Operand::kColumns, Outcome::kPlain>("grouped_mlp: gradient of gate and up", maps, weights);
+  }
+}
+
+void grouped_mlp_down_gradient(const GroupedMlpArguments& a) {
+  ProductMaps maps{};
+  ProductArguments weights = arguments_of(a);
+  weights.m = static_cast<int>(a.width);
+  weights.n = static_cast<int>(a.hidden_width);
+  weights.source = a.grad_output;
+  weights.output = numbers(a.grad_down);
+  maps.right = matrix_map(a.hidden, a.rows, a.hidden_width, 64);
+  maps.output = patches_map(a.grad_down, a.groups, a.width, a.hidden_width);
+  if (a.row_tokens != nullptr) {
+    run<Operand::kGatheredColumns, Operand::kColumns, Outcome::kPlain>("grouped_mlp: gradient of down, gathered", maps, weights);
+  } else {
+    maps.left = matrix_map(a.grad_output, a.rows, a.width, 64);
+    run<Operand::kColumns, Operand::kColumns, Outcome::kPlain>("grouped_mlp: gradient of down", maps, weights);
+  }
+}
+
+namespace {
+
+__global__ void divide(const int32_t* slots, int32_t* tokens, int32_t choices, int64_t rows) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (row < rows) tokens[row] = slots[row] / choices;
+}
+
+/// In the order of tiles: the same bits in each run.
+__global__ void sum_dots(const float* dots, const int32_t* positions, float* sums, int64_t parts, int64_t rows, int64_t slots) {
+  const int64_t slot = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (slot >= slots) return;
+  const int64_t row = positions == nullptr ? slot : positions[slot];
+  float sum = 0.0f;
+  if (row >= 0) {
+    for (int64_t part = 0; part < parts; ++part) sum += dots[part * rows + row];
+  }
+  sums[slot] = sum;
+}
+
+unsigned blocks_for(int64_t count) { return static_cast<unsigned>((count + kThreads - 1) / kThreads); }
+
+}  // namespace
+
+void tokens_of_slots(const int32_t* slots, int32_t* tokens, int64_t choices, int64_t rows) {
+  divide<<<blocks_for(rows), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(slots, tokens, static_cast<int32_t>(choices), rows);
+  check_launch("tokens_of_slots");
+}
+
+void sum_weight_dots(const float* dots, const int32_t* positions, float* sums, int64_t hidden_width, int64_t rows, int64_t slots) {
+  const int64_t parts = weight_dot_parts(hidden_width);
+  sum_dots<<<blocks_for(slots), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(dots, positions, sums, parts, rows, slots);
+  check_launch("sum_weight_dots");
+}
+
+}  // namespace pimoe::cuda
