@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "bench/report.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
@@ -21,6 +22,7 @@ int64_t over_ranks(const ProcessMesh& mesh, int64_t of_rank, ReduceOp op) {
 
 Bench::Bench(const TrainConfig& config, at::ScalarType dtype, const ProcessMesh& mesh, Logger& log, const BenchOptions& options)
     : config_(config), dtype_(dtype), mesh_(mesh), log_(log), options_(options) {
+  at::manual_seed(static_cast<uint64_t>(config.run.seed + mesh.rank()));  // other tokens on each rank
   if (!config_.model.moe.router.replay.empty()) {
     config_.model.moe.router.replay.clear();
     log.info("model.moe.router.replay is left out: what it recorded are decisions for other tokens");
@@ -54,7 +56,7 @@ double Bench::measure_ceiling(const Ceiling& ceiling, std::optional<double> at_s
   row.summary = si_text(rate, ceiling.is_flops ? "FLOP/s" : "B/s");
   if (at_start) {
     row.values["ratio_to_start"] = rate / *at_start;
-    row.summary += concat(", at the end: ", percent_text(rate / *at_start), " of the start");
+    row.summary += concat(", ", percent_text(rate / *at_start), " of the start");
   }
   add(std::move(row));
   return rate;

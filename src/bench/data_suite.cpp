@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "data/token_file.h"
 
+#include <cmath>
 #include <random>
 
 namespace pimoe {
@@ -48,7 +49,7 @@ void run_data_suite(Bench& bench) {
   row.values["tokens_per_second"] = rate;
   row.values["step_tokens_per_second"] = need;
   row.values["ratio_to_step"] = rate / need;
-  row.summary = concat(si_text(rate, "tokens/s"), ", ", si_text(rate / need, ""), "times what the step needs");
+  row.summary = concat(si_text(rate, "tokens/s"), ", ", grouped(std::llround(rate / need)), " x the step's");
   bench.add(std::move(row));
 }
 

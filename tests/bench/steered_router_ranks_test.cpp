@@ -4,7 +4,7 @@
 #include "support/ranks.h"
 #include "train/optimizer.h"
 
-#include <ATen/Context.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
@@ -41,8 +41,7 @@ void expect_steered(RouterKind kind, bool pre_softmax, const ProcessMesh& mesh, 
   Router router(parameters, "router", config, kWidth, /*vocabulary=*/1, at::kFloat, mesh.device(), /*initial_deviation=*/0.1);
   ParameterBuckets buckets(parameters, mesh, ParameterBuckets::kBucketBytes, /*trained=*/true);
   Optimizer(buckets, {}, mesh).initialize(/*seed=*/1);
-  at::globalContext().defaultGenerator(c10::Device(c10::DeviceType::CPU)).set_current_seed(static_cast<uint64_t>(mesh.rank()));
-  const at::Tensor tokens = at::randn({kTokens, kWidth});
+  const at::Tensor tokens = at::randn({kTokens, kWidth}, at::detail::createCPUGenerator(static_cast<uint64_t>(mesh.rank())), at::kFloat);
   const BatchContext context(mesh.rank() * kTokens, kTokens);
   const Communicator& group = mesh.group(Group::kBatch);
   steer(router, tokens, context, wanted, group);

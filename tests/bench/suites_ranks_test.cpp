@@ -2,6 +2,7 @@
 
 #include "bench/suites.h"
 
+#include "base/errors.h"
 #include "base/text.h"
 #include "bench/machine.h"
 #include "bench/report.h"
