@@ -27,7 +27,8 @@ constexpr const char* kSmallModel = "model: {vocabulary: 4096}\ntrain: {precisio
 
 struct BenchCommand {
   std::string suite;
-  std::vector<std::string> words;  ///< CONFIG.yaml first, if there is one, and overrides
+  std::string config;                  ///< "": kSmallModel
+  std::vector<std::string> overrides;
   double seconds = 1.0;
   std::string file;  ///< of --json; "" or "-": the standard output
   bool json = false;
@@ -36,13 +37,16 @@ struct BenchCommand {
   bool writes_json() const { return json && !prints_json(); }
 };
 
+/// Both may be left out: what looks like an override in the first one's place is one.
+void sort_words(BenchCommand& command) {
+  if (command.config.find('=') == std::string::npos) return;
+  command.overrides.insert(command.overrides.begin(), command.config);
+  command.config.clear();
+}
+
 TrainConfig load(const BenchCommand& command) {
-  std::vector<std::string> overrides = command.words;
-  const bool has_file = !overrides.empty() && overrides.front().find('=') == std::string::npos;
-  if (!has_file) return load_train_config(ConfigSource{kSmallModel, "bench"}, overrides, /*needs_corpus=*/false);
-  const std::string file = overrides.front();
-  overrides.erase(overrides.begin());
-  return load_train_config(file, overrides, /*needs_corpus=*/false);
+  if (!command.config.empty()) return load_train_config(command.config, command.overrides, /*needs_corpus=*/false);
+  return load_train_config(ConfigSource{kSmallModel, "bench"}, command.overrides, /*needs_corpus=*/false);
 }
 
 /// --json takes the word behind it: a configuration must not be overwritten for that. @throws UsageError, IoError before anything is measured
@@ -68,7 +72,8 @@ std::string quoted(const std::string& word) {
 
 std::string command_line(const BenchCommand& command) {
   std::string line = "pimoe bench " + quoted(command.suite);
-  for (const std::string& word : command.words) line += " " + quoted(word);
+  if (!command.config.empty()) line += " " + quoted(command.config);
+  for (const std::string& word : command.overrides) line += " " + quoted(word);
   return concat(line, " --seconds ", command.seconds);
 }
 
@@ -115,10 +120,8 @@ void add_bench_command(CLI::App& app, AppContext& context) {
   CLI::App* bench_app =
       app.add_subcommand("bench", "Measure speed: hardware, layer, training step, dispatch, optimizer, checkpoints, data");
   bench_app->add_option("suite", command->suite, "what to measure; see below")->required()->type_name("SUITE");
-  bench_app
-      ->add_option("words", command->words,
-                   "configuration file (YAML; default: the smallest useful one), then key.path=value, stronger than the file")
-      ->type_name("[CONFIG.yaml] [key=value ...]");
+  bench_app->add_option("config", command->config, "configuration file (YAML); without one every key's default, and a vocabulary of 4,096");
+  bench_app->add_option("overrides", command->overrides, "key.path=value, stronger than the file");
   bench_app->add_option("--seconds", command->seconds, "that the repetitions of a measurement take together, at least five of them")
       ->check(number_in(0, kMostSeconds))
       ->capture_default_str();
@@ -135,6 +138,7 @@ void add_bench_command(CLI::App& app, AppContext& context) {
              "docs/bench.md says what each suite measures, and how to read it."));
   bench_app->callback([command, json, &context] {
     command->json = json->count() > 0;
+    sort_words(*command);
     context.action = [command, &context] { return bench(*command, context); };
   });
 }

@@ -1,9 +1,9 @@
-#include "bench/report.h"
 #include "bench/suites.h"
 
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "bench/report.h"
 #include "checkpoint/checkpoint_store.h"
 
 namespace pimoe {

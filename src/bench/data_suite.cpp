@@ -1,7 +1,7 @@
-#include "bench/report.h"
 #include "bench/suites.h"
 
 #include "base/text.h"
+#include "bench/report.h"
 #include "data/token_file.h"
 
 #include <cmath>

@@ -1,7 +1,7 @@
-#include "bench/report.h"
 #include "bench/suites.h"
 
 #include "base/text.h"
+#include "bench/report.h"
 #include "model/flops.h"
 #include "parallel/device.h"
 

@@ -1,7 +1,7 @@
-#include "bench/report.h"
 #include "bench/suites.h"
 
 #include "base/text.h"
+#include "bench/report.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>

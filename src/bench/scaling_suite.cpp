@@ -1,7 +1,7 @@
-#include "bench/report.h"
 #include "bench/suites.h"
 
 #include "base/text.h"
+#include "bench/report.h"
 #include "train/forecast.h"
 
 namespace pimoe {

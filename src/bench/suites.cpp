@@ -9,9 +9,9 @@ const std::vector<Suite>& all_suites() {
   static const std::vector<Suite> suites = {
       {"ceilings", "what the hardware can do: products, copies, exchange and sums between ranks, the run folder's disk",
        run_ceilings_suite},
-      {"layer", "one MoE layer forward and backward, with routing as it begins, balanced, and by Zipf's law", run_layer_suite},
+      {"layer", "one MoE layer forward and backward, with routing as it begins, balanced, and by Zipf's law", run_layer_suite, true},
       {"model", "the whole training step on random tokens: tokens/s, share of peak and ceiling, memory", run_model_suite},
-      {"dispatch", "rows to their experts' ranks and back: time, bytes that cross ranks", run_dispatch_suite},
+      {"dispatch", "rows to their experts' ranks and back: time, bytes that cross ranks", run_dispatch_suite, true},
       {"optimizer", "gradient norm and AdamW step against the memory's speed", run_optimizer_suite},
       {"checkpoint", "saving and loading, and how long training stands still for it", run_checkpoint_suite},
       {"data", "how fast batches are read, against what the training step needs", run_data_suite},
@@ -34,7 +34,15 @@ std::vector<Suite> suites_named(const std::string& name) {
 }
 
 void run_suites(const std::vector<Suite>& suites, Bench& bench) {
+  const bool is_dense = bench.config().model.moe_layers() == 0;
   for (const Suite& suite : suites) {
+    if (suite.needs_experts && is_dense) {
+      const std::string why = concat("suite ", suite.name, " needs a MoE layer, and model.moe.experts (", bench.config().model.moe.experts,
+                                     ") and model.moe.first_dense_layers (", bench.config().model.moe.first_dense_layers, ") leave none");
+      if (suites.size() == 1) throw ConfigError(why);
+      bench.log().info(why + ": left out");
+      continue;
+    }
     bench.log().info(concat("suite ", suite.name));
     suite.run(bench);
   }

@@ -12,6 +12,7 @@ struct Suite {
   const char* name;
   const char* measures;       ///< a sentence
   void (*run)(Bench& bench);  ///< adds its rows; collective
+  bool needs_experts = false;
 };
 
 /// All suites, in the order in which `all` runs them.
@@ -21,6 +22,7 @@ const std::vector<Suite>& all_suites();
 std::vector<Suite> suites_named(const std::string& name);
 
 /// Runs them, then measures the ceilings that they asked for again. Collective.
+/// @throws ConfigError where the only one needs experts and the model is dense; of several it is left out, with a line in the log
 void run_suites(const std::vector<Suite>& suites, Bench& bench);
 
 // Each in its own file.

@@ -59,7 +59,7 @@ TEST_F(BenchCommand, RefusesWhatCannotBeMeant) {
            {"pimoe bench layer missing.yaml", 78, "missing.yaml"},
            {"pimoe bench layer tiny.yaml model.moe.expert=4", 78, "model.moe.experts"},
            {"pimoe bench layer tiny.yaml --model.width=4", 64, "model.width=4"},
-           {"pimoe bench layer tiny.yaml model.moe.experts=0", 78, "needs one"},
+           {"pimoe bench layer tiny.yaml model.moe.experts=0", 78, "needs a MoE layer"},
            {"pimoe bench layer --json tiny.yaml", 64, "put --json last"},
            {"pimoe bench layer --json model.width=4", 64, "put --json last"},
            {"pimoe bench layer tiny.yaml --json nowhere/facts.json", 74, "nowhere"},

@@ -211,6 +211,15 @@ TEST_F(BenchSuites, AllIsEverySuiteOnce) {
   EXPECT_EQ(suites.size(), all_suites().size());
 }
 
+TEST_F(BenchSuites, ADenseModelHasNoLayerAndNoDispatch) {
+  TrainConfig config = tiny_config();
+  config.model.moe.experts = 0;
+  std::set<std::string> suites;
+  for (const Json& row : run("all", config)) suites.insert(row.at("suite"));
+  EXPECT_EQ(suites, (std::set<std::string>{"ceilings", "model", "optimizer", "checkpoint", "data", "scaling"}));
+  EXPECT_THROW(run("layer", config), ConfigError);
+}
+
 TEST(Measure, TakesTheSlowestRanksTimeAndKeepsEachRanksOwn) {
   const auto mesh = world_mesh();
   const Measurement measured = measure(*mesh, Clock::kHost, tiny().effort, [&](Parts& parts) {
