@@ -27,7 +27,7 @@ constexpr const char* kSmallModel = "model: {vocabulary: 4096}\ntrain: {precisio
 
 struct BenchCommand {
   std::string suite;
-  std::string config;                  ///< "": kSmallModel
+  std::string config;  ///< "": kSmallModel
   std::vector<std::string> overrides;
   double seconds = 1.0;
   std::string file;  ///< of --json; "" or "-": the standard output

@@ -53,6 +53,7 @@ double Bench::measure_ceiling(const Ceiling& ceiling, std::optional<double> at_s
   row.values["when"] = at_start ? "end" : "start";
   row.values[ceiling.is_flops ? "tflops" : "gigabytes_per_second"] = rate / (ceiling.is_flops ? 1e12 : 1e9);
   row.values[ceiling.is_flops ? "flop" : "bytes"] = ceiling.amount;
+  if (!ceiling.group.empty()) row.values["group"] = ceiling.group;
   row.summary = si_text(rate, ceiling.is_flops ? "FLOP/s" : "B/s");
   if (at_start) {
     row.values["ratio_to_start"] = rate / *at_start;

@@ -53,6 +53,7 @@ Ceiling exchange(const Communicator& group, int64_t bytes, c10::Device device) {
   };
   return {.name = concat("all_to_all ", bytes / kMebibyte, " MiB"),
           .amount = static_cast<double>((group.size() - 1) * rows * kRowNumbers * 4),
+          .group = group.name(),
           .prepare = prepare};
 }
 
@@ -62,7 +63,10 @@ Ceiling sum(const Communicator& group, int64_t bytes, c10::Device device) {
     return [&group, numbers = random_numbers(bytes / 4, device)](Parts&) mutable { group.all_reduce(numbers, ReduceOp::kMax); };
   };
   const double ring = 2.0 * static_cast<double>(group.size() - 1) / static_cast<double>(group.size());
-  return {.name = concat("all_reduce ", bytes / kMebibyte, " MiB"), .amount = ring * static_cast<double>(bytes), .prepare = prepare};
+  return {.name = concat("all_reduce ", bytes / kMebibyte, " MiB"),
+          .amount = ring * static_cast<double>(bytes),
+          .group = group.name(),
+          .prepare = prepare};
 }
 
 Ceiling disk_write(Bench& bench) {

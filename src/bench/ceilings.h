@@ -34,6 +34,7 @@ struct Ceiling {
   double amount = 0.0;    ///< of a repetition
   Clock clock = Clock::kDevice;
   bool is_light = false;          ///< few repetitions
+  std::string group = {};         ///< of ranks; "": each for itself
   std::function<Work()> prepare;  ///< takes the memory that it needs; collective
 };
 

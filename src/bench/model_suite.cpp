@@ -33,6 +33,10 @@ void run_model_suite(Bench& bench) {
   row.values["peak_bytes"] = step.peak_bytes;
   row.values["state_bytes"] = step.state_bytes;
   row.values["maxvio"] = step.maxvio;
+  row.values["skipped_steps"] = step.skipped_steps;
+  if (step.skipped_steps > 0) {
+    row.details.push_back(concat(counted(step.skipped_steps, "update"), " left out: loss or gradients were not finite"));
+  }
   row.details.push_back(concat("weights, gradients, optimizer ", bytes_text(step.state_bytes), "; kept for backward ",
                                bytes_text(step.kept_bytes), "; at most ", bytes_text(step.peak_bytes)));
   bench.add(std::move(row));

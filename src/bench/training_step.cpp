@@ -6,6 +6,7 @@
 #include <ATen/ops/randint.h>
 
 #include <algorithm>
+#include <numeric>
 
 namespace pimoe {
 namespace {
@@ -76,7 +77,12 @@ StepMeasurement measure_step(Bench& bench) {
   TrainingStep step(bench);
   StepRecord record;
   StepMeasurement result;
-  result.measured = bench.measure(Clock::kHost, [&](Parts& parts) { record = step.run(parts); });
+  std::vector<int64_t> skipped;
+  result.measured = bench.measure(Clock::kHost, [&](Parts& parts) {
+    record = step.run(parts);
+    skipped.push_back(record.outcome == StepOutcome::kTaken ? 0 : 1);
+  });
+  result.skipped_steps = std::accumulate(skipped.end() - result.measured.seconds.repetitions, skipped.end(), int64_t{0});
   result.tokens = step.tokens();
 
   // One more, whose memory and bytes are its own.

@@ -38,6 +38,7 @@ struct StepMeasurement {
   int64_t kept_bytes = 0;  ///< for backward of a micro-batch
   int64_t peak_bytes = 0;
   int64_t state_bytes = 0;                                  ///< weights, gradients and optimizer
+  int64_t skipped_steps = 0;                                ///< measured ones whose update was left out: loss or gradients were not finite
   double maxvio = 0.0;                                      ///< of the last step's layer with the most; 0 in a dense model
   std::vector<std::pair<std::string, int64_t>> sent_bytes;  ///< of all ranks together, by group
 

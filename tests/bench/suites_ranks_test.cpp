@@ -37,12 +37,9 @@ TrainConfig tiny_config() {
   return config;
 }
 
-constexpr BenchOptions tiny_options() { return {.effort = {.seconds = 0.0, .warm_ups = 1, .least = 2, .most = 2}, .sizes = {}}; }
-
 BenchOptions tiny() {
-  BenchOptions options = tiny_options();
-  options.sizes = {.gemm = 16, .copy_bytes = 4096, .link_bytes = {4096}, .disk_bytes = 4096, .corpus_tokens = 64, .data_steps = 2};
-  return options;
+  return {.effort = {.seconds = 0.0, .warm_ups = 1, .least = 2, .most = 2},
+          .sizes = {.gemm = 16, .copy_bytes = 4096, .link_bytes = {4096}, .disk_bytes = 4096, .corpus_tokens = 64, .data_steps = 2}};
 }
 
 class BenchSuites : public testing::Test {
@@ -89,6 +86,7 @@ TEST_F(BenchSuites, CeilingsAreMeasuredAtTheStartAndAtTheEnd) {
     names.insert(row.at("name"));
     expect_keys(row, kTimed);
     EXPECT_EQ(row.at("when") == "end", row.contains("ratio_to_start")) << row.dump();
+    EXPECT_EQ(row.contains("group"), row.at("name").get<std::string>().starts_with("all_")) << row.dump();
     EXPECT_TRUE(row.contains("tflops") || row.contains("gigabytes_per_second")) << row.dump();
   }
   std::set<std::string> wanted = {"gemm float32", "copy", "disk write", "disk read"};
@@ -138,9 +136,10 @@ TEST_F(BenchSuites, ARouterThatNothingSteersIsMeasuredAsItIs) {
 TEST_F(BenchSuites, ModelSaysBothConventionsAndMemory) {
   const Json row = named(run("model"), "model", "training step");
   expect_keys(row, kTimed);
-  expect_keys(row, {"tokens", "tokens_per_second", "tflops_megatron", "mfu_megatron", "share_of_gemm_megatron", "tflops_torchtitan",
-                    "mfu_torchtitan", "share_of_gemm_torchtitan", "forward_median_seconds", "backward_median_seconds",
-                    "gradients_median_seconds", "update_median_seconds", "kept_bytes", "peak_bytes", "state_bytes", "maxvio"});
+  expect_keys(
+      row, {"tokens", "tokens_per_second", "tflops_megatron", "mfu_megatron", "share_of_gemm_megatron", "tflops_torchtitan",
+            "mfu_torchtitan", "share_of_gemm_torchtitan", "forward_median_seconds", "backward_median_seconds", "gradients_median_seconds",
+            "update_median_seconds", "kept_bytes", "peak_bytes", "state_bytes", "maxvio", "skipped_steps"});
   EXPECT_EQ(row.at("tokens"), 5 * 8);
   EXPECT_TRUE(row.at("mfu_megatron").is_null()) << "a CPU's peak is not known";
   EXPECT_GT(row.at("tflops_torchtitan").get<double>(), row.at("tflops_megatron").get<double>());
