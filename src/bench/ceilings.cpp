@@ -6,11 +6,11 @@
 #include "train/precision.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randn.h>
+
+#include <algorithm>
 
 namespace pimoe {
 namespace {
@@ -33,12 +33,10 @@ Ceiling gemm(at::ScalarType dtype, int64_t n, c10::Device device) {
 /// @param passes  over the memory that the bytes are counted in: 2 where both ends are one memory, which reads and writes
 Ceiling copy(const std::string& name, c10::Device from, c10::Device to, int64_t bytes, int passes) {
   const auto prepare = [=]() -> Work {
-    const c10::Device gpu = from.is_cuda() ? from : to;
-    const at::Tensor numbers = random_numbers(bytes / 4, from);
-    const at::Tensor source = from == to ? numbers : from.is_cpu() ? pinned(numbers, gpu) : numbers;
-    const at::Tensor target = from == to    ? at::empty_like(source)
-                              : to.is_cpu() ? host_buffer(bytes / 4, at::kFloat, gpu)
-                                            : at::empty({bytes / 4}, numbers.options().device(to));
+    at::Tensor source = random_numbers(bytes / 4, from);
+    at::Tensor target = at::empty(source.sizes(), source.options().device(to));
+    if (from.is_cpu() && to.is_cuda()) source = pinned(source, to);
+    if (from.is_cuda() && to.is_cpu()) target = host_buffer(target.numel(), at::kFloat, from);
     return [source, target](Parts&) { target.copy_(source, /*non_blocking=*/true); };
   };
   return {.name = name, .amount = static_cast<double>(passes * bytes), .prepare = prepare};

@@ -2,8 +2,8 @@
 
 #include "base/text.h"
 
+#include <algorithm>
 #include <array>
-#include <cmath>
 
 namespace pimoe {
 namespace {

@@ -2,7 +2,6 @@
 
 #include "bench/bench.h"
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/randint.h>
 
 #include <algorithm>
