@@ -48,7 +48,8 @@ class Bench {
   Measurement measure(Clock clock, const Work& work) const { return pimoe::measure(mesh_, clock, options_.effort, work); }
   Measurement measure_lightly(Clock clock, const Work& work) const { return pimoe::measure(mesh_, clock, options_.effort.light(), work); }
 
-  /// FLOP/s or bytes/s of a rank: what `name` of ceilings_of reached, measured now if it was not yet. Collective.
+  /// FLOP/s or bytes/s of a rank: what `name` of ceilings_of reached in the fastest tenth of its repetitions, which what else runs on the machine
+  /// disturbs least. Measured now if it was not yet. Collective.
   double ceiling(const std::string& name);
   double gemm_ceiling() { return ceiling(gemm_name(dtype_)); }
   double copy_ceiling() { return ceiling(kCopyName); }
@@ -67,7 +68,7 @@ class Bench {
   int64_t total(int64_t of_rank) const;  ///< likewise
 
  private:
-  /// @returns the rate
+  /// @returns the best rate
   double measure_ceiling(const Ceiling& ceiling, std::optional<double> at_start);
 
   TrainConfig config_;
