@@ -1,3 +1,4 @@
+#include "app/bench.h"
 #include "app/check.h"
 #include "app/checkpoint.h"
 #include "app/command.h"
@@ -48,7 +49,7 @@ std::string suggestion(const CLI::App& app, int argc, char** argv) {
       if (word.rfind("--", 0) != 0) level = level->get_subcommand(word);
       continue;
     }
-    if (word.rfind("--", 0) == 0 && (level->get_name() == "train" || level->get_name() == "check")) {
+    if (word.rfind("--", 0) == 0 && (level->get_name() == "train" || level->get_name() == "check" || level->get_name() == "bench")) {
       const std::string key = override_instead_of(word, index + 1 < argc ? argv[index + 1] : "");
       if (!key.empty()) return concat("\nKeys of the configuration are given without dashes, as key.path=value: ", key);
     }
@@ -135,6 +136,7 @@ int run(int argc, char** argv) {
   add_generate_command(app, context);
   add_parity_command(app, context);
   add_drill_command(app, context);
+  add_bench_command(app, context);
   try {
     // CLI11 would print the general help for `pimoe trian --help`.
     const auto is_named = [&](const CLI::App* command) { return command->get_name() == argv[1]; };

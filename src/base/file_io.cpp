@@ -189,6 +189,11 @@ void sync_folder(const fs::path& folder) {
   }
 }
 
+void forget_cached(const fs::path& path) {
+  const Descriptor file(path, O_RDONLY | O_NONBLOCK, "read");
+  static_cast<void>(::posix_fadvise(file.number(), 0, 0, POSIX_FADV_DONTNEED));
+}
+
 FileLock::FileLock(const std::filesystem::path& path) : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
   int code = errno;
   // Who looks whether it is held (launch/supervise.sh does) holds it for a moment.

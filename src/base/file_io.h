@@ -35,6 +35,9 @@ void rename_durably(const std::filesystem::path& from, const std::filesystem::pa
 /// Flushes a folder's own entries to the disk.
 void sync_folder(const std::filesystem::path& folder);
 
+/// Asks the system to forget what it holds in memory of a file that is on the disk, so that the next read comes from there. It may decline.
+void forget_cached(const std::filesystem::path& path);
+
 /// Holds a file's lock for the life of the object, so that a second job cannot use the same folder; a dead process holds nothing.
 class FileLock {
  public:

@@ -230,6 +230,12 @@ void write_chunks(hid_t dataset, const std::byte* bytes, size_t count, size_t ch
 
 }  // namespace
 
+std::string hdf5_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  H5get_libversion(&major, &minor, &release);
+  return concat(major, ".", minor, ".", release);
+}
+
 int64_t element_bytes(ElementType type) { return format_of(type).bytes; }
 
 const char* element_name(ElementType type) { return format_of(type).name; }

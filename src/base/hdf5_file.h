@@ -12,6 +12,9 @@
 
 namespace pimoe {
 
+/// @returns the library's version, "1.10.8"
+std::string hdf5_version();
+
 /// The number formats that a dataset can have. bfloat16 is stored as its 16 bits in an unsigned integer, marked by the attribute
 /// `dtype`, because HDF5 has no such type; every dataset carries that attribute ("float32", "bfloat16", ...).
 enum class ElementType { kFloat64, kFloat32, kFloat16, kBfloat16, kInt64, kInt32, kUint8 };

@@ -55,6 +55,8 @@ TokenFlops token_flops(const ModelConfig& config) {
   return {.megatron = 6 * active + 6 * attention, .torchtitan = 6 * (active + router) + 12 * attention};
 }
 
+double expert_flops(const ModelConfig& config) { return 6 * sizes_of(config).chosen; }
+
 ParameterCount parameter_count(const ModelConfig& config) {
   const Sizes sizes = sizes_of(config);
   const int64_t norms = config.layers * (2 * config.width + (config.qk_norm ? 2 * config.head_size() : 0)) + config.width;

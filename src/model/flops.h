@@ -17,6 +17,10 @@ struct TokenFlops {
 
 TokenFlops token_flops(const ModelConfig& config);
 
+/// The same of the experts of one MoE layer alone, 6 x the weights that a token passes: for SwiGLU experts of two layers 18 K D F. Of experts of
+/// several shapes at balance.
+double expert_flops(const ModelConfig& config);
+
 /// Parameters of the whole model, and those that one token passes (embedding table not counted as passed, the head is).
 struct ParameterCount {
   int64_t total = 0;

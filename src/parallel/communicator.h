@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -51,6 +52,21 @@ class Communicator {
 
   /// Returns once every rank has entered; with NCCL also once the stream's work is done.
   virtual void barrier() const = 0;
+
+  /// Bytes that this rank has sent to others through this communicator so far, text left out; reductions, gathers and broadcasts as a ring sends
+  /// them.
+  int64_t sent_bytes() const { return sent_bytes_.load(std::memory_order_relaxed); }
+
+ protected:
+  /// For every collective of tensors, where it begins.
+  void count_rows(const at::Tensor& rows, const std::vector<int64_t>& send_rows) const;
+  /// @param passes  how often a ring carries the whole around: 1 for a gather or a scattered sum, 2 for a sum on every rank
+  void count_ring(const at::Tensor& whole, int passes) const;
+
+ private:
+  void count_bytes(int64_t bytes) const { sent_bytes_.fetch_add(bytes, std::memory_order_relaxed); }
+
+  mutable std::atomic<int64_t> sent_bytes_ = 0;
 };
 
 /// The control plane: MPI over the host, for agreement and text. Also a full Communicator.

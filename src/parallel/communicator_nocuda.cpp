@@ -7,4 +7,6 @@ std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<HostCommuni
   throw ConfigError("mesh.transport (nccl) needs a build with CUDA: build with PIMOE_CUDA=ON, or set mesh.transport=mpi");
 }
 
+std::string nccl_version() { return ""; }
+
 }  // namespace pimoe

@@ -35,6 +35,11 @@ struct MemoryUse {
   int64_t peak_bytes = 0;  ///< most since the start (GPU: allocator's peak; CPU: the process' peak resident set)
 };
 MemoryUse memory_use(c10::Device device);
+/// From now on peak_bytes is the most since this call, where the system lets it begin anew.
+void forget_peak_memory(c10::Device device);
+
+/// @returns CUDA's version, "13.0"; "" in a build without.
+std::string cuda_version();
 
 /// @returns whether bfloat16 products are fast: CPU with AMX-BF16 or AVX512-BF16, GPU of compute capability 8.0 or more.
 bool has_fast_bfloat16(c10::Device device);

@@ -95,6 +95,17 @@ MemoryUse memory_use(c10::Device device) {
   return {requested_bytes(device) - blas_workspaces, most_allocated_bytes(device) - blas_workspaces};
 }
 
+void forget_peak_memory(c10::Device device) {
+  if (device.is_cpu()) return forget_host_peak_memory();
+  c10::cuda::CUDACachingAllocator::resetPeakStats(device.index());
+}
+
+std::string cuda_version() {
+  int version = 0;
+  C10_CUDA_CHECK(cudaRuntimeGetVersion(&version));
+  return concat(version / 1000, ".", version / 10 % 100);
+}
+
 bool has_fast_bfloat16(c10::Device device) { return device.is_cpu() ? host_has_fast_bfloat16() : properties_of(device).major >= 8; }
 
 double peak_flops(c10::Device device) {

@@ -38,6 +38,13 @@ MemoryUse memory_use(c10::Device device) {
   return host_memory_use();
 }
 
+void forget_peak_memory(c10::Device device) {
+  check_cpu(device);
+  forget_host_peak_memory();
+}
+
+std::string cuda_version() { return ""; }
+
 bool has_fast_bfloat16(c10::Device device) {
   check_cpu(device);
   return host_has_fast_bfloat16();

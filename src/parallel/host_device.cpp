@@ -86,6 +86,10 @@ MemoryUse host_memory_use() {
   return use;
 }
 
+void forget_host_peak_memory() {
+  std::ofstream("/proc/self/clear_refs") << "5";  // the peak resident set alone; where it may not be written the peak stays the process'
+}
+
 bool host_has_fast_bfloat16() {
 #if defined(__x86_64__)
   return (__builtin_cpu_supports("avx512bf16") || has_amx_bfloat16()) && !bfloat16_is_switched_off();

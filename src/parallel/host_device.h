@@ -8,6 +8,7 @@ namespace pimoe {
 void use_host();
 std::string host_name_of_cpu();
 MemoryUse host_memory_use();
+void forget_host_peak_memory();
 bool host_has_fast_bfloat16();
 
 }  // namespace pimoe

@@ -113,6 +113,7 @@ class MpiCommunicator final : public HostCommunicator {
     check_reducible(*this, "all_reduce", tensor);
     if (size_ == 1 || tensor.numel() == 0) return;
     const ProgressCollective mark("all_reduce", progress_);
+    count_ring(tensor, 2);
     const at::NoGradGuard no_grad;
     at::Tensor host = tensor.cpu();  // the tensor itself if it is there already
     at::Tensor flat = host.view(-1);
@@ -133,6 +134,7 @@ class MpiCommunicator final : public HostCommunicator {
       copy_unless_same(shard, full);
       return;
     }
+    count_ring(full, 1);
     const at::Tensor host_full = full.cpu().view(-1);
     at::Tensor sum = shard.is_cpu() ? shard.view(-1) : at::empty({shard.numel()}, host_full.options());
     Scratch scratch(size_, sum.numel(), sum.options());
@@ -149,6 +151,7 @@ class MpiCommunicator final : public HostCommunicator {
     check_contiguous(*this, "broadcast", tensor);
     if (size_ == 1) return;
     const ProgressCollective mark("broadcast", progress_);
+    count_ring(tensor, 1);
     const at::NoGradGuard no_grad;
     at::Tensor host = tensor.cpu();
     const auto total = static_cast<int64_t>(host.nbytes());
@@ -167,6 +170,7 @@ class MpiCommunicator final : public HostCommunicator {
       copy_unless_same(gathered, shard);
       return;
     }
+    count_ring(gathered, 1);
     const at::Tensor host_shard = shard.cpu();
     at::Tensor host = gathered.is_cpu() ? gathered : at::empty({gathered.numel()}, host_shard.options());
     gather_bytes(bytes_of(host), bytes_of(host_shard), static_cast<int64_t>(host_shard.nbytes()));
@@ -178,6 +182,7 @@ class MpiCommunicator final : public HostCommunicator {
     check_rows(*this, rows, send_rows, recv_rows);
     if (size_ == 1) return rows.detach();
     const ProgressCollective mark("all_to_all", progress_);
+    count_rows(rows, send_rows);
     const at::NoGradGuard no_grad;
     const at::Tensor from = rows.cpu();
     const at::Tensor to = empty_rows(from, recv_rows);
@@ -441,6 +446,14 @@ std::unique_ptr<HostCommunicator> MpiSession::node() const {
   MPI_Comm here = MPI_COMM_NULL;
   check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &here), "MPI_Comm_split_type");
   return std::make_unique<MpiCommunicator>(here, "node", kMessageBytes);
+}
+
+std::string MpiSession::library() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  const std::string whole(text, static_cast<size_t>(length));
+  return whole.substr(0, whole.find_first_of(",\n"));  // Open MPI goes on with who built it
 }
 
 void MpiSession::abort(int exit_code) {

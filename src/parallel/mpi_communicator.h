@@ -37,6 +37,8 @@ class MpiSession {
   [[noreturn]] static void abort(int exit_code);
   /// This rank before MPI is up, from the launcher's environment; 0 if started alone.
   static int launcher_rank();
+  /// @returns what the MPI library says of itself, its first words: "Open MPI v4.1.4"
+  static std::string library();
 };
 
 /// std::getenv, or a test's.

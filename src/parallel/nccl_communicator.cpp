@@ -92,6 +92,7 @@ class NcclCommunicator final : public Communicator {
     check_device("all_reduce", tensor);
     if (size() == 1 || tensor.numel() == 0) return;
     const ProgressCollective mark("all_reduce", progress_);
+    count_ring(tensor, 2);
     const c10::cuda::CUDAGuard guard(device_);
     void* data = tensor.data_ptr();
     check(ncclAllReduce(data, data, count_of(tensor), nccl_type(tensor.scalar_type()), nccl_op(op), communicator_, stream()), "all_reduce");
@@ -102,6 +103,7 @@ class NcclCommunicator final : public Communicator {
     check_device("broadcast", tensor);
     if (size() == 1 || tensor.numel() == 0) return;
     const ProgressCollective mark("broadcast", progress_);
+    count_ring(tensor, 1);
     const c10::cuda::CUDAGuard guard(device_);
     void* data = tensor.data_ptr();
     check(ncclBroadcast(data, data, tensor.nbytes(), ncclUint8, root, communicator_, stream()), "broadcast");
@@ -116,6 +118,7 @@ class NcclCommunicator final : public Communicator {
       return;
     }
     const ProgressCollective mark("all_gather", progress_);
+    count_ring(gathered, 1);
     const c10::cuda::CUDAGuard guard(device_);
     check(ncclAllGather(shard.data_ptr(), gathered.data_ptr(), shard.nbytes(), ncclUint8, communicator_, stream()), "all_gather");
   }
@@ -130,6 +133,7 @@ class NcclCommunicator final : public Communicator {
       return;
     }
     const ProgressCollective mark("reduce_scatter", progress_);
+    count_ring(full, 1);
     const c10::cuda::CUDAGuard guard(device_);
     check(ncclReduceScatter(full.data_ptr(), shard.data_ptr(), count_of(shard), nccl_type(shard.scalar_type()), ncclSum, communicator_,
                             stream()),
@@ -142,6 +146,7 @@ class NcclCommunicator final : public Communicator {
     check_device("all_to_all", rows);
     if (size() == 1) return rows.detach();
     const ProgressCollective mark("all_to_all", progress_);
+    count_rows(rows, send_rows);
     const c10::cuda::CUDAGuard guard(device_);
     const at::Tensor received = empty_rows(rows, recv_rows);
     const auto bytes = static_cast<size_t>(row_bytes(rows));
@@ -212,6 +217,12 @@ class NcclCommunicator final : public Communicator {
 };
 
 }  // namespace
+
+std::string nccl_version() {
+  int version = 0;
+  if (ncclGetVersion(&version) != ncclSuccess) return "unknown";
+  return concat(version / 10000, ".", version / 100 % 100, ".", version % 100);
+}
 
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<HostCommunicator> host, int device) {
   return std::make_unique<NcclCommunicator>(std::move(host), device);

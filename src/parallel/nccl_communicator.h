@@ -14,4 +14,7 @@ namespace pimoe {
 /// @throws CommError if NCCL fails; ConfigError in a build without CUDA.
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<HostCommunicator> host, int device);
 
+/// @returns "2.28.9"; "" in a build without CUDA.
+std::string nccl_version();
+
 }  // namespace pimoe

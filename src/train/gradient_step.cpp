@@ -31,6 +31,7 @@ StepSums accumulate_gradients(const Transformer& model, GradientReducer& reducer
   reducer.begin_step();
   for (const MicroBatch& batch : batches) {
     std::optional<ProgressPhase> phase("forward");
+    const TimeMark begin = TimeMark::now(mesh.device());
     const int64_t before = memory_use(mesh.device()).now_bytes;
     const at::Tensor tokens = batch.tokens.to(mesh.device(), /*non_blocking=*/true);
     const at::Tensor targets = batch.targets.to(mesh.device(), /*non_blocking=*/true);
@@ -44,12 +45,17 @@ StepSums accumulate_gradients(const Transformer& model, GradientReducer& reducer
     if (seen) seen(batch, prediction);
     sums.add(prediction, balance);
     sums.note_activation_bytes(memory_use(mesh.device()).now_bytes - before);
+    const TimeMark middle = TimeMark::now(mesh.device());
+    sums.note_time(StepPart::kForward, begin, middle);
     phase.emplace("backward");
     reducer.begin_backward(batch.is_last);
     (loss * terms.loss_scale).backward();
+    sums.note_time(StepPart::kBackward, middle, TimeMark::now(mesh.device()));
   }
   const ProgressPhase phase("gradients");
+  const TimeMark begin = TimeMark::now(mesh.device());
   reducer.finish();
+  sums.note_time(StepPart::kGradients, begin, TimeMark::now(mesh.device()));
   return sums;
 }
 

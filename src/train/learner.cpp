@@ -3,6 +3,7 @@
 #include "base/progress.h"
 #include "base/text.h"
 #include "moe/balance.h"
+#include "train/router_state.h"
 
 #include <cmath>
 
@@ -50,6 +51,12 @@ StepTerms Learner::begin_step(int64_t step_tokens) {
   terms.balance.switch_loss = balancing().switch_loss;
   use_temperature();
   return terms;
+}
+
+std::vector<StatePiece> Learner::state_pieces() {
+  std::vector<StatePiece> pieces = optimizer_.state();
+  for (MoELayer* layer : moe_layers_) pieces.push_back(router_bias_state(*layer));
+  return pieces;
 }
 
 void Learner::use_temperature() {

@@ -37,6 +37,9 @@ class Learner {
   /// @returns what the step has to say, the same on every rank, but for time, memory and tokens, which the owner knows
   StepRecord update(const StepSums& sums);
 
+  /// What a checkpoint holds of it, as live state to be written or filled: this rank's masters and moments, and loss-free biases.
+  std::vector<StatePiece> state_pieces();
+
   /// Sets the routers' temperature to the coming step's; begin_step does so too.
   void use_temperature();
 

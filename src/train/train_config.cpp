@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "base/utf8.h"
 #include "data/tokenizer.h"
+#include "parallel/device.h"
 #include "train/presets.h"
 
 #include <algorithm>
@@ -144,6 +145,19 @@ TrainConfig load_train_config(const ConfigSource& file, const std::vector<std::s
 
 TrainConfig parse_train_config(const std::string& yaml, const std::string& name_for_messages) {
   return load({yaml, name_for_messages}, {}, /*needs_corpus=*/true);
+}
+
+DataStreamOptions stream_options(const TrainConfig& config, const ProcessMesh& mesh) {
+  return {.sequence_length = config.model.sequence_length,
+          .vocabulary = config.model.vocabulary,
+          .global_batch = config.train.global_batch,
+          .micro_batch = config.train.micro_batch,
+          .seed = static_cast<uint64_t>(config.run.seed),
+          .rank = mesh.group(Group::kBatch).rank(),
+          .ranks = mesh.group(Group::kBatch).size(),
+          .shuffle = true,
+          .prefetch = true,
+          .pin = [device = mesh.device()](const at::Tensor& tensor) { return pinned(tensor, device); }};
 }
 
 std::string to_yaml(TrainConfig config) { return print_fields(fields_of(config)); }

@@ -83,6 +83,9 @@ TrainConfig load_train_config(const ConfigSource& file, const std::vector<std::s
 /// The same from text that a checkpoint carries: nothing is filled in, and as it has every key its preset changes nothing.
 TrainConfig parse_train_config(const std::string& yaml, const std::string& name_for_messages);
 
+/// @returns which of the corpus' sequences this rank reads, and how
+DataStreamOptions stream_options(const TrainConfig& config, const ProcessMesh& mesh);
+
 /// @returns the tree as YAML, valid input again
 std::string to_yaml(TrainConfig config);
 

@@ -124,21 +124,7 @@ TrainOutcome Trainer::finish() {
   return TrainOutcome::kComplete;
 }
 
-void Trainer::open_data() {
-  data_ = std::make_unique<DataStream>(
-      config_.data.train,
-      DataStreamOptions{.sequence_length = config_.model.sequence_length,
-                        .vocabulary = config_.model.vocabulary,
-                        .global_batch = config_.train.global_batch,
-                        .micro_batch = config_.train.micro_batch,
-                        .seed = static_cast<uint64_t>(config_.run.seed),
-                        .rank = mesh_.group(Group::kBatch).rank(),
-                        .ranks = mesh_.group(Group::kBatch).size(),
-                        .shuffle = true,
-                        .prefetch = true,
-                        .pin = [device = mesh_.device()](const at::Tensor& tensor) { return pinned(tensor, device); }},
-      start_);
-}
+void Trainer::open_data() { data_ = std::make_unique<DataStream>(config_.data.train, stream_options(config_, mesh_), start_); }
 
 void Trainer::verify_replicas() {
   const ProgressPhase phase("verify");

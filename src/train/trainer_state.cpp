@@ -34,8 +34,7 @@ Snapshot Trainer::state() {
                     {state_counter::kLossScaleDynamic, learner_.loss_scaler().dynamic ? 1 : 0},
                     {state_counter::kLossScaleGoodSteps, learner_.loss_scaler().good_steps}};
   state.config = to_yaml(config_);
-  state.pieces = learner_.optimizer().state();
-  for (MoELayer* layer : learner_.moe_layers()) state.pieces.push_back(router_bias_state(*layer));
+  state.pieces = learner_.state_pieces();
   return state;
 }
 

@@ -24,7 +24,7 @@ const std::map<std::string, int> kFloors = {
     {"moe", 2},      {"checkpoint", 2},                                  //
     {"model", 3},                                                        //
     {"train", 4},    {"interop", 4},    {"compress", 4},  {"serve", 4},  //
-    {"proof", 5},    {"analysis", 5},   {"preflight", 5},                //
+    {"proof", 5},    {"analysis", 5},   {"preflight", 5}, {"bench", 5},  //
     {"app", 6},
 };
 

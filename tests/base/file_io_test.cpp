@@ -37,6 +37,13 @@ class FileIo : public ::testing::Test {
   fs::path folder_;
 };
 
+TEST_F(FileIo, WhatTheSystemForgotIsStillOnTheDisk) {
+  write_durably(path("a"), "content", 7);
+  forget_cached(path("a"));
+  EXPECT_EQ(read_file(path("a")), "content");
+  EXPECT_THROW(forget_cached(path("missing")), IoError);
+}
+
 using MappedFileTest = FileIo;
 
 /// Makes writes beyond `bytes` of a file fail with EFBIG, as a full disk would fail them, as long as it lives.

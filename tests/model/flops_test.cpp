@@ -15,6 +15,14 @@ TEST(TokenFlops, FollowBothConventions) {
   EXPECT_EQ(flops.torchtitan, 6 * (active + 32) + 12 * 80);
 }
 
+// Two choices of an expert of 3*8*6 weights: 18 K D F = 18 * 2 * 8 * 6.
+TEST(ExpertFlops, AreEighteenForEachChoiceWidthAndExpertWidth) {
+  EXPECT_EQ(expert_flops(tiny_model()), 18 * 2 * 8 * 6);
+  ModelConfig plain = tiny_model();
+  plain.moe.groups = {{.name = "relu", .count = plain.moe.experts, .activation = Activation::kRelu, .layers = 2, .width = 6}};
+  EXPECT_EQ(expert_flops(plain), 12 * 2 * 8 * 6) << "no gate";
+}
+
 TEST(ParameterCount, EqualsWhatTheModelDeclares) {
   for (const bool tied : {false, true}) {
     ModelConfig config = tiny_model();

@@ -32,6 +32,14 @@ TEST(HostDevice, MemoryUseFollowsAllocationAndRelease) {
   EXPECT_LT(memory_use(kHost).now_bytes - before.now_bytes, 8 << 20);
 }
 
+TEST(HostDevice, ForgettingThePeakRaisesItNever) {
+  const c10::Device cpu(c10::DeviceType::CPU);
+  const int64_t before = memory_use(cpu).peak_bytes;
+  forget_peak_memory(cpu);
+  EXPECT_LE(memory_use(cpu).peak_bytes, before);
+  EXPECT_GT(memory_use(cpu).peak_bytes, 0);
+}
+
 TEST(HostDevice, Bfloat16IsNotFastWhereTheUserHoldsTheCpuToAvx2) {
   const bool fast = has_fast_bfloat16(kHost);
   setenv("ONEDNN_MAX_CPU_ISA", "AVX2", 1);

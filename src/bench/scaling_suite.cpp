@@ -1,0 +1,48 @@
+#include "bench/suites.h"
+
+#include "base/text.h"
+#include "bench/report.h"
+#include "train/forecast.h"
+
+namespace pimoe {
+namespace {
+
+/// What the layout should send in a step, all of it by the fullest rank.
+TrafficForecast foretold(const Bench& bench) {
+  const ForecastPlace place{
+      .ranks = bench.mesh().size(), .node_ranks = bench.mesh().expert_parallel(), .on_gpu = bench.on_gpu(), .dtype = bench.dtype()};
+  TrainConfig config = bench.config();
+  config.mesh.expert_parallel = bench.mesh().expert_parallel();
+  return Forecast(config, place).traffic();
+}
+
+}  // namespace
+
+void run_scaling_suite(Bench& bench) {
+  const StepMeasurement& step = bench.step();
+  BenchRow row{.suite = "scaling", .name = counted(bench.mesh().size(), "rank"), .seconds = step.measured.seconds};
+  row.summary = concat(grouped(static_cast<int64_t>(step.tokens_per_second())), " tokens/s");
+  row.values["ranks"] = bench.mesh().size();
+  row.values["expert_parallel"] = bench.mesh().expert_parallel();
+  row.values["tokens"] = step.tokens;
+  row.values["tokens_per_second"] = step.tokens_per_second();
+  for (const TimedPart& part : step.measured.parts) {
+    put_seconds(row.values, part.seconds, part.name + "_");
+    row.values[part.name + "_seconds_by_rank"] = part.rank_medians;
+  }
+  row.details.push_back("the slowest rank: " + parts_text(step.measured.parts));
+  row.values["maxvio"] = step.maxvio;
+  row.values["kept_bytes"] = step.kept_bytes;
+  row.values["peak_bytes"] = step.peak_bytes;
+  nlohmann::ordered_json sent = nlohmann::ordered_json::object();
+  for (const auto& [group, bytes] : step.sent_bytes) {
+    sent[group] = bytes;
+    row.details.push_back(concat("all ranks sent ", bytes_text(bytes), " in the ", group));
+  }
+  row.values["sent_bytes_by_group"] = sent;
+  const TrafficForecast traffic = foretold(bench);
+  row.values["foretold_sent_bytes_of_a_rank"] = {{"rows", traffic.rows}, {"gradients", traffic.gradients}, {"weights", traffic.weights}};
+  bench.add(std::move(row));
+}
+
+}  // namespace pimoe

@@ -1,0 +1,43 @@
+#include "bench/scratch_folder.h"
+
+#include "base/errors.h"
+#include "base/text.h"
+
+#include <cerrno>
+#include <system_error>
+
+namespace pimoe {
+
+namespace fs = std::filesystem;
+
+ScratchFolder::ScratchFolder(const fs::path& run_folder, const ProcessMesh& mesh) : path_(run_folder / "bench"), rank_(mesh.rank()) {
+  std::string trouble;
+  if (rank_ == 0) {
+    std::error_code error;
+    fs::create_directories(path_, error);
+    if (error) throw IoError(concat("cannot make ", path_.string(), ": ", error.message()), error.value());
+    try {
+      lock_ = std::make_unique<FileLock>(path_ / "lock");
+    } catch (const IoError& refused) {
+      if (refused.code() != EWOULDBLOCK) throw;
+      trouble = concat("another benchmark is at work in ", path_.string(), ": wait for it, or choose another run.directory");
+    }
+  }
+  if (const std::string agreed = mesh.control().agree(trouble); !agreed.empty()) throw ConfigError(agreed);
+  if (rank_ == 0) {
+    for (const fs::directory_entry& left : fs::directory_iterator(path_)) {
+      if (left.path().filename() != "lock") fs::remove_all(left.path());
+    }
+  }
+  mesh.control().barrier();
+}
+
+ScratchFolder::~ScratchFolder() {
+  if (!lock_) return;
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+  for (fs::path above = path_.parent_path(); !above.empty() && fs::remove(above, ignored); above = above.parent_path()) {
+  }
+}
+
+}  // namespace pimoe

@@ -1,0 +1,32 @@
+#pragma once
+
+#include "base/file_io.h"
+#include "parallel/process_mesh.h"
+
+#include <filesystem>
+#include <memory>
+
+namespace pimoe {
+
+/// RUN/bench: what a benchmark writes, on the file system that a run would write to. Gone afterwards, and the run folder too if it was not there.
+class ScratchFolder {
+ public:
+  /// What an earlier benchmark that was killed left there is removed. Collective.
+  /// @throws ConfigError if another benchmark is at work there; IoError
+  ScratchFolder(const std::filesystem::path& run_folder, const ProcessMesh& mesh);
+  /// Rank 0's removes it: the others are done with it when a measurement, which is collective, has ended.
+  ~ScratchFolder();
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+  /// A file of this rank's own.
+  std::filesystem::path own_file() const { return path_ / ("rank-" + std::to_string(rank_)); }
+
+ private:
+  std::filesystem::path path_;
+  int rank_;
+  std::unique_ptr<FileLock> lock_;  ///< rank 0's
+};
+
+}  // namespace pimoe

@@ -1,0 +1,51 @@
+#pragma once
+
+#include "bench/measurement.h"
+#include "data/data_stream.h"
+#include "train/learner.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace pimoe {
+
+class Bench;
+
+/// The training step of a configuration on random tokens: Learner's, as Trainer makes it, without data stream and checkpoints.
+class TrainingStep {
+ public:
+  /// The weights are drawn with run.seed. Collective.
+  explicit TrainingStep(const Bench& bench);
+
+  /// One step, until the device is done with it. Marks the parts forward, backward, gradients (sums that are waited for) and update. Collective.
+  StepRecord run(Parts& parts);
+
+  Learner& learner() { return learner_; }
+  int64_t tokens() const { return tokens_; }  ///< of a step, over all ranks
+
+ private:
+  const ProcessMesh& mesh_;
+  int64_t tokens_;
+  Learner learner_;
+  std::vector<std::vector<MicroBatch>> steps_;  ///< this rank's, taken in turn
+};
+
+/// What was measured of it; memory is the fullest rank's.
+struct StepMeasurement {
+  Measurement measured;
+  int64_t tokens = 0;      ///< of a step, over all ranks
+  int64_t kept_bytes = 0;  ///< for backward of a micro-batch
+  int64_t peak_bytes = 0;
+  int64_t state_bytes = 0;                                  ///< weights, gradients and optimizer
+  int64_t skipped_steps = 0;                                ///< measured ones whose update was left out: loss or gradients were not finite
+  double maxvio = 0.0;                                      ///< of the last step's layer with the most; 0 in a dense model
+  std::vector<std::pair<std::string, int64_t>> sent_bytes;  ///< of all ranks together, by group
+
+  double tokens_per_second() const { return static_cast<double>(tokens) / measured.seconds.median; }
+};
+
+/// Collective.
+StepMeasurement measure_step(Bench& bench);
+
+}  // namespace pimoe
