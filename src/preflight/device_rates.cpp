@@ -53,7 +53,7 @@ class Ceilings {
     std::optional<double> found;
     for (const nlohmann::json& row : document_.value("rows", nlohmann::json::array())) {
       if (row.value("suite", "") != "ceilings" || !row.value("name", "").starts_with(name) || !row.contains(key)) continue;
-      if (!row[key].is_number()) throw DataError(concat(file_, ": ", key, " of ", name, " is no number"));
+      if (!row[key].is_number()) throw DataError(concat(file_.string(), ": ", key, " of ", name, " is no number"));
       const double rate = row[key].get<double>() * unit;
       if (rate > 0 && (!found || rate > *found)) found = rate;
     }
@@ -81,9 +81,9 @@ DeviceRates read_rates(const std::filesystem::path& file, const std::optional<De
   try {
     document = nlohmann::json::parse(read_regular_file(file));
   } catch (const nlohmann::json::exception&) {
-    throw DataError(concat(file, " is no JSON document of `pimoe bench ceilings --json`"));
+    throw DataError(concat(file.string(), " is no JSON document of `pimoe bench ceilings --json`"));
   }
-  if (!document.is_object()) throw DataError(concat(file, " is no JSON document of `pimoe bench ceilings --json`"));
+  if (!document.is_object()) throw DataError(concat(file.string(), " is no JSON document of `pimoe bench ceilings --json`"));
   const Ceilings ceilings(document, file);
   const nlohmann::json machine = document.value("machine", nlohmann::json::object());
   const std::string precision = machine.value("precision", "");
@@ -91,7 +91,7 @@ DeviceRates read_rates(const std::filesystem::path& file, const std::optional<De
   DeviceRates rates = otherwise.value_or(DeviceRates{});
   const auto need = [&](double& rate, std::optional<double> measured, const std::string& name) {
     if (measured) rate = *measured;
-    if (rate <= 0) throw DataError(concat(file, " has no row of ceilings named ", name, ": make it anew with `pimoe bench ceilings`"));
+    if (rate <= 0) throw DataError(concat(file.string(), " has no row of ceilings named ", name, ": make it anew with `pimoe bench ceilings`"));
   };
   need(rates.product, ceilings.flops("projections"), "projections");
   need(rates.wide_product, ceilings.flops(precision == "float64" ? "gemm float64" : "gemm float32"), "gemm float32");
@@ -108,7 +108,7 @@ DeviceRates read_rates(const std::filesystem::path& file, const std::optional<De
     rates.operation = on_gpu ? kOperation : 0.0;
     rates.message = kMessage;
   }
-  rates.source = concat("measured: ", file);
+  rates.source = concat("measured: ", file.string());
   return rates;
 }
 

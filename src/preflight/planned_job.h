@@ -17,7 +17,7 @@ struct PlannedJob {
   std::optional<int64_t> memory_bytes;  ///< that a rank has; nothing: the device's
   double skew = kWorstSkew;             ///< that has to fit
   std::string skew_name;                ///< as it was asked for
-  std::filesystem::path ceilings;       ///< a document of `pimoe bench ceilings`; empty: the device's shipped rates
+  std::filesystem::path ceilings = {};  ///< a document of `pimoe bench ceilings`; empty: the device's shipped rates
   bool sweep = false;                   ///< all layouts are compared
 };
 
