@@ -4,6 +4,7 @@
 #include "data/data_stream.h"
 #include "model/flops.h"
 #include "parallel/device.h"
+#include "train/divergence.h"
 #include "train/metrics_repair.h"
 #include "train/precision.h"
 
@@ -123,8 +124,8 @@ void RunReport::say_stopped(int64_t step, bool by_clock) const {
 
 void RunReport::summarize(int64_t skipped) const {
   if (skipped > 0 && is_first_rank()) {
-    log_.warning(concat("the last ", skipped == 1 ? std::string("step was") : concat(skipped, " steps were"),
-                        " skipped, because loss or gradients were not finite: the weights are those of step ", last().step - skipped));
+    log_.warning(concat("the last ", skipped == 1 ? std::string("step was") : concat(skipped, " steps were"), " skipped, because ",
+                        kWhySkipped, ": the weights are those of step ", last().step - skipped));
   }
   if (!last_) return;
   const double elapsed = elapsed_seconds();

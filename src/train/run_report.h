@@ -43,7 +43,7 @@ class RunReport {
 
   void say_complete(int64_t step) const;
   void say_stopped(int64_t step, bool by_clock) const;
-  /// The end of a run that ended well. @param skipped  of its last steps, because they were not finite
+  /// The end of a run that ended well. @param skipped  of its last steps
   void summarize(int64_t skipped) const;
 
  private:

@@ -115,12 +115,12 @@ bool Trainer::is_save_due(const Agreement& agreed) const {
 TrainOutcome Trainer::finish() {
   saves_.collect();
   report_.flush();
-  const int64_t bad = divergence_.bad_in_a_row();
+  const int64_t skipped = divergence_.skipped_in_a_row();
   if (!divergence_.ends_well()) {
-    throw Error(concat("the run ended diverged at step ", step(), ": loss or gradients of its last ", counted(bad, "step"),
-                       " were not finite (loss ", report_.last().loss, "). ", advice_against_divergence()));
+    throw Error(concat("the run ended diverged at step ", step(), ": its last ", counted(skipped, "step"), skipped == 1 ? " was" : " were",
+                       " skipped, because ", kWhySkipped, " (loss ", report_.last().loss, "). ", advice_against_divergence()));
   }
-  report_.summarize(/*skipped=*/bad);
+  report_.summarize(skipped);
   return TrainOutcome::kComplete;
 }
 
@@ -156,7 +156,7 @@ void Trainer::save(bool last) {
     throw Error(concat("the run has diverged: after step ", step(), " the weights are not finite (loss ", report_.last().loss,
                        "), and were not saved. ", advice_against_divergence()));
   }
-  rollbacks_ = 0;
+  if (divergence_.skipped_in_a_row() == 0) rollbacks_ = 0;
   saves_.save(snapshot(), last);
 }
 

@@ -117,7 +117,7 @@ class Trainer {
   std::optional<TokenFile> validation_;
   std::optional<RoutingLog> routing_log_;
 
-  int64_t rollbacks_ = 0;    ///< since the last new checkpoint
+  int64_t rollbacks_ = 0;    ///< since the last checkpoint of a step that was taken
   std::string rolled_back_;  ///< what the next record has to tell of one
 };
 
