@@ -184,14 +184,24 @@ void Trainer::report(StepRecord& record) {
   report_.tell_events(record);
   if (!rolled_back_.empty()) record.alarms.push_back(std::exchange(rolled_back_, {}));  // logged when it happened
   divergence_.observe(record.outcome, record.loss, /*scale_can_fall=*/learner_.loss_scaler().scale > 1.0);
-  if (!config_.data.validation.empty() && (is_last() || due(config_.train.validate_every))) record.validation_loss = validate();
+  if (!config_.data.validation.empty() && (is_last() || due(config_.train.validate_every))) {
+    record.validation_loss = validate();
+    if (!record.validation_loss) log_.info(concat("asked to stop: step ", step(), " is left without its validation"));
+  }
   for (std::string& alarm : saves_.take_alarms()) record.alarms.push_back(std::move(alarm));  // logged when they happened
   report_.add(record);
 }
 
-double Trainer::validate() const {
-  return validation_loss(learner_.model(), *validation_,
-                         {config_.train.global_batch, config_.train.micro_batch, config_.train.validation_batches}, mesh_);
+std::optional<double> Trainer::validate() const {
+  const ValidationPlan plan{config_.train.global_batch, config_.train.micro_batch, config_.train.validation_batches};
+  return validation_loss(learner_.model(), *validation_, plan, mesh_, [this] { return is_asked_to_stop(); });
+}
+
+bool Trainer::is_asked_to_stop() const {
+  if (stop_ == nullptr) return false;
+  at::Tensor asked = at::tensor({static_cast<int64_t>(stop_->raised())}, at::kLong);
+  mesh_.control().all_reduce(asked, ReduceOp::kMax);
+  return asked.item<int64_t>() != 0;
 }
 
 Trainer::Agreement Trainer::agree() const {

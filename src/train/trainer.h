@@ -50,8 +50,9 @@ class Trainer {
   int64_t step() const { return learner_.step(); }
 
   /// Mean cross-entropy of a token over the validation corpus' first validation_batches global batches. REQUIRES data.validation. Collective.
-  /// @throws DataError @cost as many forward passes
-  double validate() const;
+  /// @returns nothing where a rank is asked to stop meanwhile: it may take longer than the time that is left
+  /// @throws DataError @cost as many forward passes, and one collective of a number for each micro-step of them
+  std::optional<double> validate() const;
 
  private:
   // trainer_state.cpp
@@ -80,6 +81,8 @@ class Trainer {
     bool retry_is_due = false;  ///< of a save that failed
   };
   Agreement agree() const;
+  /// Whether any rank was asked to stop. Collective.
+  bool is_asked_to_stop() const;
   /// Adds to a step's record what happened beside it, judges it, and tells all of it.
   void report(StepRecord& record);
   /// Whether a checkpoint of the step that was just done is to be written: asked to leave, the last one, one that is due or tried again; never of
