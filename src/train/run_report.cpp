@@ -86,13 +86,7 @@ void RunReport::add(const StepRecord& record) {
   if (!first_) first_ = record;
   last_ = record;
   if (record.validation_loss) validation_loss_ = record.validation_loss;
-  if (metrics_) {
-    const std::string trouble = metrics_->append(record);
-    if (!trouble.empty() && metrics_trouble_.empty()) {
-      log_.warning(concat(trouble, ". Training goes on; what is missing is written as soon as that can be done"));
-    }
-    metrics_trouble_ = trouble;
-  }
+  if (metrics_) tell_metrics_trouble(metrics_->append(record));
   const int64_t left = config_.train.steps - record.step;
   const bool is_due = config_.log.every_steps > 0 && record.step % config_.log.every_steps == 0;
   const bool is_skipped = record.outcome != StepOutcome::kTaken;
@@ -103,8 +97,15 @@ void RunReport::add(const StepRecord& record) {
 }
 
 void RunReport::roll_back(int64_t step) {
-  if (metrics_) metrics_->roll_back(step);
+  if (metrics_) tell_metrics_trouble(metrics_->roll_back(step));
   begin(step);
+}
+
+void RunReport::tell_metrics_trouble(const std::string& trouble) {
+  if (!trouble.empty() && metrics_trouble_.empty()) {
+    log_.warning(concat(trouble, ". Training goes on; what is missing is written as soon as that can be done"));
+  }
+  metrics_trouble_ = trouble;
 }
 
 void RunReport::flush() {

@@ -36,7 +36,7 @@ class RunReport {
   /// REQUIRES that a record was added.
   const StepRecord& last() const { return last_.value(); }
 
-  /// The run goes back to `step`: records of later ones move out of metrics.jsonl.
+  /// The run goes back to `step`: records of later ones move out of metrics.jsonl, now or as soon as that can be done.
   void roll_back(int64_t step);
   /// At the end: writes what could not be written before, or says that it is lost.
   void flush();
@@ -49,6 +49,8 @@ class RunReport {
  private:
   /// Since begin, or since the run went back.
   double elapsed_seconds() const;
+  /// Says once what keeps records from being written; "": nothing does, or does any more.
+  void tell_metrics_trouble(const std::string& trouble);
   bool is_first_rank() const { return mesh_.rank() == 0; }
 
   TrainConfig config_;

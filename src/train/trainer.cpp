@@ -4,6 +4,7 @@
 #include "base/file_io.h"
 #include "base/progress.h"
 #include "base/text.h"
+#include "checkpoint/step_folders.h"
 #include "data/tokenizer.h"
 #include "parallel/device.h"
 #include "train/resume.h"
@@ -59,12 +60,23 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
   }
   if (mesh_.rank() == 0) {
     cut_recordings();
-    replace_file(config_.run.directory / "config.yaml", to_yaml(config_));
+    write_config();
   }
   report_.open_metrics(step());
 }
 
 Trainer::~Trainer() = default;
+
+void Trainer::write_config() const {
+  const std::filesystem::path file = config_.run.directory / "config.yaml";
+  try {
+    replace_file(file, to_yaml(config_));
+  } catch (const IoError& error) {
+    // A first start finds out now that nothing can be saved here. A run that has saved goes on: room may come, and each checkpoint has its configuration.
+    if (!error.is_lack_of_space() || list_steps(config_.run.directory / "checkpoints").empty()) throw;
+    log_.warning(concat(error.what(), ". Training goes on; ", file.filename().string(), " is not that of this start"));
+  }
+}
 
 TrainOutcome Trainer::run() {
   if (step() >= config_.train.steps) {

@@ -72,6 +72,8 @@ class Trainer {
   StepSums accumulate_gradients();
   /// Writes what routers decided in the step, if it is due; what cannot be written on a rank is an alarm of the record. Collective.
   void record_routing(StepRecord& record);
+  /// RUN/config.yaml; rank 0 alone. A full disk is a warning where the run has checkpoints. @throws IoError
+  void write_config() const;
   /// Removes recordings of steps that are now done again; rank 0 alone.
   void cut_recordings();
   /// What the ranks agree on after a step.

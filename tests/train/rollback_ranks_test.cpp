@@ -138,6 +138,21 @@ TEST(Rollback, StepsThatAreDoneAgainLoseTheirRecordings) {
   EXPECT_EQ(RoutingReplay(config.run.directory / "routing").steps(), "steps 1 to 24");
 }
 
+TEST(Rollback, RecordsThatCannotBeMovedDoNotEndTheRun) {
+  const SharedFolder folder;
+  TrainConfig config = config_of(folder, "run");
+  config.train.steps = 24;
+  std::filesystem::create_directories(config.run.directory / "metrics.rolled_back.jsonl");  // as on a disk that is full
+  const auto run = [&](int64_t step, int64_t tries) {
+    if (step == 20 && tries > 20) std::filesystem::remove(config.run.directory / "metrics.rolled_back.jsonl");
+    return step > 9 && tries < 19 ? kInfinite : 1.0;
+  };
+  const Trained trained = train(config, run);
+  ASSERT_EQ(trained.records.size(), 24U) << "each step once";
+  for (size_t i = 0; i < trained.records.size(); ++i) EXPECT_EQ(trained.records[i]["step"], i + 1);
+  EXPECT_EQ(trained.rolled_back.size(), 11U) << "steps 9 to 19";
+}
+
 TEST(Rollback, IsTriedSoOftenAndThenTheRunEnds) {
   const SharedFolder folder;
   TrainConfig config = config_of(folder, "run");
