@@ -91,7 +91,8 @@ fi
 
 train=("$@")
 config=$("$pimoe" train "$@" --print-config) || exit $?
-run=$(sed -n '/^run:/,/^[a-z]/{s/^  directory: *\(.*[^ ]\)  # .*/\1/p}' <<<"$config" | head -n 1 | sed -e 's/^"\(.*\)"$/\1/' -e 's/\\\(["\\]\)/\1/g')
+run=$(sed -n '/^run:/,/^[a-z]/{s/^  directory: *\(.*[^ ]\)  # .*/\1/p}' <<<"$config" | head -n 1)
+if [[ $run == \"*\" ]]; then run=${run:1:-1} && printf -v run %b "${run//\\\"/\\x22}"; fi  # of YAML's escapes printf knows all but \"
 newest_step() { { find "$run/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null || true; } | sed -n 's/.*step-0*\([0-9]\{1,\}\)$/\1/p' | sort -n | tail -n 1; }
 
 # Rank 0 holds RUN/lock while it trains, on whatever host it is.
