@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Keeps a training run going: starts it under mpirun, and starts it again after a crash, where it goes on from its newest good checkpoint.
+# Keeps a training run going: starts it under mpirun, and starts it again after a crash, where it goes on from its newest good checkpoint
+# (checkpoint.resume=auto, whatever it was at the first start).
 #
 #   launch/supervise.sh [-n RANKS] [option ...] CONFIG.yaml [key=value ...]
 #
@@ -168,12 +169,15 @@ while :; do
   [ -z "$asked" ] || leave "before the start" "$before"
   command=(mpirun -n "$ranks" ${mpirun_words[@]+"${mpirun_words[@]}"})
   if [ -n "$hostfile" ]; then command+=(--hostfile "$work/hosts"); fi
+  # `none` and a path of checkpoint.resume say where a run begins: what it has saved since is where it goes on.
+  resume=()
+  if [ $total -gt 0 ] && [ -n "$before" ]; then resume=(checkpoint.resume=auto); fi
   say "start $((total + 1)): $ranks ranks, from ${before:+step }${before:-the beginning}"
   : >"$work/output"
   # In a session of its own, where the terminal's Ctrl-C does not end it before the ranks have saved; asked to leave if this script is killed.
   exec {sink}> >(trap '' INT HUP TERM USR1 && exec tee -p "$work/output")
   tee=$!
-  setsid setpriv --pdeathsig USR1 "${command[@]}" "$pimoe" train "$@" >&"$sink" 2>&1 {sink}>&- &
+  setsid setpriv --pdeathsig USR1 "${command[@]}" "$pimoe" train "$@" ${resume[@]+"${resume[@]}"} >&"$sink" 2>&1 {sink}>&- &
   launched=$!
   exec {sink}>&-
   if [ -n "$asked" ]; then ask_to_leave & fi

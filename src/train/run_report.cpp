@@ -7,6 +7,7 @@
 #include "train/divergence.h"
 #include "train/metrics_repair.h"
 #include "train/precision.h"
+#include "train/resume.h"
 
 #include <ATen/Parallel.h>
 
@@ -120,7 +121,7 @@ void RunReport::say_complete(int64_t step) const {
 
 void RunReport::say_stopped(int64_t step, bool by_clock) const {
   log_.info(concat(by_clock ? concat("run.walltime (", config_.run.walltime, ") is nearly over") : "asked to stop", ": saved step ", step,
-                   "; start the same command again to go on"));
+                   "; to go on start ", command_to_go_on(config_), " again"));
 }
 
 void RunReport::summarize(int64_t skipped) const {

@@ -156,10 +156,9 @@ void Trainer::verify_replicas() {
   const ProgressPhase phase("verify");
   const std::string trouble = replicas_.trouble();
   if (trouble.empty()) return;
-  throw Error(
-      concat("memory changed by itself before the update of step ", step() + 1, ": ", trouble,
-             ". Nothing of it was saved. Start the same command again, without that host if it happens there again: the run goes on "
-             "from its last checkpoint"));
+  throw Error(concat("memory changed by itself before the update of step ", step() + 1, ": ", trouble,
+                     ". Nothing of it was saved. To go on from the last checkpoint start ", command_to_go_on(config_),
+                     " again, without that host if it happens there again"));
 }
 
 void Trainer::save(bool last) {

@@ -6,7 +6,7 @@
     hosts     two hosts on this machine, by a stand-in for ssh; n2 kills its ranks at their first save, or is not reached: it is left out
     ranks     rank 3 of 4 always dies: fewer complete the run
     launcher  mpirun lives on after its ranks, or is stopped while they train or die: it is killed, and the run goes on
-    restarts  a run folder whose name needs YAML's escapes
+    restarts  after a crash of a run that began at a path, and in a run folder whose name needs YAML's escapes
     user      Ctrl-C in training, while mpirun starts and between two starts; the supervisor is killed; a second one for the same run
 
 A round is one case of each. Each case must end as told, with the last checkpoint of a run that nobody disturbed, to the bit, each step in
@@ -186,12 +186,16 @@ def launcher_stands_still(place, run, and_a_rank_dies=False):
     return completed(place, supervisor, 2, LONG, [f"training ended {LINGER} s ago"])
 
 
-def restarts_in_an_odd_folder(place, run):
+def restarts_go_on_where_they_saved(place, run):
+    """checkpoint.resume is a path of the run's own, which the first start goes back to, and no other."""
     folder = f'{run}/a\tb "c"\\d'
-    supervisor = Supervisor(place, run, overrides=[*IN_TRAINING, f"run.directory={folder}"], folder=folder)
+    place.train(run, 2, [f"run.directory={folder}", "train.steps=16", "checkpoint.every_steps=8"])
+    path = f"checkpoint.resume={folder}/checkpoints/step-00000008"
+    supervisor = Supervisor(place, run, overrides=[*IN_TRAINING, f"run.directory={folder}", path], folder=folder)
     supervisor.wait_until((place.folder / folder / "checkpoints" / "step-00000100").exists)
     kill(place.pids_of(run)[0], signal.SIGKILL)
-    return completed(place, supervisor, 2, LONG, ["from step 100"], starts=2)
+    words = ["step-00000008: step 8,", "start 2: 2 ranks, from step 100", "step-00000100: step 100,"]
+    return completed(place, supervisor, 2, LONG, words, starts=2)
 
 
 def goes_on(place, supervisor, words=("asked to leave",)):
@@ -253,7 +257,7 @@ CASES = {
     "hosts": [hosts_that_kill, hosts_not_reached, hosts_by_address],
     "ranks": [ranks_of_expert_groups, ranks_of_any_number],
     "launcher": [launcher_stands_still, launcher_lives_on, functools.partial(launcher_stands_still, and_a_rank_dies=True)],
-    "restarts": [restarts_in_an_odd_folder],
+    "restarts": [restarts_go_on_where_they_saved],
     "user": [user_interrupts_training, user_kills_the_supervisor, user_interrupts_the_pause, user_interrupts_the_start, user_starts_it_twice],
 }
 
