@@ -75,7 +75,7 @@ std::string share_trouble(const fs::path& checkpoint, const Manifest& manifest, 
 
 void CheckpointConfig::fields(FieldVisitor& visit) {
   visit.integer("every_steps", every_steps, {.at_least = 0, .at_most = kMostSteps}, "steps between checkpoints; 0: only at the end");
-  visit.flag("at_end", at_end, "save when the last step is done");
+  visit.flag("at_end", at_end, "save when the last step is done, due or not");
   visit.integer("keep", keep, {.at_least = kFewestKept, .at_most = kMostSteps}, "newest good checkpoints that stay");
   visit.text("resume", resume, "auto (newest good one of this run, else from scratch) | none | PATH");
   visit.choice("asynchronous", asynchronous,

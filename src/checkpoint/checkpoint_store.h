@@ -27,7 +27,7 @@ enum class OnSaveError { kContinue, kStop };
 /// `checkpoint:` in the configuration.
 struct CheckpointConfig {
   int64_t every_steps = 100;    ///< 0: only at the end
-  bool at_end = true;           ///< save when the last step is done; false for benchmarks
+  bool at_end = true;           ///< save when the last step is done, due or not; false for benchmarks
   int64_t keep = 2;             ///< newest good checkpoints that stay; at least 2
   std::string resume = "auto";  ///< auto (the newest good one of this run, else from scratch) | none | PATH (where a new run begins)
   BesideTraining asynchronous = BesideTraining::kAuto;  ///< training waits for a copy in host memory alone; a thread writes it

@@ -105,7 +105,7 @@ TrainOutcome Trainer::run() {
     }
 
     const Agreement agreed = agree();
-    if (agreed.save_is_over) saves_.collect();
+    if (agreed.save_is_over || is_last()) saves_.collect();
     if (is_save_due(agreed)) save(/*last=*/agreed.stop || is_last());
     if (agreed.stop && divergence_.may_save() && !is_last()) {
       report_.flush();
@@ -120,8 +120,9 @@ TrainOutcome Trainer::run() {
 bool Trainer::is_save_due(const Agreement& agreed) const {
   if (!divergence_.may_save()) return false;
   if (agreed.stop) return true;
-  if (is_last()) return config_.checkpoint.at_end && divergence_.ends_well();
-  return (due(config_.checkpoint.every_steps) || agreed.retry_is_due) && divergence_.may_save_when_due();
+  if (is_last() && config_.checkpoint.at_end) return divergence_.ends_well();
+  const bool is_wanted_again = is_last() ? saves_.has_failed() : agreed.retry_is_due;
+  return (due(config_.checkpoint.every_steps) || is_wanted_again) && divergence_.may_save_when_due();
 }
 
 TrainOutcome Trainer::finish() {

@@ -87,8 +87,8 @@ class Trainer {
   bool is_asked_to_stop() const;
   /// Adds to a step's record what happened beside it, judges it, and tells all of it.
   void report(StepRecord& record);
-  /// Whether a checkpoint of the step that was just done is to be written: asked to leave, the last one, one that is due or tried again; never of
-  /// a state that has diverged.
+  /// Whether a checkpoint of the step that was just done is to be written: asked to leave, the last one, one that is due or tried again (at the last
+  /// step whatever the clock says); never of a state that has diverged.
   bool is_save_due(const Agreement& agreed) const;
   /// The end: the last save is taken in, and what could not be written before. @throws Error if the run ended diverged
   TrainOutcome finish();
