@@ -171,11 +171,12 @@ std::optional<fs::path> CheckpointStore::newest_good() {
     const std::string damage = damage_of(checkpoint);
     if (damage.empty()) return checkpoint;
     if (ranks.rank() != 0) continue;
-    fs::path bad;
-    const std::string trouble = trouble_of([&] { bad = set_aside(checkpoint, damage); });
-    log_.warning(concat("checkpoint ", checkpoint.string(), " is damaged: ", damage,
-                        bad.empty() ? ". It could not be set aside" : concat(". Set aside as ", bad.filename().string()),
-                        trouble.empty() ? "" : concat(" (", trouble, ")"), "; going on from the one before it"));
+    SetAside aside;
+    const std::string failed = trouble_of([&] { aside = set_aside(checkpoint, damage); });
+    log_.warning(concat(
+        "checkpoint ", checkpoint.string(), " is damaged: ", damage,
+        failed.empty() ? concat(". Set aside as ", aside.path.filename().string()) : concat(". It could not be set aside (", failed, ")"),
+        aside.trouble.empty() ? "" : concat(", without the reason in it (", aside.trouble, ")"), "; going on from the one before it"));
   }
   return std::nullopt;
 }
