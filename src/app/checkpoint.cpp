@@ -48,11 +48,8 @@ struct Row {
   bool good() const { return trouble.empty(); }
 };
 
-Row describe(const StepFolder& step, bool quick) {
-  Row row{
-      .step = step.step, .path = step.path.string(), .trouble = bytes_trouble(step.path, /*digests=*/!quick), .bytes = 0, .manifest = {}};
-  if (!row.good()) return row;
-  row.manifest = read_manifest(step.path);
+Row describe(const StepFolder& step, const Inspection& inspected) {
+  Row row{.step = step.step, .path = step.path.string(), .trouble = inspected.trouble, .bytes = 0, .manifest = inspected.manifest};
   for (const StoredFile& file : row.manifest.files) row.bytes += file.bytes;
   return row;
 }
@@ -88,7 +85,9 @@ ExitCode list(const Options& options, Logger& log) {
   }
   const fs::path folder = is_there(options.path / "checkpoints") ? options.path / "checkpoints" : options.path;
   std::vector<Row> rows;
-  for (const StepFolder& step : list_steps(folder)) rows.push_back(describe(step, options.quick));
+  for (const StepFolder& step : list_steps(folder)) {
+    if (const auto inspected = inspect_checkpoint(step.path, /*digests=*/!options.quick)) rows.push_back(describe(step, *inspected));
+  }
   if (rows.empty()) log.warning(concat("there are no checkpoints (step-* folders) in ", folder.string()));
   if (!options.json) {
     if (!rows.empty()) print_rows(rows);

@@ -111,6 +111,18 @@ std::string bytes_trouble(const std::filesystem::path& folder, bool digests) try
   return error.what();
 }
 
+std::optional<Inspection> inspect_checkpoint(const std::filesystem::path& folder, bool digests) {
+  Inspection found;
+  try {
+    found.trouble = bytes_trouble(folder, digests);
+    if (found.trouble.empty()) found.manifest = read_manifest(folder);
+  } catch (const Error& error) {  // the contract: what is wrong with one checkpoint keeps nobody from the others
+    found.trouble = error.what();
+  }
+  if (!found.trouble.empty() && !is_there(folder)) return std::nullopt;
+  return found;
+}
+
 std::string verify_checkpoint(const std::filesystem::path& folder, bool full) {
   const std::string trouble = bytes_trouble(folder, full);
   if (!trouble.empty() || !full) return trouble;
