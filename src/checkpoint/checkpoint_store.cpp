@@ -168,7 +168,14 @@ std::optional<fs::path> CheckpointStore::newest_good() {
   for (const std::string& name : split(ranks.broadcast_text(names, 0), '\n')) {
     if (name.empty()) continue;
     const fs::path checkpoint = folder_ / name;
-    const std::string damage = damage_of(checkpoint);
+    std::string damage;
+    try {
+      damage = damage_of(checkpoint);
+    } catch (const IoError& error) {
+      throw IoError(concat(error.what(), ". It may pass, and nothing was set aside. Where it does not, move ", checkpoint.string(),
+                           " away: the run then goes on from the checkpoint before it"),
+                    error.code());
+    }
     if (damage.empty()) return checkpoint;
     if (ranks.rank() != 0) continue;
     SetAside aside;

@@ -83,7 +83,8 @@ class CheckpointStore {
 
   /// @returns the newest checkpoint whose manifest and files verify (sizes and digests), the same on every rank; nothing if there is none.
   ///          Damaged ones are set aside as step-N.bad by rank 0, and said. Collective.
-  /// @throws CheckpointError if one can be neither trusted nor called damaged: permission denied, or a rank does not see the folder.
+  /// @throws IoError, CheckpointError if one can be neither trusted nor called damaged: permission denied, an I/O error, or a rank does not see the
+  ///         folder.
   /// @cost reads the checkpoint once, each file on one of the ranks.
   std::optional<std::filesystem::path> newest_good();
 

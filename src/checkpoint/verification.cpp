@@ -50,7 +50,7 @@ std::string tensors_in(const Manifest& manifest, const std::string& file) {
 }  // namespace
 
 bool is_damage(const IoError& error) {
-  const int codes[] = {ENOENT, ENOTDIR, EISDIR, ENXIO, ELOOP, EIO};
+  const int codes[] = {ENOENT, ENOTDIR, EISDIR, ENXIO, ELOOP};
   return std::find(std::begin(codes), std::end(codes), error.code()) != std::end(codes);
 }
 

@@ -18,7 +18,8 @@ namespace pimoe {
 /// @throws IoError if the folder cannot be looked at (permission): that says nothing about what it holds.
 std::string verify_checkpoint(const std::filesystem::path& folder, bool full);
 
-/// @returns whether the error says that the data is gone (no such file, something else in its place, a medium that cannot be read), and not that we may not look.
+/// @returns whether the error says that the data is gone (no such file, something else in its place), and not that we may not look, or cannot now: an
+///          I/O error may pass, as a network file system's does.
 bool is_damage(const IoError& error);
 
 /// @returns "" or what is wrong with one file: missing, another size or, with `digest`, other bytes.
