@@ -46,7 +46,7 @@ int64_t checkpoints_written(const TrainConfig& config) {
   const int64_t every = config.checkpoint.every_steps;
   const int64_t due = every > 0 ? config.train.steps / every : 0;
   const bool last_is_due = every > 0 && config.train.steps % every == 0;
-  return config.checkpoint.at_end ? due + (last_is_due ? 0 : 1) : due - (last_is_due ? 1 : 0);
+  return due + (config.checkpoint.at_end && !last_is_due ? 1 : 0);
 }
 
 void look_at_layout(const TrainConfig& config, const PlannedJob& job, Preflight& found) {
