@@ -3,7 +3,6 @@
 #include "ops/launch.h"
 #include "ops/tile_product.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/_scaled_dot_product_attention_math.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -183,7 +182,7 @@ class TiledAttention : public torch::autograd::Function<TiledAttention> {
     auto* const out = static_cast<uint16_t*>(result.mutable_data_ptr());
     float* const sums = logsumexp.mutable_data_ptr<float>();
     if (shape.positions > 0) {
-      at::parallel_for(0, shape.sequences * queries, 1, [&](int64_t begin, int64_t end) {
+      parallel_tasks(shape.sequences * queries, [&](int64_t begin, int64_t end) {
         for (int64_t index = begin; index < end; ++index) {
           const int64_t sequence = index / queries;
           const int64_t head = index % queries;
@@ -205,7 +204,7 @@ class TiledAttention : public torch::autograd::Function<TiledAttention> {
     at::Tensor grad_heads = at::empty_like(saved[0]);
     const Backward b{bits_of(saved[0]), bits_of(saved[1]), bits_of(grad), saved[2].const_data_ptr<float>(),
                      static_cast<uint16_t*>(grad_heads.mutable_data_ptr())};
-    at::parallel_for(0, shape.sequences * shape.kv_heads, 1, [&](int64_t begin, int64_t end) {
+    parallel_tasks(shape.sequences * shape.kv_heads, [&](int64_t begin, int64_t end) {
       for (int64_t index = begin; index < end; ++index) attend_backward(shape, b, index / shape.kv_heads, index % shape.kv_heads);
       release_tiles();
     });

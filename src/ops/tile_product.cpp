@@ -1,8 +1,7 @@
 #include "ops/tile_product.h"
 
-#include "ops/kernels.h"
+#include "ops/launch.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
 
@@ -76,7 +75,7 @@ at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matr
   const at::Tensor packed = at::empty({groups, depth, columns}, rows.options());
   auto* const pairs = reinterpret_cast<uint32_t*>(mutable_bits_of(packed));
   const int64_t slabs = (columns + kTileRows - 1) / kTileRows;
-  at::parallel_for(0, groups * slabs, 1, [&](int64_t begin, int64_t end) {
+  parallel_tasks(groups * slabs, [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
       const int64_t column = index % slabs * kTileRows;
       const int64_t width = std::min(kTileRows, columns - column);
@@ -94,7 +93,7 @@ at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matr
       tiles.push_back({group, begin, std::min(kTileRows, end - begin)});
     }
   }
-  at::parallel_for(0, static_cast<int64_t>(tiles.size()), 1, [&](int64_t begin, int64_t end) {
+  parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t begin, int64_t end) {
     std::vector<float> sums(static_cast<size_t>(kTileRows * columns));
     std::vector<uint16_t> last(static_cast<size_t>(kTileRows * depth));
     for (int64_t index = begin; index < end; ++index) {
@@ -135,7 +134,7 @@ at::Tensor multiply_columns_by_tiles(const at::Tensor& grad, const at::Tensor& r
   }
   const at::Tensor packed = at::empty({pairs_count, 2 * width}, rows.options());
   auto* const pairs = reinterpret_cast<uint32_t*>(mutable_bits_of(packed));
-  at::parallel_for(0, static_cast<int64_t>(chunks.size()), 1, [&](int64_t begin, int64_t end) {
+  parallel_tasks(static_cast<int64_t>(chunks.size()), [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
       const Tile& chunk = chunks[static_cast<size_t>(index)];
       const Group& group = all[static_cast<size_t>(chunk.group)];
@@ -148,7 +147,7 @@ at::Tensor multiply_columns_by_tiles(const at::Tensor& grad, const at::Tensor& r
 
   // A tile of every group, then the next of every group: groups of very different sizes are then shared out evenly.
   const int64_t tiles = (height + kTileRows - 1) / kTileRows;
-  at::parallel_for(0, tiles * groups, 1, [&](int64_t begin, int64_t end) {
+  parallel_tasks(tiles * groups, [&](int64_t begin, int64_t end) {
     std::vector<float> sums(static_cast<size_t>(kTileRows * width));
     std::vector<uint16_t> turned(static_cast<size_t>(kTileRows * kDepth));
     for (int64_t index = begin; index < end; ++index) {
