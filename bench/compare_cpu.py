@@ -28,8 +28,8 @@ SHAPES = {
     "many": dict(layers=6, width=256, expert_width=128, experts=32, choices=4, vocabulary=4096, positions=256, sequences=16, heads=4),
     "wide": dict(layers=4, width=512, expert_width=512, experts=16, choices=2, vocabulary=4096, positions=256, sequences=16, heads=8),
 }
-WARMUP = 3
-STEPS = 7
+WARMUP = 2
+STEPS = 6
 
 
 def write_corpus(prefix, vocabulary, tokens):
@@ -42,11 +42,11 @@ def write_corpus(prefix, vocabulary, tokens):
 
 
 def output_of(command, **options):
-    """@returns stdout; raises RuntimeError with the last line of what the command said."""
+    """@returns stdout; raises RuntimeError with the last line in which the command speaks of an error, or else the last."""
     done = subprocess.run(command, capture_output=True, text=True, **options)
     if done.returncode != 0:
-        said = (done.stderr + done.stdout).strip().splitlines()
-        raise RuntimeError(said[-1][:300] if said else f"status {done.returncode}")
+        said = (done.stdout + done.stderr).strip().splitlines() or [f"status {done.returncode}"]
+        raise RuntimeError(([line for line in said if "error" in line.lower()] or said)[-1][:300])
     return done.stdout
 
 
