@@ -21,20 +21,39 @@ int64_t rounded_up(int64_t value, int64_t unit) { return (value + unit - 1) / un
 const uint16_t* bits_of(const at::Tensor& tensor) { return static_cast<const uint16_t*>(tensor.const_data_ptr()); }
 uint16_t* mutable_bits_of(const at::Tensor& tensor) { return static_cast<uint16_t*>(tensor.mutable_data_ptr()); }
 
+/// Multiplies small whole numbers, exact in bfloat16, in sizes that leave a rest in each direction. oneDNN may refuse (the user can forbid it
+/// these instructions), and a kernel for an instruction set that this code has not met is better asked than trusted.
 bool probe() {
 #if defined(__x86_64__)
   if (!__builtin_cpu_supports("avx512bf16")) return false;
-  // The user may have forbidden oneDNN these instructions.
+  constexpr int64_t kRows = 17, kWidth = kColumns + 16, kTerms = kDepth + 2;
+  constexpr uint16_t kNumbers[] = {0x0000, 0x3F80, 0x4000};  // 0, 1, 2
+  const auto left_number = [](int64_t row, int64_t k) { return (row + k) % 3; };
+  const auto right_number = [](int64_t k, int64_t column) { return (k / 2 + column) % 3; };
+  std::vector<uint16_t> left, right;
+  for (int64_t row = 0; row < kRows; ++row) {
+    for (int64_t k = 0; k < kTerms; ++k) left.push_back(kNumbers[left_number(row, k)]);
+  }
+  for (int64_t k = 0; k < kTerms; ++k) {
+    for (int64_t column = 0; column < kWidth; ++column) right.push_back(kNumbers[right_number(k, column)]);
+  }
+  std::vector<uint32_t> pairs(static_cast<size_t>(kTerms / 2 * kWidth));
+  cpu::pack_pairs(right.data(), kWidth, kTerms, kWidth, pairs.data(), kWidth);
+  std::vector<float> c(static_cast<size_t>(kRows * kWidth));
   try {
-    const uint32_t pair = 0;
-    const uint16_t left[2] = {0, 0};
-    float c = 1.0f;
-    multiply_tile(1, 1, 2, left, 2, &pair, &c, 1, false);
+    multiply_tile(kRows, kWidth, kTerms, left.data(), kTerms, pairs.data(), c.data(), kWidth, false);
     release_tiles();
-    return c == 0.0f;
   } catch (const std::exception&) {
     return false;
   }
+  for (int64_t row = 0; row < kRows; ++row) {
+    for (int64_t column = 0; column < kWidth; ++column) {
+      int64_t sum = 0;
+      for (int64_t k = 0; k < kTerms; ++k) sum += left_number(row, k) * right_number(k, column);
+      if (c[static_cast<size_t>(row * kWidth + column)] != static_cast<float>(sum)) return false;
+    }
+  }
+  return true;
 #else
   return false;
 #endif
