@@ -1,32 +1,18 @@
 #include "model/attention.h"
 
+#include "ops/causal_attention.h"
 #include "ops/rms_norm.h"
 #include "ops/rotary.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/_scaled_dot_product_attention_math.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/outer.h>
 #include <ATen/ops/pow.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
 
 namespace pimoe {
-namespace {
-
-at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
-  const bool grouped = query.size(1) != key.size(1);
-  // The fused kernels divide by the batch; an empty one takes the composed path, whose gradients are the empty tensors that they should be.
-  if (query.size(0) == 0) {
-    return std::get<0>(at::_scaled_dot_product_attention_math(query, key, value, {}, 0.0, true, {}, std::nullopt, grouped));
-  }
-  return at::scaled_dot_product_attention(query, key, value, {}, 0.0, true, std::nullopt, grouped);
-}
-
-}  // namespace
-
 RotaryTable::RotaryTable(const ModelConfig& config, at::ScalarType compute_dtype, c10::Device device) {
   // In float64 whatever the run's precision: float32 angles of late positions are off by their last bits.
   const auto options = at::TensorOptions().dtype(at::kDouble).device(device.is_meta() ? device : c10::Device(c10::DeviceType::CPU));
@@ -71,9 +57,7 @@ at::Tensor Attention::forward(const at::Tensor& hidden, const RotaryTable& table
                     2);
   }
   heads = rotary(heads, table.cosine.slice(0, 0, positions), table.sine.slice(0, 0, positions), heads_ + kv_heads_);
-  const auto parts = heads.transpose(1, 2).split_with_sizes({heads_, kv_heads_, kv_heads_}, 1);  // [B, heads, S, d]
-  const at::Tensor mixed = causal_attention(parts[0], parts[1], parts[2]);
-  return at::linear(mixed.transpose(1, 2).reshape({batch, positions, heads_ * head_size_}), output_->value);
+  return at::linear(causal_attention(heads, heads_, kv_heads_), output_->value);
 }
 
 AttentionBytes attention_bytes(const ModelConfig& config, int64_t tokens, ElementBytes bytes, bool on_gpu) {

@@ -3,6 +3,7 @@
 #include "ops/fused_mlp.h"
 #include "ops/launch.h"
 #include "ops/swiglu.h"
+#include "ops/tile_product.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/_grouped_mm.h>
@@ -29,8 +30,10 @@ class Groups {
   int64_t count() const { return ends_.numel(); }
   int64_t begin(int64_t group) { return group == 0 ? 0 : end(group - 1); }
 
+  int64_t end(int64_t group) { return host_ends()[static_cast<size_t>(group)]; }
+
   /// @cost one host synchronisation at the first call when the ends are on a GPU
-  int64_t end(int64_t group) {
+  const std::vector<int32_t>& host_ends() {
     if (host_ends_.empty()) {
       const at::Tensor host = ends_.cpu();
       const int32_t* values = host.const_data_ptr<int32_t>();
@@ -41,7 +44,7 @@ class Groups {
         last = value;
       }
     }
-    return host_ends_[static_cast<size_t>(group)];
+    return host_ends_;
   }
 
  private:
@@ -66,6 +69,8 @@ bool takes_grouped_mm(const at::Tensor& left, const at::Tensor& right, const Gro
 at::Tensor multiply_rows(const at::Tensor& rows, const at::Tensor& matrices, Groups& groups) {
   if (rows.size(0) == 0 || groups.count() == 0) return at::empty({rows.size(0), matrices.size(2)}, rows.options());
   if (takes_grouped_mm(rows, matrices, groups)) return at::_grouped_mm(rows, matrices, groups.ends());
+  const bool dense = matrices.stride(1) == 1 || matrices.stride(2) == 1;
+  if (has_tile_product(rows) && dense && rows.size(1) % 2 == 0) return multiply_rows_by_tiles(rows, matrices, groups.host_ends());
   at::Tensor output = at::empty({rows.size(0), matrices.size(2)}, rows.options());
   for (int64_t group = 0; group < groups.count(); ++group) {
     const int64_t begin = groups.begin(group);
@@ -82,6 +87,7 @@ at::Tensor multiply_columns(const at::Tensor& grad, const at::Tensor& rows, Grou
   const std::vector<int64_t> shape = {groups.count(), grad.size(1), rows.size(1)};
   if (rows.size(0) == 0 || groups.count() == 0) return at::zeros(shape, rows.options());
   if (takes_grouped_mm(grad, rows, groups)) return at::_grouped_mm(grad.t(), rows, groups.ends());
+  if (has_tile_product(rows)) return multiply_columns_by_tiles(grad, rows, groups.host_ends());
   at::Tensor output = at::empty(shape, rows.options());
   for (int64_t group = 0; group < groups.count(); ++group) {
     const int64_t begin = groups.begin(group);

@@ -125,6 +125,18 @@ struct CrossEntropyArguments {
   void* grad_logits;       ///< [T, V] in dtype: softmax - onehot; null: none; may be logits where the types are one
 };
 
+struct SoftmaxBackwardArguments {
+  int64_t keys, queries;
+  bool diagonal;  ///< query i does not see key j > i
+  float scale;
+  const float* scores;       ///< [keys, queries]; what follows too
+  const float* grad_shares;  ///< gradient of the softmax's result
+  const float* logsumexp;    ///< [queries]
+  const float* dots;         ///< [queries] sum over keys of grad_shares times shares
+  uint16_t* shares;          ///< bfloat16, written: the softmax's result
+  uint16_t* grad_scores;     ///< bfloat16, written
+};
+
 namespace cpu {
 
 void swiglu(const SwigluArguments& arguments, int64_t begin, int64_t end);
@@ -142,6 +154,25 @@ void top_k(const TopKArguments& arguments, int64_t begin, int64_t end);
 /// @returns the first slot whose expert is outside [0, E), or -1; nothing else is written then.
 int64_t order_by_expert(const SlotOrderArguments& arguments);
 void cross_entropy(const CrossEntropyArguments& arguments, int64_t begin, int64_t end);
+
+/// How ops/tile_product.h moves 16-bit numbers; a stride is from row to row, in elements.
+/// out [columns, rows] = in [rows, columns] turned.
+void turn(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride);
+/// out [ceil(rows / 2), columns]: in [rows, columns], two rows side by side; a missing last row is zeros.
+void pack_pairs(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint32_t* out, int64_t out_stride);
+/// out [columns / 2, rows]: in [rows, columns] turned, and then two rows side by side; columns is even.
+void pack_pairs_turned(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint32_t* out, int64_t out_stride);
+/// out [rows, columns] bfloat16 = in float32, rounded.
+void narrow_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride);
+
+/// What ops/causal_attention.h does to a tile of scores, all in bfloat16 and float32.
+/// shares [rows, stride] = e^(scale (score - the row's largest)) of the first + row + 1 keys that a row sees, zeros up to the end of its block
+/// of 64 keys; sums [rows] of them; scores are spent.
+void causal_softmax(float* scores, int64_t stride, int64_t rows, int64_t first, float scale, uint16_t* shares, float* sums,
+                    float* logsumexp);
+void causal_softmax_backward(const SoftmaxBackwardArguments& arguments);
+/// dots [rows] = sum over columns of left times right, both of this stride.
+void row_dots(const uint16_t* left, const uint16_t* right, int64_t stride, int64_t rows, int64_t columns, float* dots);
 
 }  // namespace cpu
 

@@ -32,4 +32,6 @@ void parallel_rows(int64_t rows, int64_t row_bytes, const std::function<void(int
   at::parallel_for(0, rows, grain, kernel);
 }
 
+void parallel_tasks(int64_t tasks, const std::function<void(int64_t begin, int64_t end)>& work) { at::parallel_for(0, tasks, 1, work); }
+
 }  // namespace pimoe

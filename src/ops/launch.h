@@ -41,6 +41,9 @@ at::ScalarType arithmetic_type(const at::Tensor& tensor);
 /// Shares the rows [0, rows) out over libtorch's threads, some 64 KiB or more to each.
 void parallel_rows(int64_t rows, int64_t row_bytes, const std::function<void(int64_t begin, int64_t end)>& kernel);
 
+/// Shares tasks that take long, [0, tasks), out over libtorch's threads.
+void parallel_tasks(int64_t tasks, const std::function<void(int64_t begin, int64_t end)>& work);
+
 /// Runs `cpu(begin, end)` over ranges of rows, or `cuda()` once with the device of `on` current. No rows: nothing runs.
 template <class Cpu, class Cuda>
 void launch(const at::Tensor& on, int64_t rows, int64_t row_bytes, const Cpu& cpu, [[maybe_unused]] const Cuda& cuda) {

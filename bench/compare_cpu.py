@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Our training step on the CPU against that of Hugging Face transformers in each of its modes, turn by turn in one run.
+
+    bench/compare_cpu.py --peer-python /path/to/venv/bin/python [--pimoe build/pimoe] [--shapes olmoe,many] [--rounds 3] [--under "chrt -f 20"]
+
+The other Python needs torch and transformers. Each turn is a process of its own that trains on random tokens for a few steps; its time is the
+median step after the first ones. The first round asks every mode, later rounds those within --near of the best. Before anything is counted, the
+first loss must be that of guessing, ln V, within 5 %. What fails is listed with its error. Writes bench/results/cpu-SHAPE.json for each shape.
+"""
+import argparse
+import array
+import itertools
+import json
+import math
+import os
+import pathlib
+import random
+import re
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SHAPES = {
+    "olmoe": dict(layers=6, width=256, expert_width=512, experts=8, choices=2, vocabulary=4096, positions=256, sequences=16, heads=4),
+    "many": dict(layers=6, width=256, expert_width=128, experts=32, choices=4, vocabulary=4096, positions=256, sequences=16, heads=4),
+    "wide": dict(layers=4, width=512, expert_width=512, experts=16, choices=2, vocabulary=4096, positions=256, sequences=16, heads=8),
+}
+WARMUP = 2
+STEPS = 6
+
+
+def write_corpus(prefix, vocabulary, tokens):
+    """Random ids in one document, in Megatron's indexed format (src/data/token_file.h)."""
+    ids = array.array("H", random.Random(1).choices(range(vocabulary), k=tokens))
+    with open(f"{prefix}.bin", "wb") as file:
+        ids.tofile(file)
+    with open(f"{prefix}.idx", "wb") as file:
+        file.write(b"MMIDIDX\0\0" + struct.pack("<QBQQiqqq", 1, 8, 1, 2, tokens, 0, 0, 1))
+
+
+def output_of(command, **options):
+    """@returns stdout; raises RuntimeError with the last line in which the command speaks of an error, or else the last."""
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr).strip().splitlines() or [f"status {done.returncode}"]
+        raise RuntimeError(([line for line in said if "error" in line.lower()] or said)[-1][:300])
+    return done.stdout
+
+
+def train_ours(options, shape, folder, precision, ranks):
+    run = pathlib.Path(tempfile.mkdtemp(dir=folder))
+    threads = options.threads // ranks
+    config = {
+        "run": {"directory": str(run / "run")},
+        "mesh": {"expert_parallel": ranks},
+        "data": {"train": f"{folder}/corpus"},
+        "model": {
+            "vocabulary": shape["vocabulary"], "layers": shape["layers"], "width": shape["width"], "heads": shape["heads"],
+            "kv_heads": shape["heads"], "sequence_length": shape["positions"], "qk_norm": True,
+            "moe": {"experts": shape["experts"], "choices": shape["choices"], "expert_width": shape["expert_width"]},
+        },
+        "train": {"steps": WARMUP + STEPS, "global_batch": shape["sequences"], "micro_batch": shape["sequences"],
+                  "precision": precision, "threads": threads},
+        "checkpoint": {"every_steps": 0, "at_end": False},
+        "log": {"every_steps": 1},
+    }
+    path = run / "config.yaml"
+    path.write_text(json.dumps(config))  # JSON is YAML
+    launch = ["mpirun", "--bind-to", "none", "-n", str(ranks)] + (["--allow-run-as-root"] if os.getuid() == 0 else [])
+    output_of((launch if ranks > 1 else []) + options.under + [options.pimoe, "train", str(path)])
+    records = [json.loads(line) for line in open(run / "run" / "metrics.jsonl")]
+    return {"first_loss": records[0]["loss"], "seconds": [record["step_seconds"] for record in records[WARMUP:]],
+            "peak_bytes": records[-1]["memory_bytes"] * ranks}
+
+
+def train_peer(options, shape, dtype, experts, compiled):
+    command = options.under + [options.peer_python, str(ROOT / "bench/peers/transformers_cpu.py"), json.dumps(shape), "--dtype", dtype,
+                               "--experts", experts, "--threads", str(options.threads), "--warmup", str(WARMUP), "--steps", str(STEPS)]
+    return json.loads(output_of(command + (["--compile"] if compiled else []), timeout=600).splitlines()[-1])
+
+
+def compare(options, name, shape, folder):
+    write_corpus(f"{folder}/corpus", shape["vocabulary"], shape["sequences"] * (shape["positions"] + 1) * (WARMUP + STEPS + 2))
+    turns = {f"ours, {precision}": lambda precision=precision: train_ours(options, shape, folder, precision, 1)
+             for precision in ("bfloat16", "float32")}
+    turns["ours, bfloat16, 2 ranks x 1 thread, EP 2"] = lambda: train_ours(options, shape, folder, "bfloat16", 2)
+    for dtype, experts, compiled in itertools.product(("autocast", "fp32"), ("grouped_mm", "eager"), (True, False)):
+        turns[f"transformers, {dtype}, {experts}{', compiled' if compiled else ''}"] = (
+            lambda dtype=dtype, experts=experts, compiled=compiled: train_peer(options, shape, dtype, experts, compiled))
+
+    results, errors = {}, {}
+    is_ours = lambda turn: turn.startswith("ours")
+    time_of = lambda turn: statistics.median(results[turn]["seconds"])
+    best_peer = lambda: min((turn for turn in results if not is_ours(turn)), key=time_of)
+    for round_ in range(options.rounds):
+        for turn, train in turns.items():
+            if turn in errors or (round_ > 0 and not is_ours(turn) and time_of(turn) > options.near * time_of(best_peer())):
+                continue
+            try:
+                result = train()
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                errors[turn] = str(error)
+                print(f"{name}: {turn} failed: {error}", file=sys.stderr, flush=True)
+                continue
+            guess = math.log(shape["vocabulary"])
+            if abs(result["first_loss"] - guess) > 0.05 * guess:
+                sys.exit(f"{name}: {turn}: the first loss is {result['first_loss']}, not near ln V = {guess:.3f}: not the same task")
+            kept = results.setdefault(turn, {"seconds": [], "peak_bytes": 0, "first_loss": result["first_loss"]})
+            kept["seconds"] += result["seconds"]
+            kept["peak_bytes"] = max(kept["peak_bytes"], result["peak_bytes"])
+            print(f"{name}: {turn}: {statistics.median(result['seconds']):.3f} s", file=sys.stderr, flush=True)
+
+    best = time_of(best_peer()) if any(not is_ours(turn) for turn in results) else math.nan
+    tokens = shape["sequences"] * shape["positions"]
+    print(f"\n{name}: {shape}\n| | s a step, median (range) | tokens/s | peak memory | best peer / this |\n|---|---|---|---|---|")
+    for turn in sorted(results, key=time_of):
+        seconds = results[turn]["seconds"]
+        print(f"| {turn} | {time_of(turn):.3f} ({min(seconds):.3f} to {max(seconds):.3f}) | {tokens / time_of(turn):,.0f} "
+              f"| {results[turn]['peak_bytes'] / 1e6:,.0f} MB | {best / time_of(turn):.2f} |")
+    for turn, error in errors.items():
+        print(f"| {turn} | failed: {error} | | | |")
+    sys.stdout.flush()
+    ratio = best / time_of("ours, bfloat16")
+    record = {"shape": shape, "cpu": cpu_name(), "threads": options.threads, "commit": commit(), "results": results, "errors": errors,
+              "best_peer": best_peer() if best == best else None, "ratio": ratio}
+    path = ROOT / "bench/results" / f"cpu-{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return ratio
+
+
+def cpu_name():
+    facts = output_of(["lscpu"])
+    family, model = (re.search(rf"^{key}:\s+(.*)$", facts, re.M) for key in ("CPU family", "Model name"))
+    return f"{model[1]}, family {family[1]}" if family and model else "unknown"
+
+
+def commit():
+    return output_of(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]).strip()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer-python", required=True)
+    parser.add_argument("--pimoe", default=str(ROOT / "build/pimoe"))
+    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--near", type=float, default=1.25)
+    parser.add_argument("--under", type=str.split, default=[], help="a command that runs each turn, as: chrt -f 20")
+    options = parser.parse_args()
+    ratios = []
+    for name in options.shapes.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            ratios.append(compare(options, name, SHAPES[name], folder))
+    print(f"\nbest peer / ours in bfloat16: minimum {min(ratios):.2f}, geometric mean {statistics.geometric_mean(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()
