@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "bench/bench.h"
 #include "data/data_stream.h"
+#include "ops/causal_attention.h"
 #include "ops/cross_entropy.h"
 #include "ops/grouped_product.h"
 #include "train/precision.h"
@@ -15,7 +16,6 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
 
 #include <algorithm>
 
@@ -77,18 +77,15 @@ Ceiling projections(const Bench& bench) {
 Ceiling attention(const Bench& bench) {
   const ModelConfig& model = bench.config().model;
   const int64_t sequences = tokens_of(bench) / model.sequence_length;
-  const auto prepare = [=, &bench]() -> Work {
-    const auto heads = [&](int64_t count) {
-      return random_matrix(tokens_of(bench), count * model.head_size(), bench)
-          .view({sequences, model.sequence_length, count, model.head_size()})
-          .transpose(1, 2)
-          .requires_grad_();
-    };
-    return [query = heads(model.heads), key = heads(model.kv_heads), value = heads(model.kv_heads),
-            grouped = model.heads != model.kv_heads](Parts&) mutable {
-      const at::Tensor mixed = at::scaled_dot_product_attention(query, key, value, {}, 0.0, /*is_causal=*/true, std::nullopt, grouped);
+  const auto prepare = [model, sequences, &bench]() -> Work {
+    const int64_t all = model.heads + 2 * model.kv_heads;
+    const at::Tensor heads = random_matrix(tokens_of(bench), all * model.head_size(), bench)
+                                 .view({sequences, model.sequence_length, all, model.head_size()})
+                                 .requires_grad_();
+    return [heads, queries = model.heads, kv_heads = model.kv_heads](Parts&) {
+      const at::Tensor mixed = causal_attention(heads, queries, kv_heads);
       mixed.backward(mixed.detach());
-      for (at::Tensor* tensor : {&query, &key, &value}) tensor->mutable_grad().reset();
+      heads.mutable_grad().reset();
     };
   };
   const auto amount = 7.0 * static_cast<double>(tokens_of(bench) * model.sequence_length * model.heads * model.head_size());

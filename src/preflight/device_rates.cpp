@@ -91,7 +91,8 @@ DeviceRates read_rates(const std::filesystem::path& file, const std::optional<De
   DeviceRates rates = otherwise.value_or(DeviceRates{});
   const auto need = [&](double& rate, std::optional<double> measured, const std::string& name) {
     if (measured) rate = *measured;
-    if (rate <= 0) throw DataError(concat(file.string(), " has no row of ceilings named ", name, ": make it anew with `pimoe bench ceilings`"));
+    if (rate <= 0)
+      throw DataError(concat(file.string(), " has no row of ceilings named ", name, ": make it anew with `pimoe bench ceilings`"));
   };
   need(rates.product, ceilings.flops("projections"), "projections");
   need(rates.wide_product, ceilings.flops(precision == "float64" ? "gemm float64" : "gemm float32"), "gemm float32");
