@@ -123,14 +123,15 @@ class Panel:
         return "#" + "".join(f"{255 - (255 - int(color[at:at + 2], 16)) * 4 // 10:02x}" for at in (1, 3, 5))
 
     def line(self, name, points, color, labels=None, dashed=False):
-        """@param labels  one for each point, above it; None draws no points either"""
+        """@param labels  one for each point, below it; None draws no points either"""
         color = GREY if dashed else self.shade(color)
         where = [(self.x(x), self.y(y)) for x, y in points]
         for (x1, y1), (x2, y2) in zip(where, where[1:]):
             self.picture.line(x1, y1, x2, y2, color, 1.5 if dashed else 2, dashed)
+        rises = where[0][1] - where[-1][1] > 20  # then there is no line to the right below a point
         for (x, y), label in zip(where, labels or []):
             self.picture.add(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>')
-            self.picture.words(x, y - 9 if y - 9 > self.top + 4 else y + 18, label, anchor="middle")
+            self.picture.words(x + 5 if rises else x, y + (15 if rises else 19), label, anchor="start" if rises else "middle")
         self.entries.append((name, color, "dashed" if dashed else "line"))
 
     def bars(self, groups, ticks=None, tick_name=""):
