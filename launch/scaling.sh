@@ -125,7 +125,7 @@ launcher=(mpirun)
 if [ -z "$slurm" ]; then
   has_word '^-*(bind-to|map-by)' || launcher+=(--bind-to none)
   if ! has_word '^-*(hostfile|machinefile|host|H)$'; then
-    if [ -z "${OMP_NUM_THREADS:-}" ] && [ "$(of_train threads)" = 0 ] && [ "$(gpu_count)" = 0 ]; then
+    if [ -z "${OMP_NUM_THREADS:-}" ] && [ "$(of_train threads)" = auto ] && [ "$(gpu_count)" = 0 ]; then
       threads=$(($(nproc) / largest))
       words+=("train.threads=$((threads > 1 ? threads : 1))")
     fi

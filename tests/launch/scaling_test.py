@@ -30,7 +30,7 @@ PIMOE = """#!/bin/bash
 echo "$RANKS: $*" >>calls
 case "$*" in
   *refused=*) echo "error: refused: no such key" >&2; exit 78 ;;
-  *--print-config) echo "train:"; echo "  threads: 0  # of a rank"; echo "  global_batch: $(grep -o '[0-9]*' "$2")  # sequences" ;;
+  *--print-config) echo "train:"; echo "  threads: auto  # of a rank"; echo "  global_batch: $(grep -o '[0-9]*' "$2")  # sequences" ;;
   *) [ "$RANKS" != 3 ] || { echo "info"; echo "error: experts (8) | 3"; exit 78; }
      cp "result-$RANKS.json" "${!#}" ;;
 esac
