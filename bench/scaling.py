@@ -96,7 +96,7 @@ def milliseconds(seconds):
 
 
 def megabytes(count):
-    return f"{count / 1e6:,.1f}" if count >= 1e5 else f"{count / 1e6:.4f}"
+    return f"{count / 1e6:,.1f}" if count >= 1e7 else f"{count / 1e6:.3g}"
 
 
 def table(columns, rows):

@@ -67,10 +67,14 @@ queue() { squeue --noheader --user="$(id -un)" --format='%A %T'; }
 job_of() { cat "$output/scaling-$1.job" 2>/dev/null || true; }
 # state_of RANKS: "job 12 is PENDING", or how it ended; nothing where Slurm has forgotten it.
 state_of() {
-  local job shown
+  local job shown state code
   job=$(job_of "$1")
   shown=$(scontrol show job --oneliner "$job" 2>/dev/null) || return 0
-  sed -n "s/.*\bJobState=\([^ ]*\).*\bExitCode=\([0-9]*\):\([0-9]*\).*/job $job is \1, exit status \2, signal \3/p" <<<"$shown"
+  state=$(grep -oP '\bJobState=\K\w+' <<<"$shown") code=$(grep -oP '\bExitCode=\K\d+:\d+' <<<"$shown")
+  case $state in
+    PENDING | RUNNING | COMPLETING | SUSPENDED) echo "job $job is $state" ;;
+    *) echo "job $job is $state, exit status ${code%:*}$([ "${code#*:}" = 0 ] || echo ", signal ${code#*:}")" ;;
+  esac
 }
 note_states() {
   local file ranks state
@@ -81,7 +85,7 @@ note_states() {
     if [ -n "$state" ]; then echo "$state" >"$output/scaling-$ranks.status"; fi
   done
 }
-gather() {
+show_results() {
   note_states
   exec "$python" "$repository/bench/scaling.py" "$output"
 }
@@ -90,7 +94,7 @@ if [ -n "$gather" ]; then
   [ -z "$config$list$mode$slurm" ] || usage "--gather DIR stands alone"
   [ -e "$gather/experiment.json" ] || usage "--gather $gather: no experiment was begun there"
   output=$gather
-  gather
+  show_results
 fi
 
 # ---- the experiment ----
@@ -155,7 +159,7 @@ describe() {
 # What a result depends on: one that was made with the same text is taken as it is.
 build=$(sha256sum <"$pimoe" | cut -c 1-16)
 plan() {
-  echo "launcher: ${slurm:+sbatch ${options[*]}, ${PIMOE_LAUNCHER:-srun}}${slurm:-${launcher[*]}}"
+  if [ -n "$slurm" ]; then echo "launcher: sbatch ${options[*]}, ${PIMOE_LAUNCHER:-srun}"; else echo "launcher: ${launcher[*]}"; fi
   echo "keys: ${keys[*]}"
   echo "seconds: $seconds"
   echo "OMP_NUM_THREADS: ${OMP_NUM_THREADS:-not set}"
@@ -216,9 +220,10 @@ run() {  # run RANKS: by mpirun
 }
 
 submit() {  # submit RANKS: or say that this very job is in the queue already
-  local file=$output/scaling-$1 job
+  local file=$output/scaling-$1 job listed
   job=$(job_of "$1")
-  if [ -n "$job" ] && queue | grep -q "^$job "; then
+  listed=$(queue) || fail "squeue does not say which jobs there are."
+  if [ -n "$job" ] && grep -q "^$job " <<<"$listed"; then
     if plan | cmp -s - "$file.plan"; then say "$(counted "$1"): job $job is in the queue already" && return; fi
     fail "job $job of another experiment is to write $file.json." "scancel $job, wait for it, or choose another --output."
   fi
@@ -243,7 +248,7 @@ wait_for_jobs() {
       [ ${#waiting[@]} -gt 0 ] || return 0
       if [ "${waiting[*]}" != "$said" ]; then say "waiting for the jobs of ${waiting[*]} ranks" && said=${waiting[*]}; fi
     fi
-    sleep $pause &   # so that a signal is heard at once
+    sleep $pause 9>&- &   # so that a signal is heard at once; without the lock, which it would hold a while longer
     wait $! || true
     pause=$((pause < 15 ? pause * 2 : 15))
   done
@@ -265,4 +270,4 @@ for ranks in "${to_run[@]}"; do
 done
 if [ -n "$slurm" ]; then wait_for_jobs; fi
 say "table and picture: $output/table.md, $output/scaling.svg"
-gather
+show_results

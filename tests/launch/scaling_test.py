@@ -95,11 +95,11 @@ class Gathering(Folder):
     def test_bytes_stand_beside_those_foretold_for_all_ranks(self):
         text = self.gather([ONE, TWO, FOUR], [1, 2, 4])
         for row in ("| 1 | nothing | - | 0 | 0 | - |",
-                    "| 2 | rows and weights | dense group of 2 | 9.0 | 8.0 | 1.125 |",  # 2 x (3 + 1)
-                    "| 2 | gradients | dense gradient group of 2 | 2.0 | 2.0 | 1.000 |",
+                    "| 2 | rows and weights | dense group of 2 | 9 | 8 | 1.125 |",  # 2 x (3 + 1)
+                    "| 2 | gradients | dense gradient group of 2 | 2 | 2 | 1.000 |",
                     "| 4 | rows | expert group of 2 | 12.0 | 12.0 | 1.000 |",
                     "| 4 | weights | dense group of 4, expert replica group of 2 | 12.0 | 10.0 | 1.200 |",
-                    "| 4 | gradients | dense gradient group of 4, expert replica gradient group of 2 | 8.0 | 8.0 | 1.000 |"):
+                    "| 4 | gradients | dense gradient group of 4, expert replica gradient group of 2 | 8 | 8 | 1.000 |"):
             self.assertIn(row, text)
 
     def test_oversubscribed_ranks_are_named_and_their_bytes_come_first(self):

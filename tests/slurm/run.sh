@@ -226,12 +226,10 @@ scale() {
   [ $status = "$1" ]
 }
 jobs_of_scaling() { cat "$dir"/scaling/scaling-*.job; }
-scaling_jobs_ended() { for job in $(jobs_of_scaling); do ended || return 1; done; }
 # has_row PATTERN: its columns are ranks, hosts, threads of a rank, expert_parallel, sequences a step, and more.
 has_row() { grep -E "^\| $1" "$dir/scaling/table.md" || { cat "$dir/scaling/table.md" && false; }; }
 
 measures_scaling() {
-  local job
   check "1, 2 and 4 ranks are measured" scale 0 --ranks 1,2,4 --seconds 0 --slurm
   check "1 rank on one node trains 8 sequences a step" has_row '1 \| 1 \| [0-9]+ \| 1 \| 8 '
   check "2 ranks on one node train 16" has_row '2 \| 1 \| [0-9]+ \| 2 \| 16 '
@@ -246,9 +244,11 @@ measures_scaling() {
   kill -TERM $waiting
   wait $waiting
   check "whoever waits can be ended (status $?)" says "$log" "jobs that were submitted go on"
-  check "the jobs end" until_true 120 scaling_jobs_ended
+  check "its jobs are new" has_no_job_of "$dir/first"
+  jobs_of_scaling >"$dir/first"
+  check "the same command waits for them" scale 0 --ranks 1,2,4 --seconds 1 --slurm
+  check "and has submitted nothing" cmp "$dir/first" <(jobs_of_scaling)
   check "--gather has all of them" launch/scaling.sh --gather "$dir/scaling"
-  check "and they are new" has_no_job_of "$dir/first"
 
   check "3 ranks cannot be two groups of experts" scale 1 --ranks 2,3 --seconds 0 mesh.expert_parallel=2 --slurm
   check "their row has the error" has_row '3 \|.*exit status 78.*expert_parallel'
