@@ -68,7 +68,7 @@ def read_result(folder, ranks):
     try:
         result = Result(json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError, StopIteration) as error:
-        raise Failure(f"{path.name} is not what `pimoe bench scaling --json` writes ({type(error).__name__}: {error})") from error
+        raise Failure(f"{path.name} is not what `pimoe bench scaling --json` writes ({type(error).__name__}: {error}); remove it, and run again") from error
     if result.ranks != ranks:
         raise Failure(f"{path.name} is of {ranks_text(result.ranks)}")
     return result

@@ -120,7 +120,7 @@ without_corpus=(data.train=none)
 for word in "${words[@]}"; do if [[ $word = data.train=* ]]; then without_corpus=(); fi; done
 resolved() { "$pimoe" train "$config" "${words[@]}" "${without_corpus[@]}" --print-config; }
 resolved=$(resolved) || exit $?
-of_train() { sed -n "/^train:/,/^[a-z]/s/^  $1: *\([^ ]*\).*/\1/p" <<<"$resolved" | head -n 1; }
+of_train() { sed -n "/^train:/,/^[a-z]/s/^  $1: *\([^ ]*\).*/\1/p" <<<"$resolved"; }
 global_batch=$(of_train global_batch)
 has_word() { local word; for word in "${mpirun_words[@]}"; do if [[ $word =~ $1 ]]; then return 0; fi; done; return 1; }
 
@@ -173,7 +173,7 @@ is_done() {
   [ -e "$file.json" ] || return 1
   if plan | cmp -s - "$file.plan"; then say "$(counted "$1"): $file.json is there, of the same configuration, build and options" && return; fi
   changed=$({ plan | diff "$file.plan" - || true; } 2>/dev/null | sed -n 's/^\([<>]\) \([^#]*[^# ]\) *\(#.*\)\{0,1\}$/\1 \2/p')
-  changed="'$(sed -n 's/^< *//p' <<<"$changed" | head -n 1)' then, '$(sed -n 's/^> *//p' <<<"$changed" | head -n 1)' now"
+  changed="'$(sed -n '/^< */{s///p;q}' <<<"$changed")' then, '$(sed -n '/^> */{s///p;q}' <<<"$changed")' now"
   say "$(counted "$1"): $file.json is of another experiment ($changed): run again"
   rm -f "$file.json"
   return 1
@@ -188,8 +188,13 @@ flock --nonblock 9 || fail "another launch/scaling.sh, or an mpirun that it left
 # All that is out of date goes before anything runs: table and picture never mix two experiments.
 to_run=()
 for ranks in "${counts[@]}"; do
-  if describe "$ranks" && is_done "$ranks"; then continue; fi
+  if describe "$ranks"; then
+    if is_done "$ranks"; then continue; fi
+  else
+    rm -f "$output/scaling-$ranks.json"
+  fi
   to_run+=("$ranks")
+  if [ -z "$slurm" ]; then rm -f "$output/scaling-$ranks".{plan,job,status,log}; fi   # of a job that is queued they are still needed
 done
 printf '{"mode": "%s", "ranks": [%s]}\n' "$mode" "$(IFS=, && echo "${counts[*]}")" >"$output/experiment.json"
 
@@ -263,7 +268,6 @@ for ranks in "${to_run[@]}"; do
   elif [ -n "$slurm" ]; then
     submit "$ranks"
   else
-    rm -f "$file".{job,status,log}
     plan >"$file.plan"
     run "$ranks"
   fi

@@ -193,6 +193,7 @@ class Launching(Folder):
 
     def test_weak_gives_each_rank_what_it_has_at_the_smallest_count(self):
         self.write("c.yaml", "9")
+        self.write("out/scaling-3.json", FOUR)  # of an older experiment
         text = self.scale("c.yaml", "train.global_batch=9", "--weak", "--ranks", "2,3,4", "--output", "out", code=1)
         calls = [line for line in self.read("calls").splitlines() if "bench" in line]
         self.assertEqual([call.split("global_batch=")[1].split()[0] for call in calls], ["9", "18"])
