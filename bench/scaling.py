@@ -143,7 +143,8 @@ class Experiment:
         results, notes = list(self.results.values()), []
         crowded = [result for result in results if result.oversubscribed]
         if crowded:
-            names = ", ".join(f"{ranks_text(each.ranks)} ({each.ranks * each.threads} threads on {each.machine['cores'] * each.hosts} cores)" for each in crowded)
+            names = ", ".join(f"{ranks_text(each.ranks)} ({each.ranks * each.threads} threads on {each.machine['cores'] * each.hosts} cores)"
+                              for each in crowded)
             notes.append(f"Oversubscribed: {names}. Their seconds and tokens/s say nothing about scaling; read the bytes.")
         threads = {result.ranks: result.threads for result in results}
         if len(set(threads.values())) > 1:
@@ -195,8 +196,8 @@ class Experiment:
         return table(["ranks", "what", "groups of ranks", "sent", "foretold", "sent / foretold"], rows)
 
     def memory_table(self):
-        return table(["ranks", "kept for backward of a micro-batch", "peak"], [[str(ranks), megabytes(result.row["kept_bytes"]), megabytes(result.row["peak_bytes"])]
-                                                                               for ranks, result in self.results.items()])
+        rows = [[str(ranks), megabytes(result.row["kept_bytes"]), megabytes(result.row["peak_bytes"])] for ranks, result in self.results.items()]
+        return table(["ranks", "kept for backward of a micro-batch", "peak"], rows)
 
     def picture(self):
         picture = Picture(960, 1010)
