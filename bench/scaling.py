@@ -37,6 +37,13 @@ class Result:
     def oversubscribed(self):
         return self.machine["gpu"] is None and self.ranks * self.threads > self.machine["cores"] * self.hosts
 
+    @property
+    def unsteady(self):
+        return self.row["high_seconds"] > 1.5 * self.row["low_seconds"]
+
+    def remarks(self):
+        return ", ".join(name for name in ("oversubscribed", "unsteady") if getattr(self, name))
+
     def phase(self, name):
         """Median seconds of the slowest and of the fastest rank."""
         by_rank = self.row[f"{name}_seconds_by_rank"]
@@ -146,6 +153,9 @@ class Experiment:
             names = ", ".join(f"{ranks_text(each.ranks)} ({each.ranks * each.threads} threads on {each.machine['cores'] * each.hosts} cores)"
                               for each in crowded)
             notes.append(f"Oversubscribed: {names}. Their seconds and tokens/s say nothing about scaling; read the bytes.")
+        unsteady = [ranks_text(each.ranks) for each in results if each.unsteady]
+        if unsteady:
+            notes.append(f"Unsteady: {', '.join(unsteady)}. Some of their steps took half as long again as others: is anything else at work on the machine?")
         threads = {result.ranks: result.threads for result in results}
         if len(set(threads.values())) > 1:
             said = ", ".join(f"{count} at {ranks}" for ranks, count in threads.items())
@@ -177,7 +187,7 @@ class Experiment:
             spread = f"{milliseconds(result.row['low_seconds'])} .. {milliseconds(result.row['high_seconds'])}"
             rows.append([str(ranks), str(result.hosts), str(result.threads), str(result.machine["expert_parallel"]), str(result.sequences),
                          f"{milliseconds(result.row['median_seconds'])} ({spread})", f"{result.tokens_per_second:,.0f}",
-                         f"{self.efficiency(result):.1%}", "oversubscribed" if result.oversubscribed else ""])
+                         f"{self.efficiency(result):.1%}", result.remarks()])
         return table(["ranks", "hosts", "threads of a rank", "expert_parallel", "sequences a step", "step, ms (10 % .. 90 %)", "tokens/s",
                       f"efficiency against {self.base.ranks}", "remark"], rows)
 

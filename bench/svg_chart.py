@@ -123,16 +123,34 @@ class Panel:
         return "#" + "".join(f"{255 - (255 - int(color[at:at + 2], 16)) * 4 // 10:02x}" for at in (1, 3, 5))
 
     def line(self, name, points, color, labels=None, dashed=False):
-        """@param labels  one for each point, below it; None draws no points either"""
+        """@param labels  one for each point, beside it; None draws no points either"""
         color = GREY if dashed else self.shade(color)
         where = [(self.x(x), self.y(y)) for x, y in points]
         for (x1, y1), (x2, y2) in zip(where, where[1:]):
             self.picture.line(x1, y1, x2, y2, color, 1.5 if dashed else 2, dashed)
-        rises = where[0][1] - where[-1][1] > 20  # then there is no line to the right below a point
-        for (x, y), label in zip(where, labels or []):
+        for index, label in enumerate(labels or []):
+            x, y = where[index]
             self.picture.add(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>')
-            self.picture.words(x + 5 if rises else x, y + (15 if rises else 19), label, anchor="start" if rises else "middle")
+            self.label(x, y, label, *self.slopes(where, index))
         self.entries.append((name, color, "dashed" if dashed else "line"))
+
+    @staticmethod
+    def slopes(where, index):
+        """Pixels by which the line falls from the point before and to the next one; 0 where there is none."""
+        before = where[index][1] - where[index - 1][1] if index > 0 else 0
+        return before, where[index + 1][1] - where[index][1] if index + 1 < len(where) else 0
+
+    def label(self, x, y, text, before, after):
+        """Beside the point where the line leaves room, and within the plot."""
+        steep = 20
+        if after > steep:
+            self.picture.words(x + 6, y - 6, text)
+        elif y + 19 > self.top + self.height - 3:
+            self.picture.words(x, y - 10, text, anchor="middle")
+        elif after < -steep or before < -steep:
+            self.picture.words(x + 5, y + 15, text)
+        else:
+            self.picture.words(x, y + 19, text, anchor="middle")
 
     def bars(self, groups, ticks=None, tick_name=""):
         """Bars side by side at each place.

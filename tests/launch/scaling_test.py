@@ -109,6 +109,13 @@ class Gathering(Folder):
         self.assertIn("4*", titles)
         self.assertNotIn("Oversubscribed", self.gather([ONE, TWO], [1, 2]))
 
+    def test_steps_that_take_unequal_times_are_remarked(self):
+        TWO["rows"][1]["high_seconds"] = 2.0
+        self.addCleanup(TWO["rows"][1].update, high_seconds=1.25)
+        text = self.gather([ONE, TWO], [1, 2])
+        self.assertIn("| 1,800 | 90.0% | unsteady |", text)
+        self.assertIn("Unsteady: 2 ranks.", text)
+
     def test_a_count_without_a_result_is_a_row_with_its_error(self):
         self.write("scaling-3.status", "exit status 78\n")
         self.write("scaling-3.log", "info\nerror: experts (8) | 3\nmore\n")
