@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Keeps a training run going: starts it under mpirun, and starts it again after a crash, where it goes on from its newest good checkpoint.
+# Keeps a training run going: starts it under mpirun, and starts it again after a crash, where it goes on from its newest good checkpoint
+# (checkpoint.resume=auto, whatever it was at the first start).
 #
 #   launch/supervise.sh [-n RANKS] [option ...] CONFIG.yaml [key=value ...]
 #
@@ -91,7 +92,8 @@ fi
 
 train=("$@")
 config=$("$pimoe" train "$@" --print-config) || exit $?
-run=$(sed -n '/^run:/,/^[a-z]/{s/^  directory: *\(.*[^ ]\)  # .*/\1/p}' <<<"$config" | head -n 1 | sed -e 's/^"\(.*\)"$/\1/' -e 's/\\\(["\\]\)/\1/g')
+run=$(sed -n '/^run:/,/^[a-z]/{s/^  directory: *\(.*[^ ]\)  # .*/\1/p}' <<<"$config" | head -n 1)
+if [[ $run == \"*\" ]]; then run=${run:1:-1} && printf -v run %b "${run//\\\"/\\x22}"; fi  # of YAML's escapes printf knows all but \"
 newest_step() { { find "$run/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null || true; } | sed -n 's/.*step-0*\([0-9]\{1,\}\)$/\1/p' | sort -n | tail -n 1; }
 
 # Rank 0 holds RUN/lock while it trains, on whatever host it is.
@@ -167,12 +169,15 @@ while :; do
   [ -z "$asked" ] || leave "before the start" "$before"
   command=(mpirun -n "$ranks" ${mpirun_words[@]+"${mpirun_words[@]}"})
   if [ -n "$hostfile" ]; then command+=(--hostfile "$work/hosts"); fi
+  # `none` and a path of checkpoint.resume say where a run begins: what it has saved since is where it goes on.
+  resume=()
+  if [ $total -gt 0 ] && [ -n "$before" ]; then resume=(checkpoint.resume=auto); fi
   say "start $((total + 1)): $ranks ranks, from ${before:+step }${before:-the beginning}"
   : >"$work/output"
   # In a session of its own, where the terminal's Ctrl-C does not end it before the ranks have saved; asked to leave if this script is killed.
   exec {sink}> >(trap '' INT HUP TERM USR1 && exec tee -p "$work/output")
   tee=$!
-  setsid setpriv --pdeathsig USR1 "${command[@]}" "$pimoe" train "$@" >&"$sink" 2>&1 {sink}>&- &
+  setsid setpriv --pdeathsig USR1 "${command[@]}" "$pimoe" train "$@" ${resume[@]+"${resume[@]}"} >&"$sink" 2>&1 {sink}>&- &
   launched=$!
   exec {sink}>&-
   if [ -n "$asked" ]; then ask_to_leave & fi

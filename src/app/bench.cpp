@@ -80,7 +80,7 @@ std::string command_line(const BenchCommand& command) {
 ExitCode bench(const BenchCommand& command, AppContext& context) {
   const std::vector<Suite> suites = suites_named(command.suite);
   if (command.writes_json()) require_writable(command.file);
-  const TrainConfig config = load(command);
+  TrainConfig config = load(command);
   const RunSetup run(config, context);
   const at::ScalarType dtype = agreed_dtype(config.train.precision, run.mesh);
   Bench bench(config, dtype, run.mesh, context.log, {.effort = {.seconds = command.seconds}, .sizes = BenchSizes::of(run.mesh.device())});

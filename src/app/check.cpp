@@ -28,6 +28,8 @@ struct CheckOptions {
   std::string device;
   std::string memory;
   std::string skew = "worst";
+  std::filesystem::path ceilings;
+  bool sweep = false;
   bool json = false;
 };
 
@@ -83,7 +85,9 @@ ExitCode check(const CheckOptions& options, AppContext& /*context*/) {
                  .device = chosen_device(options.device),
                  .memory_bytes = chosen_memory(options.memory),
                  .skew = chosen_skew(options.skew),
-                 .skew_name = options.skew};
+                 .skew_name = options.skew,
+                 .ceilings = options.ceilings,
+                 .sweep = options.sweep};
   CheckReport report;
   report.config = options.config.string();
   report.ranks = job.ranks;
@@ -120,7 +124,8 @@ std::string device_lines() {
 void add_check_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<CheckOptions>();
   CLI::App* command = app.add_subcommand(
-      "check", "Before a job: what `train` would refuse, memory, traffic, checkpoints. For any rank count, started alone, without a GPU");
+      "check",
+      "Before a job: what `train` would refuse, memory, traffic, time, checkpoints. For any rank count, started alone, without a GPU");
   command->add_option("config", options->config, "configuration file (YAML)")->required();
   command->add_option("overrides", options->overrides, "key.path=value, stronger than the file");
   command->add_option("--ranks", options->ranks, "ranks of the job")->check(whole_number_in(1, kMostRanks))->capture_default_str();
@@ -135,6 +140,9 @@ void add_check_command(CLI::App& app, AppContext& context) {
                    "what has to fit: balanced; worst, all tokens on one rank; or the fullest rank's rows over its share at balance, as 2")
       ->type_name("balanced|worst|FACTOR")
       ->capture_default_str();
+  command->add_option("--ceilings", options->ceilings, "rates to foretell time with: a document of `pimoe bench ceilings --json FILE`")
+      ->type_name("FILE");
+  command->add_flag("--sweep", options->sweep, "compare all layouts of these ranks that fit: expert_parallel, micro_batch, recompute");
   command->add_flag("--json", options->json, "print JSON");
   command->footer(concat("Devices, with the memory that their driver counts:\n", device_lines(),
                          "Exit code 0 it fits or no limit is known, 1 it does not, 78 the configuration is wrong, 65 its data.\n"

@@ -48,11 +48,8 @@ struct Row {
   bool good() const { return trouble.empty(); }
 };
 
-Row describe(const StepFolder& step, bool quick) {
-  Row row{
-      .step = step.step, .path = step.path.string(), .trouble = bytes_trouble(step.path, /*digests=*/!quick), .bytes = 0, .manifest = {}};
-  if (!row.good()) return row;
-  row.manifest = read_manifest(step.path);
+Row describe(const StepFolder& step, const Inspection& inspected) {
+  Row row{.step = step.step, .path = step.path.string(), .trouble = inspected.trouble, .bytes = 0, .manifest = inspected.manifest};
   for (const StoredFile& file : row.manifest.files) row.bytes += file.bytes;
   return row;
 }
@@ -72,9 +69,16 @@ void print_rows(const std::vector<Row>& rows) {
   }
 }
 
+CLI::Validator a_name() {
+  return {[](const std::string& text) { return text.empty() ? std::string("must not be empty") : std::string(); }, ""};
+}
+
+/// "a/b" of "a/b/"
+fs::path without_slash(const fs::path& path) { return (path / "").lexically_normal().parent_path(); }
+
 bool is_step_folder(const fs::path& path) {
   if (!is_there(path) || !fs::is_directory(path)) return false;
-  const std::string name = (path / "").lexically_normal().parent_path().filename().string();
+  const std::string name = without_slash(path).filename().string();
   const bool is_named_so = name.starts_with("step-") && !is_there(path / "checkpoints");
   return is_named_so || is_there(path / "manifest.json");
 }
@@ -88,7 +92,9 @@ ExitCode list(const Options& options, Logger& log) {
   }
   const fs::path folder = is_there(options.path / "checkpoints") ? options.path / "checkpoints" : options.path;
   std::vector<Row> rows;
-  for (const StepFolder& step : list_steps(folder)) rows.push_back(describe(step, options.quick));
+  for (const StepFolder& step : list_steps(folder)) {
+    if (const auto inspected = inspect_checkpoint(step.path, /*digests=*/!options.quick)) rows.push_back(describe(step, *inspected));
+  }
   if (rows.empty()) log.warning(concat("there are no checkpoints (step-* folders) in ", folder.string()));
   if (!options.json) {
     if (!rows.empty()) print_rows(rows);
@@ -118,6 +124,7 @@ fs::path folder_to_verify(const fs::path& path) try {
 }
 
 ExitCode verify(const Options& options, Logger& log) {
+  require_folder(options.path);
   const fs::path path = folder_to_verify(options.path);
   const std::string trouble = verify_checkpoint(path, /*full=*/true);
   // A run is searched for what can be resumed; that something newer cannot is worth a word.
@@ -207,13 +214,14 @@ ExitCode extract(const Options& options) {
 }
 
 ExitCode reshard(const Options& options, Logger& log) {
+  const fs::path output = without_slash(options.output);
   const fs::path from = find_checkpoint(options.path);
-  const std::optional<int64_t> named = step_of(options.output.filename().string());
+  const std::optional<int64_t> named = step_of(output.filename().string());
   const int64_t step = read_manifest(from).step;
   if (named && *named != step) {
-    throw UsageError(concat("--output (", options.output.string(), ") names step ", *named, ", and the checkpoint is of step ", step));
+    throw UsageError(concat("--output (", output.string(), ") names step ", *named, ", and the checkpoint is of step ", step));
   }
-  const fs::path to = named ? options.output : options.output / "checkpoints" / step_name(step);
+  const fs::path to = named ? output : output / "checkpoints" / step_name(step);
   if (fs::exists(to)) throw UsageError(concat("--output (", to.string(), ") must not exist yet"));
   if (options.target.ranks % options.target.expert_parallel != 0) {
     throw UsageError(concat("--expert-parallel (", options.target.expert_parallel, ") must divide --ranks (", options.target.ranks, ")"));
@@ -277,7 +285,10 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
       ->add_option("tensor", options->tensor, "final_norm.weight for the master weights, KIND/NAME for others: exp_avg/final_norm.weight")
       ->required()
       ->type_name("TENSOR");
-  command->add_option("--output", options->output, "HDF5 file to write; one that is there is replaced")->required()->type_name("FILE.h5");
+  command->add_option("--output", options->output, "HDF5 file to write; one that is there is replaced")
+      ->required()
+      ->type_name("FILE.h5")
+      ->check(a_name());
   command->footer("Example:\n  pimoe checkpoint extract runs/quickstart layers.0.attention_norm.weight --output norm.h5");
   command->callback([&context, options] { context.action = [options] { return extract(*options); }; });
 
@@ -288,7 +299,8 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
       ->check(whole_number_in(1, 1 << 20));
   command->add_option("--output", options->output, "run folder, or step-* folder of the same step; must not be there yet")
       ->required()
-      ->type_name("PATH");
+      ->type_name("PATH")
+      ->check(a_name());
   command->add_flag("--json", options->json, "print JSON");
   command->footer(
       "Training resumes from any layout without this.\nExample:\n  pimoe checkpoint reshard runs/quickstart --ranks 8 "

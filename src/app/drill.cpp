@@ -114,7 +114,7 @@ ExitCode drill(const DrillOptions& options, AppContext& context) {
   const Drill& drill = drill_named(options.name);
   if (options.config.empty())
     throw UsageError(concat("drill ", options.name, " needs a configuration file: pimoe drill ", options.name, " CONFIG.yaml"));
-  const TrainConfig config = load_train_config(options.config, options.overrides, /*needs_corpus=*/false);
+  TrainConfig config = load_train_config(options.config, options.overrides, /*needs_corpus=*/false);
   const RunSetup run(config, context);
   const char* const precision = dtype_name(agreed_dtype(config.train.precision, run.mesh));
 

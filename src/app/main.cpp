@@ -22,6 +22,7 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -117,6 +118,8 @@ int leave_with(const std::exception& error, Logger& log, const std::optional<Mpi
 }
 
 int run(int argc, char** argv) {
+  // Beyond a limit on file sizes (ulimit -f, which Slurm hands on) write() is then an error like that of a full disk, and not the process' end.
+  std::signal(SIGXFSZ, SIG_IGN);
   // First of all: a signal that comes while the configuration is read or MPI starts is kept, and the run leaves after its first step.
   std::optional<StopRequest> stop;
   if (argc > 1 && std::string_view(argv[1]) == "train") stop.emplace();

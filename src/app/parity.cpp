@@ -45,7 +45,7 @@ void print(const ParityOutcome& outcome, const TrainConfig& config, const Proces
 }
 
 ExitCode parity(const ParityOptions& options, AppContext& context) {
-  const TrainConfig config = load_train_config(options.config, options.overrides, /*needs_corpus=*/false);
+  TrainConfig config = load_train_config(options.config, options.overrides, /*needs_corpus=*/false);
   const RunSetup run(config, context);
   const at::ScalarType dtype = agreed_dtype(config.train.precision, run.mesh);
   const ParityOutcome outcome = check_parity(config, options.sequences, dtype, run.mesh, run.session);

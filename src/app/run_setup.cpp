@@ -3,10 +3,14 @@
 #include "base/errors.h"
 #include "base/text.h"
 #include "base/utf8.h"
+#include "ops/routed_mlp.h"
 #include "parallel/device.h"
+#include "train/micro_batch.h"
+#include "train/precision.h"
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/tensor.h>
 
 #include <sched.h>
 
@@ -43,12 +47,29 @@ int outermost_threads(const std::string& text) {
   return first;
 }
 
+/// As much as the rank with the least free memory can compute at a time. Collective.
+int64_t fitting_micro_batch(const TrainConfig& config, const ProcessMesh& mesh) {
+  const c10::Device device = mesh.device();
+  // On a node's host its ranks share what is free.
+  at::Tensor least = at::tensor({free_bytes(device) / (device.is_cpu() ? mesh.node_size() : 1)}, at::kLong);
+  mesh.control().all_reduce(least, ReduceOp::kMin);
+  const ForecastPlace place{.ranks = mesh.size(),
+                            .node_ranks = mesh.node_size(),
+                            .on_gpu = device.is_cuda(),
+                            .fuses_mlp = has_routed_mlp_kernels(device),
+                            .dtype = agreed_dtype(config.train.precision, mesh)};
+  TrainConfig planned = config;
+  planned.mesh.expert_parallel = mesh.expert_parallel();
+  return largest_micro_batch(planned, place, std::max<int64_t>(1, least.item<int64_t>()));
+}
+
 }  // namespace
 
-RunSetup::RunSetup(const TrainConfig& config, AppContext& context)
+RunSetup::RunSetup(TrainConfig& config, AppContext& context)
     : session(start_mpi(config, context)), mesh(config.mesh, session.world(), session.node(), config.model.moe.common_divisor()) {
   at::set_num_threads(thread_count(config, mesh));
   use_device(mesh.device());
+  if (config.train.micro_batch == 0) config.train.micro_batch = fitting_micro_batch(config, mesh);
   if (config.run.deterministic) at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
 }
 

@@ -14,7 +14,8 @@ namespace pimoe {
 /// What every command under mpirun begins with: MPI, the mesh, this rank's threads and device, and deterministic operations where they are asked
 /// for. Collective.
 struct RunSetup {
-  RunSetup(const TrainConfig& config, AppContext& context);
+  /// @param config  train.micro_batch auto becomes a number, the same on every rank
+  RunSetup(TrainConfig& config, AppContext& context);
 
   const MpiSession& session;
   const ProcessMesh mesh;

@@ -120,7 +120,7 @@ void add_train_command(CLI::App& app, AppContext& context) {
              preset_lines(),
              "Example:\n  mpirun -n 4 pimoe train configs/quickstart.yaml mesh.expert_parallel=2 train.steps=500\n"
              "SIGUSR1 (mpirun and srun forward it), and SIGTERM or Ctrl-C where the launcher gives time, save and leave with 75;\nthe same "
-             "command then goes on."));
+             "command then goes on (checkpoint.resume: auto)."));
   command->callback([options, &context] { context.action = [options, &context] { return train(*options, context); }; });
 }
 

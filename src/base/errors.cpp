@@ -1,5 +1,7 @@
 #include "base/errors.h"
 
+#include <cerrno>
+
 namespace pimoe {
 namespace {
 
@@ -9,6 +11,8 @@ bool is(const std::exception& error) {
 }
 
 }  // namespace
+
+bool IoError::is_lack_of_space() const { return code_ == ENOSPC || code_ == EDQUOT || code_ == EFBIG; }
 
 ExitCode exit_code(const std::exception& error) {
   if (is<UsageError>(error)) return ExitCode::kUsage;

@@ -53,6 +53,8 @@ class IoError : public Error {
  public:
   IoError(const std::string& message, int code) : Error(message), code_(code) {}
   int code() const { return code_; }
+  /// Whether what it takes is room: a full disk, a quota, a limit on file sizes.
+  bool is_lack_of_space() const;
 
  private:
   int code_;

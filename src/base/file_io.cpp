@@ -152,6 +152,20 @@ void write_durably(const fs::path& path, const void* bytes, size_t count) {
   file.close();
 }
 
+void append_durably(const fs::path& path, const std::string& content) {
+  Descriptor file(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK, "write");
+  file.require_regular("write");
+  const uint64_t before = file.size();
+  try {
+    file.write(content.data(), content.size());
+    file.sync();
+  } catch (const IoError&) {
+    static_cast<void>(::ftruncate(file.number(), static_cast<off_t>(before)) == 0);  // the error that there is says more than another
+    throw;
+  }
+  file.close();
+}
+
 void replace_file(const fs::path& path, const std::string& content) { replace_file(path, content.data(), content.size()); }
 
 void replace_file(const fs::path& path, const void* bytes, size_t count) {

@@ -24,6 +24,9 @@ std::vector<std::byte> read_regular_bytes(const std::filesystem::path& path, uin
 /// unspecified; a new file's name survives a crash of the machine only after sync_folder.
 void write_durably(const std::filesystem::path& path, const void* bytes, size_t count);
 
+/// Appends to a file, made where it is missing, and flushes it to the disk. After an error the file is as long as it was.
+void append_durably(const std::filesystem::path& path, const std::string& content);
+
 /// Replaces `path` by a temporary file beside it, fsync, rename: a reader sees the old content or the new, never a part.
 /// @throws IoError with code EEXIST where something is there that is no regular file (a device, a folder, a pipe): it stays
 void replace_file(const std::filesystem::path& path, const std::string& content);

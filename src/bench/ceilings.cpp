@@ -3,12 +3,19 @@
 #include "base/file_io.h"
 #include "base/text.h"
 #include "bench/bench.h"
+#include "data/data_stream.h"
+#include "ops/cross_entropy.h"
+#include "ops/grouped_product.h"
 #include "train/precision.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
 
 #include <algorithm>
 
@@ -40,6 +47,91 @@ Ceiling copy(const std::string& name, c10::Device from, c10::Device to, int64_t 
     return [source, target](Parts&) { target.copy_(source, /*non_blocking=*/true); };
   };
   return {.name = name, .amount = static_cast<double>(passes * bytes), .prepare = prepare};
+}
+
+at::Tensor random_matrix(int64_t rows, int64_t columns, const Bench& bench) {
+  return random_numbers(rows * columns, bench.mesh().device()).view({rows, columns}).to(bench.dtype());
+}
+
+/// Of a rank's micro-batch.
+int64_t tokens_of(const Bench& bench) {
+  const TrainConfig& config = bench.config();
+  const StepPlan plan(config.train.global_batch, bench.mesh().size(), config.train.micro_batch);
+  return std::max<int64_t>(1, plan.share(0, 0).second) * config.model.sequence_length;
+}
+
+/// Attention's projection of queries, keys and values, forward.
+Ceiling projections(const Bench& bench) {
+  const ModelConfig& model = bench.config().model;
+  const int64_t columns = (model.heads + 2 * model.kv_heads) * model.head_size();
+  const auto prepare = [=, &bench]() -> Work {
+    return [tokens = random_matrix(tokens_of(bench), model.width, bench), weight = random_matrix(columns, model.width, bench)](Parts&) {
+      at::linear(tokens, weight);
+    };
+  };
+  const auto amount = 2.0 * static_cast<double>(tokens_of(bench) * model.width * columns);
+  return {.name = "projections", .is_flops = true, .amount = amount, .prepare = prepare};
+}
+
+/// Forward and backward; the masked half of causal attention does not count.
+Ceiling attention(const Bench& bench) {
+  const ModelConfig& model = bench.config().model;
+  const int64_t sequences = tokens_of(bench) / model.sequence_length;
+  const auto prepare = [=, &bench]() -> Work {
+    const auto heads = [&](int64_t count) {
+      return random_matrix(tokens_of(bench), count * model.head_size(), bench)
+          .view({sequences, model.sequence_length, count, model.head_size()})
+          .transpose(1, 2)
+          .requires_grad_();
+    };
+    return [query = heads(model.heads), key = heads(model.kv_heads), value = heads(model.kv_heads),
+            grouped = model.heads != model.kv_heads](Parts&) mutable {
+      const at::Tensor mixed = at::scaled_dot_product_attention(query, key, value, {}, 0.0, /*is_causal=*/true, std::nullopt, grouped);
+      mixed.backward(mixed.detach());
+      for (at::Tensor* tensor : {&query, &key, &value}) tensor->mutable_grad().reset();
+    };
+  };
+  const auto amount = 7.0 * static_cast<double>(tokens_of(bench) * model.sequence_length * model.heads * model.head_size());
+  return {.name = "attention", .is_flops = true, .amount = amount, .prepare = prepare};
+}
+
+/// A rank's experts of the first group, forward and backward, with the same number of rows each.
+Ceiling expert_products(const Bench& bench) {
+  const ModelConfig& model = bench.config().model;
+  const ExpertGroupConfig group = model.moe.expert_groups()[0];
+  const int64_t local = group.count / bench.mesh().expert_parallel();
+  const int64_t each = std::max<int64_t>(1, tokens_of(bench) * bench.mesh().expert_parallel() * model.moe.choices / model.moe.experts);
+  const auto prepare = [=, &bench]() -> Work {
+    const at::Tensor rows = random_matrix(local * each, model.width, bench).requires_grad_();
+    const at::Tensor gate_up =
+        random_matrix(local * 2 * group.width, model.width, bench).view({local, 2 * group.width, model.width}).requires_grad_();
+    const at::Tensor down = random_matrix(local * model.width, group.width, bench).view({local, model.width, group.width}).requires_grad_();
+    const at::Tensor ends = (at::arange(local, at::kLong) + 1).mul(each).to(bench.mesh().device(), at::kInt);
+    return [=](Parts&) {
+      const at::Tensor results = grouped_swiglu_mlp(rows, gate_up, down, ends);
+      results.backward(results.detach());
+      for (const at::Tensor& tensor : {rows, gate_up, down}) tensor.mutable_grad().reset();
+    };
+  };
+  const auto amount = 18.0 * static_cast<double>(local * each * model.width * group.width);
+  return {.name = "experts", .is_flops = true, .amount = amount, .prepare = prepare};
+}
+
+/// The head and its cross-entropy, forward and backward.
+Ceiling head(const Bench& bench) {
+  const ModelConfig& model = bench.config().model;
+  const auto prepare = [=, &bench]() -> Work {
+    const at::Tensor hidden = random_matrix(tokens_of(bench), model.width, bench).requires_grad_();
+    const at::Tensor weight = random_matrix(model.vocabulary, model.width, bench).requires_grad_();
+    const at::Tensor targets =
+        at::randint(model.vocabulary, {tokens_of(bench)}, at::TensorOptions().dtype(at::kLong).device(hidden.device()));
+    return [=](Parts&) {
+      linear_cross_entropy(hidden, weight, targets).backward();
+      for (const at::Tensor& tensor : {hidden, weight}) tensor.mutable_grad().reset();
+    };
+  };
+  const auto amount = 6.0 * static_cast<double>(tokens_of(bench) * model.width * model.vocabulary);
+  return {.name = "head", .is_flops = true, .amount = amount, .prepare = prepare};
 }
 
 Ceiling exchange(const Communicator& group, int64_t bytes, c10::Device device) {
@@ -121,6 +213,10 @@ std::vector<Ceiling> ceilings_of(Bench& bench) {
     for (const int64_t bytes : sizes.link_bytes) all.push_back(exchange(experts.size() > 1 ? experts : everyone, bytes, device));
     for (const int64_t bytes : sizes.link_bytes) all.push_back(sum(bench.mesh().gradient_group(Group::kDense), bytes, device));
   }
+  all.push_back(projections(bench));
+  all.push_back(attention(bench));
+  if (bench.config().model.moe_layers() > 0) all.push_back(expert_products(bench));
+  all.push_back(head(bench));
   all.push_back(disk_write(bench));
   all.push_back(disk_read(bench));
   return all;

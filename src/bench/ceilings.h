@@ -42,7 +42,8 @@ constexpr const char* kCopyName = "copy";
 std::string gemm_name(at::ScalarType dtype);
 
 /// Those of this machine and layout, the same on every rank: products in the compute dtype and float32; copies on the device, and to and from a GPU;
-/// exchange and sums between ranks; the run folder's disk.
+/// exchange and sums between ranks; the run folder's disk. Then the configured model's largest parts by themselves, which bound what a step can
+/// reach, and which `pimoe check --ceilings` foretells with.
 std::vector<Ceiling> ceilings_of(Bench& bench);
 
 }  // namespace pimoe

@@ -75,7 +75,7 @@ std::string share_trouble(const fs::path& checkpoint, const Manifest& manifest, 
 
 void CheckpointConfig::fields(FieldVisitor& visit) {
   visit.integer("every_steps", every_steps, {.at_least = 0, .at_most = kMostSteps}, "steps between checkpoints; 0: only at the end");
-  visit.flag("at_end", at_end, "save when the last step is done");
+  visit.flag("at_end", at_end, "save when the last step is done, due or not");
   visit.integer("keep", keep, {.at_least = kFewestKept, .at_most = kMostSteps}, "newest good checkpoints that stay");
   visit.text("resume", resume, "auto (newest good one of this run, else from scratch) | none | PATH");
   visit.choice("asynchronous", asynchronous,
@@ -168,14 +168,22 @@ std::optional<fs::path> CheckpointStore::newest_good() {
   for (const std::string& name : split(ranks.broadcast_text(names, 0), '\n')) {
     if (name.empty()) continue;
     const fs::path checkpoint = folder_ / name;
-    const std::string damage = damage_of(checkpoint);
+    std::string damage;
+    try {
+      damage = damage_of(checkpoint);
+    } catch (const IoError& error) {
+      throw IoError(concat(error.what(), ". It may pass, and nothing was set aside. Where it does not, move ", checkpoint.string(),
+                           " away: the run then goes on from the checkpoint before it"),
+                    error.code());
+    }
     if (damage.empty()) return checkpoint;
     if (ranks.rank() != 0) continue;
-    fs::path bad;
-    const std::string trouble = trouble_of([&] { bad = set_aside(checkpoint, damage); });
-    log_.warning(concat("checkpoint ", checkpoint.string(), " is damaged: ", damage,
-                        bad.empty() ? ". It could not be set aside" : concat(". Set aside as ", bad.filename().string()),
-                        trouble.empty() ? "" : concat(" (", trouble, ")"), "; going on from the one before it"));
+    SetAside aside;
+    const std::string failed = trouble_of([&] { aside = set_aside(checkpoint, damage); });
+    log_.warning(concat(
+        "checkpoint ", checkpoint.string(), " is damaged: ", damage,
+        failed.empty() ? concat(". Set aside as ", aside.path.filename().string()) : concat(". It could not be set aside (", failed, ")"),
+        aside.trouble.empty() ? "" : concat(", without the reason in it (", aside.trouble, ")"), "; going on from the one before it"));
   }
   return std::nullopt;
 }

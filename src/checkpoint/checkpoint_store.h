@@ -27,7 +27,7 @@ enum class OnSaveError { kContinue, kStop };
 /// `checkpoint:` in the configuration.
 struct CheckpointConfig {
   int64_t every_steps = 100;    ///< 0: only at the end
-  bool at_end = true;           ///< save when the last step is done; false for benchmarks
+  bool at_end = true;           ///< save when the last step is done, due or not; false for benchmarks
   int64_t keep = 2;             ///< newest good checkpoints that stay; at least 2
   std::string resume = "auto";  ///< auto (the newest good one of this run, else from scratch) | none | PATH (where a new run begins)
   BesideTraining asynchronous = BesideTraining::kAuto;  ///< training waits for a copy in host memory alone; a thread writes it
@@ -83,7 +83,8 @@ class CheckpointStore {
 
   /// @returns the newest checkpoint whose manifest and files verify (sizes and digests), the same on every rank; nothing if there is none.
   ///          Damaged ones are set aside as step-N.bad by rank 0, and said. Collective.
-  /// @throws CheckpointError if one can be neither trusted nor called damaged: permission denied, or a rank does not see the folder.
+  /// @throws IoError, CheckpointError if one can be neither trusted nor called damaged: permission denied, an I/O error, or a rank does not see the
+  ///         folder.
   /// @cost reads the checkpoint once, each file on one of the ranks.
   std::optional<std::filesystem::path> newest_good();
 

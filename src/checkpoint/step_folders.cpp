@@ -15,6 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = "step-";
+constexpr const char* kBad = ".bad";
 constexpr int kDigits = 8;
 
 /// The functions of std::filesystem with our error: path and reason.
@@ -104,17 +105,25 @@ void commit_folder(const fs::path& temporary, const fs::path& checkpoint) {
   if (replaces) fs::remove_all(old, swept_later);
 }
 
-fs::path set_aside(const fs::path& checkpoint, const std::string& reason) {
-  fs::path bad = with_suffix(checkpoint, ".bad");
-  for (int number = 2; fs::exists(bad); ++number) bad = with_suffix(checkpoint, concat(".bad-", number));
-  rename_durably(checkpoint, bad);
-  replace_file(bad / "reason.txt", reason + "\n");
-  return bad;
+SetAside set_aside(const fs::path& checkpoint, const std::string& reason) {
+  fs::path bad = with_suffix(checkpoint, kBad);
+  for (int number = 2; fs::exists(bad); ++number) bad = with_suffix(checkpoint, concat(kBad, "-", number));
+  try {
+    rename_durably(checkpoint, bad);
+    replace_file(bad / "reason.txt", reason + "\n");
+  } catch (const IoError& error) {
+    if (!is_there(bad)) throw;
+    return {bad, error.what()};
+  }
+  return {bad, ""};
 }
 
 int64_t count_set_aside(const fs::path& folder) {
   const std::vector<std::string> names = names_in(folder);
-  return std::count_if(names.begin(), names.end(), [](const std::string& name) { return fs::path(name).extension() == ".bad"; });
+  return std::count_if(names.begin(), names.end(), [](const std::string& name) {
+    const std::string suffix = fs::path(name).extension().string();
+    return step_of(fs::path(name).stem().string()) && (suffix == kBad || suffix.starts_with(concat(kBad, "-")));
+  });
 }
 
 std::vector<fs::path> prune_steps(const fs::path& folder, int64_t saved, int64_t keep) {

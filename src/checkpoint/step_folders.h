@@ -35,10 +35,14 @@ std::vector<std::string> sweep_leftovers(const std::filesystem::path& folder);
 /// @throws IoError
 void commit_folder(const std::filesystem::path& temporary, const std::filesystem::path& checkpoint);
 
-/// Renames a damaged checkpoint to .bad (.bad-2, ... if taken) and writes the reason into it. @returns its new path. @throws IoError
-std::filesystem::path set_aside(const std::filesystem::path& checkpoint, const std::string& reason);
+struct SetAside {
+  std::filesystem::path path;  ///< the checkpoint's new one
+  std::string trouble;         ///< what went wrong once it was there: reason.txt could not be written; "" for nothing
+};
+/// Renames a damaged checkpoint to .bad (.bad-2, ... if taken) and writes the reason into it. @throws IoError where it could not be renamed
+SetAside set_aside(const std::filesystem::path& checkpoint, const std::string& reason);
 
-/// @returns how many checkpoints of a folder were set aside; 0 where there is no such folder. @throws IoError
+/// @returns how many checkpoints of a folder were set aside, as .bad, .bad-2 and so on; 0 where there is no such folder. @throws IoError
 int64_t count_set_aside(const std::filesystem::path& folder);
 
 /// Deletes the oldest checkpoints before step `saved`, so that `keep` good ones stay, `saved` among them. Good is judged by manifest and

@@ -28,13 +28,14 @@ inline constexpr const char* kProofLoss =
 // (moe/router_watch.cpp), of each all or none, and "spikes. ..." (train/spikes.cpp).
 }  // namespace state_number
 
-/// Counters: whole numbers. All but the proof's are required to train on.
+/// Counters: whole numbers. All but the proof's and kNotFiniteInARow are required to train on.
 namespace state_counter {
-inline constexpr const char* kTokensSeen = "tokens_seen";                    ///< over all ranks since the first step
-inline constexpr const char* kNextSample = "next_sample";                    ///< global index of the first sequence that was not read
-inline constexpr const char* kOptimizerSteps = "optimizer_steps";            ///< steps taken, without skipped ones: AdamW's bias correction
-inline constexpr const char* kSkippedInARow = "skipped_in_a_row";            ///< that were not finite, up to this step (train/divergence.h)
-inline constexpr const char* kLossScaleDynamic = "loss_scale_dynamic";       ///< 1: the scale moves (float16); 0: it is 1 for good
+inline constexpr const char* kTokensSeen = "tokens_seen";               ///< over all ranks since the first step
+inline constexpr const char* kNextSample = "next_sample";               ///< global index of the first sequence that was not read
+inline constexpr const char* kOptimizerSteps = "optimizer_steps";       ///< steps taken, without skipped ones: AdamW's bias correction
+inline constexpr const char* kSkippedInARow = "skipped_in_a_row";       ///< steps, up to this one, whatever the reason (train/divergence.h)
+inline constexpr const char* kNotFiniteInARow = "not_finite_in_a_row";  ///< optional: of these; where it is missing, all
+inline constexpr const char* kLossScaleDynamic = "loss_scale_dynamic";  ///< 1: the scale moves (float16); 0: it is 1 for good
 inline constexpr const char* kLossScaleGoodSteps = "loss_scale_good_steps";  ///< finite ones since the scale last moved
 inline constexpr const char* kProofBytes = "proof_element_bytes";            ///< of the dtype that the proof's loss was computed in
 inline constexpr const char* kProofRanks = "proof_ranks";                    ///< and the layout

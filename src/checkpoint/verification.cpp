@@ -50,7 +50,7 @@ std::string tensors_in(const Manifest& manifest, const std::string& file) {
 }  // namespace
 
 bool is_damage(const IoError& error) {
-  const int codes[] = {ENOENT, ENOTDIR, EISDIR, ENXIO, ELOOP, EIO};
+  const int codes[] = {ENOENT, ENOTDIR, EISDIR, ENXIO, ELOOP};
   return std::find(std::begin(codes), std::end(codes), error.code()) != std::end(codes);
 }
 
@@ -109,6 +109,18 @@ std::string bytes_trouble(const std::filesystem::path& folder, bool digests) try
   return coverage_trouble(manifest.pieces);
 } catch (const CheckpointError& error) {
   return error.what();
+}
+
+std::optional<Inspection> inspect_checkpoint(const std::filesystem::path& folder, bool digests) {
+  Inspection found;
+  try {
+    found.trouble = bytes_trouble(folder, digests);
+    if (found.trouble.empty()) found.manifest = read_manifest(folder);
+  } catch (const Error& error) {  // the contract: what is wrong with one checkpoint keeps nobody from the others
+    found.trouble = error.what();
+  }
+  if (!found.trouble.empty() && !is_there(folder)) return std::nullopt;
+  return found;
 }
 
 std::string verify_checkpoint(const std::filesystem::path& folder, bool full) {

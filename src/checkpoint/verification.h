@@ -6,6 +6,7 @@
 #include "checkpoint/manifest.h"
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 namespace pimoe {
@@ -17,7 +18,8 @@ namespace pimoe {
 /// @throws IoError if the folder cannot be looked at (permission): that says nothing about what it holds.
 std::string verify_checkpoint(const std::filesystem::path& folder, bool full);
 
-/// @returns whether the error says that the data is gone (no such file, something else in its place, a medium that cannot be read), and not that we may not look.
+/// @returns whether the error says that the data is gone (no such file, something else in its place), and not that we may not look, or cannot now: an
+///          I/O error may pass, as a network file system's does.
 bool is_damage(const IoError& error);
 
 /// @returns "" or what is wrong with one file: missing, another size or, with `digest`, other bytes.
@@ -29,6 +31,14 @@ std::string shard_trouble(const std::filesystem::path& folder, const Manifest& m
 
 /// @returns "" or what is wrong with the manifest, the files or the coverage; datasets are not opened. @throws IoError as file_trouble
 std::string bytes_trouble(const std::filesystem::path& folder, bool digests);
+
+/// A checkpoint of a run, for who lists them.
+struct Inspection {
+  Manifest manifest;    ///< where it is good
+  std::string trouble;  ///< as bytes_trouble, or why it cannot be looked at
+};
+/// @returns nothing where the folder is gone: a run that trains deletes its oldest checkpoints
+std::optional<Inspection> inspect_checkpoint(const std::filesystem::path& folder, bool digests);
 
 /// @returns "" or the first dataset of a file, whose own digest is right, that is not what the manifest says, or is not listed.
 std::string datasets_trouble(const std::filesystem::path& folder, const Manifest& manifest, const std::string& file);

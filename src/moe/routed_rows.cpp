@@ -144,4 +144,9 @@ RoutedRows routed_rows(const MoeConfig& config, const RoutedTokens& tokens, doub
   return result;
 }
 
+std::vector<double> skews_to_bear(const MoeConfig& config, double skew) {
+  if (skew != kWorstSkew || config.rank_budget == 0 || config.rank_overflow != RankOverflow::kChunk) return {skew};
+  return {1.0, config.rank_budget, skew};
+}
+
 }  // namespace pimoe

@@ -41,4 +41,8 @@ struct RoutedTokens {
 ///          full first; in between balance and the worst every bank's rows lie in the same ratio between theirs.
 RoutedRows routed_rows(const MoeConfig& config, const RoutedTokens& tokens, double skew);
 
+/// What a run has to bear that has to bear `skew`: that, and for the worst one, of which experts' rows go in rounds, also balance and the fullest
+/// single round: a round that is not the only one keeps nothing for backward, so that these can need more.
+std::vector<double> skews_to_bear(const MoeConfig& config, double skew);
+
 }  // namespace pimoe

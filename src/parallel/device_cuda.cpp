@@ -95,6 +95,14 @@ MemoryUse memory_use(c10::Device device) {
   return {requested_bytes(device) - blas_workspaces, most_allocated_bytes(device) - blas_workspaces};
 }
 
+int64_t free_bytes(c10::Device device) {
+  if (device.is_cpu()) return host_free_bytes();
+  const c10::cuda::CUDAGuard guard(device);
+  size_t free = 0, total = 0;
+  C10_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return static_cast<int64_t>(free);
+}
+
 void forget_peak_memory(c10::Device device) {
   if (device.is_cpu()) return forget_host_peak_memory();
   c10::cuda::CUDACachingAllocator::resetPeakStats(device.index());

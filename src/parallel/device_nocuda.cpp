@@ -38,6 +38,11 @@ MemoryUse memory_use(c10::Device device) {
   return host_memory_use();
 }
 
+int64_t free_bytes(c10::Device device) {
+  check_cpu(device);
+  return host_free_bytes();
+}
+
 void forget_peak_memory(c10::Device device) {
   check_cpu(device);
   forget_host_peak_memory();

@@ -90,6 +90,17 @@ void forget_host_peak_memory() {
   std::ofstream("/proc/self/clear_refs") << "5";  // the peak resident set alone; where it may not be written the peak stays the process'
 }
 
+int64_t host_free_bytes() {
+  const std::string kilobytes = value_in("/proc/meminfo", "MemAvailable");
+  int64_t free = kilobytes.empty() ? 0 : std::stoll(kilobytes) * 1024;
+  // A container sees its host's memory there; its own limit, if it has one, is here.
+  int64_t limit = 0, used = 0;
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
+    free = std::min(free, std::max<int64_t>(0, limit - used));
+  }
+  return free;
+}
+
 bool host_has_fast_bfloat16() {
 #if defined(__x86_64__)
   return (__builtin_cpu_supports("avx512bf16") || has_amx_bfloat16()) && !bfloat16_is_switched_off();

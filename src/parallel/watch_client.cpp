@@ -139,7 +139,7 @@ void WatchClient::rank_0_is(Verdict::Kind kind) {
   self.name = terms_.self;
   self.hear(own_beat(), now_);
   say(log_, concat(explain({kind, {0}}, ranks, terms_.limit, now_), ". Stacks and last records: ", terms_.folder.string(),
-                   "/rank-*.txt. The job ends here; the same command goes on from the last checkpoint"));
+                   "/rank-*.txt. The job ends here; the same command, with checkpoint.resume=auto, goes on from the last checkpoint"));
   end_job(static_cast<int>(ExitCode::kInternal));
 }
 

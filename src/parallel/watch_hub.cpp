@@ -203,7 +203,7 @@ void WatchHub::end(const Verdict& verdict) {
     end_job(code);
   }
   say(log_, concat(text, ". Stacks and last records of all ranks: ", terms_.folder.string(),
-                   "/rank-*.txt. The job ends here; the same command goes on from the last checkpoint"));
+                   "/rank-*.txt. The job ends here; the same command, with checkpoint.resume=auto, goes on from the last checkpoint"));
   std::error_code ignored;
   std::filesystem::remove_all(terms_.folder, ignored);  // of a run before
   std::filesystem::create_directories(terms_.folder, ignored);

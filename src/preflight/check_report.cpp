@@ -77,6 +77,68 @@ std::string memory_table(const CheckReport& report) {
   return text;
 }
 
+std::string percent(double share) { return fixed(100 * share, share < 0.0995 ? 1 : 0) + " %"; }
+
+std::string time_text(double seconds) {
+  return seconds >= 1 ? fixed(seconds, 2) + " s" : seconds >= 1e-3 ? fixed(seconds * 1e3, 1) + " ms" : fixed(seconds * 1e6, 0) + " us";
+}
+
+/// What to try where this takes the most; nothing where only another model or faster hardware would help.
+std::string advice(const CheckReport& report, const TimedWork& work) {
+  const Forecast& forecast = *report.forecast;
+  if (work.limit == "host") return "a larger train.micro_batch gives the device more to do for each operation that the host starts";
+  if (work.name == "exchange of rows") {
+    return forecast.expert_parallel() > 2 ? "a lower mesh.expert_parallel sends fewer rows, where memory allows it" : "";
+  }
+  if (work.name == "gradients over ranks" || work.name == "weights to ranks" || work.name == "update") {
+    return "a larger train.global_batch makes it a smaller part of the step";
+  }
+  if (work.name == "sums of gradients" && forecast.micro_steps() > 1) return "a larger train.micro_batch sums less often";
+  return "";
+}
+
+std::string mfu_text(const CheckReport& report) {
+  if (report.rates.peak <= 0) return concat(fixed(report.time->megatron_flops / 1e9, 0), " GFLOP/s a rank");
+  return concat(fixed(report.time->megatron_flops / 1e12, 0), " TFLOP/s a rank, MFU ",
+                fixed(100 * report.time->megatron_flops / report.rates.peak, 1), " % (torchtitan's count ",
+                fixed(100 * report.time->torchtitan_flops / report.rates.peak, 1), " %)");
+}
+
+std::string time_table(const CheckReport& report) {
+  if (!report.time) {
+    return concat("time is not foretold for ", report.device.name,
+                  ": no rates are shipped; measure them where it will run, `pimoe bench ceilings ", report.config,
+                  " --json FILE`, and give --ceilings FILE\n");
+  }
+  const StepTime& time = *report.time;
+  std::string text = concat("time of a step at balance, foretold (rates ", report.rates.source, ")\n");
+  const auto row = [&](const std::string& name, double seconds, const std::string& limit) {
+    text += concat("  ", name, std::string(34 - std::min<size_t>(34, name.size()), ' '), right(time_text(seconds), 12),
+                   right(percent(seconds / time.seconds), 9), "  ", limit, "\n");
+  };
+  for (const TimedWork& work : time.parts) row(work.name, work.seconds, work.limit);
+  row("all", time.seconds, time.hidden_seconds > 0 ? concat("and ", time_text(time.hidden_seconds), " of sums behind backward") : "");
+  text += concat(grouped(static_cast<int64_t>(time.tokens_per_second)), " tokens/s, ", mfu_text(report), "\n");
+  const std::string help = advice(report, time.bottleneck());
+  return text +
+         concat("most takes: ", time.bottleneck().name, ", limited by ", time.bottleneck().limit, help.empty() ? "" : "; " + help, "\n");
+}
+
+std::string sweep_table(const CheckReport& report) {
+  constexpr size_t kShown = 12;
+  if (report.sweep.empty()) return "no layout fits\n";
+  std::string text = concat("layouts that fit, fastest first",
+                            report.sweep.size() > kShown ? concat(" (", kShown, " of ", report.sweep.size(), ")") : "", "\n");
+  for (size_t i = 0; i < std::min(kShown, report.sweep.size()); ++i) {
+    const SweptLayout& layout = report.sweep[i];
+    const std::string keys = join(layout.changes, " ");
+    text +=
+        concat("  ", keys, std::string(70 - std::min<size_t>(70, keys.size()), ' '),
+               right(grouped(static_cast<int64_t>(layout.time.tokens_per_second)), 12), " tokens/s", right(size(layout.peak), 11), "\n");
+  }
+  return text;
+}
+
 std::string verdict(const CheckReport& report) {
   if (!report.forecast) return "";
   if (!report.disk_fits()) {
@@ -147,6 +209,8 @@ std::string to_text(const CheckReport& report) {
     text += report.saves == 0 ? "; the run writes none" : concat("; on the disk at one time ", size(report.disk_bytes), " more");
     if (report.found.folder.free_bytes >= 0) text += concat(", free ", size(report.found.folder.free_bytes));
     text += "\n";
+    text += "\n" + time_table(report);
+    if (report.swept) text += "\n" + sweep_table(report);
     if (report.found.folder.resumes_at >= 0) text += concat("goes on from step ", report.found.folder.resumes_at, "\n");
     text += "\n";
   }
@@ -182,6 +246,26 @@ Json to_json(const CheckReport& report) {
                         {"disk_needed", report.disk_bytes},
                         {"disk_free", report.found.folder.free_bytes >= 0 ? Json(report.found.folder.free_bytes) : Json(nullptr)},
                         {"fits", report.disk_fits()}};
+  if (report.time) {
+    const StepTime& time = *report.time;
+    Json parts = Json::array();
+    for (const TimedWork& work : time.parts) parts.push_back({{"name", work.name}, {"seconds", work.seconds}, {"limit", work.limit}});
+    json["time"] = {{"rates", report.rates.source},
+                    {"parts", parts},
+                    {"hidden_seconds", time.hidden_seconds},
+                    {"step_seconds", time.seconds},
+                    {"tokens_per_second", time.tokens_per_second},
+                    {"mfu", report.rates.peak > 0 ? Json(time.megatron_flops / report.rates.peak) : Json(nullptr)},
+                    {"mfu_torchtitan", report.rates.peak > 0 ? Json(time.torchtitan_flops / report.rates.peak) : Json(nullptr)},
+                    {"bottleneck", time.bottleneck().name}};
+  }
+  if (report.swept) {
+    Json layouts = Json::array();
+    for (const SweptLayout& layout : report.sweep) {
+      layouts.push_back({{"changes", layout.changes}, {"peak", layout.peak}, {"tokens_per_second", layout.time.tokens_per_second}});
+    }
+    json["sweep"] = layouts;
+  }
   Json helps = Json::array();
   for (const Remedy& remedy : report.remedies) {
     helps.push_back(

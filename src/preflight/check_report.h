@@ -3,6 +3,8 @@
 #include "preflight/device_table.h"
 #include "preflight/preflight.h"
 #include "preflight/remedies.h"
+#include "preflight/step_time.h"
+#include "preflight/sweep.h"
 
 #include <nlohmann/json.hpp>
 
@@ -39,6 +41,10 @@ struct CheckReport {
   int64_t disk_bytes = 0;      ///< that they take at one time, beyond those that are there
   bool has_experts = false;
   std::vector<Remedy> remedies;  ///< where it does not fit
+  std::optional<StepTime> time;  ///< at balance; absent where the device's rates are not known
+  DeviceRates rates;             ///< that it was foretold with
+  bool swept = false;
+  std::vector<SweptLayout> sweep;  ///< --sweep: what fits, fastest first
 
   int64_t peak(size_t column) const { return skews[column].memory.peak(device.is_gpu) + overhead_bytes; }
   bool memory_fits() const { return !forecast || limit_bytes == 0 || peak(judged) <= limit_bytes; }

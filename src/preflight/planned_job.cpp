@@ -1,6 +1,7 @@
 #include "preflight/planned_job.h"
 
 #include "base/text.h"
+#include "train/micro_batch.h"
 
 #include <algorithm>
 #include <utility>
@@ -8,8 +9,6 @@
 namespace pimoe {
 namespace {
 
-/// On a GPU: context, kernels of the libraries, NCCL's channels, and what the allocator cannot use of what it holds. Not a forecast.
-constexpr int64_t kGpuOverhead = int64_t{2} << 30;
 constexpr int64_t kUsualNode = 8;
 
 /// What the report shows, by name, in order of skew.
@@ -47,7 +46,7 @@ int64_t checkpoints_written(const TrainConfig& config) {
   const int64_t every = config.checkpoint.every_steps;
   const int64_t due = every > 0 ? config.train.steps / every : 0;
   const bool last_is_due = every > 0 && config.train.steps % every == 0;
-  return config.checkpoint.at_end ? due + (last_is_due ? 0 : 1) : due - (last_is_due ? 1 : 0);
+  return due + (config.checkpoint.at_end && !last_is_due ? 1 : 0);
 }
 
 void look_at_layout(const TrainConfig& config, const PlannedJob& job, Preflight& found) {
@@ -64,16 +63,21 @@ void look_at_layout(const TrainConfig& config, const PlannedJob& job, Preflight&
   for (const std::string& doubt : doubts_about(config, job.ranks)) found.warnings.push_back(doubt);
 }
 
-void foretell(const TrainConfig& config, const PlannedJob& job, CheckReport& report) {
+void foretell(const TrainConfig& asked, const PlannedJob& job, CheckReport& report) {
+  TrainConfig config = asked;
   ForecastPlace place{.ranks = job.ranks, .node_ranks = job.node_ranks, .on_gpu = job.device.is_gpu, .fuses_mlp = job.device.is_hopper};
   place.dtype = config.train.precision != Precision::kAuto ? compute_dtype(config.train.precision, c10::DeviceType::CPU)
                 : job.device.fast_bfloat16                 ? at::kBFloat16
                                                            : at::kFloat;
   report.precision = dtype_name(place.dtype);
   report.has_experts = config.model.moe_layers() > 0;
-  if (!report.found.attempt([&] { report.forecast.emplace(config, place); })) return;
   report.limit_bytes = job.memory_bytes.value_or(static_cast<int64_t>(job.device.memory_gib * static_cast<double>(int64_t{1} << 30)));
-  report.overhead_bytes = job.device.is_gpu ? kGpuOverhead : 0;
+  const bool fits_a_layout = report.found.attempt([&] {
+    if (config.train.micro_batch == 0) config.train.micro_batch = largest_micro_batch(config, place, report.limit_bytes);
+    report.forecast.emplace(config, place);
+  });
+  if (!fits_a_layout) return;
+  report.overhead_bytes = job.device.is_gpu ? kGpuOverheadBytes : 0;
 
   const std::vector<double> bear = report.has_experts ? skews_to_bear(config.model.moe, job.skew) : std::vector{job.skew};
   report.any_skew = bear.size() > 1;
@@ -86,6 +90,20 @@ void foretell(const TrainConfig& config, const PlannedJob& job, CheckReport& rep
   const int64_t most = most_new_checkpoints(config.checkpoint, report.saves, report.found.folder.checkpoints);
   report.disk_bytes = most * report.forecast->checkpoint_bytes();
   if (!report.memory_fits()) report.remedies = remedies(config, place, job.skew);
+
+  std::optional<DeviceRates> rates = shipped_rates(job.device.name);
+  if (!job.ceilings.empty() && !report.found.attempt([&] { rates = read_rates(job.ceilings, rates); })) return;
+  if (!rates) {
+    if (job.sweep) {
+      report.found.troubles.push_back({ExitCode::kUsage, concat("--sweep compares times, and no rates are shipped for ", job.device.name,
+                                                                ": it needs --ceilings FILE")});
+    }
+    return;
+  }
+  report.rates = *rates;
+  report.time = step_time(config, place, *rates, 1.0);
+  report.swept = job.sweep;
+  if (job.sweep) report.sweep = sweep(config, place, *rates, job.skew, report.limit_bytes, report.overhead_bytes);
 }
 
 }  // namespace pimoe

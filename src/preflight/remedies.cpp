@@ -8,11 +8,6 @@
 
 namespace pimoe {
 
-std::vector<double> skews_to_bear(const MoeConfig& config, double skew) {
-  if (skew != kWorstSkew || config.rank_budget == 0 || config.rank_overflow != RankOverflow::kChunk) return {skew};
-  return {1.0, config.rank_budget, skew};
-}
-
 std::vector<Remedy> remedies(const TrainConfig& config, const ForecastPlace& place, double skew) {
   const auto most = [&](const Forecast& forecast, const TrainConfig& of) {
     int64_t bytes = 0;

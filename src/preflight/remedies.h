@@ -14,10 +14,6 @@ struct Remedy {
   int64_t peak = 0;    ///< then
 };
 
-/// What a run has to bear that has to bear `skew`: that, and for the worst one, of which experts' rows go in rounds, also balance and the fullest
-/// single round: a round that is not the only one keeps nothing for backward, so that these can need more.
-std::vector<double> skews_to_bear(const MoeConfig& config, double skew);
-
 /// @param skew  that the run has to bear  @returns what helps alone, what gives most first
 std::vector<Remedy> remedies(const TrainConfig& config, const ForecastPlace& place, double skew);
 

@@ -19,10 +19,7 @@ CheckpointKeeper::CheckpointKeeper(CheckpointStore& store, const CheckpointConfi
     : store_(store), config_(config), log_(log), asynchronous_(config.saves_beside_training()), speaks_(speaks) {}
 
 void CheckpointKeeper::save(const Snapshot& snapshot, bool last) {
-  if (has_begun()) {
-    if (speaks_ && is_writing()) log_.info("the save before is still being written: waiting for it");
-    collect();
-  }
+  collect();
   if (!last && asynchronous_) return store_.begin(snapshot);
   for (int tries = 1;; ++tries) {
     try {
@@ -47,6 +44,7 @@ void CheckpointKeeper::save_once(const Snapshot& snapshot) {
 
 void CheckpointKeeper::collect() {
   if (!has_begun()) return;
+  if (speaks_ && is_writing()) log_.info("the save before is still being written: waiting for it");
   try {
     tell(store_.finish());
   } catch (const SaveError& error) {

@@ -31,9 +31,11 @@ class CheckpointKeeper {
   /// Whether this rank is still writing. What is over on all ranks, all ranks collect.
   bool is_writing() const { return store_.is_running() && !store_.is_done(); }
   bool has_begun() const { return store_.is_running(); }
-  /// Takes in a save that is over, and waits for one that is not. @throws SaveError as save()
+  /// Takes in a save that is over, and waits for one that is not, which is said. @throws SaveError as save()
   void collect();
 
+  /// The last save failed. The same on every rank.
+  bool has_failed() const { return retry_at_.has_value(); }
   /// By this rank's clock: a save failed, and it is time for another. Ranks have to agree.
   bool is_retry_due() const;
 

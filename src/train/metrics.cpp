@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <numeric>
+#include <system_error>
 
 namespace pimoe {
 namespace {
@@ -96,6 +97,34 @@ void add_adaptive(Json& json, const AdaptiveRecord& adaptive) {
   json["adaptive/moves"] = adaptive.moves;
 }
 
+/// The records of a text by the step that they are of; what is none is left out.
+struct Records {
+  std::string kept;     ///< those up to a step, as they stand at the text's beginning
+  std::string unended;  ///< the last of them, where a kill has taken the end of its line: to be written anew
+  std::string dropped;  ///< those behind
+};
+
+Records records_up_to(int64_t step, const std::string& text) {
+  Records records;
+  size_t begin = 0;
+  size_t kept = 0;
+  for (const std::string& line : split(text, '\n')) {
+    const size_t end = begin + line.size() + 1;
+    begin = end;
+    const Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!record.is_object() || !record.contains("step") || !record["step"].is_number_integer()) continue;
+    if (record["step"].get<int64_t>() > step || !records.dropped.empty()) {
+      records.dropped += line + "\n";
+    } else if (end <= text.size()) {
+      kept = end;
+    } else {
+      records.unended = line + "\n";
+    }
+  }
+  records.kept = text.substr(0, kept);
+  return records;
+}
+
 }  // namespace
 
 const RuleLoss& RoutingMetrics::loss(BalanceRule rule) const {
@@ -171,32 +200,45 @@ std::string to_line(const StepRecord& record, int64_t steps, double seconds_left
   return line + concat("  left ", human_duration(seconds_left));
 }
 
-MetricsFile::MetricsFile(const std::filesystem::path& file, int64_t resumed_step) : path_(file) { cut_after(resumed_step); }
-
-std::string MetricsFile::cut_after(int64_t step) {
-  out_.close();
-  std::string kept;
-  std::string dropped;
-  if (std::filesystem::exists(path_)) {
-    for (const std::string& line : split(read_file(path_), '\n')) {
-      const Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-      // A kill can leave a line without its end: that step is done again.
-      if (!record.is_object() || record.value("step", int64_t{-1}) < 0) continue;
-      (record.value("step", int64_t{-1}) <= step ? kept : dropped) += line + "\n";
-    }
-  }
-  replace_file(path_, kept);
-  good_bytes_ = kept.size();
-  out_.open(path_, std::ios::app);
-  return dropped;
+MetricsFile::MetricsFile(const std::filesystem::path& file, int64_t resumed_step) : path_(file) {
+  good_bytes_ = UINT64_MAX;
+  static_cast<void>(take_after(resumed_step));
+  settle();
 }
 
-void MetricsFile::roll_back(int64_t step) {
-  const std::string dropped = cut_after(step);
-  const std::filesystem::path aside = path_.parent_path() / "metrics.rolled_back.jsonl";
-  std::ofstream out(aside, std::ios::app);
-  out << dropped << std::flush;
-  if (!out) throw IoError(concat("cannot write ", aside.string(), " (is the disk full?)"), EIO);
+std::string MetricsFile::take_after(int64_t step) {
+  std::string text;
+  if (std::filesystem::exists(path_)) text = read_regular_file(path_);
+  text.resize(std::min<uint64_t>(text.size(), good_bytes_));
+  const Records written = records_up_to(step, text);
+  const Records waiting = records_up_to(step, pending_);
+  good_bytes_ = written.kept.size();
+  pending_ = written.unended + waiting.kept;
+  is_settled_ = false;
+  return written.dropped + waiting.dropped;
+}
+
+void MetricsFile::settle() {
+  if (!undone_.empty()) append_durably(path_.parent_path() / "metrics.rolled_back.jsonl", undone_);
+  undone_.clear();
+  if (is_settled_) return;
+  out_.close();
+  out_.clear();
+  out_.open(path_, std::ios::app);
+  std::error_code failed;
+  if (out_) std::filesystem::resize_file(path_, good_bytes_, failed);
+  if (!out_ || failed) {
+    const int code = failed ? failed.value() : errno;
+    throw IoError(concat("cannot write ", path_.string(), ": ", std::generic_category().message(code)), code);
+  }
+  is_settled_ = true;
+}
+
+std::string MetricsFile::roll_back(int64_t step) try {
+  undone_ += take_after(step);
+  return flush();
+} catch (const IoError& error) {  // the contract: no record of a run is a reason to end it
+  return error.what();
 }
 
 std::string MetricsFile::append(const StepRecord& record) {
@@ -204,7 +246,8 @@ std::string MetricsFile::append(const StepRecord& record) {
   return flush();
 }
 
-std::string MetricsFile::flush() {
+std::string MetricsFile::flush() try {
+  settle();
   out_ << pending_ << std::flush;
   if (out_) {
     good_bytes_ += pending_.size();
@@ -212,12 +255,11 @@ std::string MetricsFile::flush() {
     return "";
   }
   // A part of it may have been written: away with that, and all of it again with the next record.
-  out_.clear();
-  out_.close();
-  std::error_code ignored;
-  std::filesystem::resize_file(path_, good_bytes_, ignored);
-  out_.open(path_, std::ios::app);
+  is_settled_ = false;
+  settle();
   return concat("cannot write ", path_.string(), " (is the disk full?)");
+} catch (const IoError& error) {  // the contract, as above
+  return error.what();
 }
 
 }  // namespace pimoe

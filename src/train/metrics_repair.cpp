@@ -1,5 +1,6 @@
 #include "train/metrics_repair.h"
 
+#include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
 
@@ -7,7 +8,6 @@
 
 #include <algorithm>
 #include <exception>
-#include <vector>
 
 namespace pimoe {
 namespace {
@@ -29,33 +29,33 @@ std::filesystem::path free_name(const std::filesystem::path& file) {
 
 std::string mend_metrics(const std::filesystem::path& file) try {
   if (!std::filesystem::exists(file)) return "";
-  std::filesystem::path damaged;
+  std::string text;
   try {
-    const std::string text = read_file(file);
-    std::string kept;
-    int64_t lost = 0;
-    for (const std::string& line : split(text, '\n')) {
-      if (line.empty()) continue;
-      if (is_record(line)) {
-        kept += line + "\n";
-      } else {
-        ++lost;
-      }
-    }
-    if (lost == 0) return "";
-    damaged = free_name(file);
-    replace_file(damaged, text);
-    replace_file(file, kept);
-    return concat(file.string(), " was damaged: ", lost, lost == 1 ? " line is" : " lines are",
-                  " no record of a step, and left out. The file as it was is ", damaged.filename().string());
-  } catch (const std::exception& error) {  // the contract: a file that cannot be read is put aside
-    damaged = free_name(file);
+    text = read_regular_file(file);
+  } catch (const IoError& error) {  // the contract: a file that cannot be read is put aside
+    const std::filesystem::path damaged = free_name(file);
     std::filesystem::rename(file, damaged);
     return concat(file.string(), " could not be read (", error.what(), "): it was moved to ", damaged.filename().string(),
                   ", and a new one begins");
   }
+  std::string kept;
+  int64_t lost = 0;
+  for (const std::string& line : split(text, '\n')) {
+    if (line.empty()) continue;
+    if (is_record(line)) {
+      kept += line + "\n";
+    } else {
+      ++lost;
+    }
+  }
+  if (lost == 0) return "";
+  const std::filesystem::path damaged = free_name(file);
+  replace_file(damaged, text);
+  replace_file(file, kept);
+  return concat(file.string(), " was damaged: ", lost, lost == 1 ? " line is" : " lines are",
+                " no record of a step, and left out. The file as it was is ", damaged.filename().string());
 } catch (const std::exception& error) {
-  return concat(file.string(), " is damaged, and could not be put aside: ", error.what());
+  return concat(file.string(), " is damaged, and could not be mended: ", error.what());
 }
 
 }  // namespace pimoe

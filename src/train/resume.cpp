@@ -137,6 +137,10 @@ std::string doubt_about_replay(const RoutingReplay& replay, const TrainConfig& c
   return "";
 }
 
+std::string command_to_go_on(const TrainConfig& config) {
+  return concat("the same command", config.checkpoint.resume == "auto" ? "" : " with checkpoint.resume=auto");
+}
+
 std::vector<std::string> changes_of_data(const TrainConfig& saved, const TrainConfig& wanted) {
   std::vector<std::string> changes;
   const auto compare = [&](const char* key, const auto& was, const auto& is, const char* meaning) {

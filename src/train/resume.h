@@ -55,6 +55,9 @@ void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, con
 /// @throws ConfigError where it would take decisions from its own recordings of steps that are done again, which go (RoutingLog::cut_after)
 std::string doubt_about_replay(const RoutingReplay& replay, const TrainConfig& config, int64_t done);
 
+/// For messages: what makes the run go on from its newest checkpoint. @returns "the same command", with what has to be added to it
+std::string command_to_go_on(const TrainConfig& config);
+
 /// What changes the data of a run that goes on: allowed, and worth a warning. @returns one line each, none where nothing changed
 std::vector<std::string> changes_of_data(const TrainConfig& saved, const TrainConfig& wanted);
 

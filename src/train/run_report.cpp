@@ -4,8 +4,10 @@
 #include "data/data_stream.h"
 #include "model/flops.h"
 #include "parallel/device.h"
+#include "train/divergence.h"
 #include "train/metrics_repair.h"
 #include "train/precision.h"
+#include "train/resume.h"
 
 #include <ATen/Parallel.h>
 
@@ -85,13 +87,7 @@ void RunReport::add(const StepRecord& record) {
   if (!first_) first_ = record;
   last_ = record;
   if (record.validation_loss) validation_loss_ = record.validation_loss;
-  if (metrics_) {
-    const std::string trouble = metrics_->append(record);
-    if (!trouble.empty() && metrics_trouble_.empty()) {
-      log_.warning(concat(trouble, ". Training goes on; what is missing is written as soon as that can be done"));
-    }
-    metrics_trouble_ = trouble;
-  }
+  if (metrics_) tell_metrics_trouble(metrics_->append(record));
   const int64_t left = config_.train.steps - record.step;
   const bool is_due = config_.log.every_steps > 0 && record.step % config_.log.every_steps == 0;
   const bool is_skipped = record.outcome != StepOutcome::kTaken;
@@ -102,8 +98,15 @@ void RunReport::add(const StepRecord& record) {
 }
 
 void RunReport::roll_back(int64_t step) {
-  if (metrics_) metrics_->roll_back(step);
+  if (metrics_) tell_metrics_trouble(metrics_->roll_back(step));
   begin(step);
+}
+
+void RunReport::tell_metrics_trouble(const std::string& trouble) {
+  if (!trouble.empty() && metrics_trouble_.empty()) {
+    log_.warning(concat(trouble, ". Training goes on; what is missing is written as soon as that can be done"));
+  }
+  metrics_trouble_ = trouble;
 }
 
 void RunReport::flush() {
@@ -118,13 +121,13 @@ void RunReport::say_complete(int64_t step) const {
 
 void RunReport::say_stopped(int64_t step, bool by_clock) const {
   log_.info(concat(by_clock ? concat("run.walltime (", config_.run.walltime, ") is nearly over") : "asked to stop", ": saved step ", step,
-                   "; start the same command again to go on"));
+                   "; to go on start ", command_to_go_on(config_), " again"));
 }
 
 void RunReport::summarize(int64_t skipped) const {
   if (skipped > 0 && is_first_rank()) {
-    log_.warning(concat("the last ", skipped == 1 ? std::string("step was") : concat(skipped, " steps were"),
-                        " skipped, because loss or gradients were not finite: the weights are those of step ", last().step - skipped));
+    log_.warning(concat("the last ", skipped == 1 ? std::string("step was") : concat(skipped, " steps were"), " skipped, because ",
+                        kWhySkipped, ": the weights are those of step ", last().step - skipped));
   }
   if (!last_) return;
   const double elapsed = elapsed_seconds();

@@ -36,19 +36,21 @@ class RunReport {
   /// REQUIRES that a record was added.
   const StepRecord& last() const { return last_.value(); }
 
-  /// The run goes back to `step`: records of later ones move out of metrics.jsonl.
+  /// The run goes back to `step`: records of later ones move out of metrics.jsonl, now or as soon as that can be done.
   void roll_back(int64_t step);
   /// At the end: writes what could not be written before, or says that it is lost.
   void flush();
 
   void say_complete(int64_t step) const;
   void say_stopped(int64_t step, bool by_clock) const;
-  /// The end of a run that ended well. @param skipped  of its last steps, because they were not finite
+  /// The end of a run that ended well. @param skipped  of its last steps
   void summarize(int64_t skipped) const;
 
  private:
   /// Since begin, or since the run went back.
   double elapsed_seconds() const;
+  /// Says once what keeps records from being written; "": nothing does, or does any more.
+  void tell_metrics_trouble(const std::string& trouble);
   bool is_first_rank() const { return mesh_.rank() == 0; }
 
   TrainConfig config_;

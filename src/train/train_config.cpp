@@ -32,7 +32,8 @@ double RunConfig::seconds_until_leaving() const {
 void LoopConfig::fields(FieldVisitor& visit) {
   visit.integer("steps", steps, {.at_least = 0, .at_most = kMostSteps}, "optimizer steps");
   visit.integer("global_batch", global_batch, {.at_least = 1, .at_most = 1 << 24}, "sequences of a step, over all ranks");
-  visit.integer("micro_batch", micro_batch, {.at_least = 1, .at_most = 1 << 24}, "sequences that a rank computes at a time, at most");
+  visit.integer_or_auto("micro_batch", micro_batch, {.at_least = 1, .at_most = 1 << 24},
+                        "sequences that a rank computes at a time, at most; auto: as many as fit into memory whatever the router does");
   visit.choice("precision", precision,
                {{"float64", Precision::kFloat64},
                 {"float32", Precision::kFloat32},

@@ -36,7 +36,7 @@ struct RunConfig {
 struct LoopConfig {
   int64_t steps = 300;
   int64_t global_batch = 16;  ///< sequences of a step, over all ranks
-  int64_t micro_batch = 8;    ///< sequences that a rank computes at a time, at most
+  int64_t micro_batch = 8;    ///< sequences that a rank computes at a time, at most; 0 is auto, which becomes a number as a run begins
   Precision precision = Precision::kBfloat16;
   RecomputePolicy recompute = RecomputePolicy::kNone;
   int64_t validate_every = 100;    ///< steps; 0: only at the end

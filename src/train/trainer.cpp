@@ -4,6 +4,7 @@
 #include "base/file_io.h"
 #include "base/progress.h"
 #include "base/text.h"
+#include "checkpoint/step_folders.h"
 #include "data/tokenizer.h"
 #include "parallel/device.h"
 #include "train/resume.h"
@@ -59,12 +60,23 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
   }
   if (mesh_.rank() == 0) {
     cut_recordings();
-    replace_file(config_.run.directory / "config.yaml", to_yaml(config_));
+    write_config();
   }
   report_.open_metrics(step());
 }
 
 Trainer::~Trainer() = default;
+
+void Trainer::write_config() const {
+  const std::filesystem::path file = config_.run.directory / "config.yaml";
+  try {
+    replace_file(file, to_yaml(config_));
+  } catch (const IoError& error) {
+    // A first start finds out now that nothing can be saved here. A run that has saved goes on: room may come, and each checkpoint has its configuration.
+    if (!error.is_lack_of_space() || list_steps(config_.run.directory / "checkpoints").empty()) throw;
+    log_.warning(concat(error.what(), ". Training goes on; ", file.filename().string(), " is not that of this start"));
+  }
+}
 
 TrainOutcome Trainer::run() {
   if (step() >= config_.train.steps) {
@@ -93,7 +105,7 @@ TrainOutcome Trainer::run() {
     }
 
     const Agreement agreed = agree();
-    if (agreed.save_is_over) saves_.collect();
+    if (agreed.save_is_over || is_last()) saves_.collect();
     if (is_save_due(agreed)) save(/*last=*/agreed.stop || is_last());
     if (agreed.stop && divergence_.may_save() && !is_last()) {
       report_.flush();
@@ -108,19 +120,20 @@ TrainOutcome Trainer::run() {
 bool Trainer::is_save_due(const Agreement& agreed) const {
   if (!divergence_.may_save()) return false;
   if (agreed.stop) return true;
-  if (is_last()) return config_.checkpoint.at_end && divergence_.ends_well();
-  return (due(config_.checkpoint.every_steps) || agreed.retry_is_due) && divergence_.may_save_when_due();
+  if (is_last() && config_.checkpoint.at_end) return divergence_.ends_well();
+  const bool is_wanted_again = is_last() ? saves_.has_failed() : agreed.retry_is_due;
+  return (due(config_.checkpoint.every_steps) || is_wanted_again) && divergence_.may_save_when_due();
 }
 
 TrainOutcome Trainer::finish() {
   saves_.collect();
   report_.flush();
-  const int64_t bad = divergence_.bad_in_a_row();
+  const int64_t skipped = divergence_.skipped_in_a_row();
   if (!divergence_.ends_well()) {
-    throw Error(concat("the run ended diverged at step ", step(), ": loss or gradients of its last ", counted(bad, "step"),
-                       " were not finite (loss ", report_.last().loss, "). ", advice_against_divergence()));
+    throw Error(concat("the run ended diverged at step ", step(), ": its last ", counted(skipped, "step"), skipped == 1 ? " was" : " were",
+                       " skipped, because ", kWhySkipped, " (loss ", report_.last().loss, "). ", advice_against_divergence()));
   }
-  report_.summarize(/*skipped=*/bad);
+  report_.summarize(skipped);
   return TrainOutcome::kComplete;
 }
 
@@ -130,10 +143,9 @@ void Trainer::verify_replicas() {
   const ProgressPhase phase("verify");
   const std::string trouble = replicas_.trouble();
   if (trouble.empty()) return;
-  throw Error(
-      concat("memory changed by itself before the update of step ", step() + 1, ": ", trouble,
-             ". Nothing of it was saved. Start the same command again, without that host if it happens there again: the run goes on "
-             "from its last checkpoint"));
+  throw Error(concat("memory changed by itself before the update of step ", step() + 1, ": ", trouble,
+                     ". Nothing of it was saved. To go on from the last checkpoint start ", command_to_go_on(config_),
+                     " again, without that host if it happens there again"));
 }
 
 void Trainer::save(bool last) {
@@ -142,7 +154,7 @@ void Trainer::save(bool last) {
     throw Error(concat("the run has diverged: after step ", step(), " the weights are not finite (loss ", report_.last().loss,
                        "), and were not saved. ", advice_against_divergence()));
   }
-  rollbacks_ = 0;
+  if (divergence_.skipped_in_a_row() == 0) rollbacks_ = 0;
   saves_.save(snapshot(), last);
 }
 
@@ -170,14 +182,24 @@ void Trainer::report(StepRecord& record) {
   report_.tell_events(record);
   if (!rolled_back_.empty()) record.alarms.push_back(std::exchange(rolled_back_, {}));  // logged when it happened
   divergence_.observe(record.outcome, record.loss, /*scale_can_fall=*/learner_.loss_scaler().scale > 1.0);
-  if (!config_.data.validation.empty() && (is_last() || due(config_.train.validate_every))) record.validation_loss = validate();
+  if (!config_.data.validation.empty() && (is_last() || due(config_.train.validate_every))) {
+    record.validation_loss = validate();
+    if (!record.validation_loss) log_.info(concat("asked to stop: step ", step(), " is left without its validation"));
+  }
   for (std::string& alarm : saves_.take_alarms()) record.alarms.push_back(std::move(alarm));  // logged when they happened
   report_.add(record);
 }
 
-double Trainer::validate() const {
-  return validation_loss(learner_.model(), *validation_,
-                         {config_.train.global_batch, config_.train.micro_batch, config_.train.validation_batches}, mesh_);
+std::optional<double> Trainer::validate() const {
+  const ValidationPlan plan{config_.train.global_batch, config_.train.micro_batch, config_.train.validation_batches};
+  return validation_loss(learner_.model(), *validation_, plan, mesh_, [this] { return is_asked_to_stop(); });
+}
+
+bool Trainer::is_asked_to_stop() const {
+  if (stop_ == nullptr) return false;
+  at::Tensor asked = at::tensor({static_cast<int64_t>(stop_->raised())}, at::kLong);
+  mesh_.control().all_reduce(asked, ReduceOp::kMax);
+  return asked.item<int64_t>() != 0;
 }
 
 Trainer::Agreement Trainer::agree() const {

@@ -50,8 +50,9 @@ class Trainer {
   int64_t step() const { return learner_.step(); }
 
   /// Mean cross-entropy of a token over the validation corpus' first validation_batches global batches. REQUIRES data.validation. Collective.
-  /// @throws DataError @cost as many forward passes
-  double validate() const;
+  /// @returns nothing where a rank is asked to stop meanwhile: it may take longer than the time that is left
+  /// @throws DataError @cost as many forward passes, and one collective of a number for each micro-step of them
+  std::optional<double> validate() const;
 
  private:
   // trainer_state.cpp
@@ -71,6 +72,8 @@ class Trainer {
   StepSums accumulate_gradients();
   /// Writes what routers decided in the step, if it is due; what cannot be written on a rank is an alarm of the record. Collective.
   void record_routing(StepRecord& record);
+  /// RUN/config.yaml; rank 0 alone. A full disk is a warning where the run has checkpoints. @throws IoError
+  void write_config() const;
   /// Removes recordings of steps that are now done again; rank 0 alone.
   void cut_recordings();
   /// What the ranks agree on after a step.
@@ -80,10 +83,12 @@ class Trainer {
     bool retry_is_due = false;  ///< of a save that failed
   };
   Agreement agree() const;
+  /// Whether any rank was asked to stop. Collective.
+  bool is_asked_to_stop() const;
   /// Adds to a step's record what happened beside it, judges it, and tells all of it.
   void report(StepRecord& record);
-  /// Whether a checkpoint of the step that was just done is to be written: asked to leave, the last one, one that is due or tried again; never of
-  /// a state that has diverged.
+  /// Whether a checkpoint of the step that was just done is to be written: asked to leave, the last one, one that is due or tried again (at the last
+  /// step whatever the clock says); never of a state that has diverged.
   bool is_save_due(const Agreement& agreed) const;
   /// The end: the last save is taken in, and what could not be written before. @throws Error if the run ended diverged
   TrainOutcome finish();
@@ -117,7 +122,7 @@ class Trainer {
   std::optional<TokenFile> validation_;
   std::optional<RoutingLog> routing_log_;
 
-  int64_t rollbacks_ = 0;    ///< since the last new checkpoint
+  int64_t rollbacks_ = 0;    ///< since the last checkpoint of a step that was taken
   std::string rolled_back_;  ///< what the next record has to tell of one
 };
 

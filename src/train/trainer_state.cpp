@@ -30,7 +30,8 @@ Snapshot Trainer::state() {
   state.counters = {{state_counter::kTokensSeen, tokens_seen_},
                     {state_counter::kNextSample, data_ ? data_->cursor().next_sample : start_.next_sample},
                     {state_counter::kOptimizerSteps, learner_.optimizer().steps_taken()},
-                    {state_counter::kSkippedInARow, divergence_.bad_in_a_row()},
+                    {state_counter::kSkippedInARow, divergence_.skipped_in_a_row()},
+                    {state_counter::kNotFiniteInARow, divergence_.bad_in_a_row()},
                     {state_counter::kLossScaleDynamic, learner_.loss_scaler().dynamic ? 1 : 0},
                     {state_counter::kLossScaleGoodSteps, learner_.loss_scaler().good_steps}};
   state.config = to_yaml(config_);
@@ -44,10 +45,13 @@ void Trainer::restore(const std::filesystem::path& checkpoint, const TrainConfig
   std::erase_if(saved.numbers, [](const auto& number) {
     return AdaptiveControl::is_state(number.first) || RouterWatch::is_state(number.first) || SpikeWatch::is_state(number.first);
   });
+  saved.counters.erase(state_counter::kNotFiniteInARow);
   checkpoints_.restore(checkpoint, saved);
   learner_.set_step(saved.step);
   tokens_seen_ = saved.counters.at(state_counter::kTokensSeen);
-  divergence_.resume(saved.counters.at(state_counter::kSkippedInARow));
+  const int64_t skipped = saved.counters.at(state_counter::kSkippedInARow);
+  const auto not_finite = saved.counters.find(state_counter::kNotFiniteInARow);
+  divergence_.resume(not_finite == saved.counters.end() ? skipped : not_finite->second, skipped);
   start_.next_sample = saved.counters.at(state_counter::kNextSample);
   LossScaler& scaler = learner_.loss_scaler();
   if (scaler.dynamic && saved.counters.at(state_counter::kLossScaleDynamic) != 0) {
@@ -91,9 +95,9 @@ void Trainer::resume() {
 
 void Trainer::roll_back() {
   const ProgressPhase phase("roll back");
-  const std::string diverged = concat("the run has diverged: its last ", divergence_.skipped_in_a_row(), " steps, up to step ", step(),
-                                      ", were skipped, because loss or gradients were not finite or far beyond those before (loss ",
-                                      report_.last().loss, ", gradient norm ", report_.last().gradient_norm, ")");
+  const std::string diverged =
+      concat("the run has diverged: its last ", divergence_.skipped_in_a_row(), " steps, up to step ", step(), ", were skipped, because ",
+             kWhySkipped, " (loss ", report_.last().loss, ", gradient norm ", report_.last().gradient_norm, ")");
   saves_.collect();
   std::optional<std::filesystem::path> newest;
   if (rollbacks_ < config_.train.rollbacks) newest = checkpoints_.newest_good();

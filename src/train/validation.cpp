@@ -12,7 +12,8 @@
 
 namespace pimoe {
 
-double validation_loss(const Transformer& model, const TokenFile& corpus, const ValidationPlan& plan, const ProcessMesh& mesh) {
+std::optional<double> validation_loss(const Transformer& model, const TokenFile& corpus, const ValidationPlan& plan,
+                                      const ProcessMesh& mesh, const std::function<bool()>& leaves) {
   const ProgressPhase phase("validation");
   const at::NoGradGuard no_gradients;
   const int64_t length = model.config().sequence_length;
@@ -22,6 +23,7 @@ double validation_loss(const Transformer& model, const TokenFile& corpus, const 
   const StepPlan steps(sequences, group.size(), plan.micro_batch);
   at::Tensor sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(mesh.device()));
   for (int64_t micro_step = 0; micro_step < steps.micro_steps(); ++micro_step) {
+    if (leaves && leaves()) return std::nullopt;
     const auto [first, count] = steps.share(micro_step, group.rank());
     const at::Tensor rows = at::zeros({count, length + 1}, at::kLong);
     for (int64_t row = 0; row < count; ++row) {

@@ -4,6 +4,9 @@
 #include "model/transformer.h"
 #include "parallel/process_mesh.h"
 
+#include <functional>
+#include <optional>
+
 namespace pimoe {
 
 /// How a corpus is read for a validation loss.
@@ -14,7 +17,10 @@ struct ValidationPlan {
 };
 
 /// Mean cross-entropy of a token over a corpus' first sequences, in corpus order: the same number in every layout. Collective.
+/// @param leaves  asked before each micro-step, and the same on every rank: whether to break off; null: never
+/// @returns nothing where it was broken off
 /// @throws DataError for a token beyond the vocabulary
-double validation_loss(const Transformer& model, const TokenFile& corpus, const ValidationPlan& plan, const ProcessMesh& mesh);
+std::optional<double> validation_loss(const Transformer& model, const TokenFile& corpus, const ValidationPlan& plan,
+                                      const ProcessMesh& mesh, const std::function<bool()>& leaves = nullptr);
 
 }  // namespace pimoe

@@ -118,6 +118,22 @@ TEST_F(Commands, CheckpointCommandsSayWhatTheyWereGiven) {
   EXPECT_EQ(renamed.err.find("checkpoint "), renamed.err.rfind("checkpoint ")) << "said twice\n" << renamed.err;
 }
 
+TEST_F(Commands, CheckpointCommandsTakeNoFileForAFolderAndNoEmptyName) {
+  prepare();
+  ASSERT_EQ(run("pimoe train tiny.yaml train.steps=2").code, 0);
+  for (const char* command : {"list", "verify"}) {
+    const Outcome file = run(concat("pimoe checkpoint ", command, " tiny.yaml"));
+    EXPECT_EQ(file.code, 65) << file.err;
+    EXPECT_NE(file.err.find("tiny.yaml is no folder"), std::string::npos) << file.err;
+  }
+  EXPECT_EQ(run("pimoe checkpoint extract runs/tiny final_norm.weight --output ''").code, 64);
+  EXPECT_EQ(run("pimoe checkpoint reshard runs/tiny --ranks 2 --output ''").code, 64);
+  EXPECT_EQ(run("pimoe checkpoint reshard runs/tiny --ranks 2 --output other/step-00000002/").code, 0);
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "other/step-00000002/manifest.json"));
+  EXPECT_EQ(run("pimoe checkpoint reshard runs/tiny --ranks 2 --output another/").code, 0);
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "another/checkpoints/step-00000002/manifest.json"));
+}
+
 TEST_F(Commands, ExtractLeavesTheCheckpointAsItIs) {
   prepare();
   ASSERT_EQ(run("pimoe train tiny.yaml train.steps=2").code, 0);

@@ -73,6 +73,23 @@ TEST_F(TrainCommand, SavesAndLeavesWith75WhenAsked) {
   EXPECT_EQ(steps("runs/tiny"), one_to(done.back() + 2));
 }
 
+TEST_F(TrainCommand, SaysWhatGoesOnAfterALeaveByTheClock) {
+  prepare();
+  const std::string command = "$PIMOE train tiny.yaml train.steps=100000 run.walltime_margin=1 run.walltime=";
+  const Outcome first = run(command + "00:00:02 checkpoint.every_steps=0");
+  ASSERT_EQ(first.code, 75) << first.err;
+  EXPECT_NE(first.err.find("to go on start the same command again\n"), std::string::npos) << first.err;
+  const std::string saved = concat("runs/tiny/checkpoints/", nlohmann::json::parse(run("pimoe checkpoint list runs/tiny --json").out)
+                                                                 .at(0)
+                                                                 .at("path")
+                                                                 .get<std::filesystem::path>()
+                                                                 .filename()
+                                                                 .string());
+  const Outcome second = run(concat(command, "00:00:02 checkpoint.every_steps=0 checkpoint.resume=", saved));
+  ASSERT_EQ(second.code, 75) << second.err;
+  EXPECT_NE(second.err.find("to go on start the same command with checkpoint.resume=auto again\n"), std::string::npos) << second.err;
+}
+
 TEST_F(TrainCommand, EndsTheJobWhenARankDies) {
   prepare();
   const pid_t job = start("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=100000 checkpoint.every_steps=0");

@@ -59,6 +59,31 @@ TEST_F(TrainingEnds, ASignalBeforeMpiStartsIsKept) {
   EXPECT_EQ(saved_steps("runs/early"), std::vector<int64_t>{1});
 }
 
+TEST_F(TrainingEnds, ALimitOnFileSizesIsAFullDisk) {
+  prepare();
+  ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=5").code, 0);
+  // In blocks of 512 bytes: a shard has some 600 kB, and room is left for the log.
+  const Outcome limited = run("ulimit -f 300; $PIMOE train tiny.yaml train.steps=12 checkpoint.retry_seconds=100");
+  EXPECT_EQ(limited.code, 74) << limited.err;
+  EXPECT_NE(limited.err.find("step-00000010 was not saved"), std::string::npos) << limited.err;
+  EXPECT_NE(limited.err.find("step-00000012 was not saved"), std::string::npos) << "trained on to the end\n" << limited.err;
+  EXPECT_NE(limited.err.find("File too large"), std::string::npos) << limited.err;
+  EXPECT_EQ(saved_steps("runs/tiny"), std::vector<int64_t>{5});
+}
+
+// There is room for the log, of 4 kB, and not for config.yaml, of 9 kB, which a first start needs, and a run that has saved can do without.
+TEST_F(TrainingEnds, AConfigurationThatDoesNotFitOntoTheDiskEndsAFirstStartAlone) {
+  prepare();
+  const std::string limited = "ulimit -f 16; $PIMOE train tiny.yaml checkpoint.every_steps=0 checkpoint.at_end=false train.steps=";
+  const Outcome first = run(limited + "5");
+  EXPECT_EQ(first.code, 74) << first.err;
+  EXPECT_NE(first.err.find("config.yaml"), std::string::npos) << first.err;
+  ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=5").code, 0);
+  const Outcome second = run(limited + "8");
+  EXPECT_EQ(second.code, 0) << second.err;
+  EXPECT_NE(second.err.find("config.yaml is not that of this start"), std::string::npos) << second.err;
+}
+
 TEST_F(TrainingEnds, AResumedRunSaysWhichDataHaveChanged) {
   prepare();
   ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=2").code, 0);

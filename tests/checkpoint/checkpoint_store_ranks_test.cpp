@@ -340,6 +340,29 @@ TEST_F(StoreOnRanks, DamagedOnesAreSetAsideAndTheNewestGoodOneIsTheSameOnEveryRa
   EXPECT_NE(reason.find(last_file + " is damaged: its bytes do not have the digest"), std::string::npos) << reason;
 }
 
+// Reading a process' memory where it has none is an I/O error, which may pass.
+TEST_F(StoreOnRanks, WhatCannotBeReadIsNotSetAside) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore store(folder_, {}, *mesh, log_);
+  for (const int64_t step : {100, 200}) store.save(snapshot_of(*mesh, step));
+  const fs::path manifest = folder_ / "step-00000200" / "manifest.json";
+  if (world_->rank() == 0) {
+    fs::rename(manifest, folder_ / "kept");
+    fs::create_symlink("/proc/self/mem", manifest);
+  }
+  world_->barrier();
+  try {
+    store.newest_good();
+    ADD_FAILURE() << "must throw";
+  } catch (const IoError& error) {
+    EXPECT_NE(std::string(error.what()).find(concat(manifest.string(), ": Input/output error")), std::string::npos) << error.what();
+  }
+  world_->barrier();
+  if (world_->rank() == 0) fs::rename(folder_ / "kept", manifest);
+  world_->barrier();
+  EXPECT_EQ(store.newest_good(), folder_ / "step-00000200") << "it has passed";
+}
+
 TEST_F(StoreOnRanks, WhatOneRankCannotRestoreEveryRankSays) {
   const auto mesh = world_mesh(cpu_mesh(), kExperts);
   CheckpointStore store(folder_, {}, *mesh, log_);

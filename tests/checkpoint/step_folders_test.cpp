@@ -99,9 +99,23 @@ TEST_F(StepFolders, CommitThatCannotLeavesTheOldOneInPlace) {
 TEST_F(StepFolders, SetAsideKeepsTheReasonAndEarlierOnes) {
   for (const char* expected : {"step-00000100.bad", "step-00000100.bad-2", "step-00000100.bad-3"}) {
     save("step-00000100");
-    EXPECT_EQ(set_aside(path("step-00000100"), "for a reason"), path(expected));
+    const SetAside aside = set_aside(path("step-00000100"), "for a reason");
+    EXPECT_EQ(aside.path, path(expected));
+    EXPECT_EQ(aside.trouble, "");
     EXPECT_EQ(read_text(path(expected) / "reason.txt"), "for a reason\n");
   }
+  fs::create_directory(path("mine.bad"));
+  EXPECT_EQ(count_set_aside(folder_.path()), 3);
+}
+
+TEST_F(StepFolders, SetAsideSaysWhereTheReasonAloneCouldNotBeWritten) {
+  save("step-00000100");
+  fs::create_directory(path("step-00000100") / "reason.txt");
+  const SetAside aside = set_aside(path("step-00000100"), "for a reason");
+  EXPECT_EQ(aside.path, path("step-00000100.bad"));
+  EXPECT_NE(aside.trouble.find("reason.txt"), std::string::npos) << aside.trouble;
+  EXPECT_EQ(names(), (Names{"step-00000100.bad"}));
+  EXPECT_THROW(set_aside(path("step-00000100"), "for a reason"), IoError) << "there is none";
 }
 
 TEST_F(StepFolders, PruneKeepsTheNewestGoodOnes) {

@@ -23,25 +23,6 @@
 
 namespace pimoe {
 
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "pimoe-checkpoint-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw Error("no temporary folder");
-    path_ = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
 /// The value of an element of a logical tensor: a whole number below 251, exact in every dtype.
 inline double element_value(const std::string& kind, const std::string& name, int64_t global_element, int64_t salt = 0) {
   const auto size = static_cast<int64_t>(kind.size() * 5 + name.size());

@@ -132,6 +132,26 @@ TEST_F(Verification, FindsAFileOfAnotherSaveOfTheSameStep) {
   EXPECT_NE(verify_checkpoint(checkpoint_, true), "");
 }
 
+TEST_F(Verification, AListLeavesOutWhatIsGoneAndSaysWhatIsDamaged) {
+  EXPECT_EQ(inspect_checkpoint(checkpoint_, /*digests=*/true)->manifest.step, 100);
+  fs::resize_file(checkpoint_ / "manifest.json", 10);
+  EXPECT_NE(inspect_checkpoint(checkpoint_, true)->trouble, "");
+  fs::remove_all(checkpoint_);
+  EXPECT_FALSE(inspect_checkpoint(checkpoint_, true).has_value());
+}
+
+// Reading a process' memory where it has none is an I/O error.
+TEST_F(Verification, AnIoErrorIsNoDamage) {
+  fs::remove(checkpoint_ / "manifest.json");
+  fs::create_symlink("/proc/self/mem", checkpoint_ / "manifest.json");
+  try {
+    verify_checkpoint(checkpoint_, /*full=*/true);
+    FAIL() << "must throw";
+  } catch (const IoError& error) {
+    EXPECT_NE(std::string(error.what()).find("manifest.json: Input/output error"), std::string::npos) << error.what();
+  }
+}
+
 TEST_F(Verification, IgnoresFilesThatTheManifestDoesNotList) {
   write_text(checkpoint_ / "notes.txt", "best run so far");
   EXPECT_EQ(verify_checkpoint(checkpoint_, true), "");

@@ -11,9 +11,9 @@
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "data/sample_text.h"
-#include "data/temporary_folder.h"
 #include "data/token_file.h"
 #include "data/tokenizer.h"
+#include "support/temporary_folder.h"
 
 namespace pimoe {
 namespace {

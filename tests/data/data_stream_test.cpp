@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "base/errors.h"
-#include "data/temporary_folder.h"
+#include "support/temporary_folder.h"
 
 namespace pimoe {
 namespace {

@@ -7,7 +7,7 @@
 #include "base/errors.h"
 #include "data/input_stream.h"
 #include "data/sample_text.h"
-#include "data/temporary_folder.h"
+#include "support/temporary_folder.h"
 
 namespace pimoe {
 namespace {

@@ -12,7 +12,7 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
-#include "data/temporary_folder.h"
+#include "support/temporary_folder.h"
 
 namespace pimoe {
 namespace {

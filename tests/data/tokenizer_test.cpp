@@ -10,7 +10,7 @@
 #include "base/file_io.h"
 #include "base/utf8.h"
 #include "data/sample_text.h"
-#include "data/temporary_folder.h"
+#include "support/temporary_folder.h"
 
 namespace pimoe {
 namespace {

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """What launch/supervise.sh does where hosts fail, ranks die for good, mpirun hangs, somebody presses Ctrl-C, or it is killed itself.
 
-    tests/faults/supervision.py [hosts] [ranks] [launcher] [user] [--rounds N]      default: every case of all four
+    tests/faults/supervision.py [hosts] [ranks] [launcher] [restarts] [user] [--rounds N]      default: every case of all
 
     hosts     two hosts on this machine, by a stand-in for ssh; n2 kills its ranks at their first save, or is not reached: it is left out
     ranks     rank 3 of 4 always dies: fewer complete the run
     launcher  mpirun lives on after its ranks, or is stopped while they train or die: it is killed, and the run goes on
+    restarts  after a crash of a run that began at a path, and in a run folder whose name needs YAML's escapes
     user      Ctrl-C in training, while mpirun starts and between two starts; the supervisor is killed; a second one for the same run
 
 A round is one case of each. Each case must end as told, with the last checkpoint of a run that nobody disturbed, to the bit, each step in
@@ -47,11 +48,11 @@ exec unshare --mount --uts --propagation private bash -c 'hostname "$0" && mount
 class Supervisor:
     """launch/supervise.sh in a terminal of its own."""
 
-    def __init__(self, place, run, options=(), overrides=(), environment=None, before=()):
+    def __init__(self, place, run, options=(), overrides=(), environment=None, before=(), folder=None):
         place.write_config(run)
         command = [*before, str(REPOSITORY / "launch" / "supervise.sh"), "--back-off", "1", "--mpirun", "--oversubscribe --bind-to none",
                    *options, f"{run}.yaml", *overrides]
-        self.folder, self.run, self.said, self.begun = place.folder, run, "", time.time()
+        self.folder, self.run, self.said, self.begun = place.folder, folder or run, "", time.time()
         self.terminal, end = pty.openpty()
         self.process = subprocess.Popen(["setsid", "--ctty", *command], cwd=place.folder, stdin=end, stdout=end, stderr=end,
                                         env={**os.environ, **(environment or {})})
@@ -185,6 +186,18 @@ def launcher_stands_still(place, run, and_a_rank_dies=False):
     return completed(place, supervisor, 2, LONG, [f"training ended {LINGER} s ago"])
 
 
+def restarts_go_on_where_they_saved(place, run):
+    """checkpoint.resume is a path of the run's own, which the first start goes back to, and no other."""
+    folder = f'{run}/a\tb "c"\\d'
+    place.train(run, 2, [f"run.directory={folder}", "train.steps=16", "checkpoint.every_steps=8"])
+    path = f"checkpoint.resume={folder}/checkpoints/step-00000008"
+    supervisor = Supervisor(place, run, overrides=[*IN_TRAINING, f"run.directory={folder}", path], folder=folder)
+    supervisor.wait_until((place.folder / folder / "checkpoints" / "step-00000100").exists)
+    kill(place.pids_of(run)[0], signal.SIGKILL)
+    words = ["step-00000008: step 8,", "start 2: 2 ranks, from step 100", "step-00000100: step 100,"]
+    return completed(place, supervisor, 2, LONG, words, starts=2)
+
+
 def goes_on(place, supervisor, words=("asked to leave",)):
     """After the supervisor was asked to leave: with 75, and the next one completes the run."""
     status = supervisor.end()
@@ -244,6 +257,7 @@ CASES = {
     "hosts": [hosts_that_kill, hosts_not_reached, hosts_by_address],
     "ranks": [ranks_of_expert_groups, ranks_of_any_number],
     "launcher": [launcher_stands_still, launcher_lives_on, functools.partial(launcher_stands_still, and_a_rank_dies=True)],
+    "restarts": [restarts_go_on_where_they_saved],
     "user": [user_interrupts_training, user_kills_the_supervisor, user_interrupts_the_pause, user_interrupts_the_start, user_starts_it_twice],
 }
 

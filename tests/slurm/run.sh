@@ -136,7 +136,7 @@ goes_on_to_the_same_bits() {
 # is_asked_to_leave NAME SCANCEL_OPTION...: those options decide who hears it: the script, the ranks, or both, some of them twice.
 is_asked_to_leave() {
   local config
-  first_start "$1" --
+  first_start "$1" -- checkpoint.resume=none  # of the first start alone: with it the second one would be refused
   check "training starts" until_true 120 has_steps 5
   scancel "${@:2}" --signal=USR1 "$job"
   check "asked to leave, the job is requeued" until_true 90 is Restarts 1

@@ -1,6 +1,7 @@
 #include "train/checkpoint_keeper.h"
 
 #include "base/text.h"
+#include "checkpoint/step_folders.h"
 #include "train/tiny_run.h"
 
 #include <ATen/ops/full.h>
@@ -116,6 +117,42 @@ TEST_F(Keeper, TheLastSaveIsTriedAgain) {
   saves.save(snapshot(10), /*last=*/true);
   helper.join();
   EXPECT_EQ(store_->newest_good()->filename(), "step-00000010");
+}
+
+/// Trains six steps without a save at the end. @param full_from  the step from which on the disk is full; 0: none
+/// @returns the steps of the checkpoints that are left
+std::vector<int64_t> saved_of_six(const SharedFolder& folder, int64_t every_steps, int64_t full_from = 0) {
+  TrainConfig config = tiny_config(folder, concat("every-", every_steps));
+  config.mesh.expert_parallel = 1;
+  config.train.steps = 6;
+  config.checkpoint.every_steps = every_steps;
+  config.checkpoint.at_end = false;
+  const auto world = test_session().world();
+  const auto mesh = sub_mesh(world->size(), config.mesh, config.model.moe.experts);
+  Logger log(1);
+  Trainer trainer(config, *mesh, log, nullptr);
+  std::optional<FullDisk> full;
+  trainer.model().parameters().at("final_norm.weight").value.register_hook([&](const at::Tensor& gradient) {
+    if (!full && trainer.step() + 1 == full_from) full.emplace();
+    return gradient;
+  });
+  trainer.run();
+  world->barrier();
+  std::vector<int64_t> saved;
+  for (const StepFolder& step : list_steps(config.run.directory / "checkpoints")) saved.push_back(step.step);
+  return saved;
+}
+
+TEST(WithoutASaveAtTheEnd, TheLastStepIsSavedWhereItIsDue) {
+  const SharedFolder folder;
+  EXPECT_EQ(saved_of_six(folder, 3), (std::vector<int64_t>{3, 6}));
+  EXPECT_EQ(saved_of_six(folder, 4), (std::vector<int64_t>{4}));
+  EXPECT_EQ(saved_of_six(folder, 0), (std::vector<int64_t>{}));
+}
+
+TEST(WithoutASaveAtTheEnd, ARunWhoseSaveFailedBesideItsLastStepsIsNoSuccess) {
+  const SharedFolder folder;
+  EXPECT_THROW(saved_of_six(folder, 5, /*full_from=*/5), SaveError);
 }
 
 }  // namespace

@@ -66,20 +66,34 @@ TEST(Divergence, TenSkippedStepsAreTenWhateverTheReason) {
   Divergence divergence = after(5, kLoss, /*scale_can_fall=*/true);
   for (int step = 0; step < 4; ++step) divergence.observe(StepOutcome::kSpike, kLoss, true);
   EXPECT_EQ(divergence.bad_in_a_row(), 0) << "the weights are good";
-  EXPECT_TRUE(divergence.may_save_when_due());
+  EXPECT_TRUE(divergence.may_save());
   EXPECT_TRUE(divergence.ends_well());
   EXPECT_FALSE(divergence.is_hopeless());
   divergence.observe(StepOutcome::kSpike, kLoss, true);
   EXPECT_EQ(divergence.skipped_in_a_row(), 10);
   EXPECT_TRUE(divergence.is_hopeless()) << "no scale ends spikes";
+  EXPECT_FALSE(divergence.ends_well());
+}
+
+TEST(Divergence, NoSkippedStepIsSavedWhenDue) {
+  for (const bool scale_can_fall : {false, true}) {
+    Divergence divergence;
+    divergence.observe(StepOutcome::kSpike, kLoss, scale_can_fall);
+    EXPECT_FALSE(divergence.may_save_when_due()) << "a spike";
+    divergence.observe(StepOutcome::kNotFinite, kLoss, scale_can_fall);
+    EXPECT_FALSE(divergence.may_save_when_due()) << "the first that is not finite, but the second that was skipped";
+  }
 }
 
 TEST(Divergence, AResumedRunCountsOn) {
-  Divergence divergence;
-  divergence.resume(9);
-  EXPECT_TRUE(divergence.may_save());
-  divergence.observe(StepOutcome::kNotFinite, kLoss, false);
-  EXPECT_TRUE(divergence.is_hopeless());
+  for (const StepOutcome outcome : {StepOutcome::kNotFinite, StepOutcome::kSpike}) {
+    Divergence divergence;
+    divergence.resume(/*bad_in_a_row=*/0, /*skipped_in_a_row=*/9);
+    EXPECT_TRUE(divergence.may_save());
+    EXPECT_FALSE(divergence.may_save_when_due());
+    divergence.observe(outcome, kLoss, /*scale_can_fall=*/true);
+    EXPECT_TRUE(divergence.is_hopeless());
+  }
 }
 
 }  // namespace

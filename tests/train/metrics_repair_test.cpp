@@ -5,7 +5,11 @@
 #include "train/metrics.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+#include <csignal>
 
 namespace pimoe {
 namespace {
@@ -65,6 +69,29 @@ TEST_F(MetricsRepair, PutsAsideWhatIsNoFile) {
   EXPECT_NE(mend_metrics(file_).find("could not be read"), std::string::npos);
   EXPECT_FALSE(std::filesystem::exists(file_));
   EXPECT_TRUE(std::filesystem::is_directory(folder_ / "metrics.jsonl.damaged"));
+}
+
+TEST_F(MetricsRepair, PutsAPipeAsideThatWouldKeepItsReaderWaiting) {
+  ASSERT_EQ(mkfifo(file_.c_str(), 0600), 0);
+  EXPECT_NE(mend_metrics(file_).find("it is no regular file"), std::string::npos);
+  EXPECT_TRUE(std::filesystem::is_fifo(folder_ / "metrics.jsonl.damaged"));
+}
+
+// A limit on file sizes stands for a full disk: what it leaves behind is often such a line.
+TEST_F(MetricsRepair, LeavesTheFileWhereTheOriginalCannotBeKept) {
+  const std::string whole = concat(kGood, "{\"step\":3,\"lo");
+  replace_file(file_, whole);
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  void (*const handler)(int) = signal(SIGXFSZ, SIG_IGN);
+  const rlimit tight{8, before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &tight);
+  const std::string said = mend_metrics(file_);
+  MetricsFile(file_, 2);  // cuts without room
+  setrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, handler);
+  EXPECT_NE(said.find("could not be mended: cannot write"), std::string::npos) << said;
+  EXPECT_EQ(read_file(file_), kGood);
 }
 
 }  // namespace

@@ -2,12 +2,14 @@
 #include "base/file_io.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint_store.h"
+#include "checkpoint/step_folders.h"
 #include "train/tiny_run.h"
 
 #include <ATen/TensorOperators.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <csignal>
 #include <functional>
 #include <limits>
 
@@ -46,12 +48,12 @@ TrainConfig config_of(const SharedFolder& folder, const std::string& run) {
 }
 
 /// Trains, with gradients that are not what they should be where `factor` is not 1.
-Trained train(const TrainConfig& config, const Factor& factor) {
+Trained train(const TrainConfig& config, const Factor& factor, const StopRequest* stop = nullptr) {
   const auto world = test_session().world();
   const auto mesh = sub_mesh(world->size(), config.mesh, config.model.moe.experts);
   Logger log(1);
   int64_t tries = -1;
-  Trainer trainer(config, *mesh, log, nullptr);
+  Trainer trainer(config, *mesh, log, stop);
   trainer.model().parameters().at("final_norm.weight").value.register_hook([&](const at::Tensor& gradient) {
     ++tries;  // a global batch of 7 is one micro-step
     return mesh->rank() == 0 ? gradient * factor(trainer.step() + 1, tries) : gradient;
@@ -136,6 +138,21 @@ TEST(Rollback, StepsThatAreDoneAgainLoseTheirRecordings) {
   EXPECT_EQ(RoutingReplay(config.run.directory / "routing").steps(), "steps 1 to 24");
 }
 
+TEST(Rollback, RecordsThatCannotBeMovedDoNotEndTheRun) {
+  const SharedFolder folder;
+  TrainConfig config = config_of(folder, "run");
+  config.train.steps = 24;
+  std::filesystem::create_directories(config.run.directory / "metrics.rolled_back.jsonl");  // as on a disk that is full
+  const auto run = [&](int64_t step, int64_t tries) {
+    if (step == 20 && tries > 20) std::filesystem::remove(config.run.directory / "metrics.rolled_back.jsonl");
+    return step > 9 && tries < 19 ? kInfinite : 1.0;
+  };
+  const Trained trained = train(config, run);
+  ASSERT_EQ(trained.records.size(), 24U) << "each step once";
+  for (size_t i = 0; i < trained.records.size(); ++i) EXPECT_EQ(trained.records[i]["step"], i + 1);
+  EXPECT_EQ(trained.rolled_back.size(), 11U) << "steps 9 to 19";
+}
+
 TEST(Rollback, IsTriedSoOftenAndThenTheRunEnds) {
   const SharedFolder folder;
   TrainConfig config = config_of(folder, "run");
@@ -149,6 +166,54 @@ TEST(Rollback, IsTriedSoOftenAndThenTheRunEnds) {
   }
   // What is left is the checkpoint of step 4, past all data that did not help: each of three times steps 5 to 15.
   EXPECT_EQ(read_manifest(find_checkpoint(config.run.directory)).counters.at("next_sample"), 7 * (4 + 2 * 11));
+}
+
+TEST(Rollback, ARunThatSkipsEveryStepAsASpikeEndsAndKeepsItsCheckpoints) {
+  const SharedFolder folder;
+  TrainConfig config = config_of(folder, "run");
+  config.train.steps = 60;
+  config.checkpoint.every_steps = 2;
+  try {
+    train(config, [](int64_t step, int64_t) { return step > 9 ? 1e6 : 1.0; });
+    FAIL() << "must end";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("after each of 3 rollbacks"), std::string::npos) << error.what();
+  }
+  test_session().world()->barrier();
+  std::vector<int64_t> saved;
+  for (const StepFolder& step : list_steps(config.run.directory / "checkpoints")) saved.push_back(step.step);
+  EXPECT_EQ(saved, (std::vector<int64_t>{6, 8})) << "no step that was skipped pushed one out";
+}
+
+TEST(Rollback, ARestartInAStreakOfSpikesCountsOn) {
+  for (const bool by_an_older_version : {false, true}) {
+    const SharedFolder folder;
+    TrainConfig config = config_of(folder, "run");
+    config.train.steps = 40;
+    const StopRequest stop;
+    const auto spikes = [&](int64_t step, int64_t) {
+      if (step == 15) raise(SIGUSR1);  // the sixth in a row: saves, and leaves
+      return step > 9 ? 1e6 : 1.0;
+    };
+    train(config, spikes, &stop);
+    const std::filesystem::path left = find_checkpoint(config.run.directory);
+    EXPECT_EQ(left.filename(), "step-00000015");
+    EXPECT_EQ(read_manifest(left).counters.at("skipped_in_a_row"), 6);
+    EXPECT_EQ(read_manifest(left).counters.at("not_finite_in_a_row"), 0);
+    if (by_an_older_version && test_session().world()->rank() == 0) {
+      Manifest manifest = read_manifest(left);
+      manifest.counters.erase("not_finite_in_a_row");
+      replace_file(left / "manifest.json", to_json(manifest));
+    }
+    test_session().world()->barrier();
+    config.train.rollbacks = 0;
+    try {
+      train(config, [](int64_t, int64_t) { return 1e6; });
+      FAIL() << "must end";
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("its last 10 steps, up to step 19"), std::string::npos) << error.what();
+    }
+  }
 }
 
 TEST(Rollback, NeedsACheckpointAndLeave) {

@@ -1,11 +1,16 @@
 #include "train/validation.h"
 
+#include "base/file_io.h"
+#include "base/text.h"
+#include "checkpoint/checkpoint_store.h"
 #include "parallel/parameter_buckets.h"
 #include "train/tiny_run.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
+
+#include <csignal>
 
 namespace pimoe {
 namespace {
@@ -24,7 +29,7 @@ double initial_loss(const TrainConfig& config, int ranks, const ValidationPlan& 
       initial_values(*parameter, {parameter->name, parameter->box, 0, parameter->box.numel()}, 1234, values.mutable_data_ptr<double>());
       parameter->value.copy_(values);
     }
-    loss = validation_loss(model, TokenFile(config.data.train), plan, *mesh);
+    loss = validation_loss(model, TokenFile(config.data.train), plan, *mesh).value();
   }
   world->barrier();
   return loss;
@@ -65,6 +70,47 @@ TEST(Validation, AUniformRouterKnowsATokenByItsPlaceAmongAllRanks) {
   config.model.sequence_length = 7;  // 21 slots a sequence: its first expert depends on where it stands
   config.model.moe.router.kind = RouterKind::kUniform;
   expect_one_loss(config);
+}
+
+// Six steps, of which each is validated; the last rank alone is asked to stop in the third.
+TEST(Validation, IsLeftOutOnEveryRankWhereOneIsAskedToStop) {
+  const SharedFolder folder;
+  TrainConfig config = tiny_config(folder, "run");
+  config.mesh.expert_parallel = 1;
+  config.train.steps = 6;
+  config.train.validate_every = 1;
+  config.data.validation = (folder.path() / "validation").string();
+  const auto world = test_session().world();
+  const auto mesh = sub_mesh(world->size(), config.mesh, config.model.moe.experts);
+  Logger log(1);
+  const StopRequest stop;
+  Trainer trainer(config, *mesh, log, &stop);
+  trainer.model().parameters().at("final_norm.weight").value.register_hook([&](const at::Tensor& gradient) {
+    if (mesh->rank() == mesh->size() - 1 && trainer.step() + 1 == 3) raise(SIGUSR1);
+    return gradient;
+  });
+  EXPECT_EQ(trainer.run(), TrainOutcome::kStopped);
+  world->barrier();
+  EXPECT_EQ(find_checkpoint(config.run.directory).filename(), "step-00000003");
+  std::vector<bool> validated;
+  for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
+    if (!line.empty()) validated.push_back(line.find("\"validation_loss\"") != std::string::npos);
+  }
+  EXPECT_EQ(validated, (std::vector<bool>{true, true, false}));
+}
+
+TEST(Validation, IsBrokenOffBetweenItsMicroSteps) {
+  const SharedFolder folder;
+  TrainConfig config = tiny_config(folder, "run");
+  config.mesh.expert_parallel = 1;
+  const auto mesh = sub_mesh(test_session().world()->size(), config.mesh, config.model.moe.experts);
+  Transformer model(config.model, at::kDouble, *mesh);
+  const ParameterBuckets buckets(model.parameters(), *mesh, ParameterBuckets::kBucketBytes, /*trained=*/false);
+  const TokenFile corpus(config.data.train);
+  const ValidationPlan plan{.batch = 8 * mesh->size(), .micro_batch = 1, .batches = 1};
+  int asked = 0;
+  EXPECT_FALSE(validation_loss(model, corpus, plan, *mesh, [&] { return ++asked == 4; }).has_value());
+  EXPECT_EQ(asked, 4);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ namespace pimoe {
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "pimoe-data-XXXXXX").string();
+    std::string name = (std::filesystem::temp_directory_path() / "pimoe-test-XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
     path_ = name;
   }

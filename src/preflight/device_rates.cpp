@@ -1,0 +1,115 @@
+#include "preflight/device_rates.h"
+
+#include "base/errors.h"
+#include "base/file_io.h"
+#include "base/text.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace pimoe {
+namespace {
+
+constexpr const char* kMeasured = "measured on this kind of device";
+constexpr const char* kDataSheet = "75 % of the maker's figures; not measured";
+
+/// Starting an operation of libtorch from C++, and a collective: of GPUs, as long as nothing was measured.
+constexpr double kOperation = 9e-6;
+constexpr double kMessage = 30e-6;
+
+struct ShippedRates {
+  const char* device;
+  DeviceRates rates;
+};
+
+const std::array<ShippedRates, 8>& table() {
+  // product, grouped, head, wide, attention; copy, link, network; operation, message; peak
+  static const std::array<ShippedRates, 8> shipped = {{
+      {"h200", {720e12, 560e12, 560e12, 45e12, 450e12, 3.8e12, 300e9, 45e9, kOperation, kMessage, 989.5e12, kMeasured}},
+      {"h100",
+       {700e12, 540e12, 540e12, 45e12, 430e12, 2.7e12, 300e9, 45e9, kOperation, kMessage, 989.5e12,
+        "measured on H200, memory from the maker's figures"}},
+      {"gh200",
+       {700e12, 540e12, 540e12, 45e12, 430e12, 3.2e12, 300e9, 45e9, kOperation, kMessage, 989.5e12,
+        "measured on H200, memory from the maker's figures"}},
+      {"h100-nvl", {580e12, 450e12, 450e12, 40e12, 360e12, 3.1e12, 180e9, 45e9, kOperation, kMessage, 835e12, kDataSheet}},
+      {"b200", {1650e12, 1200e12, 1200e12, 55e12, 1000e12, 6.4e12, 650e9, 45e9, kOperation, kMessage, 2250e12, kDataSheet}},
+      {"a100", {235e12, 180e12, 180e12, 14e12, 140e12, 1.55e12, 220e9, 22e9, kOperation, kMessage, 312e12, kDataSheet}},
+      {"a100-40gb", {235e12, 180e12, 180e12, 14e12, 140e12, 1.2e12, 220e9, 22e9, kOperation, kMessage, 312e12, kDataSheet}},
+      {"l40s", {270e12, 180e12, 180e12, 60e12, 150e12, 0.7e12, 20e9, 20e9, kOperation, kMessage, 362e12, kDataSheet}},
+  }};
+  return shipped;
+}
+
+/// The best rate of the rows whose name begins so; where several do (sizes), the largest.
+class Ceilings {
+ public:
+  Ceilings(const nlohmann::json& document, const std::filesystem::path& file) : document_(document), file_(file) {}
+
+  std::optional<double> best(const std::string& name, const char* key, double unit) const {
+    std::optional<double> found;
+    for (const nlohmann::json& row : document_.value("rows", nlohmann::json::array())) {
+      if (row.value("suite", "") != "ceilings" || !row.value("name", "").starts_with(name) || !row.contains(key)) continue;
+      if (!row[key].is_number()) throw DataError(concat(file_.string(), ": ", key, " of ", name, " is no number"));
+      const double rate = row[key].get<double>() * unit;
+      if (rate > 0 && (!found || rate > *found)) found = rate;
+    }
+    return found;
+  }
+  std::optional<double> flops(const std::string& name) const { return best(name, "best_tflops", 1e12); }
+  std::optional<double> bytes(const std::string& name) const { return best(name, "best_gigabytes_per_second", 1e9); }
+
+ private:
+  const nlohmann::json& document_;
+  const std::filesystem::path& file_;
+};
+
+}  // namespace
+
+std::optional<DeviceRates> shipped_rates(const std::string& device) {
+  for (const ShippedRates& shipped : table()) {
+    if (device == shipped.device) return shipped.rates;
+  }
+  return std::nullopt;
+}
+
+DeviceRates read_rates(const std::filesystem::path& file, const std::optional<DeviceRates>& otherwise) {
+  nlohmann::json document;
+  try {
+    document = nlohmann::json::parse(read_regular_file(file));
+  } catch (const nlohmann::json::exception&) {
+    throw DataError(concat(file.string(), " is no JSON document of `pimoe bench ceilings --json`"));
+  }
+  if (!document.is_object()) throw DataError(concat(file.string(), " is no JSON document of `pimoe bench ceilings --json`"));
+  const Ceilings ceilings(document, file);
+  const nlohmann::json machine = document.value("machine", nlohmann::json::object());
+  const std::string precision = machine.value("precision", "");
+  const bool on_gpu = machine.value("device", "cpu") != "cpu";
+  DeviceRates rates = otherwise.value_or(DeviceRates{});
+  const auto need = [&](double& rate, std::optional<double> measured, const std::string& name) {
+    if (measured) rate = *measured;
+    if (rate <= 0) throw DataError(concat(file.string(), " has no row of ceilings named ", name, ": make it anew with `pimoe bench ceilings`"));
+  };
+  need(rates.product, ceilings.flops("projections"), "projections");
+  need(rates.wide_product, ceilings.flops(precision == "float64" ? "gemm float64" : "gemm float32"), "gemm float32");
+  // A model without experts measures none, and needs none.
+  need(rates.grouped_product, ceilings.flops("experts").value_or(rates.product), "experts");
+  need(rates.head, ceilings.flops("head"), "head");
+  need(rates.attention, ceilings.flops("attention"), "attention");
+  need(rates.copy, ceilings.bytes("copy"), "copy");
+  const bool one_host = machine.value("hosts", 1) == 1;
+  if (const auto exchange = ceilings.bytes("all_to_all")) (one_host ? rates.link : rates.network) = *exchange;
+  if (rates.link <= 0) rates.link = rates.copy / 4;  // between processes of a host: each byte is written and read twice
+  if (rates.network <= 0) rates.network = rates.link;
+  if (!otherwise) {
+    rates.operation = on_gpu ? kOperation : 0.0;
+    rates.message = kMessage;
+  }
+  rates.source = concat("measured: ", file.string());
+  return rates;
+}
+
+}  // namespace pimoe

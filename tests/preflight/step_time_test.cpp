@@ -1,0 +1,156 @@
+#include "preflight/step_time.h"
+
+#include "base/errors.h"
+#include "preflight/sweep.h"
+#include "support/temporary_folder.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace pimoe {
+namespace {
+
+TrainConfig config_of(int64_t experts = 8) {
+  TrainConfig config;
+  config.model.layers = 2;
+  config.model.width = 64;
+  config.model.heads = 4;
+  config.model.kv_heads = 2;
+  config.model.sequence_length = 128;
+  config.model.vocabulary = 1000;
+  config.model.moe.experts = experts;
+  config.model.moe.choices = 2;
+  config.model.moe.expert_width = 48;
+  config.train.global_batch = 16;
+  config.train.micro_batch = 4;
+  config.train.precision = Precision::kBfloat16;
+  return config;
+}
+
+DeviceRates rates() {
+  DeviceRates rates;
+  rates.product = 1e12;
+  rates.grouped_product = 2e12;
+  rates.head = 4e12;
+  rates.wide_product = 1e11;
+  rates.attention = 5e11;
+  rates.copy = 1e11;
+  rates.link = 1e10;
+  rates.network = 1e9;
+  rates.message = 1e-5;
+  return rates;
+}
+
+double seconds_of(const StepTime& time, const std::string& name) {
+  for (const TimedWork& work : time.parts) {
+    if (work.name == name) return work.seconds;
+  }
+  return 0.0;
+}
+
+ForecastPlace one_rank() { return {.ranks = 1, .node_ranks = 1, .dtype = at::kBFloat16}; }
+
+// T = 16 x 128 = 2048 tokens, two layers, D = 64, d = 16.
+TEST(StepTime, EachPartIsItsWorkOverItsRate) {
+  const StepTime time = step_time(config_of(), one_rank(), rates(), 1.0);
+  EXPECT_DOUBLE_EQ(seconds_of(time, "attention's projections"), 6.0 * 2048 * 2 * 64 * 16 * (2 * 4 + 2 * 2) / 1e12);
+  EXPECT_DOUBLE_EQ(seconds_of(time, "attention"), 7.0 * 2048 * 2 * 128 * 4 * 16 / 5e11);
+  EXPECT_DOUBLE_EQ(seconds_of(time, "router"), 6.0 * 2048 * 64 * 8 * 2 / 1e11);
+  EXPECT_DOUBLE_EQ(seconds_of(time, "experts"), 18.0 * 2048 * 2 * 64 * 48 * 2 / 2e12);
+  EXPECT_DOUBLE_EQ(seconds_of(time, "head and cross-entropy"), 6.0 * 2048 * 64 * 1000 / 4e12);
+  double sum = 0.0;
+  for (const TimedWork& work : time.parts) sum += work.seconds;
+  EXPECT_DOUBLE_EQ(time.seconds, sum);
+  EXPECT_DOUBLE_EQ(time.tokens_per_second, 2048 / time.seconds);
+  EXPECT_EQ(seconds_of(time, "exchange of rows"), 0.0);
+}
+
+TEST(StepTime, RecomputationIsAThirdForward) {
+  TrainConfig config = config_of();
+  const StepTime none = step_time(config, one_rank(), rates(), 1.0);
+  config.train.recompute = RecomputePolicy::kMoe;
+  const StepTime moe = step_time(config, one_rank(), rates(), 1.0);
+  EXPECT_DOUBLE_EQ(seconds_of(moe, "experts"), seconds_of(none, "experts") * 4 / 3);
+  EXPECT_DOUBLE_EQ(seconds_of(moe, "attention"), seconds_of(none, "attention"));
+  config.train.recompute = RecomputePolicy::kFull;
+  EXPECT_DOUBLE_EQ(seconds_of(step_time(config, one_rank(), rates(), 1.0), "attention"), seconds_of(none, "attention") * 4 / 3);
+}
+
+TEST(StepTime, RanksShareOutTheWorkAndPayForLinks) {
+  TrainConfig config = config_of();
+  ForecastPlace place{.ranks = 4, .node_ranks = 4, .on_gpu = true, .dtype = at::kBFloat16};
+  const StepTime one = step_time(config, one_rank(), rates(), 1.0);
+  config.mesh.expert_parallel = 4;
+  const StepTime four = step_time(config, place, rates(), 1.0);
+  EXPECT_DOUBLE_EQ(seconds_of(four, "experts"), seconds_of(one, "experts") / 4);
+  EXPECT_GT(seconds_of(four, "exchange of rows"), 0.0);
+  EXPECT_GT(four.hidden_seconds, 0.0);
+  place.node_ranks = 2;  // the expert group no longer fits into a node
+  EXPECT_GT(seconds_of(step_time(config, place, rates(), 1.0), "exchange of rows"), 2 * seconds_of(four, "exchange of rows"));
+  // The step waits for the fullest rank.
+  EXPECT_DOUBLE_EQ(seconds_of(step_time(config, place, rates(), 2.0), "experts"), 2 * seconds_of(four, "experts"));
+}
+
+TEST(StepTime, AHostThatIsSlowerThanTheDeviceIsWaitedFor) {
+  DeviceRates slow = rates();
+  EXPECT_EQ(seconds_of(step_time(config_of(), one_rank(), slow, 1.0), "waiting for the host"), 0.0);
+  slow.operation = 1e-3;
+  EXPECT_EQ(step_time(config_of(), one_rank(), slow, 1.0).bottleneck().name, "waiting for the host");
+}
+
+TEST(StepTime, ADenseModelHasNoRouterAndNoExperts) {
+  const StepTime time = step_time(config_of(/*experts=*/0), one_rank(), rates(), 1.0);
+  EXPECT_EQ(seconds_of(time, "router") + seconds_of(time, "experts") + seconds_of(time, "moves of rows"), 0.0);
+  EXPECT_GT(seconds_of(time, "dense feed-forward"), 0.0);
+}
+
+TEST(Sweep, LeavesOutWhatDoesNotFitAndPutsTheFastestFirst) {
+  const TrainConfig config = config_of();
+  const ForecastPlace place{.ranks = 4, .node_ranks = 4, .dtype = at::kBFloat16};
+  const auto all = sweep(config, place, rates(), kWorstSkew, /*limit_bytes=*/0, 0);
+  ASSERT_EQ(all.size(), 3u * 3u * 3u);  // expert_parallel 1, 2, 4; 1, 2, 4 sequences at once; three policies
+  for (size_t i = 1; i < all.size(); ++i) EXPECT_LE(all[i - 1].time.seconds, all[i].time.seconds);
+  int64_t most = 0;
+  for (const SweptLayout& layout : all) most = std::max(most, layout.peak);
+  const auto some = sweep(config, place, rates(), kWorstSkew, most - 1, 0);
+  EXPECT_LT(some.size(), all.size());
+  for (const SweptLayout& layout : some) EXPECT_LT(layout.peak, most);
+}
+
+class RatesFile : public ::testing::Test {
+ protected:
+  std::filesystem::path write(const std::string& text) const { return folder_.write("ceilings.json", text); }
+  TemporaryFolder folder_;
+};
+
+TEST_F(RatesFile, TakesTheBestOfEachCeiling) {
+  const auto file = write(R"({"machine": {"precision": "bfloat16", "device": "cpu", "hosts": 1}, "rows": [
+    {"suite": "ceilings", "name": "gemm float32", "best_tflops": 0.1}, {"suite": "ceilings", "name": "projections", "best_tflops": 0.5},
+    {"suite": "ceilings", "name": "projections", "best_tflops": 0.6}, {"suite": "ceilings", "name": "attention", "best_tflops": 0.2},
+    {"suite": "ceilings", "name": "experts", "best_tflops": 0.4}, {"suite": "ceilings", "name": "head", "best_tflops": 0.3},
+    {"suite": "ceilings", "name": "copy", "best_gigabytes_per_second": 10}, {"suite": "layer", "name": "copy", "best_gigabytes_per_second": 99},
+    {"suite": "ceilings", "name": "all_to_all 1 MiB", "best_gigabytes_per_second": 2}]})");
+  const DeviceRates read = read_rates(file, std::nullopt);
+  EXPECT_DOUBLE_EQ(read.product, 0.6e12);
+  EXPECT_DOUBLE_EQ(read.grouped_product, 0.4e12);
+  EXPECT_DOUBLE_EQ(read.copy, 10e9);
+  EXPECT_DOUBLE_EQ(read.link, 2e9);
+  EXPECT_DOUBLE_EQ(read.operation, 0.0);
+}
+
+TEST_F(RatesFile, NamesWhatIsMissing) {
+  const auto file = write(R"({"machine": {"precision": "bfloat16"}, "rows": []})");
+  EXPECT_DOUBLE_EQ(read_rates(file, shipped_rates("h200")).product, shipped_rates("h200")->product);
+  try {
+    read_rates(file, std::nullopt);
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find("projections"), std::string::npos) << error.what();
+  }
+  EXPECT_THROW(read_rates(write("[1, 2"), std::nullopt), DataError);
+  EXPECT_THROW(read_rates(folder_.path() / "nothing.json", std::nullopt), IoError);
+}
+
+}  // namespace
+}  // namespace pimoe

@@ -1,0 +1,43 @@
+#include "train/micro_batch.h"
+
+#include <gtest/gtest.h>
+
+namespace pimoe {
+namespace {
+
+TrainConfig config_of(int64_t global_batch) {
+  TrainConfig config;
+  config.model.layers = 2;
+  config.model.width = 64;
+  config.model.sequence_length = 128;
+  config.model.vocabulary = 300;
+  config.model.moe.experts = 8;
+  config.train.global_batch = global_batch;
+  config.train.micro_batch = 0;
+  return config;
+}
+
+int64_t peak(TrainConfig config, const ForecastPlace& place, int64_t sequences) {
+  config.train.micro_batch = sequences;
+  return Forecast(config, place).memory(kWorstSkew).peak(place.on_gpu);
+}
+
+TEST(MicroBatch, AutoIsTheWholeShareWhereThereIsRoom) {
+  EXPECT_EQ(largest_micro_batch(config_of(13), {.ranks = 2, .node_ranks = 2}, 0), 7);
+  EXPECT_EQ(largest_micro_batch(config_of(13), {.ranks = 2, .node_ranks = 2}, int64_t{1} << 40), 7);
+  EXPECT_EQ(largest_micro_batch(config_of(3), {.ranks = 8, .node_ranks = 8}, int64_t{1} << 40), 1);
+}
+
+// Twelve sequences come to 12, 6, 4, 3, 2 or 1 at a time.
+TEST(MicroBatch, AutoTakesTheMostThatFitsInTheFewestMicroSteps) {
+  const TrainConfig config = config_of(12);
+  const ForecastPlace place{.ranks = 1, .node_ranks = 1};
+  EXPECT_EQ(largest_micro_batch(config, place, peak(config, place, 12)), 12);
+  EXPECT_EQ(largest_micro_batch(config, place, peak(config, place, 12) - 1), 6);
+  EXPECT_EQ(largest_micro_batch(config, place, peak(config, place, 6) - 1), 4);
+  EXPECT_EQ(largest_micro_batch(config, place, peak(config, place, 4)), 4);
+  EXPECT_EQ(largest_micro_batch(config, place, 1), 1);
+}
+
+}  // namespace
+}  // namespace pimoe
