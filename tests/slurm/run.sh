@@ -216,6 +216,46 @@ has_no_binary() {
   check "the message names the file and PIMOE_BUILD" says "$log" "$dir/nowhere/pimoe is not there"
 }
 
+# scale STATUS ARGUMENT...: launch/scaling.sh on tiny.yaml, until its jobs are done, and with what status it has to end.
+readonly scaling=(launch/scaling.sh tests/slurm/tiny.yaml model.vocabulary=512 --weak --output "$dir/scaling" --ranks-per-node 2)
+scale() {
+  local status=0
+  log=$dir/scaling.log
+  "${scaling[@]}" "${@:2}" >"$log" 2>&1 || status=$?
+  echo "exit status $status, expected $1"
+  [ $status = "$1" ]
+}
+jobs_of_scaling() { cat "$dir"/scaling/scaling-*.job; }
+# has_row PATTERN: its columns are ranks, hosts, threads of a rank, expert_parallel, sequences a step, and more.
+has_row() { grep -E "^\| $1" "$dir/scaling/table.md" || { cat "$dir/scaling/table.md" && false; }; }
+
+measures_scaling() {
+  check "1, 2 and 4 ranks are measured" scale 0 --ranks 1,2,4 --seconds 0 --slurm
+  check "1 rank on one node trains 8 sequences a step" has_row '1 \| 1 \| [0-9]+ \| 1 \| 8 '
+  check "2 ranks on one node train 16" has_row '2 \| 1 \| [0-9]+ \| 2 \| 16 '
+  check "4 ranks on two nodes train 32" has_row '4 \| 2 \| [0-9]+ \| 2 \| 32 '
+  jobs_of_scaling >"$dir/first"
+  check "the same again succeeds" scale 0 --ranks 1,2,4 --seconds 0 --slurm
+  check "and has submitted nothing" cmp "$dir/first" <(jobs_of_scaling)
+
+  "${scaling[@]}" --ranks 1,2,4 --seconds 1 --slurm >"$log" 2>&1 &
+  local waiting=$!
+  check "other seconds: new jobs" until_true 60 says "$log" "waiting for the jobs"
+  kill -TERM $waiting
+  wait $waiting
+  check "whoever waits can be ended (status $?)" says "$log" "jobs that were submitted go on"
+  check "its jobs are new" has_no_job_of "$dir/first"
+  jobs_of_scaling >"$dir/first"
+  check "the same command waits for them" scale 0 --ranks 1,2,4 --seconds 1 --slurm
+  check "and has submitted nothing" cmp "$dir/first" <(jobs_of_scaling)
+  check "--gather has all of them" launch/scaling.sh --gather "$dir/scaling"
+
+  check "3 ranks cannot be two groups of experts" scale 1 --ranks 2,3 --seconds 0 mesh.expert_parallel=2 --slurm
+  check "their row has the error" has_row '3 \|.*exit status 78.*expert_parallel'
+  check "the others stay" has_row '2 \| 1 '
+}
+has_no_job_of() { ! jobs_of_scaling | grep -xF -f "$1"; }
+
 section() { echo "$1"; "${@:2}"; }
 
 tests/slurm/cluster.sh up "$dir" || exit 1
@@ -239,6 +279,7 @@ for launcher in srun mpirun; do
 done
 unset PIMOE_LAUNCHER
 section "a job that reaches its time limit" reaches_its_time_limit
+section "a scaling experiment" measures_scaling
 section "srun without PMIx" is_refused_without_pmix
 section "a job without a binary" has_no_binary
 
