@@ -96,6 +96,17 @@ run=$(sed -n '/^run:/,/^[a-z]/{s/^  directory: *\(.*[^ ]\)  # .*/\1/p}' <<<"$con
 if [[ $run == \"*\" ]]; then run=${run:1:-1} && printf -v run %b "${run//\\\"/\\x22}"; fi  # of YAML's escapes printf knows all but \"
 newest_step() { { find "$run/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null || true; } | sed -n 's/.*step-0*\([0-9]\{1,\}\)$/\1/p' | sort -n | tail -n 1; }
 
+# What was saved last since FILE was made, where a start after the first goes on: `auto` if that is the newest of all. Not what lies there from
+# before: a run that was sent back to an older step has left it behind.
+#   resume_word RUN FILE
+resume_word() {
+  local saved newest
+  newest=$(find "$1/checkpoints" -maxdepth 1 -name 'step-*' ! -name '*.*' -printf '%f\n' 2>/dev/null | sort -V | tail -n 1)
+  saved=$(find "$1/checkpoints" -maxdepth 1 -name 'step-*' ! -name '*.*' -newer "$2" -printf '%f\n' 2>/dev/null | sort -V | tail -n 1)
+  if [ -z "$saved" ]; then return; fi
+  if [ "$saved" = "$newest" ]; then echo checkpoint.resume=auto; else printf 'checkpoint.resume=%s\n' "$1/checkpoints/$saved"; fi
+}
+
 # Rank 0 holds RUN/lock while it trains, on whatever host it is.
 is_training() {
   local status=0
@@ -164,6 +175,7 @@ leave_out_hosts() {
 
 crashes=0 total=0 begin=$SECONDS
 : >"$work/failures"
+: >"$work/begun"
 while :; do
   before=$(newest_step)
   [ -z "$asked" ] || leave "before the start" "$before"
@@ -171,7 +183,10 @@ while :; do
   if [ -n "$hostfile" ]; then command+=(--hostfile "$work/hosts"); fi
   # `none` and a path of checkpoint.resume say where a run begins: what it has saved since is where it goes on.
   resume=()
-  if [ $total -gt 0 ] && [ -n "$before" ]; then resume=(checkpoint.resume=auto); fi
+  if [ $total -gt 0 ]; then
+    word=$(resume_word "$run" "$work/begun")
+    [ -z "$word" ] || resume=("$word")
+  fi
   say "start $((total + 1)): $ranks ranks, from ${before:+step }${before:-the beginning}"
   : >"$work/output"
   # In a session of its own, where the terminal's Ctrl-C does not end it before the ranks have saved; asked to leave if this script is killed.

@@ -132,7 +132,7 @@ void add_bench_command(CLI::App& app, AppContext& context) {
   bench_app->footer(
       concat("Suites:\n", suite_lines(),
              "Under mpirun every rank takes part, and a time is the slowest rank's. Tokens and weights are random; the run folder is\n"
-             "used for files (RUN/bench, removed afterwards) and its checkpoints are left alone.\n"
+             "used for files (RUN/.pimoe-bench, removed afterwards) and its checkpoints are left alone.\n"
              "Examples:\n  mpirun -n 2 pimoe bench layer configs/quickstart.yaml model.vocabulary=4096 --json layer.json\n"
              "  pimoe bench layer model.width=2048 model.moe.experts=64 model.moe.choices=8 model.moe.expert_width=1024\n"
              "docs/bench.md says what each suite measures, and how to read it."));

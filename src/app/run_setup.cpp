@@ -13,6 +13,7 @@
 #include <ATen/ops/tensor.h>
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -47,11 +48,21 @@ int outermost_threads(const std::string& text) {
   return first;
 }
 
+std::string host_of_rank() {
+  char name[256] = {};
+  gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
 /// As much as the rank with the least free memory can compute at a time. Collective.
 int64_t fitting_micro_batch(const TrainConfig& config, const ProcessMesh& mesh) {
   const c10::Device device = mesh.device();
-  // On a node's host its ranks share what is free.
-  at::Tensor least = at::tensor({free_bytes(device) / (device.is_cpu() ? mesh.node_size() : 1)}, at::kLong);
+  // Ranks that share a device share what is free of it.
+  const std::vector<std::string> devices = mesh.control().all_gather_text(concat(device_identity(device), " of ", host_of_rank()));
+  const auto sharers = std::count(devices.begin(), devices.end(), devices[static_cast<size_t>(mesh.rank())]);
+  // MPI's buffers, oneDNN's kernels and the process' own are no tensors: a tenth stays free on a CPU. kGpuOverheadBytes is for GPUs.
+  const int64_t free = device.is_cpu() ? free_bytes(device) / 10 * 9 : free_bytes(device);
+  at::Tensor least = at::tensor({free / std::max<int64_t>(1, sharers)}, at::kLong);
   mesh.control().all_reduce(least, ReduceOp::kMin);
   const ForecastPlace place{.ranks = mesh.size(),
                             .node_ranks = mesh.node_size(),

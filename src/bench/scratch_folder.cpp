@@ -10,10 +10,16 @@ namespace pimoe {
 
 namespace fs = std::filesystem;
 
-ScratchFolder::ScratchFolder(const fs::path& run_folder, const ProcessMesh& mesh) : path_(run_folder / "bench"), rank_(mesh.rank()) {
+ScratchFolder::ScratchFolder(const fs::path& run_folder, const ProcessMesh& mesh) : path_(run_folder / ".pimoe-bench"), rank_(mesh.rank()) {
   std::string trouble;
   if (rank_ == 0) {
     std::error_code error;
+    for (fs::path above = path_.parent_path(); !above.empty() && !fs::exists(above, error); above = above.parent_path())
+      made_.push_back(above);
+    // What has no lock is nobody's benchmark, whatever it is called.
+    if (fs::exists(path_, error) && !fs::is_empty(path_, error) && !fs::exists(path_ / "lock", error)) {
+      throw IoError(concat(path_.string(), " is there and is not of a benchmark: remove it, or choose another run.directory"), EEXIST);
+    }
     fs::create_directories(path_, error);
     if (error) throw IoError(concat("cannot make ", path_.string(), ": ", error.message()), error.value());
     try {
@@ -36,8 +42,7 @@ ScratchFolder::~ScratchFolder() {
   if (!lock_) return;
   std::error_code ignored;
   fs::remove_all(path_, ignored);
-  for (fs::path above = path_.parent_path(); !above.empty() && fs::remove(above, ignored); above = above.parent_path()) {
-  }
+  for (const fs::path& folder : made_) fs::remove(folder, ignored);  // innermost first; what is not empty stays
 }
 
 }  // namespace pimoe

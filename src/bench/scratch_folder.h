@@ -5,14 +5,17 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
+#include <vector>
 
 namespace pimoe {
 
-/// RUN/bench: what a benchmark writes, on the file system that a run would write to. Gone afterwards, and the run folder too if it was not there.
+/// RUN/.pimoe-bench: what a benchmark writes, on the file system that a run would write to. Gone afterwards, and with it the folders above that were
+/// not there.
 class ScratchFolder {
  public:
   /// What an earlier benchmark that was killed left there is removed. Collective.
-  /// @throws ConfigError if another benchmark is at work there; IoError
+  /// @throws ConfigError if another benchmark is at work there; IoError, also if something else has that name
   ScratchFolder(const std::filesystem::path& run_folder, const ProcessMesh& mesh);
   /// Rank 0's removes it: the others are done with it when a measurement, which is collective, has ended.
   ~ScratchFolder();
@@ -26,7 +29,8 @@ class ScratchFolder {
  private:
   std::filesystem::path path_;
   int rank_;
-  std::unique_ptr<FileLock> lock_;  ///< rank 0's
+  std::vector<std::filesystem::path> made_;  ///< rank 0's: folders above that were not there, innermost first
+  std::unique_ptr<FileLock> lock_;           ///< rank 0's
 };
 
 }  // namespace pimoe

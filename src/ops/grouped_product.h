@@ -6,7 +6,8 @@ namespace pimoe {
 
 /// Products of consecutive groups of rows with a matrix of their own.
 ///
-/// at::_grouped_mm for bfloat16 on a GPU, without a host synchronisation; a loop over groups elsewhere (on the CPU; other dtypes, 1024 groups
+/// Gated networks in bfloat16 have kernels of our own on Hopper (fused_mlp.h), and every product in bfloat16 on CPUs with instructions for it
+/// (tile_product.h). Otherwise at::_grouped_mm for bfloat16 on a GPU, without a host synchronisation; a loop over groups elsewhere (other dtypes, 1024 groups
 /// or more, strides that are not multiples of 16 bytes), which on a GPU reads `ends` to the host. Groups may be empty, all of them too.
 ///
 /// `ends` [G] int32 on the rows' device: group g is rows [ends[g-1], ends[g]). Rows past the last end are unused: what they

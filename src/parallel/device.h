@@ -41,7 +41,7 @@ void forget_peak_memory(c10::Device device);
 /// @returns CUDA's version, "13.0"; "" in a build without.
 std::string cuda_version();
 
-/// @returns bytes of the device that nobody has taken: of a GPU, or of the host's memory (of its control group, where that has a limit)
+/// @returns bytes of the device that nobody has taken: of a GPU, or of the host's memory (below a container's limit, where it has one)
 int64_t free_bytes(c10::Device device);
 
 /// @returns whether bfloat16 products are fast: CPU with AMX-BF16 or AVX512-BF16, GPU of compute capability 8.0 or more.

@@ -93,10 +93,12 @@ void forget_host_peak_memory() {
 int64_t host_free_bytes() {
   const std::string kilobytes = value_in("/proc/meminfo", "MemAvailable");
   int64_t free = kilobytes.empty() ? 0 : std::stoll(kilobytes) * 1024;
-  // A container sees its host's memory there; its own limit, if it has one, is here.
-  int64_t limit = 0, used = 0;
+  // A container sees its host's memory there; its own limit, if it has one, is here. Pages of files make room for whoever needs it.
+  int64_t limit = 0, used = 0, cached = 0;
   if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
-    free = std::min(free, std::max<int64_t>(0, limit - used));
+    std::ifstream statistics("/sys/fs/cgroup/memory.stat");
+    for (std::string key; statistics >> key >> cached && key != "inactive_file";) cached = 0;
+    free = std::min(free, std::max<int64_t>(0, limit - used + cached));
   }
   return free;
 }

@@ -110,7 +110,7 @@ std::string time_table(const CheckReport& report) {
                   ": no rates are shipped; measure them where it will run, `pimoe bench ceilings ", report.config,
                   " --json FILE`, and give --ceilings FILE\n");
   }
-  const StepTime& time = *report.time;
+  const StepTimeForecast& time = *report.time;
   std::string text = concat("time of a step at balance, foretold (rates ", report.rates.source, ")\n");
   const auto row = [&](const std::string& name, double seconds, const std::string& limit) {
     text += concat("  ", name, std::string(34 - std::min<size_t>(34, name.size()), ' '), right(time_text(seconds), 12),
@@ -247,7 +247,7 @@ Json to_json(const CheckReport& report) {
                         {"disk_free", report.found.folder.free_bytes >= 0 ? Json(report.found.folder.free_bytes) : Json(nullptr)},
                         {"fits", report.disk_fits()}};
   if (report.time) {
-    const StepTime& time = *report.time;
+    const StepTimeForecast& time = *report.time;
     Json parts = Json::array();
     for (const TimedWork& work : time.parts) parts.push_back({{"name", work.name}, {"seconds", work.seconds}, {"limit", work.limit}});
     json["time"] = {{"rates", report.rates.source},

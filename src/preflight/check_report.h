@@ -40,9 +40,9 @@ struct CheckReport {
   int64_t saves = 0;           ///< checkpoints that the run writes
   int64_t disk_bytes = 0;      ///< that they take at one time, beyond those that are there
   bool has_experts = false;
-  std::vector<Remedy> remedies;  ///< where it does not fit
-  std::optional<StepTime> time;  ///< at balance; absent where the device's rates are not known
-  DeviceRates rates;             ///< that it was foretold with
+  std::vector<Remedy> remedies;          ///< where it does not fit
+  std::optional<StepTimeForecast> time;  ///< at balance; absent where the device's rates are not known
+  DeviceRates rates;                     ///< that it was foretold with
   bool swept = false;
   std::vector<SweptLayout> sweep;  ///< --sweep: what fits, fastest first
 

@@ -51,7 +51,7 @@ class Ceilings {
 
   std::optional<double> best(const std::string& name, const char* key, double unit) const {
     std::optional<double> found;
-    for (const nlohmann::json& row : document_.value("rows", nlohmann::json::array())) {
+    for (const nlohmann::json& row : document_.at("rows")) {
       if (row.value("suite", "") != "ceilings" || !row.value("name", "").starts_with(name) || !row.contains(key)) continue;
       if (!row[key].is_number()) throw DataError(concat(file_.string(), ": ", key, " of ", name, " is no number"));
       const double rate = row[key].get<double>() * unit;
@@ -69,48 +69,51 @@ class Ceilings {
 
 }  // namespace
 
-std::optional<DeviceRates> shipped_rates(const std::string& device) {
+std::optional<DeviceRates> shipped_rates(const std::string& device, const std::string& precision) {
+  if (precision != "bfloat16" && precision != "float16") return std::nullopt;
   for (const ShippedRates& shipped : table()) {
     if (device == shipped.device) return shipped.rates;
   }
   return std::nullopt;
 }
 
-DeviceRates read_rates(const std::filesystem::path& file, const std::optional<DeviceRates>& otherwise) {
-  nlohmann::json document;
+DeviceRates read_rates(const std::filesystem::path& file, const std::string& precision, const std::optional<DeviceRates>& otherwise) {
+  const std::string name = file.string();
   try {
-    document = nlohmann::json::parse(read_regular_file(file));
+    const nlohmann::json document = nlohmann::json::parse(read_regular_file(file));
+    const Ceilings ceilings(document, file);
+    const nlohmann::json& machine = document.at("machine");
+    const auto measured_in = machine.at("precision").get<std::string>();
+    if (measured_in != precision)
+      throw DataError(concat(name, " was measured in ", measured_in, ", and the run is in ", precision, ": make it anew"));
+    DeviceRates rates = otherwise.value_or(DeviceRates{});
+    const auto need = [&](double& rate, std::optional<double> measured, const std::string& row) {
+      if (measured) rate = *measured;
+      if (rate <= 0) throw DataError(concat(name, " has no row of ceilings named ", row, ": make it anew with `pimoe bench ceilings`"));
+    };
+    need(rates.product, ceilings.flops("projections"), "projections");
+    need(rates.wide_product, ceilings.flops(precision == "float64" ? "gemm float64" : "gemm float32"), "gemm float32");
+    // A model without experts measures none, and needs none.
+    need(rates.grouped_product, ceilings.flops("experts").value_or(rates.product), "experts");
+    need(rates.head, ceilings.flops("head"), "head");
+    need(rates.attention, ceilings.flops("attention"), "attention");
+    need(rates.copy, ceilings.bytes("copy"), "copy");
+    if (const auto exchange = ceilings.bytes("all_to_all")) {
+      // Of the expert group: inside a node, unless there is a rank or less on each.
+      const bool near = machine.at("hosts").get<int64_t>() < machine.at("ranks").get<int64_t>() || machine.at("hosts").get<int64_t>() == 1;
+      (near ? rates.link : rates.network) = *exchange;
+    }
+    if (rates.link <= 0) rates.link = rates.copy / 4;  // between processes of a host: each byte is written and read twice
+    if (rates.network <= 0) rates.network = rates.link;
+    if (!otherwise) {
+      rates.operation = machine.at("gpu").is_null() ? 0.0 : kOperation;
+      rates.message = kMessage;
+    }
+    rates.source = concat("measured: ", name);
+    return rates;
   } catch (const nlohmann::json::exception&) {
-    throw DataError(concat(file.string(), " is no JSON document of `pimoe bench ceilings --json`"));
+    throw DataError(concat(name, " is no JSON document of `pimoe bench ceilings --json`"));
   }
-  if (!document.is_object()) throw DataError(concat(file.string(), " is no JSON document of `pimoe bench ceilings --json`"));
-  const Ceilings ceilings(document, file);
-  const nlohmann::json machine = document.value("machine", nlohmann::json::object());
-  const std::string precision = machine.value("precision", "");
-  const bool on_gpu = machine.value("device", "cpu") != "cpu";
-  DeviceRates rates = otherwise.value_or(DeviceRates{});
-  const auto need = [&](double& rate, std::optional<double> measured, const std::string& name) {
-    if (measured) rate = *measured;
-    if (rate <= 0)
-      throw DataError(concat(file.string(), " has no row of ceilings named ", name, ": make it anew with `pimoe bench ceilings`"));
-  };
-  need(rates.product, ceilings.flops("projections"), "projections");
-  need(rates.wide_product, ceilings.flops(precision == "float64" ? "gemm float64" : "gemm float32"), "gemm float32");
-  // A model without experts measures none, and needs none.
-  need(rates.grouped_product, ceilings.flops("experts").value_or(rates.product), "experts");
-  need(rates.head, ceilings.flops("head"), "head");
-  need(rates.attention, ceilings.flops("attention"), "attention");
-  need(rates.copy, ceilings.bytes("copy"), "copy");
-  const bool one_host = machine.value("hosts", 1) == 1;
-  if (const auto exchange = ceilings.bytes("all_to_all")) (one_host ? rates.link : rates.network) = *exchange;
-  if (rates.link <= 0) rates.link = rates.copy / 4;  // between processes of a host: each byte is written and read twice
-  if (rates.network <= 0) rates.network = rates.link;
-  if (!otherwise) {
-    rates.operation = on_gpu ? kOperation : 0.0;
-    rates.message = kMessage;
-  }
-  rates.source = concat("measured: ", file.string());
-  return rates;
 }
 
 }  // namespace pimoe

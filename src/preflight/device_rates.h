@@ -22,12 +22,12 @@ struct DeviceRates {
   std::string source;            ///< where they come from, for the reader
 };
 
-/// @returns those of a device by its name in device_table.h; nothing where none are shipped (CPUs: they differ too much)
-/// @source docs/check.md
-std::optional<DeviceRates> shipped_rates(const std::string& device);
+/// @returns those of a device by its name in device_table.h, in 16-bit precisions; nothing where none are shipped (CPUs differ too much)
+std::optional<DeviceRates> shipped_rates(const std::string& device, const std::string& precision);
 
 /// Those of a document of `pimoe bench ceilings --json`; what it does not have (one rank measures no links) is taken from `otherwise`.
+/// @param precision  of the run, which has to be the document's
 /// @throws IoError, DataError  naming what is missing or no number
-DeviceRates read_rates(const std::filesystem::path& file, const std::optional<DeviceRates>& otherwise);
+DeviceRates read_rates(const std::filesystem::path& file, const std::string& precision, const std::optional<DeviceRates>& otherwise);
 
 }  // namespace pimoe

@@ -91,8 +91,8 @@ void foretell(const TrainConfig& asked, const PlannedJob& job, CheckReport& repo
   report.disk_bytes = most * report.forecast->checkpoint_bytes();
   if (!report.memory_fits()) report.remedies = remedies(config, place, job.skew);
 
-  std::optional<DeviceRates> rates = shipped_rates(job.device.name);
-  if (!job.ceilings.empty() && !report.found.attempt([&] { rates = read_rates(job.ceilings, rates); })) return;
+  std::optional<DeviceRates> rates = shipped_rates(job.device.name, report.precision);
+  if (!job.ceilings.empty() && !report.found.attempt([&] { rates = read_rates(job.ceilings, report.precision, rates); })) return;
   if (!rates) {
     if (job.sweep) {
       report.found.troubles.push_back({ExitCode::kUsage, concat("--sweep compares times, and no rates are shipped for ", job.device.name,

@@ -23,7 +23,7 @@ constexpr double kHideable = 0.7;  ///< part of backward that buckets of gradien
 
 class Clock {
  public:
-  explicit Clock(StepTime& time) : time_(time) {}
+  explicit Clock(StepTimeForecast& time) : time_(time) {}
   void add(const std::string& name, double amount, double rate, const char* limit) {
     if (amount <= 0) return;
     time_.parts.push_back({name, amount / rate, limit});
@@ -31,7 +31,7 @@ class Clock {
   }
 
  private:
-  StepTime& time_;
+  StepTimeForecast& time_;
 };
 
 /// Whether a group of `size` neighbouring ranks stays inside of a node.
@@ -39,11 +39,11 @@ bool inside_node(int64_t size, const ForecastPlace& place) { return size <= plac
 
 }  // namespace
 
-const TimedWork& StepTime::bottleneck() const {
+const TimedWork& StepTimeForecast::bottleneck() const {
   return *std::max_element(parts.begin(), parts.end(), [](const TimedWork& a, const TimedWork& b) { return a.seconds < b.seconds; });
 }
 
-StepTime step_time(const TrainConfig& config, const ForecastPlace& place, const DeviceRates& rates, double skew) {
+StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place, const DeviceRates& rates, double skew) {
   const Forecast forecast(config, place);
   const ModelConfig& model = config.model;
   const ElementBytes bytes = ElementBytes::of(place.dtype);
@@ -60,7 +60,7 @@ StepTime step_time(const TrainConfig& config, const ForecastPlace& place, const 
   const double again = config.train.recompute == RecomputePolicy::kFull ? 4.0 / 3.0 : 1.0;
   const double again_moe = config.train.recompute != RecomputePolicy::kNone || model.moe.memory == MoeMemory::kLean ? 4.0 / 3.0 : 1.0;
 
-  StepTime time;
+  StepTimeForecast time;
   Clock clock(time);
   const double head = static_cast<double>(model.head_size());
   const double heads = static_cast<double>(model.heads), kv_heads = static_cast<double>(model.kv_heads);

@@ -21,7 +21,7 @@ struct TimedWork {
   std::string limit;  ///< what makes it take so long: "products", "memory", "links", "network", "host"
 };
 
-struct StepTime {
+struct StepTimeForecast {
   std::vector<TimedWork> parts;  ///< of the slowest rank, in the order of the step; what is hidden is not among them
   double hidden_seconds = 0.0;   ///< of sums of gradients, behind backward
   double seconds = 0.0;
@@ -34,6 +34,6 @@ struct StepTime {
 };
 
 /// @param skew  rows of the fullest rank over its share at balance, as in routed_rows.h: the step waits for the fullest
-StepTime step_time(const TrainConfig& config, const ForecastPlace& place, const DeviceRates& rates, double skew);
+StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place, const DeviceRates& rates, double skew);
 
 }  // namespace pimoe

@@ -12,7 +12,7 @@ namespace pimoe {
 struct SweptLayout {
   std::vector<std::string> changes;  ///< keys, as for the command line
   int64_t peak = 0;                  ///< bytes of the fullest rank
-  StepTime time;
+  StepTimeForecast time;
 };
 
 /// Every mesh.expert_parallel that divides ranks and experts, with every power of two of sequences at a time up to a rank's share, without

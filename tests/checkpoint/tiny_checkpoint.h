@@ -8,6 +8,7 @@
 #include "checkpoint/local_save.h"
 #include "checkpoint/shard_plan.h"
 #include "checkpoint/snapshot.h"
+#include "support/temporary_folder.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>

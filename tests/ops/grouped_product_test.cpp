@@ -115,6 +115,29 @@ TEST(GroupedSwigluMlp, GradientsAreThoseOfTheFormula) {
   check_gradients(mlp({0, 2}), mlp_inputs(random, 3, 2, 8, 8), random);
 }
 
+TEST(GroupedSwigluMlp, RowWeightsWeighResultsAndHaveTheirGradient) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  const auto weighed = [](const std::vector<int32_t>& ends) -> Operation {
+    return [=](const std::vector<at::Tensor>& in) { return grouped_swiglu_mlp(in[0], in[1], in[2], int_tensor(ends), in[3]); };
+  };
+  const auto inputs_of = [&](int64_t rows, int64_t groups, int64_t width, int64_t hidden_width) {
+    std::vector<Input> inputs = mlp_inputs(random, rows, groups, width, hidden_width);
+    inputs.push_back({random.normal({rows, 1}), /*is_arithmetic=*/true});
+    return inputs;
+  };
+  check_gradients(weighed({2, 2, 3}), inputs_of(3, 3, 3, 2), random);
+  check_gradients(weighed({1, 4}), inputs_of(4, 2, 8, 8), random);
+  const std::vector<int32_t> ends = {70, 71, 200};
+  const std::vector<Input> inputs = inputs_of(200, 3, 64, 40);
+  for (const at::ScalarType dtype : all_dtypes()) {
+    SCOPED_TRACE(concat(dtype));
+    const std::vector<at::Tensor> tensors = leaves(inputs, dtype);
+    const at::Tensor expected = mlp_reference(on_host(tensors[0]), on_host(tensors[1]), on_host(tensors[2]), ends) * on_host(tensors[3]);
+    expect_close(weighed(ends)(tensors), expected, 2 * tolerance_of(dtype), 5.0);
+  }
+}
+
 TEST(GroupedSwigluMlp, UnusedRowsLeaveNoTraceInAnyGradient) {
   Random random;
   SCOPED_TRACE(random.trace());

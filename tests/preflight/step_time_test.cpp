@@ -42,7 +42,7 @@ DeviceRates rates() {
   return rates;
 }
 
-double seconds_of(const StepTime& time, const std::string& name) {
+double seconds_of(const StepTimeForecast& time, const std::string& name) {
   for (const TimedWork& work : time.parts) {
     if (work.name == name) return work.seconds;
   }
@@ -53,7 +53,7 @@ ForecastPlace one_rank() { return {.ranks = 1, .node_ranks = 1, .dtype = at::kBF
 
 // T = 16 x 128 = 2048 tokens, two layers, D = 64, d = 16.
 TEST(StepTime, EachPartIsItsWorkOverItsRate) {
-  const StepTime time = step_time(config_of(), one_rank(), rates(), 1.0);
+  const StepTimeForecast time = step_time(config_of(), one_rank(), rates(), 1.0);
   EXPECT_DOUBLE_EQ(seconds_of(time, "attention's projections"), 6.0 * 2048 * 2 * 64 * 16 * (2 * 4 + 2 * 2) / 1e12);
   EXPECT_DOUBLE_EQ(seconds_of(time, "attention"), 7.0 * 2048 * 2 * 128 * 4 * 16 / 5e11);
   EXPECT_DOUBLE_EQ(seconds_of(time, "router"), 6.0 * 2048 * 64 * 8 * 2 / 1e11);
@@ -68,9 +68,9 @@ TEST(StepTime, EachPartIsItsWorkOverItsRate) {
 
 TEST(StepTime, RecomputationIsAThirdForward) {
   TrainConfig config = config_of();
-  const StepTime none = step_time(config, one_rank(), rates(), 1.0);
+  const StepTimeForecast none = step_time(config, one_rank(), rates(), 1.0);
   config.train.recompute = RecomputePolicy::kMoe;
-  const StepTime moe = step_time(config, one_rank(), rates(), 1.0);
+  const StepTimeForecast moe = step_time(config, one_rank(), rates(), 1.0);
   EXPECT_DOUBLE_EQ(seconds_of(moe, "experts"), seconds_of(none, "experts") * 4 / 3);
   EXPECT_DOUBLE_EQ(seconds_of(moe, "attention"), seconds_of(none, "attention"));
   config.train.recompute = RecomputePolicy::kFull;
@@ -80,9 +80,9 @@ TEST(StepTime, RecomputationIsAThirdForward) {
 TEST(StepTime, RanksShareOutTheWorkAndPayForLinks) {
   TrainConfig config = config_of();
   ForecastPlace place{.ranks = 4, .node_ranks = 4, .on_gpu = true, .dtype = at::kBFloat16};
-  const StepTime one = step_time(config, one_rank(), rates(), 1.0);
+  const StepTimeForecast one = step_time(config, one_rank(), rates(), 1.0);
   config.mesh.expert_parallel = 4;
-  const StepTime four = step_time(config, place, rates(), 1.0);
+  const StepTimeForecast four = step_time(config, place, rates(), 1.0);
   EXPECT_DOUBLE_EQ(seconds_of(four, "experts"), seconds_of(one, "experts") / 4);
   EXPECT_GT(seconds_of(four, "exchange of rows"), 0.0);
   EXPECT_GT(four.hidden_seconds, 0.0);
@@ -100,7 +100,7 @@ TEST(StepTime, AHostThatIsSlowerThanTheDeviceIsWaitedFor) {
 }
 
 TEST(StepTime, ADenseModelHasNoRouterAndNoExperts) {
-  const StepTime time = step_time(config_of(/*experts=*/0), one_rank(), rates(), 1.0);
+  const StepTimeForecast time = step_time(config_of(/*experts=*/0), one_rank(), rates(), 1.0);
   EXPECT_EQ(seconds_of(time, "router") + seconds_of(time, "experts") + seconds_of(time, "moves of rows"), 0.0);
   EXPECT_GT(seconds_of(time, "dense feed-forward"), 0.0);
 }
@@ -125,13 +125,13 @@ class RatesFile : public ::testing::Test {
 };
 
 TEST_F(RatesFile, TakesTheBestOfEachCeiling) {
-  const auto file = write(R"({"machine": {"precision": "bfloat16", "device": "cpu", "hosts": 1}, "rows": [
+  const auto file = write(R"({"machine": {"precision": "bfloat16", "device": "AMD EPYC", "gpu": null, "hosts": 1, "ranks": 2}, "rows": [
     {"suite": "ceilings", "name": "gemm float32", "best_tflops": 0.1}, {"suite": "ceilings", "name": "projections", "best_tflops": 0.5},
     {"suite": "ceilings", "name": "projections", "best_tflops": 0.6}, {"suite": "ceilings", "name": "attention", "best_tflops": 0.2},
     {"suite": "ceilings", "name": "experts", "best_tflops": 0.4}, {"suite": "ceilings", "name": "head", "best_tflops": 0.3},
     {"suite": "ceilings", "name": "copy", "best_gigabytes_per_second": 10}, {"suite": "layer", "name": "copy", "best_gigabytes_per_second": 99},
     {"suite": "ceilings", "name": "all_to_all 1 MiB", "best_gigabytes_per_second": 2}]})");
-  const DeviceRates read = read_rates(file, std::nullopt);
+  const DeviceRates read = read_rates(file, "bfloat16", std::nullopt);
   EXPECT_DOUBLE_EQ(read.product, 0.6e12);
   EXPECT_DOUBLE_EQ(read.grouped_product, 0.4e12);
   EXPECT_DOUBLE_EQ(read.copy, 10e9);
@@ -140,16 +140,19 @@ TEST_F(RatesFile, TakesTheBestOfEachCeiling) {
 }
 
 TEST_F(RatesFile, NamesWhatIsMissing) {
-  const auto file = write(R"({"machine": {"precision": "bfloat16"}, "rows": []})");
-  EXPECT_DOUBLE_EQ(read_rates(file, shipped_rates("h200")).product, shipped_rates("h200")->product);
+  const auto file = write(R"({"machine": {"precision": "bfloat16", "gpu": null, "hosts": 1, "ranks": 1}, "rows": []})");
+  EXPECT_DOUBLE_EQ(read_rates(file, "bfloat16", shipped_rates("h200", "bfloat16")).product, shipped_rates("h200", "bfloat16")->product);
   try {
-    read_rates(file, std::nullopt);
+    read_rates(file, "bfloat16", std::nullopt);
     FAIL();
   } catch (const DataError& error) {
     EXPECT_NE(std::string(error.what()).find("projections"), std::string::npos) << error.what();
   }
-  EXPECT_THROW(read_rates(write("[1, 2"), std::nullopt), DataError);
-  EXPECT_THROW(read_rates(folder_.path() / "nothing.json", std::nullopt), IoError);
+  EXPECT_THROW(read_rates(write("[1, 2"), "bfloat16", std::nullopt), DataError);
+  EXPECT_THROW(read_rates(write(R"({"machine": 5, "rows": [1]})"), "bfloat16", std::nullopt), DataError);
+  EXPECT_THROW(read_rates(write(R"({"machine": {"precision": "float32"}, "rows": []})"), "bfloat16", std::nullopt), DataError);
+  EXPECT_FALSE(shipped_rates("h100", "float32").has_value());
+  EXPECT_THROW(read_rates(folder_.path() / "nothing.json", "bfloat16", std::nullopt), IoError);
 }
 
 }  // namespace
