@@ -1,0 +1,127 @@
+#pragma once
+
+#include "ops/grouped_product_plan.cuh"
+
+namespace pimoe::cuda::hopper {
+
+/// The warpgroup that fills the ring.
+template <class K>
+class Loader {
+ public:
+  __device__ Loader(const ProductMaps& maps, const ProductArguments& a, const Layout<K>& layout)
+      : maps_(maps), a_(a), layout_(layout), thread_(threadIdx.x), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32) {}
+
+  __device__ void run() {
+    if (!K::gathers && thread_ != 0) return;
+    TileWalk<K> walk(a_);
+    Tile tile;
+    Turn<K> turn;
+    for (int index = blockIdx.x; walk.find(index, tile); index += gridDim.x) {
+      const int steps = steps_of(reduction_length<K>(a_, tile));
+      if constexpr (K::left == Operand::kGatheredRows) find_rows(tile);
+      int next_token = K::gathers_columns ? token(tile, 0) : 0;
+      for (int step = 0; step < steps; ++step) {
+        const int my_token = next_token;
+        if constexpr (K::gathers_columns) next_token = token(tile, step + 1);
+        barrier_wait(layout_.empty(turn.stage), turn.phase ^ 1);
+        if (thread_ == 0) load_boxes(tile, step, turn.stage);
+        if constexpr (K::left == Operand::kGatheredRows) copy_rows(step, turn.stage);
+        if constexpr (K::gathers_columns) copy_columns(tile, my_token, turn.stage);
+        if constexpr (K::gathers) copies_arrive(layout_.full(turn.stage));
+        turn.next();
+      }
+    }
+    if constexpr (K::gathers) copies_wait();
+  }
+
+ private:
+  static constexpr int kRowsAThread = kTileRows * 8 / kLoaders;  // eight threads for the 128 bytes of a row
+
+  __device__ void load_boxes(const Tile& tile, int step, uint32_t stage) const {
+    const uint32_t bar = layout_.full(stage);
+    barrier_arrive_expecting(bar, (K::gathers_left ? 0 : kLeftBytes) + (K::gathers_right ? 0 : kRightBytes));
+    const int k = step * kTileDepth;
+    const uint32_t left = layout_.left(stage);
+    if constexpr (K::left == Operand::kRows) load_box(left, &maps_.left, k, tile.begin + tile.m * kTileRows, bar);
+    if constexpr (K::left == Operand::kColumns) {
+      for (int slab = 0; slab < 2; ++slab)
+        load_box(left + slab * kSlabBytes, &maps_.left, tile.m * kTileRows + 64 * slab, tile.begin + k, bar);
+    }
+    const uint32_t right = layout_.right(stage);
+    const int n = tile.n * K::columns;
+    if constexpr (K::right == Operand::kWeights) {
+      load_box(right, &maps_.right, k, n, tile.group, bar);
+      if constexpr (K::outcome == Outcome::kSwiglu) load_box(right + kRightBytes / 2, &maps_.right, k, a_.n + n, tile.group, bar);
+    }
+    if constexpr (K::right == Operand::kTurnedWeights || K::right == Operand::kColumns) {
+      for (int slab = 0; slab < 4; ++slab) {
+        const uint32_t to = right + slab * kSlabBytes;
+        if constexpr (K::right == Operand::kColumns) {
+          load_box(to, &maps_.right, n + 64 * slab, tile.begin + k, bar);
+        } else {
+          load_box(to, &maps_.right, n + 64 * slab, k, tile.group, bar);
+        }
+      }
+    }
+  }
+
+  __device__ const char* row_of(int token) const {
+    return static_cast<const char*>(a_.source) + static_cast<uint64_t>(static_cast<uint32_t>(token)) * a_.source_row_bytes;
+  }
+
+  /// Gathered rows: this thread copies the same 16 bytes of the same eight rows of a tile in all steps.
+  __device__ void find_rows(const Tile& tile) {
+    valid_ = 0;
+    for (int i = 0; i < kRowsAThread; ++i) {
+      const int row = tile.begin + tile.m * kTileRows + thread_ / 8 + 16 * i;
+      const bool valid = row < tile.end;
+      rows_[i] = row_of(valid ? __ldg(a_.row_tokens + row) : 0) + (thread_ % 8) * 16;
+      valid_ |= static_cast<uint32_t>(valid) << i;
+    }
+  }
+  __device__ void copy_rows(int step, uint32_t stage) const {
+    const uint32_t to = layout_.left(stage) + (thread_ / 8) * 128 + (((thread_ % 8) ^ ((thread_ / 8) & 7)) << 4);
+    const bool inside = step * kTileDepth + (thread_ % 8) * 8 < a_.k;
+#pragma unroll
+    for (int i = 0; i < kRowsAThread; ++i) {
+      const bool valid = inside && (valid_ >> i & 1);
+      copy_16(to + i * 16 * 128, valid ? rows_[i] + step * kTileDepth * 2 : a_.source, valid);
+    }
+  }
+
+  // Gathered columns: a step is 64 rows, of which a warp's instruction copies one (right, 512 bytes) or two (left, 256 bytes each).
+  static constexpr int kChunks = K::gathers_right ? 32 : 16;  // of 16 bytes in a row
+  static constexpr int kRowsAWarp = 32 / kChunks;
+  static constexpr int kRowsAtOnce = 4 * kRowsAWarp;  // by the four warps
+
+  /// Lane l holds the token of the row that the warp's (l / kRowsAWarp)-th instruction copies, or -1 past the group's end.
+  __device__ int token(const Tile& tile, int step) const {
+    const int row = tile.begin + step * kTileDepth + warp_ * kRowsAWarp + lane_ % kRowsAWarp + kRowsAtOnce * (lane_ / kRowsAWarp);
+    int found = -1;
+    if (lane_ < 16 && row < tile.end) found = __ldg(a_.row_tokens + row);
+    return found;
+  }
+  __device__ void copy_columns(const Tile& tile, int my_token, uint32_t stage) const {
+    const int chunk = lane_ % kChunks;
+    const int column = (K::gathers_right ? tile.n * kTileColumns : tile.m * kTileRows) + chunk * 8;
+    const bool inside = column < (K::gathers_right ? a_.n : a_.m);
+    const int first = warp_ * kRowsAWarp + lane_ / kChunks;
+    const uint32_t to = (K::gathers_right ? layout_.right(stage) : layout_.left(stage)) + (chunk / 8) * kSlabBytes + first * 128;
+    const uint32_t swizzled[2] = {static_cast<uint32_t>((chunk % 8) ^ (first & 7)) << 4,
+                                  static_cast<uint32_t>((chunk % 8) ^ ((first + kRowsAtOnce) & 7)) << 4};
+#pragma unroll
+    for (int i = 0; i < kTileDepth / kRowsAtOnce; ++i) {
+      const int token = __shfl_sync(0xFFFFFFFFu, my_token, i * kRowsAWarp + lane_ / kChunks);
+      copy_16(to + i * kRowsAtOnce * 128 + swizzled[i % 2], row_of(max(token, 0)) + (inside ? column * 2 : 0), inside && token >= 0);
+    }
+  }
+
+  const ProductMaps& maps_;
+  const ProductArguments& a_;
+  const Layout<K>& layout_;
+  int thread_, lane_, warp_;
+  const char* rows_[kRowsAThread];
+  uint32_t valid_ = 0;
+};
+
+}  // namespace pimoe::cuda::hopper

@@ -1,0 +1,303 @@
+#pragma once
+
+#include "ops/grouped_product_plan.cuh"
+
+namespace pimoe::cuda::hopper {
+
+/// A warp's 16 rows of 64 columns in TMA's 128-byte swizzle: chunks of 16 bytes are XORed with the row.
+struct Patch {
+  uint32_t begin;
+  int lane;
+
+  /// Of four matrices: rows 0 and 8 of columns 8j, then of columns 8j + 8, as they lie in a product's registers.
+  __device__ uint32_t quarter(int j) const {
+    const int row = lane % 16;
+    return begin + row * 128 + (((j + lane / 16) ^ (row & 7)) << 4);
+  }
+  /// Rows [first, last), fewer than 16, to a matrix of this row stride; columns below `columns`.
+  __device__ void store_some(__nv_bfloat16* to, int64_t stride, int first, int last, int column, int columns) const {
+    const int c = column + (lane % 8) * 8;
+    for (int row = lane / 8; first + row < last; row += 4) {
+      if (c >= columns) continue;
+      *reinterpret_cast<uint4*>(to + (first + row) * stride + c) = load_16(begin + row * 128 + (((lane % 8) ^ (row & 7)) << 4));
+    }
+  }
+};
+
+/// One of the two warpgroups that multiply.
+template <class K>
+class Multiplier {
+ public:
+  __device__ Multiplier(const ProductMaps& maps, const ProductArguments& a, const Layout<K>& layout)
+      : maps_(maps),
+        a_(a),
+        layout_(layout),
+        half_(threadIdx.x / 128 - 1),
+        thread_(threadIdx.x % 128),
+        lane_(threadIdx.x % 32),
+        warp_(threadIdx.x / 32 - 4) {}
+
+  __device__ void run() {
+    TileWalk<K> walk(a_);
+    Turn<K> turn;
+    Tile tile;
+    int index = blockIdx.x;
+    bool more = walk.find(index, tile);
+    while (more) {
+      enter(tile);
+      float sums[128];
+#pragma unroll
+      for (float& sum : sums) sum = 0.0f;
+      const int length = reduction_length<K>(a_, tile);
+      const int steps = steps_of(length);
+      uint32_t used = 0;
+      for (int step = 0; step < steps; ++step) {
+        barrier_wait(layout_.full(turn.stage), turn.phase);
+        if constexpr (!K::ragged_rows) {
+          if (const int tail = length - step * kTileDepth; tail < kTileDepth) clear_from(tail, turn.stage);
+        }
+        if constexpr (K::gathers) proxy_fence();
+        multiply(sums, turn.stage);
+        if (step > 0) {
+          products_wait<1>();
+          release(used);
+        }
+        used = turn.stage;
+        turn.next();
+      }
+      // What the next tile is comes from memory: asked for before the last products are waited for.
+      index += gridDim.x;
+      more = walk.find(index, tile);
+      products_wait<0>();
+      if (steps > 0) release(used);
+#pragma unroll
+      for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");
+      send(sums);
+    }
+    if (lane_ == 0) stores_wait();
+  }
+
+ private:
+  __device__ void release(uint32_t stage) const {
+    if (lane_ == 0) barrier_arrive(layout_.empty(stage));
+  }
+
+  __device__ void enter(const Tile& tile) {
+    first_ = (K::ragged_rows ? tile.begin : 0) + tile.m * kTileRows + warp_ * 16;
+    last_ = K::ragged_rows ? tile.end : a_.m;
+    column_ = tile.n * K::columns;
+    group_ = K::ragged_rows ? 0 : tile.group;
+    tile_column_ = tile.n;
+    if constexpr (K::outcome == Outcome::kSwigluBackward) {
+      if (lane_ == 0) {
+        stores_have_read<0>();
+        load_gate_up(0);
+        load_gate_up(1);
+      }
+    }
+    if constexpr (K::outcome != Outcome::kPlain) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int row = first_ + lane_ / 4 + 8 * i;
+        weight_[i] = 1.0f;
+        if (a_.weights != nullptr && row < last_) weight_[i] = __ldg(a_.weights + (a_.slots != nullptr ? __ldg(a_.slots + row) : row));
+      }
+    }
+  }
+
+  /// What follows a group's last row belongs to the next group, or was never written.
+  __device__ void clear_from(int tail, uint32_t stage) const {
+    const auto clear = [&](uint32_t slab) {
+      for (int i = tail * 8 + thread_; i < kSlabBytes / 16; i += 128) clear_16(slab + i * 16);
+    };
+    if constexpr (!K::gathers_left) clear(layout_.left(stage) + half_ * kSlabBytes);
+    if constexpr (!K::gathers_right) {
+      for (int slab = 0; slab < 4; ++slab) clear(layout_.right(stage) + slab * kSlabBytes);
+    }
+    proxy_fence();
+    asm volatile("bar.sync %0, 128;" ::"r"(1 + half_) : "memory");
+  }
+
+  __device__ void multiply(float (&sums)[128], uint32_t stage) const {
+    const uint64_t left = operand(layout_.left(stage) + half_ * kSlabBytes, kSlabBytes);
+    const uint64_t right = operand(layout_.right(stage), kSlabBytes);
+    // Sixteen steps further, in units of 16 bytes: along a row 32 bytes, else 16 rows.
+    constexpr int kLeftStep = K::turned_left ? 128 : 2;
+    constexpr int kRightStep = K::turned_right ? 128 : 2;
+    products_begin();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) multiply_64x256x16<K::turned_left, K::turned_right>(sums, left + i * kLeftStep, right + i * kRightStep);
+    products_commit();
+  }
+
+  __device__ Patch patch(int index) const { return {layout_.patch(warp_, index), lane_}; }
+
+  /// Whole patches leave by TMA, which leaves out what is beyond the tensor; of a group's last rows each is looked at.
+  __device__ bool whole() const { return !K::ragged_rows || first_ + 16 <= last_; }
+  __device__ void send_patch(const CUtensorMap* map, const Patch& from, __nv_bfloat16* to, int64_t stride, int column, int plane) const {
+    if (whole()) {
+      if (lane_ == 0) store_box(map, from.begin, column, first_, plane);
+    } else {
+      from.store_some(to, stride, first_, last_, column, a_.n);
+    }
+  }
+  /// Before patches are written again, after all but N groups have left.
+  template <int N>
+  __device__ void patches_are_free() const {
+    if (lane_ == 0) stores_have_read<N>();
+    __syncwarp();
+  }
+  __device__ void patches_are_written() const {
+    proxy_fence();
+    __syncwarp();
+  }
+  __device__ void patches_are_sent() const {
+    if (lane_ == 0) stores_commit();
+    if (!whole()) __syncwarp();
+  }
+
+  __device__ void send(const float (&sums)[128]) {
+    if constexpr (K::outcome == Outcome::kPlain) send_plain(sums);
+    if constexpr (K::outcome == Outcome::kSwiglu) send_swiglu(sums);
+    if constexpr (K::outcome == Outcome::kSwigluBackward) send_swiglu_backward(sums);
+  }
+
+  __device__ void send_plain(const float (&sums)[128]) const {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const Patch to = patch(c % 2);
+      patches_are_free<1>();
+#pragma unroll
+      for (int j = 0; j < 8; j += 2) {
+        uint32_t r[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) r[i] = pack(sums[32 * c + 4 * j + 2 * i], sums[32 * c + 4 * j + 2 * i + 1]);
+        store_matrices(to.quarter(j), r);
+      }
+      patches_are_written();
+      send_patch(&maps_.output, to, a_.output, a_.n, column_ + 64 * c, group_);
+      patches_are_sent();
+    }
+  }
+
+  __device__ void send_swiglu(const float (&sums)[128]) const {
+    const int64_t width = a_.n;
+    uint32_t hidden[32];
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      patches_are_free<0>();
+#pragma unroll
+      for (int j = 0; j < 8; j += 2) {
+        uint32_t gate[4], up[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int at = 32 * c + 4 * j + 2 * i;
+          gate[i] = pack(sums[at], sums[at + 1]);
+          up[i] = pack(sums[64 + at], sums[64 + at + 1]);
+          const float2 g = unpack(gate[i]), u = unpack(up[i]);
+          const float w = weight_[i % 2];
+          hidden[16 * c + 2 * j + i] = pack(w * g.x * logistic(g.x) * u.x, w * g.y * logistic(g.y) * u.y);
+        }
+        store_matrices(patch(0).quarter(j), gate);
+        store_matrices(patch(1).quarter(j), up);
+      }
+      patches_are_written();
+      send_patch(&maps_.gate_up, patch(0), a_.gate_up, 2 * width, column_ + 64 * c, 0);
+      send_patch(&maps_.gate_up, patch(1), a_.gate_up + width, 2 * width, column_ + 64 * c, 1);
+      patches_are_sent();
+    }
+    patches_are_free<0>();
+#pragma unroll
+    for (int j = 0; j < 16; j += 2) {
+      const uint32_t r[4] = {hidden[2 * j], hidden[2 * j + 1], hidden[2 * j + 2], hidden[2 * j + 3]};
+      store_matrices(patch(j / 8).quarter(j % 8), r);
+    }
+    patches_are_written();
+    send_patch(&maps_.hidden, patch(0), a_.hidden, width, column_, 0);
+    send_patch(&maps_.hidden, patch(1), a_.hidden, width, column_ + 64, 0);
+    patches_are_sent();
+  }
+
+  __device__ void load_gate_up(int chunk) const {
+    const int buffer = chunk % 2;
+    const uint32_t bar = layout_.gate_up(warp_, buffer);
+    barrier_arrive_expecting(bar, 2 * kPatchBytes);
+    load_box(patch(2 * buffer).begin, &maps_.gate_up, column_ + 64 * chunk, first_, 0, bar);
+    load_box(patch(2 * buffer + 1).begin, &maps_.gate_up, column_ + 64 * chunk, first_, 1, bar);
+  }
+
+  /// With s the logistic function of the gate x, u up, d the gradient of a hidden number before it was weighed by w, h = x s u:
+  /// gradient of x: w d u s (1 + x (1 - s)), of u: w d x s; of w: the sum of d h over the row.
+  __device__ void send_swiglu_backward(const float (&sums)[128]) {
+    const int64_t width = a_.n;
+    float dot[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const Patch gate = patch(2 * (c % 2)), up = patch(2 * (c % 2) + 1), hidden = patch(4);
+      if (c > 0) {
+        // What the chunk before wrote has left by now: the chunk after this one takes its place.
+        if (lane_ == 0) {
+          stores_have_read<0>();
+          if (c < 3) load_gate_up(c + 1);
+        }
+        __syncwarp();
+      }
+      barrier_wait(layout_.gate_up(warp_, c % 2), c / 2);
+#pragma unroll
+      for (int j = 0; j < 8; j += 2) {
+        uint32_t g4[4], u4[4], h4[4];
+        load_matrices(gate.quarter(j), g4);
+        load_matrices(up.quarter(j), u4);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float2 g = unpack(g4[i]), u = unpack(u4[i]);
+          float2 grad_gate, grad_up, weighed;
+          const auto one = [&](float x, float up_value, float d, float& grad_x, float& grad_u, float& h) {
+            const float s = logistic(x);
+            const float silu = x * s;
+            h = silu * up_value;
+            dot[i % 2] += d * h;
+            h *= weight_[i % 2];
+            d *= weight_[i % 2];
+            grad_x = d * up_value * (s + silu - silu * s);
+            grad_u = d * silu;
+          };
+          const int at = 32 * c + 4 * j + 2 * i;
+          one(g.x, u.x, sums[at], grad_gate.x, grad_up.x, weighed.x);
+          one(g.y, u.y, sums[at + 1], grad_gate.y, grad_up.y, weighed.y);
+          g4[i] = pack(grad_gate.x, grad_gate.y);
+          u4[i] = pack(grad_up.x, grad_up.y);
+          h4[i] = pack(weighed.x, weighed.y);
+        }
+        store_matrices(gate.quarter(j), g4);
+        store_matrices(up.quarter(j), u4);
+        store_matrices(hidden.quarter(j), h4);
+      }
+      patches_are_written();
+      send_patch(&maps_.grad_gate_up, gate, a_.grad_gate_up, 2 * width, column_ + 64 * c, 0);
+      send_patch(&maps_.grad_gate_up, up, a_.grad_gate_up + width, 2 * width, column_ + 64 * c, 1);
+      send_patch(&maps_.hidden, hidden, a_.hidden, width, column_ + 64 * c, 0);
+      patches_are_sent();
+    }
+    if (a_.dots == nullptr) return;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      dot[i] += __shfl_xor_sync(0xFFFFFFFFu, dot[i], 1);
+      dot[i] += __shfl_xor_sync(0xFFFFFFFFu, dot[i], 2);
+      const int row = first_ + lane_ / 4 + 8 * i;
+      if (lane_ % 4 == 0 && row < last_) a_.dots[static_cast<int64_t>(tile_column_) * a_.rows + row] = dot[i];
+    }
+  }
+
+  __device__ static float logistic(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+
+  const ProductMaps& maps_;
+  const ProductArguments& a_;
+  const Layout<K>& layout_;
+  int half_, thread_, lane_, warp_;
+  // Of this warp's part of the tile.
+  int first_, last_, column_, group_, tile_column_;
+  float weight_[2];
+};
+
+}  // namespace pimoe::cuda::hopper

@@ -1,0 +1,167 @@
+#pragma once
+
+/// What the loading and the multiplying side of grouped_product_kernel.cuh agree on: operands and outcomes, tiles and their order, and shared memory
+/// with its barriers. A stage is `full` when all that was announced of it has come (one arrival for TMA's, and one of each loading thread where rows
+/// are gathered), and `empty` when each of the eight warps that multiply has arrived.
+
+#include "ops/hopper.cuh"
+#include "ops/kernels.h"
+
+#include <type_traits>
+
+namespace pimoe::cuda {
+
+/// What a tile's operand is made of. Left: rows or columns; right: weights, or columns.
+enum class Operand {
+  kRows,             ///< [R, k] as they lie
+  kGatheredRows,     ///< row r is source[row_tokens[r]]
+  kColumns,          ///< [R, columns], summed over
+  kGatheredColumns,  ///< the same of gathered rows
+  kWeights,          ///< [G, n, k]
+  kTurnedWeights,    ///< [G, k, n]
+};
+
+enum class Outcome {
+  kPlain,           ///< stored
+  kSwiglu,          ///< gate and up are stored, and the hidden row made of them
+  kSwigluBackward,  ///< a gradient of hidden rows: that of gate and up, and the weighed hidden row, are stored
+};
+
+struct ProductMaps {
+  CUtensorMap left, right;
+  CUtensorMap output;        ///< kPlain
+  CUtensorMap gate_up;       ///< written by kSwiglu, read by kSwigluBackward
+  CUtensorMap grad_gate_up;  ///< kSwigluBackward
+  CUtensorMap hidden;        ///< kSwiglu; kSwigluBackward: weighed
+};
+
+struct ProductArguments {
+  const int32_t* ends;  ///< [G]
+  int groups;
+  int rows;                   ///< R
+  int m;                      ///< columns: rows of a result
+  int n;                      ///< columns of a result; F where the outcome is hidden rows
+  int k;                      ///< rows: length of the reduction
+  const void* source;         ///< of gathered rows
+  uint32_t source_row_bytes;  ///< of one of them
+  const int32_t* row_tokens;  ///< [R]
+  const float* weights;       ///< of rows, by slot; null: one
+  const int32_t* slots;       ///< [R]; null: a row is its own slot
+  float* dots;                ///< [ceil(n / 256), R]: each tile's part of <gradient of a hidden row, the row>; null: not wanted
+  // The same places as in the maps, for rows that do not leave by whole boxes.
+  __nv_bfloat16* output;
+  __nv_bfloat16* gate_up;
+  __nv_bfloat16* grad_gate_up;
+  __nv_bfloat16* hidden;
+};
+
+namespace hopper {
+
+constexpr int kTileRows = 128;
+constexpr int kTileColumns = 256;
+constexpr int kTileDepth = 64;
+constexpr int kSlabBytes = 64 * 128;  ///< 64 rows of 64 numbers
+constexpr int kLeftBytes = 2 * kSlabBytes;
+constexpr int kRightBytes = 4 * kSlabBytes;
+constexpr int kStageBytes = kLeftBytes + kRightBytes;
+constexpr int kPatchBytes = 16 * 128;
+constexpr int kLoaders = 128;
+constexpr int kProductThreads = 3 * 128;
+constexpr int kSendingWarps = 8;
+
+template <Operand kLeft, Operand kRight, Outcome kOutcome>
+struct Kind {
+  static constexpr Operand left = kLeft, right = kRight;
+  static constexpr Outcome outcome = kOutcome;
+  static constexpr bool ragged_rows = kLeft == Operand::kRows || kLeft == Operand::kGatheredRows;
+  static constexpr bool gathers_left = kLeft == Operand::kGatheredRows || kLeft == Operand::kGatheredColumns;
+  static constexpr bool gathers_right = kRight == Operand::kGatheredColumns;
+  static constexpr bool gathers = gathers_left || gathers_right;
+  static constexpr bool gathers_columns = kLeft == Operand::kGatheredColumns || gathers_right;
+  static constexpr int turned_left = ragged_rows ? 0 : 1;
+  static constexpr int turned_right = kRight == Operand::kWeights ? 0 : 1;
+  /// Gate and up columns of the same hidden columns lie side by side in a tile.
+  static constexpr int columns = kOutcome == Outcome::kSwiglu ? kTileColumns / 2 : kTileColumns;
+  /// Of a sending warp; kSwigluBackward: gate and up twice, so that the next are on their way, and hidden.
+  static constexpr int patches = kOutcome == Outcome::kSwigluBackward ? 5 : 2;
+  static constexpr int stages = kOutcome == Outcome::kSwigluBackward ? 3 : 4;
+  static constexpr int barrier_bytes = 8 * (2 * stages + 2 * kSendingWarps);
+  static constexpr int shared_bytes = 1024 + stages * kStageBytes + kSendingWarps * patches * kPatchBytes + barrier_bytes;
+};
+
+/// Where things lie in shared memory.
+template <class K>
+struct Layout {
+  uint32_t begin;
+
+  __device__ explicit Layout(const void* shared) : begin((shared_address(shared) + 1023) & ~1023u) {}
+  __device__ uint32_t left(uint32_t stage) const { return begin + stage * kStageBytes; }
+  __device__ uint32_t right(uint32_t stage) const { return left(stage) + kLeftBytes; }
+  __device__ uint32_t patch(int warp, int index) const { return left(K::stages) + (warp * K::patches + index) * kPatchBytes; }
+  __device__ uint32_t full(uint32_t stage) const { return patch(kSendingWarps, 0) + 8 * stage; }
+  __device__ uint32_t empty(uint32_t stage) const { return full(K::stages + stage); }
+  __device__ uint32_t gate_up(int warp, int buffer) const { return empty(K::stages) + 8 * (2 * warp + buffer); }
+};
+
+/// A place in the ring, and the phase that its barriers are in.
+template <class K>
+struct Turn {
+  uint32_t stage = 0;
+  uint32_t phase = 0;
+  __device__ void next() {
+    if (++stage == K::stages) stage = 0, phase ^= 1;
+  }
+};
+
+struct Tile {
+  int group, begin, end;  ///< and its rows
+  int m, n;               ///< in tiles
+};
+
+/// The tiles of all groups in one line: group after group, in each in bands of 16 tiles' rows, in which rows vary fastest, so that what
+/// multiprocessors work on at a time shares its operands.
+template <class K>
+class TileWalk {
+ public:
+  __device__ explicit TileWalk(const ProductArguments& a)
+      : ends_(a.ends), groups_(a.groups), across_((a.n + K::columns - 1) / K::columns), down_((a.m + kTileRows - 1) / kTileRows) {
+    if (groups_ > 0) enter(0, __ldg(ends_));
+  }
+  /// Tiles are asked for in rising order. @returns false past the last
+  __device__ bool find(int index, Tile& tile) {
+    while (group_ < groups_ && index >= first_ + down_ * across_) {
+      first_ += down_ * across_;
+      ++group_;
+      if (group_ < groups_) enter(end_, __ldg(ends_ + group_));
+    }
+    if (group_ >= groups_) return false;
+    constexpr int kBand = 16;
+    const int local = index - first_;
+    const int band = local / (kBand * across_);
+    const int in_band = local - band * kBand * across_;
+    const int height = min(kBand, down_ - band * kBand);
+    tile = {group_, begin_, end_, band * kBand + in_band % height, in_band / height};
+    return true;
+  }
+
+ private:
+  __device__ void enter(int begin, int end) {
+    begin_ = begin;
+    end_ = end;
+    if (K::ragged_rows) down_ = (end - begin + kTileRows - 1) / kTileRows;
+  }
+
+  const int32_t* ends_;
+  int groups_, across_, down_;
+  int group_ = 0, begin_ = 0, end_ = 0, first_ = 0;
+};
+
+/// Steps of kTileDepth of a tile's reduction, 0 for an empty group's weights.
+template <class K>
+__device__ inline int reduction_length(const ProductArguments& a, const Tile& tile) {
+  return K::ragged_rows ? a.k : tile.end - tile.begin;
+}
+__device__ inline int steps_of(int length) { return (length + kTileDepth - 1) / kTileDepth; }
+
+}  // namespace hopper
+}  // namespace pimoe::cuda
