@@ -212,7 +212,7 @@ void count_slot_tiles(const SlotOrderArguments& arguments, int32_t* tile_counts)
 /// The places and totals, from the inclusive running sum of tile_counts.
 void place_slots(const SlotOrderArguments& arguments, const int32_t* running_sum);
 
-/// Zeroes the rows from *first on, where `first` is on the device: grouped_product's, which has no kernels of its own; in row_moves_cuda.cu.
+/// Zeroes the rows from *first on, where `first` is on the device: for grouped_product; in row_moves_cuda.cu.
 void zero_rows_from(void* data, int64_t row_bytes, int64_t rows, const int32_t* first);
 
 }  // namespace cuda

@@ -14,7 +14,7 @@ namespace pimoe {
 namespace {
 
 constexpr const char* kMeasured = "measured on this kind of device";
-constexpr const char* kDataSheet = "75 % of the maker's figures; not measured";
+constexpr const char* kDataSheet = "estimated from the maker's figures; not measured";
 
 /// Starting an operation of libtorch from C++, and a collective: of GPUs, as long as nothing was measured.
 constexpr double kOperation = 9e-6;
