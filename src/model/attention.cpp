@@ -1,13 +1,12 @@
 #include "model/attention.h"
 
 #include "ops/causal_attention.h"
-#include "ops/rms_norm.h"
+#include "ops/normed_rotary.h"
 #include "ops/rotary.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/outer.h>
 #include <ATen/ops/pow.h>
@@ -50,13 +49,10 @@ at::Tensor Attention::forward(const at::Tensor& hidden, const RotaryTable& table
   const int64_t batch = hidden.size(0);
   const int64_t positions = hidden.size(1);
   at::Tensor heads = at::linear(hidden, qkv_->value).view({batch, positions, heads_ + 2 * kv_heads_, head_size_});
-  if (query_norm_) {
-    const auto parts = heads.split_with_sizes({heads_, kv_heads_, kv_heads_}, 2);
-    heads = at::cat({rms_norm(parts[0].contiguous(), query_norm_->value, norm_epsilon_),
-                     rms_norm(parts[1].contiguous(), key_norm_->value, norm_epsilon_), parts[2]},
-                    2);
-  }
-  heads = rotary(heads, table.cosine.slice(0, 0, positions), table.sine.slice(0, 0, positions), heads_ + kv_heads_);
+  const at::Tensor cosine = table.cosine.slice(0, 0, positions);
+  const at::Tensor sine = table.sine.slice(0, 0, positions);
+  heads = query_norm_ ? normed_rotary(heads, query_norm_->value, key_norm_->value, norm_epsilon_, cosine, sine, heads_, kv_heads_)
+                      : rotary(heads, cosine, sine, heads_ + kv_heads_);
   return at::linear(causal_attention(heads, heads_, kv_heads_), output_->value);
 }
 
@@ -67,7 +63,7 @@ AttentionBytes attention_bytes(const ModelConfig& config, int64_t tokens, Elemen
   AttentionBytes result;
   result.kept = tokens * (queries + 2 * both) * element;                    // turned queries, keys and values: one tensor
   result.kept += tokens * (queries * element + config.heads * bytes.wide);  // the mixed values, and each head's logsumexp
-  if (config.qk_norm) result.kept += tokens * ((queries + both) * element + (config.heads + config.kv_heads) * bytes.wide);
+  if (config.qk_norm) result.kept += tokens * ((queries + 2 * both) * element + (config.heads + config.kv_heads) * bytes.wide);
   // Gradients of all of that, of the projections' results and of the block's input; fused kernels add up the queries' in float32.
   result.workspace = tokens * ((2 * queries + 2 * (queries + 2 * both) + config.width) * element + queries * bytes.wide);
   const bool grouped = config.heads != config.kv_heads;

@@ -1,6 +1,7 @@
 #include "ops/causal_attention.h"
 
 #include "ops/launch.h"
+#include "ops/tile_kernels.h"
 #include "ops/tile_product.h"
 
 #include <ATen/ops/_scaled_dot_product_attention_math.h>
@@ -48,8 +49,8 @@ struct Shape {
 const uint16_t* bits_of(const at::Tensor& tensor) { return static_cast<const uint16_t*>(tensor.const_data_ptr()); }
 
 /// Each block of rows turned, in pairs: [blocks][d / 2][kBlock], zeros past the last row.
-std::vector<uint32_t> turned_blocks(const Shape& shape, const uint16_t* rows, int64_t stride) {
-  std::vector<uint32_t> pairs(static_cast<size_t>(shape.blocks * shape.width / 2 * kBlock));
+TileRoom<uint32_t> turned_blocks(const Shape& shape, const uint16_t* rows, int64_t stride) {
+  TileRoom<uint32_t> pairs = TileRoom<uint32_t>::zeros(shape.blocks * shape.width / 2 * kBlock);
   for (int64_t block = 0; block < shape.blocks; ++block) {
     cpu::pack_pairs_turned(rows + block * kBlock * stride, stride, shape.rows_of(block), shape.width,
                            pairs.data() + block * shape.width / 2 * kBlock, kBlock);
@@ -58,8 +59,8 @@ std::vector<uint32_t> turned_blocks(const Shape& shape, const uint16_t* rows, in
 }
 
 /// All rows, two side by side: [blocks][kPairs][d], zeros past the last row.
-std::vector<uint32_t> paired_rows(const Shape& shape, const uint16_t* rows, int64_t stride) {
-  std::vector<uint32_t> pairs(static_cast<size_t>(shape.blocks * kPairs * shape.width));
+TileRoom<uint32_t> paired_rows(const Shape& shape, const uint16_t* rows, int64_t stride) {
+  TileRoom<uint32_t> pairs = TileRoom<uint32_t>::zeros(shape.blocks * kPairs * shape.width);
   cpu::pack_pairs(rows, stride, shape.positions, shape.width, pairs.data(), shape.width);
   return pairs;
 }
@@ -67,21 +68,21 @@ std::vector<uint32_t> paired_rows(const Shape& shape, const uint16_t* rows, int6
 void attend(const Shape& shape, const uint16_t* heads, int64_t sequence, int64_t head, uint16_t* result, float* logsumexp) {
   const int64_t kv = head / (shape.queries / shape.kv_heads);
   const uint16_t* query = heads + shape.first(sequence, head);
-  const std::vector<uint32_t> keys = turned_blocks(shape, heads + shape.first(sequence, shape.queries + kv), shape.stride);
-  const std::vector<uint32_t> values = paired_rows(shape, heads + shape.first(sequence, shape.queries + shape.kv_heads + kv), shape.stride);
+  const TileRoom<uint32_t> keys = turned_blocks(shape, heads + shape.first(sequence, shape.queries + kv), shape.stride);
+  const TileRoom<uint32_t> values = paired_rows(shape, heads + shape.first(sequence, shape.queries + shape.kv_heads + kv), shape.stride);
   const int64_t columns = shape.blocks * kBlock;
-  std::vector<float> scores(static_cast<size_t>(kBlock * columns));
-  std::vector<uint16_t> shares(static_cast<size_t>(kBlock * columns));
-  std::vector<float> mixed(static_cast<size_t>(kBlock * shape.width));
+  const TileRoom<float> scores(kBlock * columns), mixed(kBlock * shape.width);
+  const TileRoom<uint16_t> shares(kBlock * columns);
   for (int64_t block = 0; block < shape.blocks; ++block) {
     const int64_t rows = shape.rows_of(block);
     for (int64_t other = 0; other <= block; ++other) {
       multiply_tile(rows, kBlock, shape.width, query + block * kBlock * shape.stride, shape.stride,
-                    keys.data() + other * shape.width / 2 * kBlock, scores.data() + other * kBlock, columns, false);
+                    keys.data() + other * shape.width / 2 * kBlock, kBlock, scores.data() + other * kBlock, columns, false);
     }
     float sums[kBlock];
     cpu::causal_softmax(scores.data(), columns, rows, block * kBlock, shape.scale, shares.data(), sums, logsumexp + block * kBlock);
-    multiply_tile(rows, shape.width, (block + 1) * kBlock, shares.data(), columns, values.data(), mixed.data(), shape.width, false);
+    multiply_tile(rows, shape.width, (block + 1) * kBlock, shares.data(), columns, values.data(), shape.width, mixed.data(), shape.width,
+                  false);
     for (int64_t row = 0; row < rows; ++row) {
       float* line = mixed.data() + row * shape.width;
       for (int64_t i = 0; i < shape.width; ++i) line[i] /= sums[row];
@@ -107,24 +108,24 @@ void attend_backward(const Shape& shape, const Backward& b, int64_t sequence, in
   const int64_t key_first = shape.first(sequence, shape.queries + kv);
   const int64_t value_first = shape.first(sequence, shape.queries + shape.kv_heads + kv);
   const int64_t columns = shape.blocks * kBlock;
-  std::vector<uint16_t> keys_turned(static_cast<size_t>(columns * width));  // [blocks][d][kBlock]
+  const TileRoom<uint16_t> keys_turned = TileRoom<uint16_t>::zeros(columns * width);  // [blocks][d][kBlock]
   for (int64_t block = 0; block < shape.blocks; ++block) {
     cpu::turn(b.heads + key_first + block * kBlock * shape.stride, shape.stride, shape.rows_of(block), width,
               keys_turned.data() + block * width * kBlock, kBlock);
   }
-  std::vector<float> grad_key(static_cast<size_t>(columns * width)), grad_value(grad_key.size());
-  std::vector<float> grad_query(grad_key.size());  // [blocks][d][kBlock]
-  std::vector<float> scores(static_cast<size_t>(kBlock * kBlock)), grad_shares(scores.size());
-  std::vector<uint16_t> shares(scores.size()), grad_scores(scores.size());
-  std::vector<uint32_t> grad_pairs(static_cast<size_t>(kPairs * kBlock));
+  const TileRoom<float> grad_key = TileRoom<float>::zeros(columns * width), grad_value = TileRoom<float>::zeros(columns * width);
+  const TileRoom<float> grad_query = TileRoom<float>::zeros(columns * width);  // [blocks][d][kBlock]
+  const TileRoom<float> scores(kBlock * kBlock), grad_shares(kBlock * kBlock);
+  const TileRoom<uint16_t> shares(kBlock * kBlock), grad_scores(kBlock * kBlock);
+  const TileRoom<uint32_t> grad_pairs(kPairs * kBlock);
   for (int64_t head = kv * group; head < (kv + 1) * group; ++head) {
     const uint16_t* query = b.heads + shape.first(sequence, head);
     const uint16_t* grad = b.grad_result + shape.first_result(sequence, head);
     const int64_t result_stride = shape.result_stride();
-    const std::vector<uint32_t> query_turned = turned_blocks(shape, query, shape.stride);
-    const std::vector<uint32_t> query_pairs = paired_rows(shape, query, shape.stride);
-    const std::vector<uint32_t> grad_turned = turned_blocks(shape, grad, result_stride);
-    const std::vector<uint32_t> grad_pairs_of_result = paired_rows(shape, grad, result_stride);
+    const TileRoom<uint32_t> query_turned = turned_blocks(shape, query, shape.stride);
+    const TileRoom<uint32_t> query_pairs = paired_rows(shape, query, shape.stride);
+    const TileRoom<uint32_t> grad_turned = turned_blocks(shape, grad, result_stride);
+    const TileRoom<uint32_t> grad_pairs_of_result = paired_rows(shape, grad, result_stride);
     std::vector<float> dots(static_cast<size_t>(columns));
     cpu::row_dots(grad, b.result + shape.first_result(sequence, head), result_stride, shape.positions, width, dots.data());
     // Nothing looks from past the last position: shares of e^-big.
@@ -137,9 +138,9 @@ void attend_backward(const Shape& shape, const Backward& b, int64_t sequence, in
       for (int64_t other = block; other < shape.blocks; ++other) {
         const int64_t turned = other * width / 2 * kBlock;
         const int64_t paired = other * kPairs * width;
-        multiply_tile(rows, kBlock, width, b.heads + key_first + first * shape.stride, shape.stride, query_turned.data() + turned,
+        multiply_tile(rows, kBlock, width, b.heads + key_first + first * shape.stride, shape.stride, query_turned.data() + turned, kBlock,
                       scores.data(), kBlock, false);
-        multiply_tile(rows, kBlock, width, b.heads + value_first + first * shape.stride, shape.stride, grad_turned.data() + turned,
+        multiply_tile(rows, kBlock, width, b.heads + value_first + first * shape.stride, shape.stride, grad_turned.data() + turned, kBlock,
                       grad_shares.data(), kBlock, false);
         cpu::causal_softmax_backward({.keys = rows,
                                       .queries = kBlock,
@@ -151,13 +152,13 @@ void attend_backward(const Shape& shape, const Backward& b, int64_t sequence, in
                                       .dots = dots.data() + other * kBlock,
                                       .shares = shares.data(),
                                       .grad_scores = grad_scores.data()});
-        multiply_tile(rows, width, kBlock, shares.data(), kBlock, grad_pairs_of_result.data() + paired, grad_value.data() + first * width,
+        multiply_tile(rows, width, kBlock, shares.data(), kBlock, grad_pairs_of_result.data() + paired, width,
+                      grad_value.data() + first * width, width, true);
+        multiply_tile(rows, width, kBlock, grad_scores.data(), kBlock, query_pairs.data() + paired, width, grad_key.data() + first * width,
                       width, true);
-        multiply_tile(rows, width, kBlock, grad_scores.data(), kBlock, query_pairs.data() + paired, grad_key.data() + first * width, width,
-                      true);
         cpu::pack_pairs(grad_scores.data(), kBlock, rows, kBlock, grad_pairs.data(), kBlock);
-        std::fill(grad_pairs.begin() + (rows + 1) / 2 * kBlock, grad_pairs.end(), 0U);
-        multiply_tile(width, kBlock, kBlock, keys_turned.data() + block * width * kBlock, kBlock, grad_pairs.data(),
+        std::fill(grad_pairs.data() + (rows + 1) / 2 * kBlock, grad_pairs.data() + kPairs * kBlock, 0U);
+        multiply_tile(width, kBlock, kBlock, keys_turned.data() + block * width * kBlock, kBlock, grad_pairs.data(), kBlock,
                       grad_query.data() + other * width * kBlock, kBlock, block > 0);
       }
     }

@@ -1,6 +1,8 @@
 #include "ops/cross_entropy.h"
 
 #include "ops/launch.h"
+#include "ops/tile_kernels.h"
+#include "ops/tile_product.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/addmm.h>
@@ -13,6 +15,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <optional>
+#include <vector>
 
 namespace pimoe {
 namespace {
@@ -53,6 +57,48 @@ int64_t chunk_positions(int64_t vocabulary, int64_t element, bool on_gpu) {
   return std::max<int64_t>(1, bytes / std::max<int64_t>(1, vocabulary * logit_bytes(element, on_gpu)));
 }
 
+/// In bfloat16 on the CPU by tiles: a tile's logits go from the product to their gradients, and on to that of hidden, in the caches.
+bool goes_by_tiles(const at::Tensor& hidden, const at::Tensor& weight) {
+  return has_tile_product(hidden) && hidden.size(1) % 2 == 0 && weight.size(0) % 2 == 0 && weight.numel() > 0;
+}
+
+/// Positions [begin, begin + count): their losses, and gradients where `result` has room for them.
+/// @param by_hidden, by_logits  weight packed for the product with hidden, and with the logits' gradients
+void compute_by_tiles(const at::Tensor& hidden, const at::Tensor& targets, const at::Tensor& by_hidden, const at::Tensor& by_logits,
+                      int64_t begin, int64_t count, const at::Tensor& losses, LossAndGradients& result) {
+  const int64_t width = hidden.size(1);
+  const int64_t vocabulary = by_hidden.size(2);
+  const std::vector<int32_t> ends = {static_cast<int32_t>(count)};
+  const auto* const rows = static_cast<const uint16_t*>(hidden.const_data_ptr()) + begin * width;
+  const bool want_gradients = result.grad_hidden.defined() || result.grad_weight.defined();
+  std::optional<PairedRows> grads;
+  if (result.grad_weight.defined()) grads.emplace(ends, vocabulary, hidden.options());
+  const std::vector<RowTile> tiles = row_tiles(ends);
+  parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t first, int64_t last) {
+    const TileRoom<uint16_t> tile_rows(kTileRows * width), tile_grads(kTileRows * vocabulary);
+    const TileRoom<float> logits(kTileRows * vocabulary), sums(kTileRows * width);
+    for (int64_t index = first; index < last; ++index) {
+      const RowTile& tile = tiles[static_cast<size_t>(index)];
+      const int64_t padded = rounded_up(tile.count, kRowStep);
+      TileSource{rows, width}.load(tile, tile_rows.data());
+      multiply_tile(padded, vocabulary, width, tile_rows.data(), width, static_cast<const uint32_t*>(by_hidden.const_data_ptr()),
+                    vocabulary, logits.data(), vocabulary, false);
+      const int64_t position = begin + tile.begin;
+      cpu::cross_entropy_tile(logits.data(), tile.count, vocabulary, targets.const_data_ptr<int64_t>() + position,
+                              losses.mutable_data_ptr<float>() + position, want_gradients ? tile_grads.data() : nullptr);
+      if (grads) grads->put(0, tile.begin, tile.count, tile_grads.data(), vocabulary, 0, vocabulary);
+      if (!result.grad_hidden.defined()) continue;
+      std::fill(tile_grads.data() + tile.count * vocabulary, tile_grads.data() + padded * vocabulary, uint16_t{0});
+      multiply_tile(padded, width, vocabulary, tile_grads.data(), vocabulary, static_cast<const uint32_t*>(by_logits.const_data_ptr()),
+                    width, sums.data(), width, false);
+      cpu::narrow_rows(sums.data(), width, tile.count, width,
+                       static_cast<uint16_t*>(result.grad_hidden.mutable_data_ptr()) + position * width, width);
+    }
+    release_tiles();
+  });
+  if (grads) result.grad_weight.add_(multiply_paired_rows({rows, width}, *grads, /*turned=*/true)[0]);
+}
+
 LossAndGradients compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, bool want_hidden,
                          bool want_weight) {
   const int64_t positions = hidden.size(0);
@@ -66,8 +112,16 @@ LossAndGradients compute(const at::Tensor& hidden, const at::Tensor& weight, con
   if (want_weight) result.grad_weight = at::zeros(weight.sizes(), sums);
 
   const int64_t chunk = chunk_positions(vocabulary, hidden.element_size(), hidden.is_cuda());
+  const bool by_tiles = goes_by_tiles(hidden, weight);
+  at::Tensor by_hidden, by_logits;  // weight packed for either product
+  if (by_tiles) by_hidden = packed_matrices(weight.detach().t().unsqueeze(0));
+  if (by_tiles && want_hidden) by_logits = packed_matrices(weight.detach().unsqueeze(0));
   for (int64_t begin = 0; begin < positions; begin += chunk) {
     const int64_t count = std::min(chunk, positions - begin);
+    if (by_tiles) {
+      compute_by_tiles(hidden, targets, by_hidden, by_logits, begin, count, losses, result);
+      continue;
+    }
     const at::Tensor part = hidden.narrow(0, begin, count);
     at::Tensor logits = logits_of(part, weight);
     at::Tensor grad_logits;

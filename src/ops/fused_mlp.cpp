@@ -1,6 +1,8 @@
 #include "ops/fused_mlp.h"
 
+#include "ops/fused_mlp_tiles.h"
 #include "ops/launch.h"
+#include "ops/tile_product.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -50,6 +52,7 @@ void run(const at::Tensor& on, [[maybe_unused]] const Kernels& kernels) {
 }  // namespace
 
 bool has_mlp_kernels(c10::Device device) {
+  if (device.is_cpu()) return has_tile_product();
   if constexpr (kCudaBuild) {
     if (!device.is_cuda()) return false;
     const c10::DeviceGuard guard(device);
@@ -59,12 +62,17 @@ bool has_mlp_kernels(c10::Device device) {
 }
 
 bool fuses_mlp(const at::Tensor& input, const at::Tensor& gate_up, const at::Tensor& down) {
+  if (input.is_cpu()) {
+    return has_tile_product(input) && input.size(1) % 2 == 0 && down.size(2) % 2 == 0 && input.numel() > 0 && input.is_contiguous() &&
+           gate_up.is_contiguous() && down.is_contiguous();
+  }
   return input.scalar_type() == at::kBFloat16 && input.size(1) % 8 == 0 && down.size(2) % 8 == 0 &&
          input.size(0) <= std::numeric_limits<int32_t>::max() && has_mlp_kernels(input.device()) && is_readable(input) &&
          is_readable(gate_up) && is_readable(down);
 }
 
 FusedMlpResult fused_mlp(const FusedMlp& mlp) {
+  if (mlp.input.is_cpu()) return fused_mlp_by_tiles(mlp);
   GroupedMlpArguments arguments = arguments_of(mlp);
   FusedMlpResult result{matrix(mlp.rows, arguments.width, mlp.input), matrix(mlp.rows, 2 * arguments.hidden_width, mlp.input)};
   const at::Tensor hidden = matrix(mlp.rows, arguments.hidden_width, mlp.input);
@@ -77,6 +85,7 @@ FusedMlpResult fused_mlp(const FusedMlp& mlp) {
 
 FusedMlpRowGradients fused_mlp_backward(const FusedMlp& mlp, const at::Tensor& gate_up_rows, const at::Tensor& grad_output,
                                         const at::Tensor& positions, FusedMlpWanted wanted) {
+  if (mlp.input.is_cpu()) return fused_mlp_backward_by_tiles(mlp, gate_up_rows, grad_output, positions, wanted);
   GroupedMlpArguments arguments = arguments_of(mlp);
   FusedMlpRowGradients result;
   result.grad_gate_up_rows = at::empty_like(gate_up_rows);
@@ -104,6 +113,7 @@ FusedMlpRowGradients fused_mlp_backward(const FusedMlp& mlp, const at::Tensor& g
 }
 
 at::Tensor fused_mlp_gate_up_gradient(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows) {
+  if (mlp.input.is_cpu()) return fused_mlp_gate_up_gradient_by_tiles(mlp, of_rows);
   GroupedMlpArguments arguments = arguments_of(mlp);
   at::Tensor gradient = at::empty_like(mlp.gate_up);
   arguments.grad_gate_up_rows = of_rows.grad_gate_up_rows.mutable_data_ptr();
@@ -113,6 +123,7 @@ at::Tensor fused_mlp_gate_up_gradient(const FusedMlp& mlp, const FusedMlpRowGrad
 }
 
 at::Tensor fused_mlp_down_gradient(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows, const at::Tensor& grad_output) {
+  if (mlp.input.is_cpu()) return fused_mlp_down_gradient_by_tiles(mlp, of_rows, grad_output);
   GroupedMlpArguments arguments = arguments_of(mlp);
   at::Tensor gradient = at::empty_like(mlp.down);
   arguments.grad_output = grad_output.const_data_ptr();

@@ -33,10 +33,10 @@ FusedMlpResult fused_mlp(const FusedMlp& mlp);
 
 /// What backward of the rows leaves for that of the weights.
 struct FusedMlpRowGradients {
-  at::Tensor rows;               ///< [R, D]; undefined where not wanted
-  at::Tensor weights;            ///< [slots] float32; undefined where not wanted
-  at::Tensor grad_gate_up_rows;  ///< [R, 2F]
-  at::Tensor hidden;             ///< [R, F] weighed
+  at::Tensor rows = {};               ///< [R, D]; undefined where not wanted
+  at::Tensor weights = {};            ///< [slots] float32; undefined where not wanted
+  at::Tensor grad_gate_up_rows = {};  ///< [R, 2F]
+  at::Tensor hidden = {};             ///< [R, F] weighed
 };
 struct FusedMlpWanted {
   bool rows = true;

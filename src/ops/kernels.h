@@ -48,6 +48,23 @@ struct RotaryArguments {
   void* output;
 };
 
+/// Heads are queries, then keys, then values; `normed_heads` of them are queries and keys.
+struct NormedRotaryArguments {
+  Dtype dtype;
+  int64_t positions, heads, queries, normed_heads, half_width;  ///< S, H + 2 KV, H, H + KV, d/2
+  double epsilon;
+  const void* input;         ///< [B*S, heads, d]
+  const void* query_weight;  ///< [d] arithmetic type
+  const void* key_weight;
+  const void* cosine;  ///< [S, d/2] arithmetic type
+  const void* sine;
+  void* inverse_rms;          ///< [B*S, normed_heads] arithmetic type; written forward, read backward
+  void* output;               ///< [B*S, heads, d]; forward
+  const void* grad_output;    ///< [B*S, heads, d]; backward
+  void* grad_input;           ///< [B*S, heads, d]; backward
+  void* grad_weight_partial;  ///< [ceil(B*S / kRmsNormChunk), 2, d] arithmetic type, of queries and of keys; backward
+};
+
 struct GatherArguments {
   int64_t row_bytes;
   const void* source;
@@ -125,18 +142,6 @@ struct CrossEntropyArguments {
   void* grad_logits;       ///< [T, V] in dtype: softmax - onehot; null: none; may be logits where the types are one
 };
 
-struct SoftmaxBackwardArguments {
-  int64_t keys, queries;
-  bool diagonal;  ///< query i does not see key j > i
-  float scale;
-  const float* scores;       ///< [keys, queries]; what follows too
-  const float* grad_shares;  ///< gradient of the softmax's result
-  const float* logsumexp;    ///< [queries]
-  const float* dots;         ///< [queries] sum over keys of grad_shares times shares
-  uint16_t* shares;          ///< bfloat16, written: the softmax's result
-  uint16_t* grad_scores;     ///< bfloat16, written
-};
-
 namespace cpu {
 
 void swiglu(const SwigluArguments& arguments, int64_t begin, int64_t end);
@@ -147,6 +152,9 @@ void rms_norm_backward(const RmsNormArguments& arguments, int64_t begin, int64_t
 /// sum [D] = the partial weight gradients of `chunks` chunks, in their order.
 void sum_rms_norm_partial(const RmsNormArguments& arguments, int64_t chunks, void* sum);
 void rotary(const RotaryArguments& arguments, int64_t begin, int64_t end);
+void normed_rotary(const NormedRotaryArguments& arguments, int64_t begin, int64_t end);
+/// Rows [begin, end) lie in one chunk, and begin it.
+void normed_rotary_backward(const NormedRotaryArguments& arguments, int64_t begin, int64_t end);
 void gather_rows(const GatherArguments& arguments, int64_t begin, int64_t end);
 void combine_rows(const CombineArguments& arguments, int64_t begin, int64_t end);           ///< begin, end count tokens
 void combine_rows_backward(const CombineArguments& arguments, int64_t begin, int64_t end);  ///< begin, end count tokens
@@ -154,25 +162,6 @@ void top_k(const TopKArguments& arguments, int64_t begin, int64_t end);
 /// @returns the first slot whose expert is outside [0, E), or -1; nothing else is written then.
 int64_t order_by_expert(const SlotOrderArguments& arguments);
 void cross_entropy(const CrossEntropyArguments& arguments, int64_t begin, int64_t end);
-
-/// How ops/tile_product.h moves 16-bit numbers; a stride is from row to row, in elements.
-/// out [columns, rows] = in [rows, columns] turned.
-void turn(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride);
-/// out [ceil(rows / 2), columns]: in [rows, columns], two rows side by side; a missing last row is zeros.
-void pack_pairs(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint32_t* out, int64_t out_stride);
-/// out [columns / 2, rows]: in [rows, columns] turned, and then two rows side by side; columns is even.
-void pack_pairs_turned(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint32_t* out, int64_t out_stride);
-/// out [rows, columns] bfloat16 = in float32, rounded.
-void narrow_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride);
-
-/// What ops/causal_attention.h does to a tile of scores, all in bfloat16 and float32.
-/// shares [rows, stride] = e^(scale (score - the row's largest)) of the first + row + 1 keys that a row sees, zeros up to the end of its block
-/// of 64 keys; sums [rows] of them; scores are spent.
-void causal_softmax(float* scores, int64_t stride, int64_t rows, int64_t first, float scale, uint16_t* shares, float* sums,
-                    float* logsumexp);
-void causal_softmax_backward(const SoftmaxBackwardArguments& arguments);
-/// dots [rows] = sum over columns of left times right, both of this stride.
-void row_dots(const uint16_t* left, const uint16_t* right, int64_t stride, int64_t rows, int64_t columns, float* dots);
 
 }  // namespace cpu
 
@@ -183,6 +172,8 @@ void swiglu_backward(const SwigluArguments& arguments, int64_t rows);
 void rms_norm(const RmsNormArguments& arguments, int64_t rows);
 void rms_norm_backward(const RmsNormArguments& arguments, int64_t rows);
 void rotary(const RotaryArguments& arguments, int64_t rows);
+void normed_rotary(const NormedRotaryArguments& arguments, int64_t rows);
+void normed_rotary_backward(const NormedRotaryArguments& arguments, int64_t rows);
 void gather_rows(const GatherArguments& arguments, int64_t rows);
 void combine_rows(const CombineArguments& arguments, int64_t tokens);
 void combine_rows_backward(const CombineArguments& arguments, int64_t tokens);

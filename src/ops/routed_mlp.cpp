@@ -22,7 +22,12 @@ class RoutedSwigluMlp : public torch::autograd::Function<RoutedSwigluMlp> {
                             const at::Tensor& down, const at::Tensor& slots, const at::Tensor& positions, const at::Tensor& ends) {
     const at::Tensor row_tokens = at::empty_like(slots);
     launch(
-        slots, slots.numel(), 2 * sizeof(int32_t), [](int64_t, int64_t) {},
+        slots, slots.numel(), 2 * sizeof(int32_t),
+        [&](int64_t begin, int64_t end) {
+          const int32_t* of_rows = slots.const_data_ptr<int32_t>();
+          auto* const out = row_tokens.mutable_data_ptr<int32_t>();
+          for (int64_t row = begin; row < end; ++row) out[row] = of_rows[row] / static_cast<int32_t>(weights.size(1));
+        },
         [&] {
           cuda::tokens_of_slots(slots.const_data_ptr<int32_t>(), row_tokens.mutable_data_ptr<int32_t>(), weights.size(1), slots.numel());
         });

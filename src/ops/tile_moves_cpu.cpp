@@ -1,13 +1,17 @@
+#include "ops/tile_kernels.h"
+
 #include "ops/cpu_math.h"
 
 namespace pimoe::cpu {
 namespace {
 
-/// Sixteen bytes of T, which the compiler keeps in a register.
+/// Numbers that the compiler keeps in a register: of 16-bit ones eight, of 32-bit ones a whole cache line, since the rows that a turned block
+/// is written to lie far apart.
 template <class T>
 struct Lane {
-  typedef T Vector __attribute__((vector_size(16)));
-  static constexpr int64_t kCount = 16 / sizeof(T);
+  static constexpr int64_t kBytes = sizeof(T) == 2 ? 16 : 64;
+  typedef T Vector __attribute__((vector_size(kBytes)));
+  static constexpr int64_t kCount = kBytes / sizeof(T);
 };
 
 /// Lanes of a and b by turns: from their lower halves, and from their upper ones.
@@ -18,8 +22,8 @@ PIMOE_CPU_INLINE void zip(Lane<uint16_t>::Vector a, Lane<uint16_t>::Vector b, La
 }
 PIMOE_CPU_INLINE void zip(Lane<uint32_t>::Vector a, Lane<uint32_t>::Vector b, Lane<uint32_t>::Vector& low, Lane<uint32_t>::Vector& high) {
   using Mask = Lane<uint32_t>::Vector;
-  low = __builtin_shuffle(a, b, Mask{0, 4, 1, 5});
-  high = __builtin_shuffle(a, b, Mask{2, 6, 3, 7});
+  low = __builtin_shuffle(a, b, Mask{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
+  high = __builtin_shuffle(a, b, Mask{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
 }
 
 /// A square block: zipping row i with row i + half, log2(rows) times, turns it.
@@ -58,7 +62,8 @@ void turn(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, 
   turn_matrix(in, in_stride, rows, columns, out, out_stride);
 }
 
-void pack_pairs_turned(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint32_t* out, int64_t out_stride) {
+PIMOE_CPU_CLONES void pack_pairs_turned(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint32_t* out,
+                                        int64_t out_stride) {
   // What lies side by side stays so: a pair moves as one number.
   if (in_stride % 2 == 0 && reinterpret_cast<uintptr_t>(in) % sizeof(uint32_t) == 0) {
     turn_matrix(reinterpret_cast<const uint32_t*>(in), in_stride / 2, rows, columns / 2, out, out_stride);
@@ -82,15 +87,6 @@ PIMOE_CPU_CLONES void pack_pairs(const uint16_t* in, int64_t in_stride, int64_t 
     }
     PIMOE_CPU_NO_OVERLAP
     for (int64_t i = 0; i < columns; ++i) pairs[i] = first[i] | static_cast<uint32_t>(second[i]) << 16;
-  }
-}
-
-PIMOE_CPU_CLONES void narrow_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride) {
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* __restrict from = in + row * in_stride;
-    auto* __restrict to = reinterpret_cast<BFloat16*>(out + row * out_stride);
-    PIMOE_CPU_NO_OVERLAP
-    for (int64_t i = 0; i < columns; ++i) store(&to[i], from[i]);
   }
 }
 

@@ -1,6 +1,7 @@
 #include "ops/tile_product.h"
 
 #include "ops/launch.h"
+#include "ops/tile_kernels.h"
 
 #include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
@@ -13,10 +14,6 @@ namespace {
 
 constexpr int64_t kColumns = 256;  // of a tile of the right matrix: with kDepth rows, a quarter of a second-level cache
 constexpr int64_t kDepth = 256;
-constexpr int64_t kRowStep = 16;    // a last tile of fewer rows is computed in the next multiple: four kernels instead of sixty-four
-constexpr int64_t kDepthStep = 32;  // likewise of fewer terms, where the rows are what is summed over
-
-int64_t rounded_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 const uint16_t* bits_of(const at::Tensor& tensor) { return static_cast<const uint16_t*>(tensor.const_data_ptr()); }
 uint16_t* mutable_bits_of(const at::Tensor& tensor) { return static_cast<uint16_t*>(tensor.mutable_data_ptr()); }
@@ -41,7 +38,7 @@ bool probe() {
   cpu::pack_pairs(right.data(), kWidth, kTerms, kWidth, pairs.data(), kWidth);
   std::vector<float> c(static_cast<size_t>(kRows * kWidth));
   try {
-    multiply_tile(kRows, kWidth, kTerms, left.data(), kTerms, pairs.data(), c.data(), kWidth, false);
+    multiply_tile(kRows, kWidth, kTerms, left.data(), kTerms, pairs.data(), kWidth, c.data(), kWidth, false);
     release_tiles();
   } catch (const std::exception&) {
     return false;
@@ -59,39 +56,56 @@ bool probe() {
 #endif
 }
 
-/// A range of one group's rows, or of a result's.
-struct Tile {
-  int64_t group, begin, count;
-};
-
 }  // namespace
 
-bool has_tile_product(const at::Tensor& tensor) {
+bool has_tile_product() {
   static const bool works = probe();
-  return works && tensor.is_cpu() && tensor.scalar_type() == at::kBFloat16;
+  return works;
 }
 
-void multiply_tile(int64_t rows, int64_t columns, int64_t depth, const uint16_t* left, int64_t left_stride, const uint32_t* right, float* c,
-                   int64_t c_stride, bool add) {
+bool has_tile_product(const at::Tensor& tensor) { return tensor.is_cpu() && tensor.scalar_type() == at::kBFloat16 && has_tile_product(); }
+
+void multiply_tile(int64_t rows, int64_t columns, int64_t depth, const uint16_t* left, int64_t left_stride, const uint32_t* right,
+                   int64_t right_stride, float* c, int64_t c_stride, bool add) {
   const auto* a = reinterpret_cast<const at::BFloat16*>(left);
   for (int64_t column = 0; column < columns; column += kColumns) {
     for (int64_t k = 0; k < depth; k += kDepth) {
-      const auto* b = reinterpret_cast<const at::BFloat16*>(right + k / 2 * columns + column);
-      at::native::cpublas::brgemm(rows, std::min(kColumns, columns - column), std::min(kDepth, depth - k), left_stride, columns, c_stride,
-                                  add || k > 0, a + k, b, c + column, /*is_vnni=*/true);
+      const auto* b = reinterpret_cast<const at::BFloat16*>(right + k / 2 * right_stride + column);
+      at::native::cpublas::brgemm(rows, std::min(kColumns, columns - column), std::min(kDepth, depth - k), left_stride, right_stride,
+                                  c_stride, add || k > 0, a + k, b, c + column, /*is_vnni=*/true);
     }
   }
 }
 
 void release_tiles() { at::native::cpublas::brgemm_release(); }
 
-at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matrices, const std::vector<int32_t>& ends) {
-  const auto groups = static_cast<int64_t>(ends.size());
+void TileSource::gather(int64_t begin, int64_t count, int64_t first, int64_t columns, uint16_t* out) const {
+  for (int64_t r = 0; r < count; ++r)
+    std::memcpy(out + r * columns, row(begin + r) + first, static_cast<size_t>(columns) * sizeof(uint16_t));
+}
+
+void TileSource::load(const RowTile& tile, uint16_t* out) const {
+  gather(tile.begin, tile.count, 0, width, out);
+  std::fill(out + tile.count * width, out + rounded_up(tile.count, kRowStep) * width, uint16_t{0});
+}
+
+std::vector<RowTile> row_tiles(const std::vector<int32_t>& ends) {
+  std::vector<RowTile> tiles;
+  int64_t begin = 0;
+  for (size_t group = 0; group < ends.size(); ++group) {
+    for (; begin < ends[group]; begin += tiles.back().count) {
+      tiles.push_back({static_cast<int64_t>(group), begin, std::min(kTileRows, ends[group] - begin)});
+    }
+  }
+  return tiles;
+}
+
+at::Tensor packed_matrices(const at::Tensor& matrices) {
+  const int64_t groups = matrices.size(0);
   const int64_t depth = matrices.size(1);
   const int64_t columns = matrices.size(2);
   const bool turned = matrices.stride(1) == 1;
-  at::Tensor output = at::empty({rows.size(0), columns}, rows.options());
-  const at::Tensor packed = at::empty({groups, depth, columns}, rows.options());
+  const at::Tensor packed = at::empty({groups, depth, columns}, matrices.options().requires_grad(false));
   auto* const pairs = reinterpret_cast<uint32_t*>(mutable_bits_of(packed));
   const int64_t slabs = (columns + kTileRows - 1) / kTileRows;
   parallel_tasks(groups * slabs, [&](int64_t begin, int64_t end) {
@@ -104,26 +118,93 @@ at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matr
              : cpu::pack_pairs(in, matrices.stride(1), depth, width, out, columns);
     }
   });
+  return packed;
+}
 
-  std::vector<Tile> tiles;
-  for (int64_t group = 0; group < groups; ++group) {
-    const int64_t end = ends[static_cast<size_t>(group)];
-    for (int64_t begin = group == 0 ? 0 : ends[static_cast<size_t>(group - 1)]; begin < end; begin += kTileRows) {
-      tiles.push_back({group, begin, std::min(kTileRows, end - begin)});
-    }
+PairedRows::PairedRows(const std::vector<int32_t>& ends, int64_t width, const at::TensorOptions& options, at::Tensor pairs)
+    : width_(width) {
+  int64_t begin = 0, first = 0;
+  for (const int32_t end : ends) {
+    begins_.push_back(begin);
+    counts_.push_back(end - begin);
+    firsts_.push_back(first);
+    first += rounded_up(counts_.back(), kStep) / 2;
+    begin = end;
   }
-  parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t begin, int64_t end) {
-    std::vector<float> sums(static_cast<size_t>(kTileRows * columns));
-    std::vector<uint16_t> last(static_cast<size_t>(kTileRows * depth));
+  pairs_ = pairs.defined() ? std::move(pairs) : at::empty({first, 2 * width}, options.requires_grad(false));
+  data_ = reinterpret_cast<uint32_t*>(mutable_bits_of(pairs_));
+}
+
+void PairedRows::put(int64_t group, int64_t first, int64_t rows, const uint16_t* in, int64_t in_stride, int64_t first_column,
+                     int64_t columns) const {
+  uint32_t* const out = row(group, first) + first_column;
+  cpu::pack_pairs(in, in_stride, rows, columns, out, width_);
+  for (int64_t pair = (rows + 1) / 2; pair < rounded_up(rows, kStep) / 2; ++pair) std::fill_n(out + pair * width_, columns, 0U);
+}
+
+at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right, bool turned) {
+  const int64_t groups = right.groups();
+  const int64_t height = left.width;
+  const int64_t width = right.width();
+  const at::Tensor output =
+      turned ? at::empty({groups, width, height}, right.pairs().options()) : at::empty({groups, height, width}, right.pairs().options());
+  // A tile of every group, then the next of every group: groups of very different sizes are then shared out evenly.
+  const int64_t tiles = (height + kTileRows - 1) / kTileRows;
+  parallel_tasks(tiles * groups, [&](int64_t begin, int64_t end) {
+    const TileRoom<float> sums(kTileRows * width);
+    const TileRoom<uint16_t> rows(kTileRows * std::max(kDepth, width)), columns(kTileRows * kDepth);
     for (int64_t index = begin; index < end; ++index) {
-      const Tile& tile = tiles[static_cast<size_t>(index)];
+      const int64_t group = index % groups;
+      const int64_t first = index / groups * kTileRows;
+      const int64_t count = std::min(kTileRows, height - first);
+      const int64_t terms = right.count(group);
+      for (int64_t row = 0; row < terms; row += kDepth) {
+        const int64_t filled = std::min(kDepth, terms - row);
+        const int64_t depth = rounded_up(filled, PairedRows::kStep);
+        const uint16_t* in = left.row(right.begin(group) + row) + first;
+        if (left.tokens != nullptr) {
+          left.gather(right.begin(group) + row, filled, first, count, rows.data());
+          in = rows.data();
+        }
+        cpu::turn(in, left.tokens == nullptr ? height : count, filled, count, columns.data(), depth);
+        for (int64_t line = 0; line < count && filled < depth; ++line) {
+          std::fill_n(columns.data() + line * depth + filled, depth - filled, uint16_t{0});
+        }
+        multiply_tile(count, width, depth, columns.data(), depth, right.row(group, row), width, sums.data(), width, row > 0);
+      }
+      if (terms == 0) std::fill_n(sums.data(), count * width, 0.0F);
+      uint16_t* const out = mutable_bits_of(output) + group * height * width;
+      if (turned) {
+        cpu::narrow_rows(sums.data(), width, count, width, rows.data(), width);
+        cpu::turn(rows.data(), width, count, width, out + first, height);
+      } else {
+        cpu::narrow_rows(sums.data(), width, count, width, out + first * width, width);
+      }
+    }
+    release_tiles();
+  });
+  return output;
+}
+
+at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matrices, const std::vector<int32_t>& ends) {
+  const int64_t depth = matrices.size(1);
+  const int64_t columns = matrices.size(2);
+  at::Tensor output = at::empty({rows.size(0), columns}, rows.options());
+  const at::Tensor packed = packed_matrices(matrices);
+  const auto* const pairs = reinterpret_cast<const uint32_t*>(bits_of(packed));
+  const std::vector<RowTile> tiles = row_tiles(ends);
+  parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t begin, int64_t end) {
+    const TileRoom<float> sums(kTileRows * columns);
+    const TileRoom<uint16_t> last(kTileRows * depth);
+    for (int64_t index = begin; index < end; ++index) {
+      const RowTile& tile = tiles[static_cast<size_t>(index)];
       const uint16_t* left = bits_of(rows) + tile.begin * depth;
       const int64_t count = rounded_up(tile.count, kRowStep);
       if (count != tile.count) {  // what follows may be another tensor's memory
         std::memcpy(last.data(), left, static_cast<size_t>(tile.count * depth) * sizeof(uint16_t));
         left = last.data();
       }
-      multiply_tile(count, columns, depth, left, depth, pairs + tile.group * depth / 2 * columns, sums.data(), columns, false);
+      multiply_tile(count, columns, depth, left, depth, pairs + tile.group * depth / 2 * columns, columns, sums.data(), columns, false);
       cpu::narrow_rows(sums.data(), columns, tile.count, columns, mutable_bits_of(output) + tile.begin * columns, columns);
     }
     release_tiles();
@@ -132,66 +213,20 @@ at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matr
 }
 
 at::Tensor multiply_columns_by_tiles(const at::Tensor& grad, const at::Tensor& rows, const std::vector<int32_t>& ends) {
-  const auto groups = static_cast<int64_t>(ends.size());
-  const int64_t height = grad.size(1);
-  const int64_t width = rows.size(1);
-  at::Tensor output = at::empty({groups, height, width}, rows.options());
-
-  // Each group's rows in pairs, with zeros up to a multiple of kDepthStep.
-  struct Group {
-    int64_t begin, count, depth, pairs;
-  };
-  std::vector<Group> all;
-  std::vector<Tile> chunks;
-  int64_t pairs_count = 0;
-  for (int64_t group = 0; group < groups; ++group) {
-    const int64_t begin = group == 0 ? 0 : ends[static_cast<size_t>(group - 1)];
-    const int64_t count = ends[static_cast<size_t>(group)] - begin;
-    all.push_back({begin, count, rounded_up(count, kDepthStep), pairs_count});
-    pairs_count += all.back().depth / 2;
-    for (int64_t row = 0; row < count; row += kDepth) chunks.push_back({group, row, std::min(kDepth, count - row)});
-  }
-  const at::Tensor packed = at::empty({pairs_count, 2 * width}, rows.options());
-  auto* const pairs = reinterpret_cast<uint32_t*>(mutable_bits_of(packed));
-  parallel_tasks(static_cast<int64_t>(chunks.size()), [&](int64_t begin, int64_t end) {
+  // The wider operand is packed in pairs and the narrower one turned, which is dearer.
+  const bool turned = grad.size(1) > rows.size(1);
+  const at::Tensor& wide = turned ? grad : rows;
+  const at::Tensor& narrow = turned ? rows : grad;
+  const PairedRows pairs(ends, wide.size(1), wide.options());
+  const std::vector<RowTile> tiles = row_tiles(ends);
+  parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
-      const Tile& chunk = chunks[static_cast<size_t>(index)];
-      const Group& group = all[static_cast<size_t>(chunk.group)];
-      uint32_t* out = pairs + (group.pairs + chunk.begin / 2) * width;
-      cpu::pack_pairs(bits_of(rows) + (group.begin + chunk.begin) * width, width, chunk.count, width, out, width);
-      const int64_t written = (chunk.count + 1) / 2 * width;
-      std::memset(out + written, 0, static_cast<size_t>(rounded_up(chunk.count, kDepthStep) / 2 * width - written) * sizeof(uint32_t));
+      const RowTile& tile = tiles[static_cast<size_t>(index)];
+      pairs.put(tile.group, tile.begin - pairs.begin(tile.group), tile.count, bits_of(wide) + tile.begin * wide.size(1), wide.size(1), 0,
+                wide.size(1));
     }
   });
-
-  // A tile of every group, then the next of every group: groups of very different sizes are then shared out evenly.
-  const int64_t tiles = (height + kTileRows - 1) / kTileRows;
-  parallel_tasks(tiles * groups, [&](int64_t begin, int64_t end) {
-    std::vector<float> sums(static_cast<size_t>(kTileRows * width));
-    std::vector<uint16_t> turned(static_cast<size_t>(kTileRows * kDepth));
-    for (int64_t index = begin; index < end; ++index) {
-      const Group& group = all[static_cast<size_t>(index % groups)];
-      const int64_t first = index / groups * kTileRows;
-      const int64_t count = std::min(kTileRows, height - first);
-      uint16_t* const out = mutable_bits_of(output) + (index % groups * height + first) * width;
-      if (group.count == 0) {
-        std::memset(out, 0, static_cast<size_t>(count * width) * sizeof(uint16_t));
-        continue;
-      }
-      for (int64_t row = 0; row < group.depth; row += kDepth) {
-        const int64_t depth = std::min(kDepth, group.depth - row);
-        const int64_t filled = std::min(depth, group.count - row);
-        cpu::turn(bits_of(grad) + (group.begin + row) * height + first, height, filled, count, turned.data(), depth);
-        if (filled < depth) {
-          for (int64_t line = 0; line < count; ++line) std::fill_n(turned.data() + line * depth + filled, depth - filled, uint16_t{0});
-        }
-        multiply_tile(count, width, depth, turned.data(), depth, pairs + (group.pairs + row / 2) * width, sums.data(), width, row > 0);
-      }
-      cpu::narrow_rows(sums.data(), width, count, width, out, width);
-    }
-    release_tiles();
-  });
-  return output;
+  return multiply_paired_rows({bits_of(narrow), narrow.size(1)}, pairs, turned);
 }
 
 }  // namespace pimoe

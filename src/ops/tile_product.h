@@ -8,25 +8,113 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
 #include <vector>
 
 namespace pimoe {
 
-/// @returns whether the products below take this tensor: bfloat16, on the CPU, and the CPU has what it takes.
+/// @returns whether the CPU has what the products below take.
+bool has_tile_product();
+/// Whether they take this tensor: bfloat16, on the CPU, and has_tile_product().
 bool has_tile_product(const at::Tensor& tensor);
 
 /// Rows of a tile of a result.
 constexpr int64_t kTileRows = 64;
 
+/// Room for numbers of a tile: not cleared, and on a cache line, since a wide register that lies on two costs twice.
+template <class T>
+class TileRoom {
+ public:
+  explicit TileRoom(int64_t count)
+      : data_(static_cast<T*>(std::aligned_alloc(kLine, (static_cast<size_t>(count) * sizeof(T) / kLine + 1) * kLine))) {
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
+  static TileRoom zeros(int64_t count) {
+    TileRoom room(count);
+    std::fill_n(room.data(), count, T{});
+    return room;
+  }
+  T* data() const { return data_.get(); }
+
+ private:
+  static constexpr size_t kLine = 64;
+  struct Free {
+    void operator()(T* data) const { std::free(data); }
+  };
+  std::unique_ptr<T[], Free> data_;
+};
+
 /// c [rows, columns] = left [rows, depth] right [depth, columns], or added to c.
 ///
-/// @param right  packed: pairs of rows side by side (cpu::pack_pairs), `columns` pairs in a row; depth is even
-void multiply_tile(int64_t rows, int64_t columns, int64_t depth, const uint16_t* left, int64_t left_stride, const uint32_t* right, float* c,
-                   int64_t c_stride, bool add);
+/// @param right  packed: pairs of rows side by side (cpu::pack_pairs), `right_stride` pairs from row to row; depth is even
+void multiply_tile(int64_t rows, int64_t columns, int64_t depth, const uint16_t* left, int64_t left_stride, const uint32_t* right,
+                   int64_t right_stride, float* c, int64_t c_stride, bool add);
 
 /// Gives back the matrix unit's set-up: to be called by a thread that has multiplied tiles, before anything else multiplies in it.
 void release_tiles();
+
+/// A range of one group's rows.
+struct RowTile {
+  int64_t group, begin, count;
+};
+/// @returns every group's rows in ranges of kTileRows
+std::vector<RowTile> row_tiles(const std::vector<int32_t>& ends);
+
+/// A last tile of fewer rows is computed in the next multiple of this: four kernels instead of sixty-four.
+constexpr int64_t kRowStep = 16;
+constexpr int64_t rounded_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+/// Rows of a matrix, dense: row r is row tokens[r] of `data` where there are tokens.
+struct TileSource {
+  const uint16_t* data;
+  int64_t width;
+  const int32_t* tokens = nullptr;
+
+  const uint16_t* row(int64_t r) const { return data + (tokens == nullptr ? r : tokens[r]) * width; }
+  /// Columns [first, first + columns) of rows [begin, begin + count) one below the other.
+  void gather(int64_t begin, int64_t count, int64_t first, int64_t columns, uint16_t* out) const;
+  /// The rows of a tile one below the other, and zeros up to a multiple of kRowStep.
+  void load(const RowTile& tile, uint16_t* out) const;
+};
+
+/// @param matrices  [G, A, B], dense in A or in B; A even
+/// @returns [G, A, B] for multiply_tile's right side: A / 2 rows of B pairs
+at::Tensor packed_matrices(const at::Tensor& matrices);
+
+/// For each group its rows two side by side, as multiply_tile wants what is summed over rows, with zeros up to a multiple of kStep.
+class PairedRows {
+ public:
+  static constexpr int64_t kStep = 32;
+
+  /// @param pairs  what another one of the same ends and width has; none: room for them
+  PairedRows(const std::vector<int32_t>& ends, int64_t width, const at::TensorOptions& options, at::Tensor pairs = {});
+
+  const at::Tensor& pairs() const { return pairs_; }
+  int64_t width() const { return width_; }
+  int64_t groups() const { return static_cast<int64_t>(counts_.size()); }
+  int64_t begin(int64_t group) const { return begins_[static_cast<size_t>(group)]; }  ///< among all rows
+  int64_t count(int64_t group) const { return counts_[static_cast<size_t>(group)]; }
+  /// Row `row` of the group and the one after it; even.
+  uint32_t* row(int64_t group, int64_t row) const { return data_ + (firsts_[static_cast<size_t>(group)] + row / 2) * width_; }
+  /// Puts rows [row, row + count) of the group there; what follows a group's last row up to kStep is zeroed.
+  /// @param row  a multiple of kStep; so is count, or the rows are the group's last
+  void put(int64_t group, int64_t row, int64_t count, const uint16_t* in, int64_t in_stride, int64_t first_column, int64_t columns) const;
+
+ private:
+  int64_t width_;
+  std::vector<int64_t> begins_, counts_, firsts_;
+  at::Tensor pairs_;
+  uint32_t* data_;
+};
+
+/// @param left   [R, A]
+/// @param turned whether the result is [G, B, A]
+/// @returns [G, A, B]: for each group the sum over its rows of left[r]^T right[r]
+at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right, bool turned);
 
 /// @param rows      [R, A], A even
 /// @param matrices  [G, A, B], dense in A or in B

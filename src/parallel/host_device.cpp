@@ -70,6 +70,9 @@ void use_host() {
   // oneDNN compiles and keeps a kernel for each shape, by default 1024 of them at a megabyte each; a MoE layer has another number of rows
   // for each expert in each step, so that nearly none of those is ever used again. Read at its first product; the user's own value holds.
   setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64", /*overwrite=*/0);
+  // A step's tensors are freed and asked for again in the next: given back to the kernel in between, each page would be zeroed and mapped anew.
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, -1);
 }
 
 std::string host_name_of_cpu() {

@@ -6,6 +6,7 @@
 #include "ops/cross_entropy_test.cpp"
 #include "ops/grouped_product_test.cpp"
 #include "ops/keyed_noise_test.cpp"
+#include "ops/normed_rotary_test.cpp"
 #include "ops/rms_norm_test.cpp"
 #include "ops/rotary_test.cpp"
 #include "ops/routed_mlp_test.cpp"

@@ -208,15 +208,17 @@ TEST(RoutedSwigluMlp, NoTokensGiveDefinedZeroGradients) {
   }
 }
 
-TEST(RoutedSwigluMlp, TheKernelsTakeBfloat16OfWidthsThatAreMultiplesOfEight) {
+TEST(RoutedSwigluMlp, TheKernelsTakeBfloat16OfWidthsThatTheyCanRead) {
   const auto takes = [](at::ScalarType dtype, int64_t width, int64_t hidden_width) {
     const auto options = at::TensorOptions().dtype(dtype).device(test_device());
     return fuses_routed_mlp(at::zeros({4, width}, options), at::zeros({2, 2 * hidden_width, width}, options),
                             at::zeros({2, width, hidden_width}, options));
   };
   EXPECT_EQ(takes(at::kBFloat16, 16, 24), has_routed_mlp_kernels(test_device()));
-  EXPECT_FALSE(takes(at::kBFloat16, 12, 24));
-  EXPECT_FALSE(takes(at::kBFloat16, 16, 20));
+  const int64_t step = test_device().is_cuda() ? 8 : 2;  // of widths
+  EXPECT_EQ(takes(at::kBFloat16, 8 + step, 24), has_routed_mlp_kernels(test_device()));
+  EXPECT_FALSE(takes(at::kBFloat16, 8 + step / 2, 24));
+  EXPECT_FALSE(takes(at::kBFloat16, 16, 8 + step / 2));
   EXPECT_FALSE(takes(at::kFloat, 16, 24));
 }
 
