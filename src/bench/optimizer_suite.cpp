@@ -46,7 +46,7 @@ void run_optimizer_suite(Bench& bench) {
   Learner& learner = training.learner();
   for (const Bucket& bucket : learner.buckets().buckets()) at::Tensor(bucket.gradients).normal_(0.0, 1e-3);
   const OptimizerConfig& config = bench.config().optimizer;
-  // Clipped by a thousandth: as in most steps of a run, and yet the gradients of the last repetition are much like those of the first.
+  // Clipped, as in most steps of a run.
   const double norm = config.clip_norm > 0 ? 1.001 * config.clip_norm : 1.0;
   const PassBytes bytes = pass_bytes(learner.buckets());
   measure_pass(bench, "gradient norm", bytes.norm, [&](Parts&) { learner.optimizer().gradient_norm(1.0); });

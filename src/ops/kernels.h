@@ -142,6 +142,32 @@ struct CrossEntropyArguments {
   void* grad_logits;       ///< [T, V] in dtype: softmax - onehot; null: none; may be logits where the types are one
 };
 
+/// The formula and its names: ops/adamw.h.
+struct AdamwArguments {
+  Dtype dtype;           ///< kFloat32 or kFloat64
+  Dtype weight_dtype;    ///< of weights; dtype where there are none
+  const void* gradient;  ///< [N]; null: nothing is updated, sums alone
+  void* master;          ///< [N]
+  void* exp_avg;         ///< [N]
+  void* exp_avg_sq;      ///< [N]
+  void* weights;         ///< [N], may be null
+  double gradient_factor;
+  double kept;        ///< part of a master that decay leaves
+  double first_rate;  ///< 1 - beta1
+  double second_kept, second_rate;
+  double root_scale;  ///< 1 / sqrt(1 - beta2^t)
+  double epsilon;
+  double step_size;           ///< learning rate / (1 - beta1^t)
+  const int64_t* begins;      ///< [C + 1] multiples of 64 but for the last; no chunk is longer than kAdamwChunk
+  uint64_t* sums;             ///< [C, 3]
+  uint8_t* changed;           ///< [C]
+  unsigned long long* found;  ///< CUDA's type for atomic sums
+};
+
+/// Elements of which one sum is kept, by one block or thread: sums take a thousandth of the state's memory, and few enough elements that the
+/// last blocks of a grid wait for none.
+constexpr int64_t kAdamwChunk = 4096;
+
 namespace cpu {
 
 void swiglu(const SwigluArguments& arguments, int64_t begin, int64_t end);
@@ -162,6 +188,7 @@ void top_k(const TopKArguments& arguments, int64_t begin, int64_t end);
 /// @returns the first slot whose expert is outside [0, E), or -1; nothing else is written then.
 int64_t order_by_expert(const SlotOrderArguments& arguments);
 void cross_entropy(const CrossEntropyArguments& arguments, int64_t begin, int64_t end);
+void adamw(const AdamwArguments& arguments, int64_t begin, int64_t end);  ///< begin, end count chunks
 
 }  // namespace cpu
 
@@ -180,6 +207,7 @@ void combine_rows_backward(const CombineArguments& arguments, int64_t tokens);
 void top_k(const TopKArguments& arguments, int64_t tokens);
 void cross_entropy(const CrossEntropyArguments& arguments, int64_t tokens);
 void keyed_noise(const KeyedNoiseArguments& arguments, int64_t count);
+void adamw(const AdamwArguments& arguments, int64_t chunks);
 
 /// Whether the current device has what grouped_mlp needs: Hopper's tensor cores (compute capability 9).
 bool has_grouped_mlp();

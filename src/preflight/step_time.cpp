@@ -14,8 +14,8 @@ constexpr double kRouterPasses = 8.0;
 constexpr double kFusedRowPasses = 2.0;
 constexpr double kLocalRowPasses = 8.0;
 constexpr double kExchangedRowPasses = 14.0;
-/// Bytes of a parameter's slice in one update: norm 4, clipping 8, AdamW 28, the rounded copy 6.
-constexpr double kUpdateBytes = 46.0;
+/// Numbers of the master's type that an update reads and writes of a parameter: the norm 1, AdamW 7; it writes the rounded weight too.
+constexpr double kUpdatePasses = 8.0;
 /// Operations of a layer forward and backward, and of a micro-step beside its layers.
 constexpr double kOperationsOfLayer = 110.0;
 constexpr double kOperationsOfMicroStep = 60.0;
@@ -125,7 +125,10 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
     time.hidden_seconds = place.on_gpu ? std::min(summed, kHideable * backward_of_last) : 0.0;
     clock.add("gradients over ranks", summed - time.hidden_seconds, 1.0, ring_limit);
   }
-  clock.add("update", static_cast<double>(memory.optimizer) / (3.0 * static_cast<double>(bytes.wide)) * kUpdateBytes, rates.copy, "memory");
+  const bool apart = bytes.compute < bytes.wide;  // else the masters are the weights, and no part of the optimizer's memory
+  const double slice = static_cast<double>(memory.optimizer) / static_cast<double>((apart ? 3 : 2) * bytes.wide);
+  clock.add("update", slice * (kUpdatePasses * static_cast<double>(bytes.wide) + static_cast<double>(apart ? bytes.compute : 0)),
+            rates.copy, "memory");
   if (place.ranks > 1) clock.add("weights to ranks", static_cast<double>(traffic.weights) / ring + rates.message, 1.0, ring_limit);
 
   const double all_tokens = static_cast<double>(config.train.global_batch * model.sequence_length);

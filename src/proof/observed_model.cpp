@@ -114,8 +114,7 @@ ObservedStep ObservedModel::step(const GlobalBatch& batch, bool whole) {
   }
 
   seen.record = learner_.update(sums);
-  const double norm = seen.record.gradient_norm;
-  if (seen.record.outcome == StepOutcome::kTaken && norm > 0) seen.clip_factor = learner_.optimizer().gradient_norm(1.0) / norm;
+  if (seen.record.outcome == StepOutcome::kTaken) seen.clip_factor = learner_.optimizer().clip_factor(seen.record.gradient_norm);
   return seen;
 }
 

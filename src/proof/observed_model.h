@@ -32,7 +32,7 @@ GlobalBatch read_batch(const TrainConfig& config, int64_t first, int64_t sequenc
 /// What is left of one training step for whoever compares. Tensors are whole, on the host, on rank 0 alone.
 struct ObservedStep {
   StepRecord record;
-  double clip_factor = 1.0;  ///< as the optimizer applied it: gradient norm after over before
+  double clip_factor = 1.0;  ///< as the optimizer applied it
   at::Tensor logits;         ///< [G S, V] float64; undefined unless asked for
   at::Tensor experts;        ///< [N, G S, K] int64, what each layer's router chose (K is E in expert choice, -1 where none)
   at::Tensor gates;          ///< [N, G S, K] float64

@@ -75,15 +75,14 @@ std::string host() {
 
 }  // namespace
 
-ReplicaCheck::ReplicaCheck(const ParameterBuckets& buckets, const Optimizer& optimizer, std::map<std::string, at::Tensor> biases,
+ReplicaCheck::ReplicaCheck(const ParameterBuckets& buckets, Optimizer& optimizer, std::map<std::string, at::Tensor> biases,
                            const ProcessMesh& mesh)
     : buckets_(buckets), optimizer_(optimizer), biases_(std::move(biases)), mesh_(mesh) {}
 
-void ReplicaCheck::remember() { remembered_ = state_sums(); }
-
-std::string ReplicaCheck::trouble() {
+std::string ReplicaCheck::trouble() const {
+  optimizer_.compare_state();
   std::vector<std::string> odd = odd_weights();
-  for (const std::vector<std::string>& more : {odd_biases(), changed_state()}) odd.insert(odd.end(), more.begin(), more.end());
+  for (const std::vector<std::string>& more : {odd_biases(), optimizer_.changed_state()}) odd.insert(odd.end(), more.begin(), more.end());
   const size_t count = odd.size();
   if (count > kMostNamed) {
     odd.resize(kMostNamed);
@@ -136,31 +135,6 @@ std::vector<std::string> ReplicaCheck::odd_biases() const {
     if (is_odd(rows.select(1, column++).contiguous(), group.rank(), false, 0)) odd.push_back(name);
   }
   return odd;
-}
-
-std::map<std::string, int64_t> ReplicaCheck::state_sums() const {
-  std::vector<std::string> names;
-  std::vector<at::Tensor> sums;
-  for (const StatePiece& state : optimizer_.state()) {
-    names.push_back(concat(state.kind, " of ", state.piece.name));
-    sums.push_back(bit_sum(state.values));
-  }
-  std::map<std::string, int64_t> found;
-  if (sums.empty()) return found;
-  const at::Tensor host_sums = at::stack(sums).cpu();
-  for (size_t index = 0; index < names.size(); ++index) found[names[index]] += host_sums.const_data_ptr<int64_t>()[index];
-  return found;
-}
-
-std::vector<std::string> ReplicaCheck::changed_state() {
-  std::vector<std::string> changed;
-  if (remembered_.empty()) return changed;
-  const std::map<std::string, int64_t> now = state_sums();
-  for (const auto& [name, sum] : remembered_) {
-    if (now.at(name) != sum) changed.push_back(name);
-  }
-  remembered_.clear();
-  return changed;
 }
 
 }  // namespace pimoe

@@ -13,36 +13,27 @@ namespace pimoe {
 ///
 /// Every rank sums the bits of each weight that it has a copy of, and compares with the other copies': one flipped bit always changes a sum.
 /// Of three copies and more the odd one is wrong; of two the owner's master tells, where it is kept apart from the weight (float16,
-/// bfloat16), else both ranks are named. Masters and moments have no copy (ZeRO-1): they are compared with their own sums of before
-/// (`remember`), which covers the time between the two calls.
+/// bfloat16), else both ranks are named. Masters and moments have no copy (ZeRO-1): they are compared with their own sums of when they were
+/// written. Each update does that too (Optimizer::found_change); call `trouble` where one has found something.
 ///
 /// Weights are gathered anew from their owners after each update: call `trouble` before it, when a step's products have used them.
-/// @cost reads the compute weights once, three times the rank's slice where there is something remembered; a few small collectives
+/// @cost reads the compute weights, masters and moments once; a few small collectives
 class ReplicaCheck {
  public:
   /// @param biases  of the routers by name; each rank has a copy of each
-  ReplicaCheck(const ParameterBuckets& buckets, const Optimizer& optimizer, std::map<std::string, at::Tensor> biases,
-               const ProcessMesh& mesh);
-
-  /// After an update: what the next `trouble` compares masters and moments with.
-  void remember();
-  /// Masters and moments were set anew.
-  void forget() { remembered_.clear(); }
+  ReplicaCheck(const ParameterBuckets& buckets, Optimizer& optimizer, std::map<std::string, at::Tensor> biases, const ProcessMesh& mesh);
 
   /// @returns "" if nothing changed, else each rank with its host, and which tensors of its differ; the same on every rank. Collective.
-  std::string trouble();
+  std::string trouble() const;
 
  private:
   std::vector<std::string> odd_weights() const;
   std::vector<std::string> odd_biases() const;
-  std::vector<std::string> changed_state();
-  std::map<std::string, int64_t> state_sums() const;
 
   const ParameterBuckets& buckets_;
-  const Optimizer& optimizer_;
+  Optimizer& optimizer_;
   std::map<std::string, at::Tensor> biases_;
   const ProcessMesh& mesh_;
-  std::map<std::string, int64_t> remembered_;  ///< by "exp_avg of layers.0.attention.qkv.weight"
 };
 
 }  // namespace pimoe

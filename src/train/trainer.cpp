@@ -91,10 +91,9 @@ TrainOutcome Trainer::run() {
     progress_step(step() + 1);
     const auto begun = std::chrono::steady_clock::now();
     const StepSums sums = accumulate_gradients();
-    if (is_verified(step() + 1)) verify_replicas();
+    if (is_verified(step() + 1)) verify_memory(concat("before the update of step ", step() + 1));
     StepRecord record = learner_.update(sums);
     record_routing(record);
-    if (is_verified(step() + 1)) replicas_.remember();
     record.tokens = tokens_seen_ += step_tokens_;
     synchronize(mesh_.device());  // the optimizer's work was only enqueued: without this the clock would not see it
     report_.add_speed(record, std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count());
@@ -105,6 +104,7 @@ TrainOutcome Trainer::run() {
     }
 
     const Agreement agreed = agree();
+    if (agreed.state_changed) verify_memory(concat("before the update of step ", step()));
     if (agreed.save_is_over || is_last()) saves_.collect();
     if (is_save_due(agreed)) save(/*last=*/agreed.stop || is_last());
     if (agreed.stop && divergence_.may_save() && !is_last()) {
@@ -139,17 +139,21 @@ TrainOutcome Trainer::finish() {
 
 void Trainer::open_data() { data_ = std::make_unique<DataStream>(config_.data.train, stream_options(config_, mesh_), start_); }
 
-void Trainer::verify_replicas() {
+void Trainer::verify_memory(const std::string& when) {
   const ProgressPhase phase("verify");
   const std::string trouble = replicas_.trouble();
   if (trouble.empty()) return;
-  throw Error(concat("memory changed by itself before the update of step ", step() + 1, ": ", trouble,
+  throw Error(concat("memory changed by itself ", when, ": ", trouble,
                      ". Nothing of it was saved. To go on from the last checkpoint start ", command_to_go_on(config_),
                      " again, without that host if it happens there again"));
 }
 
 void Trainer::save(bool last) {
   const ProgressPhase phase("save");
+  // What flipped since the update would be saved, and be the truth after a restart.
+  learner_.optimizer().compare_state();
+  synchronize(mesh_.device());
+  if (on_any_rank(learner_.optimizer().found_change())) verify_memory(concat("after the update of step ", step()));
   if (!learner_.optimizer().weights_are_finite()) {
     throw Error(concat("the run has diverged: after step ", step(), " the weights are not finite (loss ", report_.last().loss,
                        "), and were not saved. ", advice_against_divergence()));
@@ -195,21 +199,24 @@ std::optional<double> Trainer::validate() const {
   return validation_loss(learner_.model(), *validation_, plan, mesh_, [this] { return is_asked_to_stop(); });
 }
 
-bool Trainer::is_asked_to_stop() const {
-  if (stop_ == nullptr) return false;
-  at::Tensor asked = at::tensor({static_cast<int64_t>(stop_->raised())}, at::kLong);
-  mesh_.control().all_reduce(asked, ReduceOp::kMax);
-  return asked.item<int64_t>() != 0;
+bool Trainer::is_asked_to_stop() const { return stop_ != nullptr && on_any_rank(stop_->raised()); }
+
+bool Trainer::on_any_rank(bool here) const {
+  at::Tensor any = at::tensor({static_cast<int64_t>(here)}, at::kLong);
+  mesh_.control().all_reduce(any, ReduceOp::kMax);
+  return any.item<int64_t>() != 0;
 }
 
 Trainer::Agreement Trainer::agree() const {
   const bool speaks = mesh_.rank() == 0;  // one clock decides when to try again
-  at::Tensor facts = at::tensor({static_cast<int64_t>(stop_ && stop_->raised()), static_cast<int64_t>(saves_.is_writing()),
-                                 static_cast<int64_t>(speaks && saves_.is_retry_due())},
-                                at::kLong);
+  at::Tensor facts =
+      at::tensor({static_cast<int64_t>(stop_ && stop_->raised()), static_cast<int64_t>(saves_.is_writing()),
+                  static_cast<int64_t>(speaks && saves_.is_retry_due()), static_cast<int64_t>(learner_.optimizer().found_change())},
+                 at::kLong);
   mesh_.control().all_reduce(facts, ReduceOp::kMax);
   const int64_t* any = facts.const_data_ptr<int64_t>();
-  return {.stop = any[0] != 0, .save_is_over = saves_.has_begun() && any[1] == 0, .retry_is_due = any[2] != 0};
+  return {
+      .stop = any[0] != 0, .save_is_over = saves_.has_begun() && any[1] == 0, .retry_is_due = any[2] != 0, .state_changed = any[3] != 0};
 }
 
 bool Trainer::due(int64_t every_steps) const { return every_steps > 0 && step() % every_steps == 0; }

@@ -42,7 +42,7 @@ class Trainer {
   /// @throws Error       the run has diverged, or memory changed by itself: nothing of that was saved
   /// @throws SaveError   a checkpoint could not be written, and checkpoint.on_error is stop, or it was the last one
   /// @throws DataError, IoError, CommError
-  /// @cost each step: one synchronisation with the device at its end, and one collective of three numbers beside those of training
+  /// @cost each step: one synchronisation with the device at its end, and one collective of four numbers beside those of training
   TrainOutcome run();
 
   Transformer& model() { return learner_.model(); }
@@ -78,13 +78,16 @@ class Trainer {
   void cut_recordings();
   /// What the ranks agree on after a step.
   struct Agreement {
-    bool stop = false;          ///< a rank was asked to stop
-    bool save_is_over = false;  ///< all ranks have written their part of the save beside training
-    bool retry_is_due = false;  ///< of a save that failed
+    bool stop = false;           ///< a rank was asked to stop
+    bool save_is_over = false;   ///< all ranks have written their part of the save beside training
+    bool retry_is_due = false;   ///< of a save that failed
+    bool state_changed = false;  ///< an update found masters or moments that were not as the one before had left them
   };
   Agreement agree() const;
   /// Whether any rank was asked to stop. Collective.
   bool is_asked_to_stop() const;
+  /// Collective.
+  bool on_any_rank(bool here) const;
   /// Adds to a step's record what happened beside it, judges it, and tells all of it.
   void report(StepRecord& record);
   /// Whether a checkpoint of the step that was just done is to be written: asked to leave, the last one, one that is due or tried again (at the last
@@ -96,9 +99,10 @@ class Trainer {
   /// Whether replicas are compared before the update of a step, counted from 1.
   bool is_verified(int64_t step) const { return verify_every_ > 0 && step % verify_every_ == 0; }
   bool is_last() const { return step() == config_.train.steps; }
-  /// Compares the ranks' copies. @throws Error, the same on every rank, naming ranks and tensors
-  void verify_replicas();
-  /// Refuses weights that are not finite: a checkpoint of them would push out a good one. Collective.
+  /// Looks for memory that changed by itself. Collective. @param when  for the message
+  /// @throws Error, the same on every rank, naming ranks and tensors
+  void verify_memory(const std::string& when);
+  /// Refuses masters and moments that changed by themselves, and weights that are not finite: a checkpoint of them would push out a good one. Collective.
   /// @param last  the run ends after it
   void save(bool last);
 

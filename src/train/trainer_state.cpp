@@ -112,7 +112,6 @@ void Trainer::roll_back() {
   data_.reset();
   restore(*newest, parse_train_config(read_manifest(*newest).config, (*newest / "manifest.json").string()));
   const int64_t passed_over = next_sample - std::exchange(start_.next_sample, next_sample);
-  replicas_.forget();
   open_data();
   report_.roll_back(step());
   if (mesh_.rank() == 0) cut_recordings();

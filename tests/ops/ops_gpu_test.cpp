@@ -2,6 +2,7 @@
 
 #define PIMOE_TEST_DEVICE at::kCUDA
 
+#include "ops/adamw_test.cpp"
 #include "ops/causal_attention_test.cpp"
 #include "ops/cross_entropy_test.cpp"
 #include "ops/grouped_product_test.cpp"
