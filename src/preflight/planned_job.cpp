@@ -73,11 +73,14 @@ void foretell(const TrainConfig& asked, const PlannedJob& job, CheckReport& repo
   report.has_experts = config.model.moe_layers() > 0;
   report.limit_bytes = job.memory_bytes.value_or(static_cast<int64_t>(job.device.memory_gib * static_cast<double>(int64_t{1} << 30)));
   const bool fits_a_layout = report.found.attempt([&] {
-    if (config.train.micro_batch == 0) config.train.micro_batch = largest_micro_batch(config, place, report.limit_bytes);
+    // largest_micro_batch leaves room for what a GPU needs beside tensors itself.
+    const int64_t beside = job.device.is_gpu || report.limit_bytes == 0 ? 0 : kCpuOverheadBytes;
+    const int64_t limit = report.limit_bytes == 0 ? 0 : std::max<int64_t>(1, report.limit_bytes - beside);
+    if (config.train.micro_batch == 0) config.train.micro_batch = largest_micro_batch(config, place, limit);
     report.forecast.emplace(config, place);
   });
   if (!fits_a_layout) return;
-  report.overhead_bytes = job.device.is_gpu ? kGpuOverheadBytes : 0;
+  report.overhead_bytes = job.device.is_gpu ? kGpuOverheadBytes : kCpuOverheadBytes;
 
   const std::vector<double> bear = report.has_experts ? skews_to_bear(config.model.moe, job.skew) : std::vector{job.skew};
   report.any_skew = bear.size() > 1;
