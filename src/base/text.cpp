@@ -80,6 +80,16 @@ std::string human_duration(double seconds) {
   return fixed(std::floor(minutes / 60), 0) + "h " + padded(static_cast<int64_t>(std::fmod(minutes, 60)), 2) + "m";
 }
 
+std::string three_digits(double value) { return fixed(value, value < 9.995 ? 2 : value < 99.95 ? 1 : 0); }
+
+std::string time_text(double seconds) {
+  if (seconds >= 0.9995) return three_digits(seconds) + " s";
+  if (seconds >= 0.9995e-3) return three_digits(seconds * 1e3) + " ms";
+  return three_digits(seconds * 1e6) + " us";
+}
+
+std::string percent_text(double share) { return concat(fixed(100 * share, share < 0.0995 ? 1 : 0), " %"); }
+
 std::optional<double> parse_duration(std::string_view text) {
   constexpr double kMost = 1000.0 * 86400;
   const auto whole = [](std::string_view digits) -> std::optional<double> {

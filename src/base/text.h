@@ -38,6 +38,15 @@ std::string human_bytes(double bytes);
 ///          beyond them.
 std::string human_duration(double seconds);
 
+/// @returns a short time with three digits: time_text(0.0241) is "24.1 ms"; from microseconds to seconds.
+std::string time_text(double seconds);
+
+/// @returns a share as a person says it: percent_text(0.834) is "83 %", percent_text(0.0834) is "8.3 %".
+std::string percent_text(double share);
+
+/// @returns `value`, at least 1 and below 1000, with three digits.
+std::string three_digits(double value);
+
 /// @returns seconds of "90s", "45m", "12h", "2d", or Slurm's "MM:SS", "HH:MM:SS", "D-HH:MM:SS"; nothing for other texts, and beyond 1000 days.
 std::optional<double> parse_duration(std::string_view text);
 

@@ -60,16 +60,20 @@ int64_t tokens_of(const Bench& bench) {
   return std::max<int64_t>(1, plan.share(0, 0).second) * config.model.sequence_length;
 }
 
-/// Attention's projection of queries, keys and values, forward.
+/// Attention's projection of queries, keys and values, forward and backward.
 Ceiling projections(const Bench& bench) {
   const ModelConfig& model = bench.config().model;
   const int64_t columns = (model.heads + 2 * model.kv_heads) * model.head_size();
   const auto prepare = [=, &bench]() -> Work {
-    return [tokens = random_matrix(tokens_of(bench), model.width, bench), weight = random_matrix(columns, model.width, bench)](Parts&) {
-      at::linear(tokens, weight);
+    const at::Tensor tokens = random_matrix(tokens_of(bench), model.width, bench).requires_grad_();
+    const at::Tensor weight = random_matrix(columns, model.width, bench).requires_grad_();
+    return [=](Parts&) {
+      const at::Tensor heads = at::linear(tokens, weight);
+      heads.backward(heads.detach());
+      for (const at::Tensor& tensor : {tokens, weight}) tensor.mutable_grad().reset();
     };
   };
-  const auto amount = 2.0 * static_cast<double>(tokens_of(bench) * model.width * columns);
+  const auto amount = 6.0 * static_cast<double>(tokens_of(bench) * model.width * columns);
   return {.name = "projections", .is_flops = true, .amount = amount, .prepare = prepare};
 }
 

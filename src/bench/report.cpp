@@ -10,9 +10,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-/// @returns `value`, at least 1 and below 1000, with three digits
-std::string three_digits(double value) { return fixed(value, value < 9.995 ? 2 : value < 99.95 ? 1 : 0); }
-
 std::string filled(std::string text, size_t width, bool right) {
   const std::string blanks(width - std::min(width, text.size()), ' ');
   return right ? blanks + text : text + blanks;
@@ -29,14 +26,6 @@ std::string si_text(double value, const std::string& unit) {
   }
   return concat(three_digits(value), " ", kPrefixes[prefix], unit);
 }
-
-std::string time_text(double seconds) {
-  if (seconds >= 0.9995) return three_digits(seconds) + " s";
-  if (seconds >= 0.9995e-3) return three_digits(seconds * 1e3) + " ms";
-  return three_digits(seconds * 1e6) + " us";
-}
-
-std::string percent_text(double share) { return concat(fixed(100 * share, share < 0.0995 ? 1 : 0), " %"); }
 
 std::string bytes_text(int64_t bytes) { return human_bytes(static_cast<double>(bytes)); }
 

@@ -10,10 +10,6 @@ namespace pimoe {
 
 /// @returns three digits and the unit's prefix: si_text(8.9e11, "FLOP/s") is "890 GFLOP/s"
 std::string si_text(double value, const std::string& unit);
-/// @returns three digits of a time: "2.41 ms"
-std::string time_text(double seconds);
-/// @returns "83 %"; one digit behind the point below 10
-std::string percent_text(double share);
 /// @returns "12.3 MB" of a size
 std::string bytes_text(int64_t bytes);
 /// @returns "forward 8.11 ms, backward 13.0 ms"

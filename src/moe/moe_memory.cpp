@@ -13,8 +13,7 @@ namespace {
 /// Most that backward of the exchange and the experts needs at one time, of one round.
 int64_t experts_workspace(const MoeConfig& config, int64_t width, const RoutedRows& rows, int64_t group_size, ElementBytes bytes,
                           bool gates_early) {
-  const int64_t received = std::max<int64_t>(1, rows.all_rows());
-  const double part = static_cast<double>(rows.rows_at_once) / static_cast<double>(received);
+  const double part = static_cast<double>(rows.rows_at_once) / static_cast<double>(std::max<int64_t>(1, rows.room));
   const int64_t row = width * bytes.compute;
   int64_t products = 0;
   int64_t weights = 0;
@@ -55,7 +54,7 @@ MoeBytes moe_bytes(const MoeConfig& config, int64_t width, int64_t sequence_leng
   const bool early = config.memory != MoeMemory::kFast && !fused;
   const bool again = config.memory == MoeMemory::kLean || rows.rounds > 1;
   const int64_t row = width * bytes.compute;
-  const int64_t received = rows.all_rows();
+  const int64_t received = rows.room;
   const auto plans = [&](bool whole) { return kept_bytes_of_plans(rows.slots, received, rows.rounds, rows.padded, group_size, whole); };
 
   // One round through dispatch, experts and combine with everything kept: what `again` spares, and then needs in backward.

@@ -136,10 +136,14 @@ RoutedRows routed_rows(const MoeConfig& config, const RoutedTokens& tokens, doub
   }
   result.rows_at_once = result.all_rows();
   if (config.rank_budget > 0) bound_by_budget(batch, result);
-  const bool stays_here = batch.ranks == 1 && batch.groups.size() == 1 && !config.capacity_pad;
-  result.fused = tokens.fuses_mlp && stays_here;
+  result.room = result.all_rows();
+  const bool stays_here = batch.ranks == 1 && !config.capacity_pad;
+  const bool one_bank = batch.groups.size() == 1;
+  result.fused = tokens.fuses_mlp && stays_here && one_bank;
   if (tokens.on_gpu && stays_here && result.rounds == 1) {
-    result.rows[0] = result.sent = result.rows_at_once = result.slots;
+    result.room = result.sent = result.rows_at_once = result.slots;
+    // Products of one bank are as long as the room; those of several are cut to what each bank has.
+    if (one_bank) result.rows[0] = result.slots;
   }
   return result;
 }

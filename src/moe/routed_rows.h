@@ -17,12 +17,13 @@ constexpr double kWorstSkew = std::numeric_limits<double>::infinity();
 
 /// The rows that one micro-batch's routing brings to the experts of one rank, and what this rank sends.
 struct RoutedRows {
-  int64_t tokens = 0;         ///< T here
-  int64_t slots = 0;          ///< T K; T E in expert choice
-  int64_t sent = 0;           ///< rows from here to any rank, this one included; padding too
-  int64_t padded = 0;         ///< the same where rows are padded, else 0
-  int64_t rounds = 1;         ///< of the exchange, under a rank budget
-  int64_t rows_at_once = 0;   ///< most in one round
+  int64_t tokens = 0;  ///< T here
+  int64_t slots = 0;   ///< T K; T E in expert choice
+  int64_t sent = 0;    ///< rows from here to any rank, this one included; padding too
+  int64_t padded = 0;  ///< the same where rows are padded, else 0
+  int64_t rounds = 1;  ///< of the exchange, under a rank budget
+  int64_t room = 0;    ///< rows that the exchange makes room for, all rounds together: those that are computed, and on one GPU all slots
+  int64_t rows_at_once = 0;   ///< most of the room in one round
   bool fused = false;         ///< the experts take tokens and give tokens (routed_swiglu_mlp), if their kind and widths allow it
   std::vector<int64_t> rows;  ///< of each bank of experts, all rounds together
 

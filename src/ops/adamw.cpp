@@ -2,6 +2,9 @@
 
 #include "ops/launch.h"
 
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
@@ -55,6 +58,17 @@ void run(const AdamwArguments& arguments, const at::Tensor& master, const AdamwS
       [&] { cuda::adamw(arguments, chunks); });
 }
 
+/// libtorch's, on GPUs; keeps no sums.
+void adamw_by_operators(const AdamwStep& step, const at::Tensor& gradient, const AdamwState& state) {
+  const at::Tensor scaled = step.gradient_factor == 1.0 ? gradient : at::mul(gradient, step.gradient_factor);
+  const at::Tensor number = at::full({}, static_cast<double>(step.number), state.master.options().dtype(at::kFloat));
+  at::_fused_adamw_({state.master}, {scaled}, {state.exp_avg}, {state.exp_avg_sq}, {}, {number}, step.learning_rate, step.beta1, step.beta2,
+                    step.weight_decay, step.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+  if (state.weights.defined()) at::Tensor(state.weights).copy_(state.master);
+}
+
+bool runs_by_operators(const AdamwState& state) { return state.master.is_cuda() && !tries_new_kernels(); }
+
 }  // namespace
 
 AdamwSums::AdamwSums(const std::vector<int64_t>& firsts, int64_t numel, const at::Tensor& of_all) : found(of_all) {
@@ -79,6 +93,7 @@ void adamw(const AdamwStep& step, const at::Tensor& gradient, const AdamwState& 
   check_shape(gradient.sizes() == state.master.sizes(), "adamw: the gradient is ", describe(gradient), ", the master ",
               describe(state.master));
   check_shape(reinterpret_cast<uintptr_t>(gradient.const_data_ptr()) % 16 == 0, "adamw: the gradient is not at a multiple of 16 bytes");
+  if (runs_by_operators(state)) return adamw_by_operators(step, gradient, state);
   const auto number = static_cast<double>(step.number);
   arguments.gradient = gradient.const_data_ptr();
   arguments.gradient_factor = step.gradient_factor;
@@ -92,6 +107,8 @@ void adamw(const AdamwStep& step, const at::Tensor& gradient, const AdamwState& 
   run(arguments, state.master, sums);
 }
 
-void compare_state(const AdamwState& state, AdamwSums& sums) { run(arguments_of(state, sums), state.master, sums); }
+void compare_state(const AdamwState& state, AdamwSums& sums) {
+  if (!runs_by_operators(state)) run(arguments_of(state, sums), state.master, sums);
+}
 
 }  // namespace pimoe

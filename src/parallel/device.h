@@ -49,6 +49,8 @@ bool has_fast_bfloat16(c10::Device device);
 
 /// @returns peak dense bfloat16 FLOP/s from a table of known devices, 0 where unknown (CPUs).
 double peak_flops(c10::Device device);
+/// The same of a device that need not be here, by its driver's name ("NVIDIA H200") or words of it.
+double peak_flops_of(const std::string& name);
 
 /// A point in time on the device: what was enqueued on the current stream before it is done (CPU: the clock's now).
 class TimeMark {

@@ -63,8 +63,12 @@ std::string memory_table(const CheckReport& report) {
                [&](size_t column) { return size(memory(column).activations.peak() - memory(column).activations.kept()); });
   text += line(report, "  of a block", [&](size_t column) { return size(memory(column).activations.layer_workspace); });
   text += line(report, "  of the cross-entropy", [&](size_t column) { return size(memory(column).activations.loss_workspace); });
-  if (report.overhead_bytes > 0) {
-    text += line(report, "context, libraries, NCCL (allowance)", [&](size_t) { return size(report.overhead_bytes); });
+  text += line(report, report.device.is_gpu ? "context, libraries, NCCL (allowance)" : "libraries, kernels, heap (allowance)",
+               [&](size_t) { return size(report.overhead_bytes); });
+  if (!report.device.is_gpu) {  // on a GPU the host's memory holds it
+    const bool beside = memory(0).saves_beside_training;
+    text += line(report, beside ? "a save, beside training" : "a save, in the activations' place",
+                 [&](size_t column) { return size(memory(column).snapshot); });
   }
   text += line(report, "at most", [&](size_t column) { return size(report.peak(column)); });
   if (report.limit_bytes > 0) text += line(report, "a rank has", [&](size_t) { return size(report.limit_bytes); });
@@ -75,12 +79,6 @@ std::string memory_table(const CheckReport& report) {
   for (const CheckedSkew& skew : report.skews) rounds = rounds || skew.rows.rounds > 1;
   if (rounds) text += line(report, "in rounds", [&](size_t column) { return grouped(report.skews[column].rows.rounds); });
   return text;
-}
-
-std::string percent(double share) { return fixed(100 * share, share < 0.0995 ? 1 : 0) + " %"; }
-
-std::string time_text(double seconds) {
-  return seconds >= 1 ? fixed(seconds, 2) + " s" : seconds >= 1e-3 ? fixed(seconds * 1e3, 1) + " ms" : fixed(seconds * 1e6, 0) + " us";
 }
 
 /// What to try where this takes the most; nothing where only another model or faster hardware would help.
@@ -114,7 +112,7 @@ std::string time_table(const CheckReport& report) {
   std::string text = concat("time of a step at balance, foretold (rates ", report.rates.source, ")\n");
   const auto row = [&](const std::string& name, double seconds, const std::string& limit) {
     text += concat("  ", name, std::string(34 - std::min<size_t>(34, name.size()), ' '), right(time_text(seconds), 12),
-                   right(percent(seconds / time.seconds), 9), "  ", limit, "\n");
+                   right(percent_text(seconds / time.seconds), 9), "  ", limit, "\n");
   };
   for (const TimedWork& work : time.parts) row(work.name, work.seconds, work.limit);
   row("all", time.seconds, time.hidden_seconds > 0 ? concat("and ", time_text(time.hidden_seconds), " of sums behind backward") : "");
@@ -172,6 +170,7 @@ Json to_json(const CheckReport& report, size_t column) {
   json["kept_for_backward"] = kept;
   json["workspace"] = {{"block", activations.layer_workspace}, {"cross_entropy", activations.loss_workspace}};
   json["snapshot"] = skew.memory.snapshot;
+  json["training"] = skew.memory.state() + activations.peak() + report.overhead_bytes;  // while nothing is saved
   json["peak"] = report.peak(column);
   json["rows"] = skew.rows.all_rows();
   json["rounds"] = skew.rows.rounds;

@@ -3,43 +3,46 @@
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "parallel/device.h"
+#include "preflight/device_table.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
 namespace pimoe {
 namespace {
 
 constexpr const char* kMeasured = "measured on this kind of device";
+constexpr const char* kNearlyMeasured = "measured on H200, memory from the maker's figures";
 constexpr const char* kDataSheet = "estimated from the maker's figures; not measured";
 
-/// Starting an operation of libtorch from C++, and a collective: of GPUs, as long as nothing was measured.
+/// Starting an operation of libtorch from C++, and a collective, as long as nothing was measured.
 constexpr double kOperation = 9e-6;
 constexpr double kMessage = 30e-6;
 
+/// FLOP/s, and bytes/s, as in DeviceRates.
 struct ShippedRates {
   const char* device;
-  DeviceRates rates;
+  double product, grouped_product, head, wide_product, attention;
+  double copy, link, network;
+  const char* source;
 };
 
 const std::array<ShippedRates, 8>& table() {
-  // product, grouped, head, wide, attention; copy, link, network; operation, message; peak
+  // device, product, grouped, head, wide, attention, copy, link, network, source
   static const std::array<ShippedRates, 8> shipped = {{
-      {"h200", {720e12, 560e12, 560e12, 45e12, 450e12, 3.8e12, 300e9, 45e9, kOperation, kMessage, 989.5e12, kMeasured}},
-      {"h100",
-       {700e12, 540e12, 540e12, 45e12, 430e12, 2.7e12, 300e9, 45e9, kOperation, kMessage, 989.5e12,
-        "measured on H200, memory from the maker's figures"}},
-      {"gh200",
-       {700e12, 540e12, 540e12, 45e12, 430e12, 3.2e12, 300e9, 45e9, kOperation, kMessage, 989.5e12,
-        "measured on H200, memory from the maker's figures"}},
-      {"h100-nvl", {580e12, 450e12, 450e12, 40e12, 360e12, 3.1e12, 180e9, 45e9, kOperation, kMessage, 835e12, kDataSheet}},
-      {"b200", {1650e12, 1200e12, 1200e12, 55e12, 1000e12, 6.4e12, 650e9, 45e9, kOperation, kMessage, 2250e12, kDataSheet}},
-      {"a100", {235e12, 180e12, 180e12, 14e12, 140e12, 1.55e12, 220e9, 22e9, kOperation, kMessage, 312e12, kDataSheet}},
-      {"a100-40gb", {235e12, 180e12, 180e12, 14e12, 140e12, 1.2e12, 220e9, 22e9, kOperation, kMessage, 312e12, kDataSheet}},
-      {"l40s", {270e12, 180e12, 180e12, 60e12, 150e12, 0.7e12, 20e9, 20e9, kOperation, kMessage, 362e12, kDataSheet}},
+      {"h200", 720e12, 560e12, 560e12, 45e12, 450e12, 3.8e12, 300e9, 45e9, kMeasured},
+      {"h100", 700e12, 540e12, 540e12, 45e12, 430e12, 2.7e12, 300e9, 45e9, kNearlyMeasured},
+      {"gh200", 700e12, 540e12, 540e12, 45e12, 430e12, 3.2e12, 300e9, 45e9, kNearlyMeasured},
+      {"h100-nvl", 580e12, 450e12, 450e12, 40e12, 360e12, 3.1e12, 180e9, 45e9, kDataSheet},
+      {"b200", 1650e12, 1200e12, 1200e12, 55e12, 1000e12, 6.4e12, 650e9, 45e9, kDataSheet},
+      {"a100", 235e12, 180e12, 180e12, 14e12, 140e12, 1.55e12, 220e9, 22e9, kDataSheet},
+      {"a100-40gb", 235e12, 180e12, 180e12, 14e12, 140e12, 1.2e12, 220e9, 22e9, kDataSheet},
+      {"l40s", 270e12, 180e12, 180e12, 60e12, 150e12, 0.7e12, 20e9, 20e9, kDataSheet},
   }};
   return shipped;
 }
@@ -55,6 +58,7 @@ class Ceilings {
       if (row.value("suite", "") != "ceilings" || !row.value("name", "").starts_with(name) || !row.contains(key)) continue;
       if (!row[key].is_number()) throw DataError(concat(file_.string(), ": ", key, " of ", name, " is no number"));
       const double rate = row[key].get<double>() * unit;
+      if (!std::isfinite(rate)) throw DataError(concat(file_.string(), ": ", key, " of ", name, " is no rate"));
       if (rate > 0 && (!found || rate > *found)) found = rate;
     }
     return found;
@@ -72,7 +76,21 @@ class Ceilings {
 std::optional<DeviceRates> shipped_rates(const std::string& device, const std::string& precision) {
   if (precision != "bfloat16" && precision != "float16") return std::nullopt;
   for (const ShippedRates& shipped : table()) {
-    if (device == shipped.device) return shipped.rates;
+    if (device != shipped.device) continue;
+    DeviceRates rates;
+    rates.product = shipped.product;
+    rates.grouped_product = shipped.grouped_product;
+    rates.head = shipped.head;
+    rates.wide_product = shipped.wide_product;
+    rates.attention = shipped.attention;
+    rates.copy = shipped.copy;
+    rates.link = shipped.link;
+    rates.network = shipped.network;
+    rates.operation = kOperation;
+    rates.message = kMessage;
+    rates.peak = peak_flops_of(find_device(device).value().words);
+    rates.source = shipped.source;
+    return rates;
   }
   return std::nullopt;
 }
@@ -106,7 +124,7 @@ DeviceRates read_rates(const std::filesystem::path& file, const std::string& pre
     if (rates.link <= 0) rates.link = rates.copy / 4;  // between processes of a host: each byte is written and read twice
     if (rates.network <= 0) rates.network = rates.link;
     if (!otherwise) {
-      rates.operation = machine.at("gpu").is_null() ? 0.0 : kOperation;
+      rates.operation = kOperation;
       rates.message = kMessage;
     }
     rates.source = concat("measured: ", name);

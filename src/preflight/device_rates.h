@@ -15,8 +15,8 @@ struct DeviceRates {
   double attention = 0.0;        ///< FLOP/s of causal attention, forward and backward, masked half not counted
   double copy = 0.0;             ///< bytes/s read and written
   double link = 0.0;             ///< bytes/s that a rank sends to ranks of its node, while it receives as many
-  double network = 0.0;          ///< the same to other nodes
-  double operation = 0.0;        ///< seconds that the host needs to start one of libtorch's operations; 0: nothing runs ahead of the host
+  double network = 0.0;          ///< the same to other nodes, while all ranks of its node send as much
+  double operation = 0.0;        ///< seconds that the host needs to start one of libtorch's operations
   double message = 0.0;          ///< seconds of a collective, whatever its size
   double peak = 0.0;             ///< FLOP/s of dense products in bfloat16 that the maker states: what MFU is over; 0 where unknown
   std::string source;            ///< where they come from, for the reader

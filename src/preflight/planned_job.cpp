@@ -1,6 +1,7 @@
 #include "preflight/planned_job.h"
 
 #include "base/text.h"
+#include "ops/routed_mlp.h"
 #include "train/micro_batch.h"
 
 #include <algorithm>
@@ -66,6 +67,8 @@ void look_at_layout(const TrainConfig& config, const PlannedJob& job, Preflight&
 void foretell(const TrainConfig& asked, const PlannedJob& job, CheckReport& report) {
   TrainConfig config = asked;
   ForecastPlace place{.ranks = job.ranks, .node_ranks = job.node_ranks, .on_gpu = job.device.is_gpu, .fuses_mlp = job.device.is_hopper};
+  if (!job.device.is_gpu) place.fuses_mlp = has_routed_mlp_kernels(c10::DeviceType::CPU);
+
   place.dtype = config.train.precision != Precision::kAuto ? compute_dtype(config.train.precision, c10::DeviceType::CPU)
                 : job.device.fast_bfloat16                 ? at::kBFloat16
                                                            : at::kFloat;
@@ -73,11 +76,14 @@ void foretell(const TrainConfig& asked, const PlannedJob& job, CheckReport& repo
   report.has_experts = config.model.moe_layers() > 0;
   report.limit_bytes = job.memory_bytes.value_or(static_cast<int64_t>(job.device.memory_gib * static_cast<double>(int64_t{1} << 30)));
   const bool fits_a_layout = report.found.attempt([&] {
-    if (config.train.micro_batch == 0) config.train.micro_batch = largest_micro_batch(config, place, report.limit_bytes);
+    // largest_micro_batch leaves room for what a GPU needs beside tensors itself.
+    const int64_t beside = job.device.is_gpu || report.limit_bytes == 0 ? 0 : kCpuOverheadBytes;
+    const int64_t limit = report.limit_bytes == 0 ? 0 : std::max<int64_t>(1, report.limit_bytes - beside);
+    if (config.train.micro_batch == 0) config.train.micro_batch = largest_micro_batch(config, place, limit);
     report.forecast.emplace(config, place);
   });
   if (!fits_a_layout) return;
-  report.overhead_bytes = job.device.is_gpu ? kGpuOverheadBytes : 0;
+  report.overhead_bytes = job.device.is_gpu ? kGpuOverheadBytes : kCpuOverheadBytes;
 
   const std::vector<double> bear = report.has_experts ? skews_to_bear(config.model.moe, job.skew) : std::vector{job.skew};
   report.any_skew = bear.size() > 1;

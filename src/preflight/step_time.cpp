@@ -1,14 +1,19 @@
 #include "preflight/step_time.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace pimoe {
 namespace {
 
-/// Bytes that a layer reads and writes per number of the residual stream, forward and backward, in numbers of the compute dtype: norms 10, residual
-/// sums 12, rotary positions and views of heads 16, and the router's wide copy 8.
-constexpr double kStreamPasses = 38.0;
+/// What a layer reads and writes, forward and backward, in numbers of the compute dtype. Per number of the residual stream: norms 10, residual
+/// sums 12, and the router's wide copy 8.
+constexpr double kStreamPasses = 22.0;
 constexpr double kRouterPasses = 8.0;
+/// Per number of queries, keys and values: rotary positions and views of heads.
+constexpr double kHeadPasses = 16.0 / 3.0;
+/// Norms of queries and keys, which are one pass with the rotation: their input once more in backward.
+constexpr double kHeadNormPasses = 1.0;
 /// Per number of an expert's row: fused, results and gradients of rows are written by products and read once; exchanged, rows are gathered, permuted
 /// to experts and back, and added up, and so are their gradients.
 constexpr double kFusedRowPasses = 2.0;
@@ -37,6 +42,34 @@ class Clock {
 /// Whether a group of `size` neighbouring ranks stays inside of a node.
 bool inside_node(int64_t size, const ForecastPlace& place) { return size <= place.node_ranks && place.node_ranks % size == 0; }
 
+struct Way {
+  double rate;
+  const char* limit;
+};
+
+/// What each rank of a ring can pass on. Between nodes as many rings run at once as the group has ranks in a node, each by another rank's way out,
+/// so that a node's ranks share the load; a group with one rank in each node has one way.
+Way ring_way(const RingTraffic& ring, const ForecastPlace& place, const DeviceRates& rates) {
+  if (inside_node(ring.ranks * ring.stride, place)) return {rates.link, "links"};
+  const auto in_node = static_cast<double>(std::max<int64_t>(1, place.node_ranks / ring.stride));
+  const double out = rates.network * in_node;
+  return out < rates.link ? Way{out, "network"} : Way{rates.link, "links"};
+}
+
+/// Of rows that a rank sends to all others of its expert group alike: those in its node and those outside travel at the same time.
+struct Exchange {
+  double seconds;
+  const char* limit;
+};
+Exchange exchange(double bytes, int64_t ranks, const ForecastPlace& place, const DeviceRates& rates) {
+  // Groups begin at multiples of their size, and nodes at multiples of theirs: so many ranks they have in common at least.
+  const int64_t near = std::gcd(ranks, place.node_ranks);
+  const double each = bytes / static_cast<double>(ranks - 1);
+  const double inside = each * static_cast<double>(near - 1) / rates.link;
+  const double outside = each * static_cast<double>(ranks - near) / rates.network;
+  return inside >= outside ? Exchange{inside, "links"} : Exchange{outside, "network"};
+}
+
 }  // namespace
 
 const TimedWork& StepTimeForecast::bottleneck() const {
@@ -56,25 +89,31 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
   const double dense_layers = static_cast<double>(model.layers) - moe_layers;
   const double layers = static_cast<double>(model.layers);
   const int64_t expert_ranks = forecast.expert_parallel();
-  // Recomputation is a third forward: 8 in place of 6 FLOP a weight.
-  const double again = config.train.recompute == RecomputePolicy::kFull ? 4.0 / 3.0 : 1.0;
-  const double again_moe = config.train.recompute != RecomputePolicy::kNone || model.moe.memory == MoeMemory::kLean ? 4.0 / 3.0 : 1.0;
+  // Recomputation is forward once more: 8 in place of 6 FLOP a weight, and 9 in place of 7 in attention. A lean MoE layer inside a recomputed
+  // region computes twice more.
+  const bool all_again = config.train.recompute == RecomputePolicy::kFull;
+  const double again = all_again ? 4.0 / 3.0 : 1.0;
+  const int moe_forwards = (config.train.recompute != RecomputePolicy::kNone ? 1 : 0) + (model.moe.memory == MoeMemory::kLean ? 1 : 0);
+  const double again_moe = 1.0 + moe_forwards / 3.0;
 
   StepTimeForecast time;
   Clock clock(time);
   const double head = static_cast<double>(model.head_size());
   const double heads = static_cast<double>(model.heads), kv_heads = static_cast<double>(model.kv_heads);
   clock.add("attention's projections", 6 * tokens * layers * width * head * (2 * heads + 2 * kv_heads) * again, rates.product, "products");
-  clock.add("attention", 7 * tokens * layers * static_cast<double>(model.sequence_length) * heads * head * again, rates.attention,
+  clock.add("attention", (all_again ? 9 : 7) * tokens * layers * static_cast<double>(model.sequence_length) * heads * head, rates.attention,
             "products");
-  clock.add("norms, residuals, positions", tokens * width * element * (kStreamPasses * layers + kRouterPasses * moe_layers) * again,
+  const double in_heads = (heads + 2 * kv_heads) * head;
+  const double head_norms = model.qk_norm ? kHeadNormPasses * in_heads : 0.0;
+  clock.add("norms, residuals, positions",
+            tokens * element * again *
+                ((kStreamPasses * width + kHeadPasses * in_heads + head_norms) * layers + kRouterPasses * width * moe_layers),
             rates.copy, "memory");
   clock.add("dense feed-forward",
             18 * tokens * width *
                 (static_cast<double>(model.feed_forward_width) * dense_layers + static_cast<double>(model.moe.shared_width) * moe_layers) *
                 again,
             rates.product, "products");
-  double exchanged_seconds = 0.0;
   if (moe_layers > 0) {
     const RoutedRows rows = forecast.rows(skew);
     const std::vector<ExpertGroupConfig> groups = model.moe.expert_groups();
@@ -94,14 +133,10 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
     clock.add("experts", flops * moe_layers * micro_steps * again_moe, rates.grouped_product, "products");
     clock.add("moves of rows", moved * moe_layers * micro_steps * again_moe, rates.copy, "memory");
     if (expert_ranks > 1) {
-      const bool near = inside_node(expert_ranks, place);
-      const double rate = near ? rates.link : rates.network;
       const double calls = moe_layers * micro_steps * 5.0 * again_moe;  // counts; dispatch and combine, and their ways back
-      exchanged_seconds =
-          static_cast<double>(forecast.traffic().rows) *
-              (static_cast<double>(rows.all_rows()) / static_cast<double>(std::max<int64_t>(1, forecast.rows(1.0).all_rows()))) / rate +
-          calls * rates.message;
-      clock.add("exchange of rows", exchanged_seconds, 1.0, near ? "links" : "network");
+      const double fuller = static_cast<double>(rows.all_rows()) / static_cast<double>(std::max<int64_t>(1, forecast.rows(1.0).all_rows()));
+      const Exchange moved_rows = exchange(static_cast<double>(forecast.traffic().rows) * fuller, expert_ranks, place, rates);
+      clock.add("exchange of rows", moved_rows.seconds + calls * rates.message, 1.0, moved_rows.limit);
     }
   }
   clock.add("head and cross-entropy", 6 * tokens * width * static_cast<double>(model.vocabulary), rates.head, "products");
@@ -113,23 +148,30 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
   clock.add("sums of gradients", weight_bytes * 2 * micro_steps + gradient_bytes * (2 * micro_steps - 1), rates.copy, "memory");
   const double launched =
       (kOperationsOfLayer * layers * std::max(again, again_moe) + kOperationsOfMicroStep) * micro_steps * rates.operation;
-  // A host that starts work faster than the device does it does not count.
-  clock.add("waiting for the host", std::max(0.0, launched - time.seconds), 1.0, "host");
-
-  const TrafficForecast traffic = forecast.traffic();
-  const double ring = inside_node(place.ranks, place) ? rates.link : rates.network;
-  const char* ring_limit = inside_node(place.ranks, place) ? "links" : "network";
-  if (place.ranks > 1) {
-    const double summed = static_cast<double>(traffic.gradients) / ring + rates.message;
-    const double backward_of_last = 2.0 / 3.0 * time.seconds / micro_steps;
-    time.hidden_seconds = place.on_gpu ? std::min(summed, kHideable * backward_of_last) : 0.0;
-    clock.add("gradients over ranks", summed - time.hidden_seconds, 1.0, ring_limit);
+  if (place.on_gpu) {
+    // A host that starts work faster than the device does it does not count.
+    clock.add("waiting for the host", std::max(0.0, launched - time.seconds), 1.0, "host");
+  } else {
+    clock.add("starting operations", launched, 1.0, "host");
   }
+
+  double summed = 0.0, gathered = 0.0;
+  const char* ring_limit = "links";
+  for (const RingTraffic& ring : forecast.rings()) {
+    if (ring.ranks == 1 || ring.gradients == 0) continue;
+    const Way way = ring_way(ring, place, rates);
+    summed += static_cast<double>(ring.gradients) / way.rate + rates.message;
+    gathered += static_cast<double>(ring.weights) / way.rate + rates.message;
+    if (std::string(way.limit) == "network") ring_limit = way.limit;
+  }
+  const double backward_of_last = 2.0 / 3.0 * time.seconds / micro_steps;
+  time.hidden_seconds = place.on_gpu ? std::min(summed, kHideable * backward_of_last) : 0.0;
+  clock.add("gradients over ranks", summed - time.hidden_seconds, 1.0, ring_limit);
   const bool apart = bytes.compute < bytes.wide;  // else the masters are the weights, and no part of the optimizer's memory
   const double slice = static_cast<double>(memory.optimizer) / static_cast<double>((apart ? 3 : 2) * bytes.wide);
   clock.add("update", slice * (kUpdatePasses * static_cast<double>(bytes.wide) + static_cast<double>(apart ? bytes.compute : 0)),
             rates.copy, "memory");
-  if (place.ranks > 1) clock.add("weights to ranks", static_cast<double>(traffic.weights) / ring + rates.message, 1.0, ring_limit);
+  clock.add("weights to ranks", gathered, 1.0, ring_limit);
 
   const double all_tokens = static_cast<double>(config.train.global_batch * model.sequence_length);
   const TokenFlops flops = token_flops(model);

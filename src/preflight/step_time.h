@@ -3,7 +3,8 @@
 /// How long a training step will take, from its configuration and a device's rates: work by kind over the rate of that kind.
 ///
 /// A part takes its FLOP over a rate or its bytes over a rate, whichever kind it is; parts follow one another, but for sums of gradients, which
-/// hide behind backward, and for the host, which runs ahead of a GPU until it has more to start than the GPU to do.
+/// hide behind backward, and for the host, which runs ahead of a GPU until it has more to start than the GPU to do. On a CPU nothing runs ahead:
+/// what starting an operation takes comes on top.
 
 #include "model/flops.h"
 #include "preflight/device_rates.h"

@@ -32,11 +32,12 @@ Forecast::Forecast(const TrainConfig& config, const ForecastPlace& place)
   state_.optimizer = optimizer.state_bytes();
 
   const int64_t wide = ElementBytes::of(place.dtype).wide;
+  rings_ = {RingTraffic{.ranks = place.ranks}, RingTraffic{.ranks = place.ranks / expert_parallel_, .stride = expert_parallel_}};
   int64_t biggest_share = 0;
   for (const Bucket& bucket : buckets.buckets()) {
-    const int64_t ranks = mesh.group(bucket.group).size();
-    gradient_traffic_ += ring_bytes(static_cast<int64_t>(bucket.gradients.nbytes()), ranks);
-    weight_traffic_ += ring_bytes(static_cast<int64_t>(bucket.weights.nbytes()), ranks);
+    RingTraffic& ring = rings_[bucket.group == Group::kExpertReplica ? 1 : 0];
+    ring.gradients += ring_bytes(static_cast<int64_t>(bucket.gradients.nbytes()), ring.ranks);
+    ring.weights += ring_bytes(static_cast<int64_t>(bucket.weights.nbytes()), ring.ranks);
     biggest_share += 3 * (bucket.slice_end - bucket.slice_begin) * wide;
   }
   for (const auto& parameter : model.parameters()) checkpoint_bytes_ += 3 * parameter->box.global_numel() * wide;
@@ -78,8 +79,10 @@ MemoryForecast Forecast::memory(double skew) const {
 
 TrafficForecast Forecast::traffic() const {
   TrafficForecast traffic;
-  traffic.gradients = gradient_traffic_;
-  traffic.weights = weight_traffic_;
+  for (const RingTraffic& ring : rings_) {
+    traffic.gradients += ring.gradients;
+    traffic.weights += ring.weights;
+  }
   const MoeConfig& moe = config_.model.moe;
   if (config_.model.moe_layers() == 0 || expert_parallel_ == 1) return traffic;
   const ElementBytes bytes = ElementBytes::of(place_.dtype);

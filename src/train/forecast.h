@@ -8,6 +8,7 @@
 #include "model/transformer.h"
 #include "train/train_config.h"
 
+#include <array>
 #include <cstdint>
 
 namespace pimoe {
@@ -45,6 +46,14 @@ struct TrafficForecast {
   int64_t all() const { return rows + gradients + weights; }
 };
 
+/// The same of one group that shares out sums and weights: its ranks pass them on in a ring.
+struct RingTraffic {
+  int64_t ranks = 1;
+  int64_t stride = 1;  ///< between neighbours
+  int64_t gradients = 0;
+  int64_t weights = 0;
+};
+
 class Forecast {
  public:
   /// @throws ConfigError where the layout does not fit the ranks, as ProcessMesh and MoELayer would
@@ -53,6 +62,8 @@ class Forecast {
   /// @param skew  as in routed_rows.h
   MemoryForecast memory(double skew) const;
   TrafficForecast traffic() const;
+  /// Of dense weights, which all ranks share, and of experts, which their copies share.
+  const std::array<RingTraffic, 2>& rings() const { return rings_; }
   int64_t checkpoint_bytes() const { return checkpoint_bytes_; }  ///< over all ranks, without HDF5's own
 
   int64_t expert_parallel() const { return expert_parallel_; }
@@ -70,8 +81,7 @@ class Forecast {
   int64_t expert_parallel_;
   MemoryForecast state_;  ///< what no batch changes
   int64_t checkpoint_bytes_ = 0;
-  int64_t gradient_traffic_ = 0;
-  int64_t weight_traffic_ = 0;
+  std::array<RingTraffic, 2> rings_;
 };
 
 }  // namespace pimoe

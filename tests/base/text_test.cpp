@@ -49,6 +49,22 @@ TEST(Text, HumanBytesChoosesTheUnitAndNeverPrintsAThousandOfIt) {
   EXPECT_EQ(human_bytes(1e22), "10000.0 EB");
 }
 
+TEST(Text, ShortTimesHaveThreeDigits) {
+  EXPECT_EQ(time_text(0.00241), "2.41 ms");
+  EXPECT_EQ(time_text(0.0241), "24.1 ms");
+  EXPECT_EQ(time_text(0.241), "241 ms");
+  EXPECT_EQ(time_text(0.99949), "999 ms");
+  EXPECT_EQ(time_text(0.9999), "1.00 s");
+  EXPECT_EQ(time_text(31e-6), "31.0 us");
+  EXPECT_EQ(time_text(12.34), "12.3 s");
+}
+
+TEST(Text, SharesHaveTwoDigits) {
+  EXPECT_EQ(percent_text(0.834), "83 %");
+  EXPECT_EQ(percent_text(0.0834), "8.3 %");
+  EXPECT_EQ(percent_text(1.0), "100 %");
+}
+
 TEST(Text, HumanDurationReadsAsAPersonSaysIt) {
   EXPECT_EQ(human_duration(0), "0.0s");
   EXPECT_EQ(human_duration(0.42), "0.4s");

@@ -36,17 +36,9 @@ std::vector<BenchRow> some_rows() {
 }
 
 TEST(BenchText, KeepsThreeDigitsAndSaysTheUnit) {
-  EXPECT_EQ(time_text(0.00241), "2.41 ms");
-  EXPECT_EQ(time_text(0.0241), "24.1 ms");
-  EXPECT_EQ(time_text(0.241), "241 ms");
-  EXPECT_EQ(time_text(0.99949), "999 ms");
-  EXPECT_EQ(time_text(0.9999), "1.00 s");
-  EXPECT_EQ(time_text(31e-6), "31.0 us");
   EXPECT_EQ(si_text(8.9e11, "FLOP/s"), "890 GFLOP/s");
   EXPECT_EQ(si_text(9.996e11, "FLOP/s"), "1.00 TFLOP/s");
   EXPECT_EQ(si_text(12.34, "B/s"), "12.3 B/s");
-  EXPECT_EQ(percent_text(0.834), "83 %");
-  EXPECT_EQ(percent_text(0.0834), "8.3 %");
 }
 
 TEST(BenchJson, HoldsWhatRanWhereAndEveryRow) {

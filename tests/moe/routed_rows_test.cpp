@@ -1,6 +1,7 @@
 #include "moe/routed_rows.h"
 #include "moe/capacity.h"
 #include "moe/layer_fixture.h"
+#include "moe/moe_memory.h"
 #include "support/ranks.h"
 
 #include <gtest/gtest.h>
@@ -39,6 +40,23 @@ TEST(RoutedRows, ACapacityIsNeverMoreThanTheTokensThatThereAre) {
   EXPECT_EQ(expert_capacity(eight_experts(1000.0), 7), 7);
   EXPECT_EQ(expert_capacity(eight_experts(1.0), 7), 2) << "14 slots over 8 experts";
   EXPECT_EQ(expert_capacity(eight_experts(1.0), 0), 1) << "a padded exchange has rows where a rank has no token";
+}
+
+// Two kinds of four experts, 64 tokens, 128 slots, of which each expert takes half a fair share: 8. On a GPU a rank does not ask how many that is.
+TEST(RoutedRows, OneGpuMakesRoomForDroppedSlotsOfTypedExpertsToo) {
+  MoeConfig config;
+  config.groups = {{.name = "narrow", .count = 4, .width = 6}, {.name = "wide", .count = 4, .width = 12}};
+  config.capacity_factor = 0.5;
+  RoutedTokens tokens{.of_rank = {64}};
+  const RoutedRows cpu = routed_rows(config, tokens, 1.0);
+  EXPECT_EQ(cpu.room, 64);
+  tokens.on_gpu = true;
+  const RoutedRows gpu = routed_rows(config, tokens, 1.0);
+  EXPECT_EQ(gpu.rows, cpu.rows) << "products are cut to what each bank has";
+  EXPECT_EQ(gpu.room, 128);
+  EXPECT_EQ(gpu.sent, 128);
+  const auto kept = [&](const RoutedRows& rows) { return moe_bytes(config, 16, 64, rows, 1, {}, /*recomputed=*/false).dispatch; };
+  EXPECT_GE(kept(gpu), kept(cpu) + (128 - 64) * 16 * 2) << "rows, and results where gates learn";
 }
 
 // 100 * 2 slots over 4 ranks, times 1.1: 55.00000000000001 in binary.

@@ -20,6 +20,15 @@ TEST(HostDevice, HasANameAndNoKnownPeak) {
   synchronize(kHost);
 }
 
+TEST(PeakFlops, IsThatOfTheLongestKnownName) {
+  EXPECT_EQ(peak_flops_of("NVIDIA H200"), 989.5e12);
+  EXPECT_EQ(peak_flops_of("NVIDIA GH200 480GB"), 989.5e12);
+  EXPECT_EQ(peak_flops_of("NVIDIA H100 NVL"), 835e12);
+  EXPECT_EQ(peak_flops_of("A100-SXM4-40GB"), 312e12);
+  EXPECT_EQ(peak_flops_of("NVIDIA L40S"), 362e12);
+  EXPECT_EQ(peak_flops_of("AMD EPYC"), 0);
+}
+
 TEST(HostDevice, MemoryUseFollowsAllocationAndRelease) {
   constexpr int64_t kBytes = int64_t{64} << 20;
   const MemoryUse before = memory_use(kHost);

@@ -3,6 +3,7 @@
 #include "train/forecast.h"
 
 #include "base/text.h"
+#include "ops/routed_mlp.h"
 #include "parallel/device.h"
 #include "support/ranks.h"
 #include "train/gradient_step.h"
@@ -142,7 +143,10 @@ void show(const std::string& what, int ranks, int64_t foretold, int64_t measured
 void expect_foretold(const std::string& what, const TrainConfig& config, bool worst) {
   const auto mesh = world_mesh(config.mesh, config.model.moe.common_divisor());
   const Measured measured = measure(config, *mesh, worst);
-  const Forecast forecast(config, {.ranks = mesh->size(), .node_ranks = mesh->size(), .dtype = dtype_of_config(config)});
+  const Forecast forecast(config, {.ranks = mesh->size(),
+                                   .node_ranks = mesh->size(),
+                                   .fuses_mlp = has_routed_mlp_kernels(mesh->device()),
+                                   .dtype = dtype_of_config(config)});
   if (mesh->rank() != 0) return;
   SCOPED_TRACE(concat(what, worst ? ", all tokens on one rank" : ""));
 
