@@ -9,6 +9,7 @@
 #include "moe/weights.h"
 #include "ops/keyed_noise.h"
 #include "ops/top_k.h"
+#include "ops/wide_linear.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
@@ -16,7 +17,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/where.h>
@@ -82,8 +82,8 @@ Router::Router(ParameterList& parameters, const std::string& name, const MoeConf
 }
 
 at::Tensor Router::jittered(const at::Tensor& tokens, const BatchContext& context) const {
+  if (config_.router.jitter == 0 || !context.training) return tokens;
   const at::Tensor input = tokens.to(weight_->dtype);
-  if (config_.router.jitter == 0 || !context.training) return input;
   const uint64_t key = named_key(context.seed, concat(name_, ".jitter.", context.step));
   const auto first = static_cast<uint64_t>(context.first_token * input.size(1));
   return input * keyed_noise(key, first, config_.router.jitter, input.sizes(), input.options().requires_grad(false));
@@ -92,8 +92,9 @@ at::Tensor Router::jittered(const at::Tensor& tokens, const BatchContext& contex
 Router::Scores Router::score(const at::Tensor& tokens, const BatchContext& context) const {
   Scores result;
   at::Tensor input = jittered(tokens, context);
-  if (projection_) input = at::linear(input, projection_->value);
-  result.logits = at::linear(input, weight_->value, logit_bias_ ? std::optional<at::Tensor>(logit_bias_->value) : std::nullopt);
+  if (projection_) input = wide_linear(input, projection_->value);
+  result.logits = wide_linear(input, weight_->value);
+  if (logit_bias_) result.logits = result.logits + logit_bias_->value;
   result.tempered = temperature_ == 1.0 ? result.logits : result.logits / temperature_;
   if (config_.router.kind == RouterKind::kSigmoid) {
     result.scores = at::sigmoid(result.tempered);
@@ -214,11 +215,9 @@ RouterKept kept_by_router(const MoeConfig& config, int64_t tokens, int64_t width
   if (!config.router_traits().has_scores) return kept;
   kept.gates_learn = true;
 
-  // What the (first) linear map keeps: noise and product, or a wide copy, or the tokens as they are.
+  // What the (first) linear map keeps: noise and product, or the tokens as they are.
   if (router.jitter > 0) {
     kept.scores += 2 * tokens * width * bytes.wide;
-  } else if (bytes.compute != bytes.wide) {
-    kept.scores += tokens * width * bytes.wide;
   } else {
     kept.tokens = true;
   }

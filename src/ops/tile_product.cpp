@@ -56,6 +56,15 @@ bool probe() {
 #endif
 }
 
+/// A tile's sums to `place` of a dense result in float32, or rounded to bfloat16.
+void put_rows(const float* sums, int64_t rows, int64_t columns, const at::Tensor& output, int64_t place) {
+  if (output.scalar_type() == at::kFloat) {
+    std::copy_n(sums, rows * columns, output.mutable_data_ptr<float>() + place);
+  } else {
+    cpu::narrow_rows(sums, columns, rows, columns, mutable_bits_of(output) + place, columns);
+  }
+}
+
 }  // namespace
 
 bool has_tile_product() {
@@ -142,12 +151,12 @@ void PairedRows::put(int64_t group, int64_t first, int64_t rows, const uint16_t*
   for (int64_t pair = (rows + 1) / 2; pair < rounded_up(rows, kStep) / 2; ++pair) std::fill_n(out + pair * width_, columns, 0U);
 }
 
-at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right, bool turned) {
+at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right, bool turned, at::ScalarType dtype) {
   const int64_t groups = right.groups();
   const int64_t height = left.width;
   const int64_t width = right.width();
-  const at::Tensor output =
-      turned ? at::empty({groups, width, height}, right.pairs().options()) : at::empty({groups, height, width}, right.pairs().options());
+  const at::TensorOptions options = right.pairs().options().dtype(dtype);
+  const at::Tensor output = turned ? at::empty({groups, width, height}, options) : at::empty({groups, height, width}, options);
   // A tile of every group, then the next of every group: groups of very different sizes are then shared out evenly.
   const int64_t tiles = (height + kTileRows - 1) / kTileRows;
   parallel_tasks(tiles * groups, [&](int64_t begin, int64_t end) {
@@ -173,12 +182,12 @@ at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right,
         multiply_tile(count, width, depth, columns.data(), depth, right.row(group, row), width, sums.data(), width, row > 0);
       }
       if (terms == 0) std::fill_n(sums.data(), count * width, 0.0F);
-      uint16_t* const out = mutable_bits_of(output) + group * height * width;
+      const int64_t place = group * height * width;
       if (turned) {
         cpu::narrow_rows(sums.data(), width, count, width, rows.data(), width);
-        cpu::turn(rows.data(), width, count, width, out + first, height);
+        cpu::turn(rows.data(), width, count, width, mutable_bits_of(output) + place + first, height);
       } else {
-        cpu::narrow_rows(sums.data(), width, count, width, out + first * width, width);
+        put_rows(sums.data(), count, width, output, place + first * width);
       }
     }
     release_tiles();
@@ -186,10 +195,11 @@ at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right,
   return output;
 }
 
-at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matrices, const std::vector<int32_t>& ends) {
+at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matrices, const std::vector<int32_t>& ends,
+                                  at::ScalarType dtype) {
   const int64_t depth = matrices.size(1);
   const int64_t columns = matrices.size(2);
-  at::Tensor output = at::empty({rows.size(0), columns}, rows.options());
+  at::Tensor output = at::empty({rows.size(0), columns}, rows.options().dtype(dtype));
   const at::Tensor packed = packed_matrices(matrices);
   const auto* const pairs = reinterpret_cast<const uint32_t*>(bits_of(packed));
   const std::vector<RowTile> tiles = row_tiles(ends);
@@ -205,16 +215,17 @@ at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matr
         left = last.data();
       }
       multiply_tile(count, columns, depth, left, depth, pairs + tile.group * depth / 2 * columns, columns, sums.data(), columns, false);
-      cpu::narrow_rows(sums.data(), columns, tile.count, columns, mutable_bits_of(output) + tile.begin * columns, columns);
+      put_rows(sums.data(), tile.count, columns, output, tile.begin * columns);
     }
     release_tiles();
   });
   return output;
 }
 
-at::Tensor multiply_columns_by_tiles(const at::Tensor& grad, const at::Tensor& rows, const std::vector<int32_t>& ends) {
+at::Tensor multiply_columns_by_tiles(const at::Tensor& grad, const at::Tensor& rows, const std::vector<int32_t>& ends,
+                                     at::ScalarType dtype) {
   // The wider operand is packed in pairs and the narrower one turned, which is dearer.
-  const bool turned = grad.size(1) > rows.size(1);
+  const bool turned = grad.size(1) > rows.size(1) && dtype == at::kBFloat16;
   const at::Tensor& wide = turned ? grad : rows;
   const at::Tensor& narrow = turned ? rows : grad;
   const PairedRows pairs(ends, wide.size(1), wide.options());
@@ -226,7 +237,7 @@ at::Tensor multiply_columns_by_tiles(const at::Tensor& grad, const at::Tensor& r
                 wide.size(1));
     }
   });
-  return multiply_paired_rows({bits_of(narrow), narrow.size(1)}, pairs, turned);
+  return multiply_paired_rows({bits_of(narrow), narrow.size(1)}, pairs, turned, dtype);
 }
 
 }  // namespace pimoe

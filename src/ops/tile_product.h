@@ -111,18 +111,20 @@ class PairedRows {
   uint32_t* data_;
 };
 
-/// @param left   [R, A]
-/// @param turned whether the result is [G, B, A]
-/// @returns [G, A, B]: for each group the sum over its rows of left[r]^T right[r]
-at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right, bool turned);
+/// @param left    [R, A]
+/// @param turned  whether the result is [G, B, A]; bfloat16 alone
+/// @returns [G, A, B] in `dtype`, bfloat16 or float32: for each group the sum over its rows of left[r]^T right[r]
+at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right, bool turned, at::ScalarType dtype = at::kBFloat16);
 
 /// @param rows      [R, A], A even
 /// @param matrices  [G, A, B], dense in A or in B
 /// @param ends      [G], of the row ranges
-/// @returns [R, B]: the rows of group g times matrices[g]. Rows past the last end are not written.
-at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matrices, const std::vector<int32_t>& ends);
+/// @returns [R, B] in `dtype`, bfloat16 or float32: the rows of group g times matrices[g]. Rows past the last end are not written.
+at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matrices, const std::vector<int32_t>& ends,
+                                  at::ScalarType dtype = at::kBFloat16);
 
-/// @returns [G, B, A]: for each group the sum over its rows of grad[r]^T rows[r].
-at::Tensor multiply_columns_by_tiles(const at::Tensor& grad, const at::Tensor& rows, const std::vector<int32_t>& ends);
+/// @returns [G, B, A] in `dtype`, bfloat16 or float32: for each group the sum over its rows of grad[r]^T rows[r].
+at::Tensor multiply_columns_by_tiles(const at::Tensor& grad, const at::Tensor& rows, const std::vector<int32_t>& ends,
+                                     at::ScalarType dtype = at::kBFloat16);
 
 }  // namespace pimoe

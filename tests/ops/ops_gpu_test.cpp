@@ -15,3 +15,4 @@
 #include "ops/slot_order_test.cpp"
 #include "ops/swiglu_test.cpp"
 #include "ops/top_k_test.cpp"
+#include "ops/wide_linear_test.cpp"
