@@ -76,13 +76,13 @@ void attend(const Shape& shape, const uint16_t* heads, int64_t sequence, int64_t
   for (int64_t block = 0; block < shape.blocks; ++block) {
     const int64_t rows = shape.rows_of(block);
     for (int64_t other = 0; other <= block; ++other) {
-      multiply_tile(rows, kBlock, shape.width, query + block * kBlock * shape.stride, shape.stride,
-                    keys.data() + other * shape.width / 2 * kBlock, kBlock, scores.data() + other * kBlock, columns, false);
+      multiply_block(rows, kBlock, shape.width, query + block * kBlock * shape.stride, shape.stride,
+                     keys.data() + other * shape.width / 2 * kBlock, kBlock, scores.data() + other * kBlock, columns, false);
     }
     float sums[kBlock];
     cpu::causal_softmax(scores.data(), columns, rows, block * kBlock, shape.scale, shares.data(), sums, logsumexp + block * kBlock);
-    multiply_tile(rows, shape.width, (block + 1) * kBlock, shares.data(), columns, values.data(), shape.width, mixed.data(), shape.width,
-                  false);
+    multiply_block(rows, shape.width, (block + 1) * kBlock, shares.data(), columns, values.data(), shape.width, mixed.data(), shape.width,
+                   false);
     for (int64_t row = 0; row < rows; ++row) {
       float* line = mixed.data() + row * shape.width;
       for (int64_t i = 0; i < shape.width; ++i) line[i] /= sums[row];
@@ -138,10 +138,10 @@ void attend_backward(const Shape& shape, const Backward& b, int64_t sequence, in
       for (int64_t other = block; other < shape.blocks; ++other) {
         const int64_t turned = other * width / 2 * kBlock;
         const int64_t paired = other * kPairs * width;
-        multiply_tile(rows, kBlock, width, b.heads + key_first + first * shape.stride, shape.stride, query_turned.data() + turned, kBlock,
-                      scores.data(), kBlock, false);
-        multiply_tile(rows, kBlock, width, b.heads + value_first + first * shape.stride, shape.stride, grad_turned.data() + turned, kBlock,
-                      grad_shares.data(), kBlock, false);
+        multiply_block(rows, kBlock, width, b.heads + key_first + first * shape.stride, shape.stride, query_turned.data() + turned, kBlock,
+                       scores.data(), kBlock, false);
+        multiply_block(rows, kBlock, width, b.heads + value_first + first * shape.stride, shape.stride, grad_turned.data() + turned, kBlock,
+                       grad_shares.data(), kBlock, false);
         cpu::causal_softmax_backward({.keys = rows,
                                       .queries = kBlock,
                                       .diagonal = other == block,
@@ -152,14 +152,14 @@ void attend_backward(const Shape& shape, const Backward& b, int64_t sequence, in
                                       .dots = dots.data() + other * kBlock,
                                       .shares = shares.data(),
                                       .grad_scores = grad_scores.data()});
-        multiply_tile(rows, width, kBlock, shares.data(), kBlock, grad_pairs_of_result.data() + paired, width,
-                      grad_value.data() + first * width, width, true);
-        multiply_tile(rows, width, kBlock, grad_scores.data(), kBlock, query_pairs.data() + paired, width, grad_key.data() + first * width,
-                      width, true);
+        multiply_block(rows, width, kBlock, shares.data(), kBlock, grad_pairs_of_result.data() + paired, width,
+                       grad_value.data() + first * width, width, true);
+        multiply_block(rows, width, kBlock, grad_scores.data(), kBlock, query_pairs.data() + paired, width, grad_key.data() + first * width,
+                       width, true);
         cpu::pack_pairs(grad_scores.data(), kBlock, rows, kBlock, grad_pairs.data(), kBlock);
         std::fill(grad_pairs.data() + (rows + 1) / 2 * kBlock, grad_pairs.data() + kPairs * kBlock, 0U);
-        multiply_tile(width, kBlock, kBlock, keys_turned.data() + block * width * kBlock, kBlock, grad_pairs.data(), kBlock,
-                      grad_query.data() + other * width * kBlock, kBlock, block > 0);
+        multiply_block(width, kBlock, kBlock, keys_turned.data() + block * width * kBlock, kBlock, grad_pairs.data(), kBlock,
+                       grad_query.data() + other * width * kBlock, kBlock, block > 0);
       }
     }
     std::vector<float> line(static_cast<size_t>(width));

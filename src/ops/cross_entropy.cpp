@@ -81,16 +81,16 @@ void compute_by_tiles(const at::Tensor& hidden, const at::Tensor& targets, const
       const RowTile& tile = tiles[static_cast<size_t>(index)];
       const int64_t padded = rounded_up(tile.count, kRowStep);
       TileSource{rows, width}.load(tile, tile_rows.data());
-      multiply_tile(padded, vocabulary, width, tile_rows.data(), width, static_cast<const uint32_t*>(by_hidden.const_data_ptr()),
-                    vocabulary, logits.data(), vocabulary, false);
+      multiply_tile(padded, tile_rows.data(), width, right_matrix(by_hidden, 0), {0, vocabulary, 0, width}, logits.data(), vocabulary,
+                    false);
       const int64_t position = begin + tile.begin;
       cpu::cross_entropy_tile(logits.data(), tile.count, vocabulary, targets.const_data_ptr<int64_t>() + position,
                               losses.mutable_data_ptr<float>() + position, want_gradients ? tile_grads.data() : nullptr);
       if (grads) grads->put(0, tile.begin, tile.count, tile_grads.data(), vocabulary, 0, vocabulary);
       if (!result.grad_hidden.defined()) continue;
       std::fill(tile_grads.data() + tile.count * vocabulary, tile_grads.data() + padded * vocabulary, uint16_t{0});
-      multiply_tile(padded, width, vocabulary, tile_grads.data(), vocabulary, static_cast<const uint32_t*>(by_logits.const_data_ptr()),
-                    width, sums.data(), width, false);
+      multiply_tile(padded, tile_grads.data(), vocabulary, right_matrix(by_logits, 0), {0, width, 0, vocabulary}, sums.data(), width,
+                    false);
       cpu::narrow_rows(sums.data(), width, tile.count, width,
                        static_cast<uint16_t*>(result.grad_hidden.mutable_data_ptr()) + position * width, width);
     }

@@ -17,7 +17,6 @@ constexpr int64_t kSlice = 256;  // hidden columns at a time: gate's and up's su
 
 const uint16_t* bits_of(const at::Tensor& tensor) { return static_cast<const uint16_t*>(tensor.const_data_ptr()); }
 uint16_t* mutable_bits_of(const at::Tensor& tensor) { return static_cast<uint16_t*>(tensor.mutable_data_ptr()); }
-const uint32_t* pairs_of(const at::Tensor& packed) { return static_cast<const uint32_t*>(packed.const_data_ptr()); }
 const int32_t* integers(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr<int32_t>() : nullptr; }
 
 std::vector<int32_t> ends_of(const FusedMlp& mlp) {
@@ -64,12 +63,12 @@ FusedMlpResult fused_mlp_by_tiles(const FusedMlp& mlp) {
       const RowTile& tile = tiles[static_cast<size_t>(index)];
       const int64_t count = rounded_up(tile.count, kRowStep);
       input.load(tile, rows.data());
-      const uint32_t* matrix = pairs_of(gate_up) + tile.group * width * hidden_width;
       const float* row_weights = mlp.weigh_hidden ? weights_of(mlp, tile, weights) : nullptr;
       for (int64_t first = 0; first < hidden_width; first += kSlice) {
         const int64_t columns = std::min(kSlice, hidden_width - first);
         const auto multiply = [&](int64_t column, const TileRoom<float>& out) {
-          multiply_tile(count, columns, width, rows.data(), width, matrix + column, 2 * hidden_width, out.data(), kSlice, false);
+          multiply_tile(count, rows.data(), width, right_matrix(gate_up, tile.group), {column, columns, 0, width}, out.data(), kSlice,
+                        false);
         };
         multiply(first, gate_sums);
         multiply(hidden_width + first, up_sums);
@@ -87,8 +86,8 @@ FusedMlpResult fused_mlp_by_tiles(const FusedMlp& mlp) {
                           .sums_stride = kSlice});
       }
       std::fill(hidden.data() + tile.count * hidden_width, hidden.data() + count * hidden_width, uint16_t{0});
-      multiply_tile(count, width, hidden_width, hidden.data(), hidden_width, pairs_of(down) + tile.group * hidden_width / 2 * width, width,
-                    sums.data(), width, false);
+      multiply_tile(count, hidden.data(), hidden_width, right_matrix(down, tile.group), {0, width, 0, hidden_width}, sums.data(), width,
+                    false);
       cpu::narrow_rows(sums.data(), width, tile.count, width, mutable_bits_of(result.rows) + tile.begin * width, width);
     }
     release_tiles();
@@ -123,8 +122,8 @@ FusedMlpRowGradients fused_mlp_backward_by_tiles(const FusedMlp& mlp, const at::
       const float* row_weights = weights_of(mlp, tile, weights);
       for (int64_t first = 0; first < hidden_width; first += kSlice) {
         const int64_t columns = std::min(kSlice, hidden_width - first);
-        multiply_tile(count, columns, width, rows.data(), width, pairs_of(down) + tile.group * width / 2 * hidden_width + first,
-                      hidden_width, grad_hidden.data(), kSlice, false);
+        multiply_tile(count, rows.data(), width, right_matrix(down, tile.group), {first, columns, 0, width}, grad_hidden.data(), kSlice,
+                      false);
         // Only read; the arguments have one pointer for both directions.
         auto* const kept = const_cast<uint16_t*>(bits_of(gate_up_rows)) + kept_place(tile, first, hidden_width);
         cpu::swiglu_tile_backward({.rows = tile.count,
@@ -146,8 +145,8 @@ FusedMlpRowGradients fused_mlp_backward_by_tiles(const FusedMlp& mlp, const at::
       grad_gate_up.put(tile.group, in_group, tile.count, grad_tile.data(), 2 * hidden_width, 0, 2 * hidden_width);
       if (!wanted.rows) continue;
       std::fill(grad_tile.data() + tile.count * 2 * hidden_width, grad_tile.data() + count * 2 * hidden_width, uint16_t{0});
-      multiply_tile(count, width, 2 * hidden_width, grad_tile.data(), 2 * hidden_width,
-                    pairs_of(gate_up) + tile.group * hidden_width * width, width, sums.data(), width, false);
+      multiply_tile(count, grad_tile.data(), 2 * hidden_width, right_matrix(gate_up, tile.group), {0, width, 0, 2 * hidden_width},
+                    sums.data(), width, false);
       cpu::narrow_rows(sums.data(), width, tile.count, width, mutable_bits_of(result.rows) + tile.begin * width, width);
     }
     release_tiles();

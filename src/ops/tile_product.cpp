@@ -12,8 +12,7 @@
 namespace pimoe {
 namespace {
 
-constexpr int64_t kColumns = 256;  // of a tile of the right matrix: with kDepth rows, a quarter of a second-level cache
-constexpr int64_t kDepth = 256;
+constexpr int64_t kDepth = 256;  // terms at a time: with a panel of the right matrix, a quarter of a second-level cache
 
 const uint16_t* bits_of(const at::Tensor& tensor) { return static_cast<const uint16_t*>(tensor.const_data_ptr()); }
 uint16_t* mutable_bits_of(const at::Tensor& tensor) { return static_cast<uint16_t*>(tensor.mutable_data_ptr()); }
@@ -23,7 +22,7 @@ uint16_t* mutable_bits_of(const at::Tensor& tensor) { return static_cast<uint16_
 bool probe() {
 #if defined(__x86_64__)
   if (!__builtin_cpu_supports("avx512bf16")) return false;
-  constexpr int64_t kRows = 17, kWidth = kColumns + 16, kTerms = kDepth + 2;
+  constexpr int64_t kRows = 17, kWidth = RightMatrix::kWidth + 16, kTerms = kDepth + 2;
   constexpr uint16_t kNumbers[] = {0x0000, 0x3F80, 0x4000};  // 0, 1, 2
   const auto left_number = [](int64_t row, int64_t k) { return (row + k) % 3; };
   const auto right_number = [](int64_t k, int64_t column) { return (k / 2 + column) % 3; };
@@ -38,7 +37,7 @@ bool probe() {
   cpu::pack_pairs(right.data(), kWidth, kTerms, kWidth, pairs.data(), kWidth);
   std::vector<float> c(static_cast<size_t>(kRows * kWidth));
   try {
-    multiply_tile(kRows, kWidth, kTerms, left.data(), kTerms, pairs.data(), kWidth, c.data(), kWidth, false);
+    multiply_block(kRows, kWidth, kTerms, left.data(), kTerms, pairs.data(), kWidth, c.data(), kWidth, false);
     release_tiles();
   } catch (const std::exception&) {
     return false;
@@ -74,15 +73,26 @@ bool has_tile_product() {
 
 bool has_tile_product(const at::Tensor& tensor) { return tensor.is_cpu() && tensor.scalar_type() == at::kBFloat16 && has_tile_product(); }
 
-void multiply_tile(int64_t rows, int64_t columns, int64_t depth, const uint16_t* left, int64_t left_stride, const uint32_t* right,
-                   int64_t right_stride, float* c, int64_t c_stride, bool add) {
+void multiply_block(int64_t rows, int64_t columns, int64_t depth, const uint16_t* left, int64_t left_stride, const uint32_t* right,
+                    int64_t right_stride, float* c, int64_t c_stride, bool add) {
   const auto* a = reinterpret_cast<const at::BFloat16*>(left);
-  for (int64_t column = 0; column < columns; column += kColumns) {
+  for (int64_t column = 0; column < columns; column += RightMatrix::kWidth) {
     for (int64_t k = 0; k < depth; k += kDepth) {
       const auto* b = reinterpret_cast<const at::BFloat16*>(right + k / 2 * right_stride + column);
-      at::native::cpublas::brgemm(rows, std::min(kColumns, columns - column), std::min(kDepth, depth - k), left_stride, right_stride,
-                                  c_stride, add || k > 0, a + k, b, c + column, /*is_vnni=*/true);
+      at::native::cpublas::brgemm(rows, std::min(RightMatrix::kWidth, columns - column), std::min(kDepth, depth - k), left_stride,
+                                  right_stride, c_stride, add || k > 0, a + k, b, c + column, /*is_vnni=*/true);
     }
+  }
+}
+
+void multiply_tile(int64_t rows, const uint16_t* left, int64_t left_stride, const RightMatrix& right, const RightPart& part, float* c,
+                   int64_t c_stride, bool add) {
+  for (int64_t done = 0; done < part.columns;) {
+    const int64_t column = part.first_column + done;
+    const int64_t width = right.width_from(column, part.columns - done);
+    multiply_block(rows, width, part.terms, left, left_stride, right.at(part.first_term / 2, column), right.stride(column), c + done,
+                   c_stride, add);
+    done += width;
   }
 }
 
@@ -115,19 +125,23 @@ at::Tensor packed_matrices(const at::Tensor& matrices) {
   const int64_t columns = matrices.size(2);
   const bool turned = matrices.stride(1) == 1;
   const at::Tensor packed = at::empty({groups, depth, columns}, matrices.options().requires_grad(false));
-  auto* const pairs = reinterpret_cast<uint32_t*>(mutable_bits_of(packed));
   const int64_t slabs = (columns + kTileRows - 1) / kTileRows;
   parallel_tasks(groups * slabs, [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
       const int64_t column = index % slabs * kTileRows;
       const int64_t width = std::min(kTileRows, columns - column);
       const uint16_t* in = bits_of(matrices) + index / slabs * matrices.stride(0) + column * matrices.stride(2);
-      uint32_t* out = pairs + index / slabs * depth / 2 * columns + column;
-      turned ? cpu::pack_pairs_turned(in, matrices.stride(2), width, depth, out, columns)
-             : cpu::pack_pairs(in, matrices.stride(1), depth, width, out, columns);
+      const RightMatrix out = right_matrix(packed, index / slabs);
+      turned ? cpu::pack_pairs_turned(in, matrices.stride(2), width, depth, out.at(0, column), out.stride(column))
+             : cpu::pack_pairs(in, matrices.stride(1), depth, width, out.at(0, column), out.stride(column));
     }
   });
   return packed;
+}
+
+RightMatrix right_matrix(const at::Tensor& packed, int64_t group) {
+  const int64_t pairs = packed.size(1) / 2;
+  return {reinterpret_cast<uint32_t*>(mutable_bits_of(packed)) + group * pairs * packed.size(2), pairs, packed.size(2)};
 }
 
 PairedRows::PairedRows(const std::vector<int32_t>& ends, int64_t width, const at::TensorOptions& options, at::Tensor pairs)
@@ -146,9 +160,16 @@ PairedRows::PairedRows(const std::vector<int32_t>& ends, int64_t width, const at
 
 void PairedRows::put(int64_t group, int64_t first, int64_t rows, const uint16_t* in, int64_t in_stride, int64_t first_column,
                      int64_t columns) const {
-  uint32_t* const out = row(group, first) + first_column;
-  cpu::pack_pairs(in, in_stride, rows, columns, out, width_);
-  for (int64_t pair = (rows + 1) / 2; pair < rounded_up(rows, kStep) / 2; ++pair) std::fill_n(out + pair * width_, columns, 0U);
+  const RightMatrix out = matrix(group);
+  for (int64_t done = 0; done < columns;) {
+    const int64_t column = first_column + done;
+    const int64_t width = out.width_from(column, columns - done);
+    const int64_t stride = out.stride(column);
+    uint32_t* const pairs = out.at(first / 2, column);
+    cpu::pack_pairs(in + done, in_stride, rows, width, pairs, stride);
+    for (int64_t pair = (rows + 1) / 2; pair < rounded_up(rows, kStep) / 2; ++pair) std::fill_n(pairs + pair * stride, width, 0U);
+    done += width;
+  }
 }
 
 at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right, bool turned, at::ScalarType dtype) {
@@ -179,7 +200,7 @@ at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right,
         for (int64_t line = 0; line < count && filled < depth; ++line) {
           std::fill_n(columns.data() + line * depth + filled, depth - filled, uint16_t{0});
         }
-        multiply_tile(count, width, depth, columns.data(), depth, right.row(group, row), width, sums.data(), width, row > 0);
+        multiply_tile(count, columns.data(), depth, right.matrix(group), {0, width, row, depth}, sums.data(), width, row > 0);
       }
       if (terms == 0) std::fill_n(sums.data(), count * width, 0.0F);
       const int64_t place = group * height * width;
@@ -201,7 +222,6 @@ at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matr
   const int64_t columns = matrices.size(2);
   at::Tensor output = at::empty({rows.size(0), columns}, rows.options().dtype(dtype));
   const at::Tensor packed = packed_matrices(matrices);
-  const auto* const pairs = reinterpret_cast<const uint32_t*>(bits_of(packed));
   const std::vector<RowTile> tiles = row_tiles(ends);
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t begin, int64_t end) {
     const TileRoom<float> sums(kTileRows * columns);
@@ -214,7 +234,7 @@ at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matr
         std::memcpy(last.data(), left, static_cast<size_t>(tile.count * depth) * sizeof(uint16_t));
         left = last.data();
       }
-      multiply_tile(count, columns, depth, left, depth, pairs + tile.group * depth / 2 * columns, columns, sums.data(), columns, false);
+      multiply_tile(count, left, depth, right_matrix(packed, tile.group), {0, columns, 0, depth}, sums.data(), columns, false);
       put_rows(sums.data(), tile.count, columns, output, tile.begin * columns);
     }
     release_tiles();

@@ -51,8 +51,34 @@ class TileRoom {
 /// c [rows, columns] = left [rows, depth] right [depth, columns], or added to c.
 ///
 /// @param right  packed: pairs of rows side by side (cpu::pack_pairs), `right_stride` pairs from row to row; depth is even
-void multiply_tile(int64_t rows, int64_t columns, int64_t depth, const uint16_t* left, int64_t left_stride, const uint32_t* right,
-                   int64_t right_stride, float* c, int64_t c_stride, bool add);
+void multiply_block(int64_t rows, int64_t columns, int64_t depth, const uint16_t* left, int64_t left_stride, const uint32_t* right,
+                    int64_t right_stride, float* c, int64_t c_stride, bool add);
+
+/// A packed right side of many columns: rows in pairs, and columns in panels of kWidth, one after the other, the last maybe narrower. Rows of a
+/// wider matrix would lie a power of two apart, and push each other out of the caches: a tenth of a product's speed.
+struct RightMatrix {
+  static constexpr int64_t kWidth = 256;
+
+  uint32_t* data;
+  int64_t pairs, columns;
+
+  /// From row to row in the panel that has this column.
+  int64_t stride(int64_t column) const { return std::min(kWidth, columns - column / kWidth * kWidth); }
+  uint32_t* at(int64_t pair, int64_t column) const {
+    return data + column / kWidth * kWidth * pairs + pair * stride(column) + column % kWidth;
+  }
+  /// Columns from this one on, at most `most`, that lie in its panel.
+  int64_t width_from(int64_t column, int64_t most) const { return std::min(most, stride(column) - column % kWidth); }
+};
+
+/// Columns and terms (rows of the right matrix; both even) that a product takes.
+struct RightPart {
+  int64_t first_column, columns, first_term, terms;
+};
+
+/// c [rows, part.columns] = left [rows, part.terms] times that part, or added to c.
+void multiply_tile(int64_t rows, const uint16_t* left, int64_t left_stride, const RightMatrix& right, const RightPart& part, float* c,
+                   int64_t c_stride, bool add);
 
 /// Gives back the matrix unit's set-up: to be called by a thread that has multiplied tiles, before anything else multiplies in it.
 void release_tiles();
@@ -82,8 +108,10 @@ struct TileSource {
 };
 
 /// @param matrices  [G, A, B], dense in A or in B; A even
-/// @returns [G, A, B] for multiply_tile's right side: A / 2 rows of B pairs
+/// @returns [G, A, B], of which right_matrix says where they lie
 at::Tensor packed_matrices(const at::Tensor& matrices);
+/// @param packed  of packed_matrices
+RightMatrix right_matrix(const at::Tensor& packed, int64_t group);
 
 /// For each group its rows two side by side, as multiply_tile wants what is summed over rows, with zeros up to a multiple of kStep.
 class PairedRows {
@@ -98,8 +126,11 @@ class PairedRows {
   int64_t groups() const { return static_cast<int64_t>(counts_.size()); }
   int64_t begin(int64_t group) const { return begins_[static_cast<size_t>(group)]; }  ///< among all rows
   int64_t count(int64_t group) const { return counts_[static_cast<size_t>(group)]; }
-  /// Row `row` of the group and the one after it; even.
-  uint32_t* row(int64_t group, int64_t row) const { return data_ + (firsts_[static_cast<size_t>(group)] + row / 2) * width_; }
+  /// The rows of a group.
+  RightMatrix matrix(int64_t group) const {
+    const auto index = static_cast<size_t>(group);
+    return {data_ + firsts_[index] * width_, rounded_up(counts_[index], kStep) / 2, width_};
+  }
   /// Puts rows [row, row + count) of the group there; what follows a group's last row up to kStep is zeroed.
   /// @param row  a multiple of kStep; so is count, or the rows are the group's last
   void put(int64_t group, int64_t row, int64_t count, const uint16_t* in, int64_t in_stride, int64_t first_column, int64_t columns) const;
