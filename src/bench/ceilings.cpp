@@ -12,7 +12,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
@@ -68,7 +67,7 @@ Ceiling projections(const Bench& bench) {
     const at::Tensor tokens = random_matrix(tokens_of(bench), model.width, bench).requires_grad_();
     const at::Tensor weight = random_matrix(columns, model.width, bench).requires_grad_();
     return [=](Parts&) {
-      const at::Tensor heads = at::linear(tokens, weight);
+      const at::Tensor heads = linear_layer(tokens, weight);
       heads.backward(heads.detach());
       for (const at::Tensor& tensor : {tokens, weight}) tensor.mutable_grad().reset();
     };

@@ -1,6 +1,7 @@
 #pragma once
 
-/// grouped_swiglu_mlp and routed_swiglu_mlp by kernels of our own (grouped_product_kernel.cuh): bfloat16 on Hopper. Seen by ops/*.cpp alone.
+/// grouped_swiglu_mlp and routed_swiglu_mlp by kernels of our own in bfloat16: on Hopper (grouped_product_kernel.cuh), and by tiles on CPUs with
+/// instructions for it (fused_mlp_tiles.h). Seen by ops/*.cpp alone.
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
@@ -26,8 +27,9 @@ bool has_mlp_kernels(c10::Device device);
 bool fuses_mlp(const at::Tensor& input, const at::Tensor& gate_up, const at::Tensor& down);
 
 struct FusedMlpResult {
-  at::Tensor rows;          ///< [R, D]; past the last end nothing is written
-  at::Tensor gate_up_rows;  ///< [R, 2F], which backward needs
+  at::Tensor rows;  ///< [R, D]; past the last end nothing is written
+  at::Tensor
+      gate_up_rows;  ///< [R, 2F], which backward needs; in an order of the kernels' own, as what backward of the rows leaves for the weights'
 };
 FusedMlpResult fused_mlp(const FusedMlp& mlp);
 

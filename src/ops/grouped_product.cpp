@@ -8,6 +8,8 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -242,6 +244,15 @@ at::Tensor grouped_linear_layer(const at::Tensor& rows, const at::Tensor& weight
   check_weights("weights", weights, ends.numel(), rows);
   check_shape(weights.size(2) == rows.size(1), "weights ", describe(weights), " must have the columns of rows ", describe(rows));
   return GroupedLinear::apply(rows, weights, ends);
+}
+
+at::Tensor linear_layer(const at::Tensor& rows, const at::Tensor& weight) {
+  if (!has_tile_product(rows) || rows.numel() == 0 || rows.size(-1) % 2 != 0 || weight.size(0) % 2 != 0) return at::linear(rows, weight);
+  const at::Tensor flat = rows.reshape({-1, rows.size(-1)});
+  const at::Tensor ends = at::full({1}, flat.size(0), at::kInt);
+  std::vector<int64_t> shape = rows.sizes().vec();
+  shape.back() = weight.size(0);
+  return grouped_linear_layer(flat, weight.unsqueeze(0), ends).view(shape);
 }
 
 at::Tensor grouped_swiglu_mlp(const at::Tensor& rows, const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& ends,

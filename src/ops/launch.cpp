@@ -43,17 +43,20 @@ void parallel_rows(int64_t rows, int64_t row_bytes, const std::function<void(int
 }
 
 void parallel_tasks(int64_t tasks, const std::function<void(int64_t begin, int64_t end)>& work) {
-  // Threads take a part when they have done the last: one that the machine holds up does not hold up the others.
-  constexpr int64_t kPartsOfAThread = 8;
+  // Threads take a part when they have done the last, ever smaller ones: one that the machine holds up does not hold up the others.
   const int64_t threads = std::min<int64_t>(tasks, at::get_num_threads());
   if (threads <= 1) {
     if (tasks > 0) work(0, tasks);
     return;
   }
-  const int64_t part = std::max<int64_t>(1, tasks / (threads * kPartsOfAThread));
   std::atomic<int64_t> next = 0;
   at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t begin = next.fetch_add(part); begin < tasks; begin = next.fetch_add(part)) work(begin, std::min(begin + part, tasks));
+    for (int64_t begin = next.load(); begin < tasks;) {
+      const int64_t end = begin + std::max<int64_t>(1, (tasks - begin) / (4 * threads));
+      if (!next.compare_exchange_weak(begin, end)) continue;
+      work(begin, end);
+      begin = next.load();
+    }
   });
 }
 

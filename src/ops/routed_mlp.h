@@ -23,10 +23,10 @@ namespace pimoe {
 at::Tensor routed_swiglu_mlp(const at::Tensor& tokens, const at::Tensor& weights, const at::Tensor& gate_up, const at::Tensor& down,
                              const at::Tensor& slots, const at::Tensor& positions, const at::Tensor& ends);
 
-/// @returns whether the device has routed_swiglu_mlp's kernels: a GPU of compute capability 9
+/// @returns whether the device has routed_swiglu_mlp's kernels: a GPU of compute capability 9, a CPU with instructions for bfloat16
 bool has_routed_mlp_kernels(c10::Device device);
 
-/// Whether they take these: bfloat16, D and F multiples of 8, at least one token.
+/// Whether they take these: bfloat16, D and F multiples of 8 on a GPU and of 2 on the CPU, at least one token.
 bool fuses_routed_mlp(const at::Tensor& tokens, const at::Tensor& gate_up, const at::Tensor& down);
 
 /// Bytes of a fused call with R rows in G groups.

@@ -12,6 +12,7 @@
 namespace pimoe {
 namespace {
 
+constexpr int64_t kMostColumns = 4 * RightMatrix::kWidth;  // of a tile of a weight's gradient
 constexpr int64_t kDepth = 256;  // terms at a time: with a panel of the right matrix, a quarter of a second-level cache
 
 const uint16_t* bits_of(const at::Tensor& tensor) { return static_cast<const uint16_t*>(tensor.const_data_ptr()); }
@@ -57,10 +58,10 @@ bool probe() {
 
 /// A tile's sums to `place` of a dense result in float32, or rounded to bfloat16.
 void put_rows(const float* sums, int64_t rows, int64_t columns, const at::Tensor& output, int64_t place) {
-  if (output.scalar_type() == at::kFloat) {
-    std::copy_n(sums, rows * columns, output.mutable_data_ptr<float>() + place);
-  } else {
-    cpu::narrow_rows(sums, columns, rows, columns, mutable_bits_of(output) + place, columns);
+  const int64_t stride = output.size(-1);
+  if (output.scalar_type() == at::kBFloat16) return cpu::narrow_rows(sums, columns, rows, columns, mutable_bits_of(output) + place, stride);
+  for (int64_t row = 0; row < rows; ++row) {
+    std::copy_n(sums + row * columns, columns, output.mutable_data_ptr<float>() + place + row * stride);
   }
 }
 
@@ -178,15 +179,20 @@ at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right,
   const int64_t width = right.width();
   const at::TensorOptions options = right.pairs().options().dtype(dtype);
   const at::Tensor output = turned ? at::empty({groups, width, height}, options) : at::empty({groups, height, width}, options);
-  // A tile of every group, then the next of every group: groups of very different sizes are then shared out evenly.
+  // A tile of every group, then the next of every group: groups of very different sizes are then shared out evenly. Wide results are cut across,
+  // so that there are tiles for many threads, and the sums of one stay in the caches.
   const int64_t tiles = (height + kTileRows - 1) / kTileRows;
-  parallel_tasks(tiles * groups, [&](int64_t begin, int64_t end) {
-    const TileRoom<float> sums(kTileRows * width);
-    const TileRoom<uint16_t> rows(kTileRows * std::max(kDepth, width)), columns(kTileRows * kDepth);
+  const int64_t cuts = (width + kMostColumns - 1) / kMostColumns;
+  parallel_tasks(tiles * cuts * groups, [&](int64_t begin, int64_t end) {
+    const int64_t most = std::min(width, kMostColumns);
+    const TileRoom<float> sums(kTileRows * most);
+    const TileRoom<uint16_t> rows(kTileRows * std::max(kDepth, most)), turned_rows(kTileRows * kDepth);
     for (int64_t index = begin; index < end; ++index) {
       const int64_t group = index % groups;
-      const int64_t first = index / groups * kTileRows;
+      const int64_t first = index / groups / cuts * kTileRows;
       const int64_t count = std::min(kTileRows, height - first);
+      const int64_t column = index / groups % cuts * kMostColumns;
+      const int64_t columns = std::min(kMostColumns, width - column);
       const int64_t terms = right.count(group);
       for (int64_t row = 0; row < terms; row += kDepth) {
         const int64_t filled = std::min(kDepth, terms - row);
@@ -196,19 +202,19 @@ at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right,
           left.gather(right.begin(group) + row, filled, first, count, rows.data());
           in = rows.data();
         }
-        cpu::turn(in, left.tokens == nullptr ? height : count, filled, count, columns.data(), depth);
+        cpu::turn(in, left.tokens == nullptr ? height : count, filled, count, turned_rows.data(), depth);
         for (int64_t line = 0; line < count && filled < depth; ++line) {
-          std::fill_n(columns.data() + line * depth + filled, depth - filled, uint16_t{0});
+          std::fill_n(turned_rows.data() + line * depth + filled, depth - filled, uint16_t{0});
         }
-        multiply_tile(count, columns.data(), depth, right.matrix(group), {0, width, row, depth}, sums.data(), width, row > 0);
+        multiply_tile(count, turned_rows.data(), depth, right.matrix(group), {column, columns, row, depth}, sums.data(), columns, row > 0);
       }
-      if (terms == 0) std::fill_n(sums.data(), count * width, 0.0F);
+      if (terms == 0) std::fill_n(sums.data(), count * columns, 0.0F);
       const int64_t place = group * height * width;
       if (turned) {
-        cpu::narrow_rows(sums.data(), width, count, width, rows.data(), width);
-        cpu::turn(rows.data(), width, count, width, mutable_bits_of(output) + place + first, height);
+        cpu::narrow_rows(sums.data(), columns, count, columns, rows.data(), columns);
+        cpu::turn(rows.data(), columns, count, columns, mutable_bits_of(output) + place + column * height + first, height);
       } else {
-        put_rows(sums.data(), count, width, output, place + first * width);
+        put_rows(sums.data(), count, columns, output, place + first * width + column);
       }
     }
     release_tiles();

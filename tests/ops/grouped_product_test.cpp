@@ -93,6 +93,33 @@ std::vector<Input> mlp_inputs(Random& random, int64_t rows, int64_t groups, int6
           {random.normal({groups, width, hidden_width}) / std::sqrt(static_cast<double>(hidden_width))}};
 }
 
+// Sizes within a tile of a product and over several, odd ones that no tile takes, one number, and no rows.
+TEST(LinearLayer, IsTheProductAndItsGradientsAtAnySizeAndDtype) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  const Operation linear = [](const std::vector<at::Tensor>& inputs) { return linear_layer(inputs[0], inputs[1]); };
+  for (const auto& [shape, columns] : std::vector<std::pair<std::vector<int64_t>, int64_t>>{
+           {{3, 5, 8}, 6}, {{2, 40, 64}, 300}, {{7, 5}, 4}, {{130, 258}, 66}, {{1, 2}, 2}, {{0, 4}, 6}, {{9, 4}, 3}, {{64, 300}, 16}}) {
+    const std::vector<Input> inputs = {{random.normal(shape)},
+                                       {random.normal({columns, shape.back()}) / std::sqrt(static_cast<double>(shape.back()))}};
+    for (const at::ScalarType dtype : all_dtypes()) {
+      SCOPED_TRACE(concat(dtype, " ", at::IntArrayRef(shape), " to ", columns));
+      const std::vector<at::Tensor> tensors = leaves(inputs, dtype);
+      std::vector<Input> rounded;
+      for (const at::Tensor& tensor : tensors) rounded.push_back({on_host(tensor)});
+      const auto doubles = leaves(rounded, at::kDouble);
+      const at::Tensor expected = on_host(doubles[0]).matmul(on_host(doubles[1]).t());
+      expect_close(linear(tensors), expected, 2 * tolerance_of(dtype), 2.0);
+      const at::Tensor factors = on_host(on_device(random.normal(expected.sizes()), dtype));
+      const auto grads = gradients(linear, tensors, factors);
+      const at::Tensor flat = factors.reshape({-1, columns});
+      expect_close(grads[0], factors.matmul(on_host(doubles[1])), 2 * tolerance_of(dtype), 4.0);
+      expect_close(grads[1], flat.t().mm(on_host(doubles[0]).reshape({-1, shape.back()})), 2 * tolerance_of(dtype),
+                   std::sqrt(static_cast<double>(flat.size(0) + 1)) * 4.0);
+    }
+  }
+}
+
 TEST(GroupedSwigluMlp, MatchesALoopOverRowsAtAnySizeAndDtype) {
   Random random;
   SCOPED_TRACE(random.trace());

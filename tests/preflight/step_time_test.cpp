@@ -112,10 +112,15 @@ TEST(StepTime, NothingRunsAheadOfACpu) {
 // H = 4, KV = 2, d = 16, two layers: 96 queries and keys, 128 with values; 2048 tokens of two bytes.
 TEST(StepTime, NormsOfQueriesAndKeysTakeTimeToo) {
   TrainConfig config = config_of();
-  const double without = seconds_of(step_time(config, one_rank(), rates(), 1.0), "norms, residuals, positions");
-  config.model.qk_norm = true;
-  const double with = seconds_of(step_time(config, one_rank(), rates(), 1.0), "norms, residuals, positions");
-  EXPECT_NEAR(with - without, 2048.0 * 2 * 2 * (8 * 96 + 4 * 128) / 1e11, 1e-12);
+  for (const bool on_gpu : {false, true}) {
+    ForecastPlace place = one_rank();
+    place.on_gpu = on_gpu;
+    config.model.qk_norm = false;
+    const double without = seconds_of(step_time(config, place, rates(), 1.0), "norms, residuals, positions");
+    config.model.qk_norm = true;
+    const double with = seconds_of(step_time(config, place, rates(), 1.0), "norms, residuals, positions");
+    EXPECT_NEAR(with - without, 2048.0 * 2 * 2 * (on_gpu ? 8 * 96 + 4 * 128 : 128) / 1e11, 1e-12);
+  }
 }
 
 TEST(StepTime, ALeanLayerInsideOfARecomputedRegionComputesTwiceMore) {
