@@ -37,12 +37,13 @@ int64_t experts_workspace(const MoeConfig& config, int64_t width, const RoutedRo
 /// Whether the experts take tokens and give tokens: ExpertBank::fuses_routing.
 bool fuses_routing(const MoeConfig& config, int64_t width, const RoutedRows& rows) {
   const ExpertGroupConfig group = config.expert_groups()[0];
-  return rows.fused && group.activation == Activation::kSwiglu && group.layers == 2 && width % 8 == 0 && group.width % 8 == 0;
+  const int64_t step = rows.on_gpu ? 8 : 2;  // of widths: fuses_routed_mlp
+  return rows.fused && group.activation == Activation::kSwiglu && group.layers == 2 && width % step == 0 && group.width % step == 0;
 }
 
 RoutedMlpBytes fused_bytes(const MoeConfig& config, int64_t width, const RoutedRows& rows, int64_t at_once) {
   const ExpertGroupConfig group = config.expert_groups()[0];
-  return routed_mlp_bytes(rows.tokens, at_once, group.count, width, group.width);
+  return routed_mlp_bytes(rows.tokens, at_once, group.count, width, group.width, rows.on_gpu);
 }
 
 }  // namespace

@@ -139,6 +139,7 @@ RoutedRows routed_rows(const MoeConfig& config, const RoutedTokens& tokens, doub
   result.room = result.all_rows();
   const bool stays_here = batch.ranks == 1 && !config.capacity_pad;
   const bool one_bank = batch.groups.size() == 1;
+  result.on_gpu = tokens.on_gpu;
   result.fused = tokens.fuses_mlp && stays_here && one_bank;
   if (tokens.on_gpu && stays_here && result.rounds == 1) {
     result.room = result.sent = result.rows_at_once = result.slots;

@@ -23,7 +23,8 @@ struct RoutedRows {
   int64_t padded = 0;  ///< the same where rows are padded, else 0
   int64_t rounds = 1;  ///< of the exchange, under a rank budget
   int64_t room = 0;    ///< rows that the exchange makes room for, all rounds together: those that are computed, and on one GPU all slots
-  int64_t rows_at_once = 0;   ///< most of the room in one round
+  int64_t rows_at_once = 0;  ///< most of the room in one round
+  bool on_gpu = false;
   bool fused = false;         ///< the experts take tokens and give tokens (routed_swiglu_mlp), if their kind and widths allow it
   std::vector<int64_t> rows;  ///< of each bank of experts, all rounds together
 

@@ -60,10 +60,14 @@ void run(const AdamwArguments& arguments, const at::Tensor& master, const AdamwS
 
 /// libtorch's, on GPUs; keeps no sums.
 void adamw_by_operators(const AdamwStep& step, const at::Tensor& gradient, const AdamwState& state) {
-  const at::Tensor scaled = step.gradient_factor == 1.0 ? gradient : at::mul(gradient, step.gradient_factor);
+  constexpr int64_t kPiece = int64_t{1} << 24;  // elements: a scaled gradient is a temporary tensor
   const at::Tensor number = at::full({}, static_cast<double>(step.number), state.master.options().dtype(at::kFloat));
-  at::_fused_adamw_({state.master}, {scaled}, {state.exp_avg}, {state.exp_avg_sq}, {}, {number}, step.learning_rate, step.beta1, step.beta2,
-                    step.weight_decay, step.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+  for (int64_t begin = 0; begin < state.master.numel(); begin += kPiece) {
+    const auto piece = [&](const at::Tensor& whole) { return whole.narrow(0, begin, std::min(kPiece, whole.numel() - begin)); };
+    const at::Tensor scaled = step.gradient_factor == 1.0 ? piece(gradient) : at::mul(piece(gradient), step.gradient_factor);
+    at::_fused_adamw_({piece(state.master)}, {scaled}, {piece(state.exp_avg)}, {piece(state.exp_avg_sq)}, {}, {number}, step.learning_rate,
+                      step.beta1, step.beta2, step.weight_decay, step.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+  }
   if (state.weights.defined()) at::Tensor(state.weights).copy_(state.master);
 }
 

@@ -46,8 +46,6 @@ struct Shape {
   float scale;
 };
 
-const uint16_t* bits_of(const at::Tensor& tensor) { return static_cast<const uint16_t*>(tensor.const_data_ptr()); }
-
 /// Each block of rows turned, in pairs: [blocks][d / 2][kBlock], zeros past the last row.
 TileRoom<uint32_t> turned_blocks(const Shape& shape, const uint16_t* rows, int64_t stride) {
   TileRoom<uint32_t> pairs = TileRoom<uint32_t>::zeros(shape.blocks * shape.width / 2 * kBlock);

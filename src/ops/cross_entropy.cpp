@@ -4,6 +4,7 @@
 #include "ops/tile_kernels.h"
 #include "ops/tile_product.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
@@ -69,7 +70,7 @@ void compute_by_tiles(const at::Tensor& hidden, const at::Tensor& targets, const
   const int64_t width = hidden.size(1);
   const int64_t vocabulary = by_hidden.size(2);
   const std::vector<int32_t> ends = {static_cast<int32_t>(count)};
-  const auto* const rows = static_cast<const uint16_t*>(hidden.const_data_ptr()) + begin * width;
+  const auto* const rows = bits_of(hidden) + begin * width;
   const bool want_gradients = result.grad_hidden.defined() || result.grad_weight.defined();
   std::optional<PairedRows> grads;
   if (result.grad_weight.defined()) grads.emplace(ends, vocabulary, hidden.options());
@@ -91,8 +92,7 @@ void compute_by_tiles(const at::Tensor& hidden, const at::Tensor& targets, const
       std::fill(tile_grads.data() + tile.count * vocabulary, tile_grads.data() + padded * vocabulary, uint16_t{0});
       multiply_tile(padded, tile_grads.data(), vocabulary, right_matrix(by_logits, 0), {0, width, 0, vocabulary}, sums.data(), width,
                     false);
-      cpu::narrow_rows(sums.data(), width, tile.count, width,
-                       static_cast<uint16_t*>(result.grad_hidden.mutable_data_ptr()) + position * width, width);
+      cpu::narrow_rows(sums.data(), width, tile.count, width, mutable_bits_of(result.grad_hidden) + position * width, width);
     }
     release_tiles();
   });
@@ -178,6 +178,9 @@ CrossEntropyBytes linear_cross_entropy_bytes(int64_t positions, int64_t width, i
   bytes.forward = logits * logit_bytes(element, on_gpu) + positions * wide;
   if (logit_bytes(element, on_gpu) != element) bytes.forward += logits * element;  // their gradients, in hidden's dtype
   if (!on_gpu && element < wide) bytes.forward += vocabulary * width * element;    // a chunk's gradient of the weight
+  if (!on_gpu && element == 2 && has_tile_product()) {  // the weight packed twice, and each thread's tile of logits and of their gradients
+    bytes.forward += 2 * vocabulary * width * element + at::get_num_threads() * kTileRows * vocabulary * (wide + element);
+  }
   bytes.backward = positions * width * element + vocabulary * width * wide + (element < wide ? vocabulary * width * element : 0);
   return bytes;
 }

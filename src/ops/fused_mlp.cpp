@@ -63,8 +63,8 @@ bool has_mlp_kernels(c10::Device device) {
 
 bool fuses_mlp(const at::Tensor& input, const at::Tensor& gate_up, const at::Tensor& down) {
   if (input.is_cpu()) {
-    return has_tile_product(input) && input.size(1) % 2 == 0 && down.size(2) % 2 == 0 && input.numel() > 0 && input.is_contiguous() &&
-           gate_up.is_contiguous() && down.is_contiguous();
+    return has_tile_product(input) && input.size(1) % 2 == 0 && down.size(2) % 2 == 0 && input.numel() > 0 && gate_up.numel() > 0 &&
+           input.is_contiguous() && gate_up.is_contiguous() && down.is_contiguous();
   }
   return input.scalar_type() == at::kBFloat16 && input.size(1) % 8 == 0 && down.size(2) % 8 == 0 &&
          input.size(0) <= std::numeric_limits<int32_t>::max() && has_mlp_kernels(input.device()) && is_readable(input) &&

@@ -27,13 +27,12 @@ bool has_mlp_kernels(c10::Device device);
 bool fuses_mlp(const at::Tensor& input, const at::Tensor& gate_up, const at::Tensor& down);
 
 struct FusedMlpResult {
-  at::Tensor rows;  ///< [R, D]; past the last end nothing is written
-  at::Tensor
-      gate_up_rows;  ///< [R, 2F], which backward needs; in an order of the kernels' own, as what backward of the rows leaves for the weights'
+  at::Tensor rows;          ///< [R, D]; past the last end nothing is written
+  at::Tensor gate_up_rows;  ///< [R, 2F] numbers that backward needs, in an order of the kernels' own
 };
 FusedMlpResult fused_mlp(const FusedMlp& mlp);
 
-/// What backward of the rows leaves for that of the weights.
+/// What backward of the rows leaves for that of the weights, the last two in an order of the kernels' own (on CPUs: PairedRows).
 struct FusedMlpRowGradients {
   at::Tensor rows = {};               ///< [R, D]; undefined where not wanted
   at::Tensor weights = {};            ///< [slots] float32; undefined where not wanted

@@ -15,8 +15,6 @@ namespace {
 
 constexpr int64_t kSlice = 256;  // hidden columns at a time: gate's and up's sums are then an eighth of a second-level cache
 
-const uint16_t* bits_of(const at::Tensor& tensor) { return static_cast<const uint16_t*>(tensor.const_data_ptr()); }
-uint16_t* mutable_bits_of(const at::Tensor& tensor) { return static_cast<uint16_t*>(tensor.mutable_data_ptr()); }
 const int32_t* integers(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr<int32_t>() : nullptr; }
 
 std::vector<int32_t> ends_of(const FusedMlp& mlp) {

@@ -66,14 +66,16 @@ class RoutedSwigluMlp : public torch::autograd::Function<RoutedSwigluMlp> {
 
 }  // namespace
 
-RoutedMlpBytes routed_mlp_bytes(int64_t tokens, int64_t rows, int64_t groups, int64_t width, int64_t hidden_width) {
+RoutedMlpBytes routed_mlp_bytes(int64_t tokens, int64_t rows, int64_t groups, int64_t width, int64_t hidden_width, bool on_gpu) {
   constexpr int64_t kNumber = 2;
   constexpr int64_t kIndex = sizeof(int32_t);
   RoutedMlpBytes bytes;
   bytes.kept = rows * (2 * hidden_width * kNumber + 2 * kIndex);  // the pre-activation, the row's slot and its token
   // Gradients of the pre-activation, hidden rows and parts of the gates' gradients; beside them first those of rows and tokens, then the weights'.
   const int64_t hidden = rows * (3 * hidden_width * kNumber + weight_dot_parts(hidden_width) * static_cast<int64_t>(sizeof(float)));
-  bytes.backward = hidden + tokens * width * kNumber + std::max(rows * width, groups * 3 * hidden_width * width) * kNumber;
+  const int64_t weights = groups * 3 * hidden_width * width;
+  // Beside the rows' gradients a CPU has the weights, packed.
+  bytes.backward = hidden + tokens * width * kNumber + (on_gpu ? std::max(rows * width, weights) : rows * width + weights) * kNumber;
   return bytes;
 }
 

@@ -34,6 +34,6 @@ struct RoutedMlpBytes {
   int64_t kept = 0;      ///< for backward, without the tokens
   int64_t backward = 0;  ///< most at one time in backward, beside what is kept
 };
-RoutedMlpBytes routed_mlp_bytes(int64_t tokens, int64_t rows, int64_t groups, int64_t width, int64_t hidden_width);
+RoutedMlpBytes routed_mlp_bytes(int64_t tokens, int64_t rows, int64_t groups, int64_t width, int64_t hidden_width, bool on_gpu);
 
 }  // namespace pimoe

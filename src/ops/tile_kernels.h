@@ -7,6 +7,13 @@
 
 #include <cstdint>
 
+// clang, which builds the fuzz targets, has no pragma for a file's instructions.
+#if defined(__x86_64__) && !defined(__clang__)
+#define PIMOE_HAS_TILE_MATH 1
+#else
+#define PIMOE_HAS_TILE_MATH 0
+#endif
+
 namespace pimoe::cpu {
 
 /// How ops/tile_product.h moves 16-bit numbers.

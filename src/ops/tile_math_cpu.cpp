@@ -2,7 +2,7 @@
 
 // Written out for AVX-512, without which has_tile_product() says no: what the compiler makes of the plain loops takes three times as long, most
 // of it for rounding to bfloat16, which is one instruction here. That takes numbers below 2^-126 for zero.
-#if defined(__x86_64__)
+#if PIMOE_HAS_TILE_MATH
 
 #include <immintrin.h>
 

@@ -16,14 +16,12 @@ struct Lane {
 
 /// Lanes of a and b by turns: from their lower halves, and from their upper ones.
 PIMOE_CPU_INLINE void zip(Lane<uint16_t>::Vector a, Lane<uint16_t>::Vector b, Lane<uint16_t>::Vector& low, Lane<uint16_t>::Vector& high) {
-  using Mask = Lane<uint16_t>::Vector;
-  low = __builtin_shuffle(a, b, Mask{0, 8, 1, 9, 2, 10, 3, 11});
-  high = __builtin_shuffle(a, b, Mask{4, 12, 5, 13, 6, 14, 7, 15});
+  low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
 }
 PIMOE_CPU_INLINE void zip(Lane<uint32_t>::Vector a, Lane<uint32_t>::Vector b, Lane<uint32_t>::Vector& low, Lane<uint32_t>::Vector& high) {
-  using Mask = Lane<uint32_t>::Vector;
-  low = __builtin_shuffle(a, b, Mask{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
-  high = __builtin_shuffle(a, b, Mask{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
+  low = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  high = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
 
 /// A square block: zipping row i with row i + half, log2(rows) times, turns it.

@@ -15,13 +15,10 @@ namespace {
 constexpr int64_t kMostColumns = 4 * RightMatrix::kWidth;  // of a tile of a weight's gradient
 constexpr int64_t kDepth = 256;  // terms at a time: with a panel of the right matrix, a quarter of a second-level cache
 
-const uint16_t* bits_of(const at::Tensor& tensor) { return static_cast<const uint16_t*>(tensor.const_data_ptr()); }
-uint16_t* mutable_bits_of(const at::Tensor& tensor) { return static_cast<uint16_t*>(tensor.mutable_data_ptr()); }
-
 /// Multiplies small whole numbers, exact in bfloat16, in sizes that leave a rest in each direction. oneDNN may refuse (the user can forbid it
 /// these instructions), and a kernel for an instruction set that this code has not met is better asked than trusted.
 bool probe() {
-#if defined(__x86_64__)
+#if PIMOE_HAS_TILE_MATH
   if (!__builtin_cpu_supports("avx512bf16")) return false;
   constexpr int64_t kRows = 17, kWidth = RightMatrix::kWidth + 16, kTerms = kDepth + 2;
   constexpr uint16_t kNumbers[] = {0x0000, 0x3F80, 0x4000};  // 0, 1, 2

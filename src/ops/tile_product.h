@@ -22,6 +22,9 @@ bool has_tile_product();
 /// Whether they take this tensor: bfloat16, on the CPU, and has_tile_product().
 bool has_tile_product(const at::Tensor& tensor);
 
+inline const uint16_t* bits_of(const at::Tensor& tensor) { return static_cast<const uint16_t*>(tensor.const_data_ptr()); }
+inline uint16_t* mutable_bits_of(const at::Tensor& tensor) { return static_cast<uint16_t*>(tensor.mutable_data_ptr()); }
+
 /// Rows of a tile of a result.
 constexpr int64_t kTileRows = 64;
 
@@ -71,7 +74,7 @@ struct RightMatrix {
   int64_t width_from(int64_t column, int64_t most) const { return std::min(most, stride(column) - column % kWidth); }
 };
 
-/// Columns and terms (rows of the right matrix; both even) that a product takes.
+/// Columns, and terms (rows of the right matrix, even), that a product takes.
 struct RightPart {
   int64_t first_column, columns, first_term, terms;
 };

@@ -71,6 +71,12 @@ void use_host() {
   // for each expert in each step, so that nearly none of those is ever used again. Read at its first product; the user's own value holds.
   setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64", /*overwrite=*/0);
   // A step's tensors are freed and asked for again in the next: given back to the kernel in between, each page would be zeroed and mapped anew.
+  // The price: what a run needs once it holds to its end. The user's own settings hold.
+  const char* tunables = std::getenv("GLIBC_TUNABLES");
+  const bool set_by_user = std::getenv("MALLOC_MMAP_MAX_") != nullptr || std::getenv("MALLOC_MMAP_THRESHOLD_") != nullptr ||
+                           std::getenv("MALLOC_TRIM_THRESHOLD_") != nullptr ||
+                           (tunables != nullptr && std::string(tunables).find("malloc") != std::string::npos);
+  if (set_by_user) return;
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);
 }

@@ -7,7 +7,7 @@ namespace pimoe {
 namespace {
 
 /// What a layer reads and writes, forward and backward, in numbers of the compute dtype. Per number of the residual stream: norms 10, residual
-/// sums 12, and the router's wide copy 8.
+/// sums 12, and the router's wide copies, which a GPU makes, 8.
 constexpr double kStreamPasses = 22.0;
 constexpr double kRouterPasses = 8.0;
 /// Per number of queries, keys and values: rotary positions and views of heads.
@@ -23,8 +23,10 @@ constexpr double kHeadJoinPasses = 4.0;
 constexpr double kFusedRowPasses = 2.0;
 constexpr double kLocalRowPasses = 8.0;
 constexpr double kExchangedRowPasses = 14.0;
-/// Numbers of the master's type that an update reads and writes of a parameter: the norm 1, AdamW 7; it writes the rounded weight too.
+/// Numbers of the master's type that an update reads and writes of a parameter: the norm 1, AdamW 7; it writes the rounded weight too. On a GPU,
+/// where clipping and rounding are passes of libtorch's for now, 3 more.
 constexpr double kUpdatePasses = 8.0;
+constexpr double kUpdatePassesOnGpu = 11.0;
 /// Operations of a layer forward and backward, and of a micro-step beside its layers.
 constexpr double kOperationsOfLayer = 110.0;
 constexpr double kOperationsOfMicroStep = 60.0;
@@ -112,7 +114,8 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
   const double head_norms = model.qk_norm ? norms : 0.0;
   clock.add("norms, residuals, positions",
             tokens * element * again *
-                ((kStreamPasses * width + kHeadPasses * in_heads + head_norms) * layers + kRouterPasses * width * moe_layers),
+                ((kStreamPasses * width + kHeadPasses * in_heads + head_norms) * layers +
+                 (place.on_gpu ? kRouterPasses : 0.0) * width * moe_layers),
             rates.copy, "memory");
   clock.add("dense feed-forward",
             18 * tokens * width *
@@ -174,7 +177,9 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
   clock.add("gradients over ranks", summed - time.hidden_seconds, 1.0, ring_limit);
   const bool apart = bytes.compute < bytes.wide;  // else the masters are the weights, and no part of the optimizer's memory
   const double slice = static_cast<double>(memory.optimizer) / static_cast<double>((apart ? 3 : 2) * bytes.wide);
-  clock.add("update", slice * (kUpdatePasses * static_cast<double>(bytes.wide) + static_cast<double>(apart ? bytes.compute : 0)),
+  clock.add("update",
+            slice * ((place.on_gpu ? kUpdatePassesOnGpu : kUpdatePasses) * static_cast<double>(bytes.wide) +
+                     static_cast<double>(apart ? bytes.compute : 0)),
             rates.copy, "memory");
   clock.add("weights to ranks", gathered, 1.0, ring_limit);
 

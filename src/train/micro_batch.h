@@ -9,9 +9,8 @@ namespace pimoe {
 /// What a GPU needs beside tensors, an allowance: context, kernels of the libraries, NCCL's channels, and what the allocator cannot use of what it
 /// holds.
 constexpr int64_t kGpuOverheadBytes = int64_t{2} << 30;
-/// The same of a CPU: libtorch's and the program's pages (0.16 GB), oneDNN's kernels, and what malloc cannot use between blocks,
-/// chosen by three small models (docs/check.md). Of what is free
-/// as a run begins the first is gone already: run_setup.cpp leaves a tenth in its place.
+/// The same of a CPU: libtorch's and the program's pages (0.16 GB), oneDNN's kernels, and what malloc cannot use between blocks, chosen by three
+/// small models (docs/check.md). Of what is free as a run begins the first is gone already: run_setup.cpp leaves a tenth in its place.
 constexpr int64_t kCpuOverheadBytes = int64_t{350} * 1'000'000;
 
 /// What `train.micro_batch: auto` becomes: the most sequences at a time with which the forecast of the fullest rank stays below the limit whatever

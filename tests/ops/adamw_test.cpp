@@ -1,6 +1,7 @@
 #include "ops/adamw.h"
 
 #include "base/errors.h"
+#include "ops/launch.h"
 #include "ops/op_checks.h"
 
 #include <limits>
@@ -88,6 +89,8 @@ AdamwStep some_step(int64_t number) {
           .gradient_factor = number == 2 ? 1.0 : 0.37};
 }
 
+bool keeps_sums() { return test_device().is_cpu() || tries_new_kernels(); }
+
 TEST(Adamw, MatchesPlainLoopsAtAnyLengthAndDtype) {
   Random random;
   SCOPED_TRACE(random.trace());
@@ -141,6 +144,7 @@ void flip(const at::Tensor& values, int64_t element, int bit) {
 std::vector<int64_t> changed_chunks(const Trial& trial) { return int_values(trial.sums.changed); }
 
 TEST(Adamw, FindsAnyFlippedBitBetweenTwoStepsAndSaysWhere) {
+  if (!keeps_sums()) GTEST_SKIP() << "on a GPU only with PIMOE_NEW_KERNELS=on";
   Random random;
   SCOPED_TRACE(random.trace());
   for (const auto& [precision, rounded] : pairs()) {
@@ -179,6 +183,7 @@ TEST(Adamw, FindsAnyFlippedBitBetweenTwoStepsAndSaysWhere) {
 }
 
 TEST(Adamw, FindsTwoFlipsOfOneBitThatASumAloneWouldNot) {
+  if (!keeps_sums()) GTEST_SKIP() << "on a GPU only with PIMOE_NEW_KERNELS=on";
   Random random;
   SCOPED_TRACE(random.trace());
   for (const auto& [precision, rounded] : pairs()) {
@@ -202,6 +207,7 @@ TEST(Adamw, FindsTwoFlipsOfOneBitThatASumAloneWouldNot) {
 }
 
 TEST(Adamw, FindsNothingInNumbersThatAreNotFinite) {
+  if (!keeps_sums()) GTEST_SKIP() << "on a GPU only with PIMOE_NEW_KERNELS=on";
   Random random;
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
@@ -219,6 +225,7 @@ TEST(Adamw, FindsNothingInNumbersThatAreNotFinite) {
 
 // A rank's slice may be padding alone.
 TEST(Adamw, LeavesElementsAloneThatAreOfNoTensor) {
+  if (!keeps_sums()) GTEST_SKIP() << "on a GPU only with PIMOE_NEW_KERNELS=on";
   Random random;
   Trial trial(random, 64, at::kFloat, at::kBFloat16, {});
   const at::Tensor before = trial.state.master.clone();
@@ -228,6 +235,7 @@ TEST(Adamw, LeavesElementsAloneThatAreOfNoTensor) {
 }
 
 TEST(Adamw, BeginsWithTheSumsOfZeros) {
+  if (!keeps_sums()) GTEST_SKIP() << "on a GPU only with PIMOE_NEW_KERNELS=on";
   Random random;
   Trial trial(random, 5000, at::kFloat, at::kFloat, {0});
   const AdamwSums fresh({0}, 5000, at::zeros_like(trial.sums.found));

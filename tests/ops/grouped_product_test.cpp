@@ -193,6 +193,15 @@ TEST(GroupedSwigluMlp, NoRowsGiveDefinedZeroGradients) {
   }
 }
 
+TEST(GroupedSwigluMlp, NoGroupsGiveZeros) {
+  for (const at::ScalarType dtype : all_dtypes()) {
+    const auto options = at::TensorOptions().dtype(dtype).device(test_device());
+    const at::Tensor rows = at::ones({2, 8}, options);
+    const at::Tensor output = grouped_swiglu_mlp(rows, at::zeros({0, 8, 8}, options), at::zeros({0, 8, 4}, options), int_tensor({}));
+    expect_close(output, at::zeros({2, 8}, at::kDouble), 0.0);
+  }
+}
+
 TEST(GroupedLinear, RefusesShapesThatDoNotFit) {
   const at::Tensor rows = on_device(at::zeros({4, 8}), at::kFloat);
   const at::Tensor weights = on_device(at::zeros({2, 3, 8}), at::kFloat);
