@@ -34,9 +34,10 @@ PATIENCE = 900  # seconds for one command
 MODEL = {"model.vocabulary": 512, "model.layers": 1, "model.width": 128, "model.heads": 4, "model.kv_heads": 4, "model.sequence_length": 128,
          "model.moe.experts": 8, "model.moe.choices": 2, "model.moe.expert_width": 64, "train.micro_batch": 4, "train.global_batch": 4, "mesh.device": "cpu",
          "run.hang_limit": 600}
+QUIET = {"optimizer.warmup_steps": 0, "checkpoint.every_steps": 0, "checkpoint.at_end": "false", "train.validate_every": 0}
 # As little as training can be: what remains of a run is its start.
-TINY = {**MODEL, "model.width": 32, "model.sequence_length": 32, "model.moe.expert_width": 16, "train.micro_batch": 1, "train.steps": 100000, "train.threads": 1,
-        "optimizer.warmup_steps": 0, "log.every_steps": 1, "checkpoint.every_steps": 0, "checkpoint.at_end": "false", "train.validate_every": 0}
+TINY = {**MODEL, **QUIET, "model.width": 32, "model.sequence_length": 32, "model.moe.expert_width": 16, "train.micro_batch": 1, "train.steps": 100000, "train.threads": 1,
+        "log.every_steps": 1}
 
 SIZES = {"experts": [8, 16, 32, 64, 128, 256], "tokens": [1, 2, 4, 8, 16, 32], "length": [128, 256, 512, 1024, 2048, 4096], "ranks": [1, 2, 4, 8],
          "start": [1, 2, 4, 8, 16, 32, 64], "corpus": [10, 100, 1000], "checkpoint": [4, 16, 64, 256, 512]}
@@ -64,7 +65,7 @@ class Tool:
         return [*self.under, *([*self.mpirun, "-n", str(ranks)] if ranks else []), self.pimoe, *map(str, arguments)]
 
     def run(self, arguments, ranks=0):
-        """(stdout, seconds, peak resident bytes: of the one process, 0 under mpirun) @throws Failure"""
+        """(stdout, seconds, usage of the processes that were waited for) @throws Failure"""
         command = self.command(ranks, arguments)
         begun = time.monotonic()
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as log:
@@ -75,25 +76,45 @@ class Tool:
             log.seek(0)
             if process.returncode != 0:
                 raise Failure(f"{shlex.join(command)}: exit status {process.returncode}\n{log.read().decode(errors='replace')[-2000:]}")
-            return out.read().decode(), seconds, 0 if ranks else usage.ru_maxrss * 1024
+            return out.read().decode(), seconds, usage
 
     def bench(self, suite, keys, ranks=0):
-        """(rows by name, peak resident bytes)"""
+        """(rows by name, peak resident bytes of a single process)"""
         self.runs += 1
         folder = self.scratch / f"bench-{self.runs}"
-        text, _, peak = self.run(["bench", suite, *words(keys), f"run.directory={folder}", "--seconds", self.seconds, "--json"], ranks)
+        text, _, usage = self.run(["bench", suite, *words(keys), f"run.directory={folder}", "--seconds", self.seconds, "--json"], ranks)
         shutil.rmtree(folder, ignore_errors=True)
         document = json.loads(text)
         self.machine, self.commit = document["machine"], document["commit"]
-        return {row["name"]: row for row in document["rows"] if row["suite"] == suite}, peak
+        return {row["name"]: row for row in document["rows"] if row["suite"] == suite}, usage.ru_maxrss * 1024
+
+    def train_arguments(self, corpus, keys):
+        """A new run's, and its folder."""
+        self.runs += 1
+        folder, config = self.scratch / f"run-{self.runs}", self.scratch / "empty.yaml"
+        config.write_text("{}\n")
+        return ["train", config, *words(keys), f"data.train={corpus}", f"data.tokenizer={corpus}.model", f"run.directory={folder}"], folder
+
+    def step_cpu_seconds(self, keys):
+        """Of a step of training with one thread: what a run of more steps takes longer than one of few. Others at work on the machine hardly change it."""
+        def cpu_seconds(steps):
+            arguments, folder = self.train_arguments(self.small_corpus(), {**QUIET, **keys, "train.threads": 1, "train.steps": steps})
+            _, _, usage = self.run(arguments)
+            shutil.rmtree(folder, ignore_errors=True)
+            return usage.ru_utime + usage.ru_stime
+
+        few, more = 3, 12
+        begun = cpu_seconds(few)
+        while True:
+            taken = cpu_seconds(few + more) - begun
+            if taken >= self.seconds:
+                return taken / more
+            more = min(4 * more, math.ceil(1.3 * more * self.seconds / max(taken, 1e-3)))
 
     def first_step(self, corpus, keys, ranks=0):
         """Starts training, and ends it when its first step is told. What the system then says of its processes."""
-        self.runs += 1
-        folder = self.scratch / f"run-{self.runs}"
-        config = self.scratch / "empty.yaml"
-        config.write_text("{}\n")
-        command = self.command(ranks, ["train", config, *words(keys), f"data.train={corpus}", f"data.tokenizer={corpus}.model", f"run.directory={folder}"])
+        arguments, folder = self.train_arguments(corpus, keys)
+        command = self.command(ranks, arguments)
         begun, said = time.monotonic(), []
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
         try:
@@ -108,10 +129,10 @@ class Tool:
         raise Failure(f"{shlex.join(command)}: no step\n{''.join(said[-20:])}")
 
     def corpus(self, inputs, name, *arguments):
-        """(prefix, facts, seconds, peak bytes)"""
+        """(prefix, facts, seconds, usage)"""
         prefix = self.scratch / name
-        text, seconds, peak = self.run(["data", "build", "--output", prefix, *arguments, "--json", *inputs])
-        return prefix, json.loads(text), seconds, peak
+        text, seconds, usage = self.run(["data", "build", "--output", prefix, *arguments, "--json", *inputs])
+        return prefix, json.loads(text), seconds, usage
 
     def small_corpus(self):
         prefix = self.scratch / "small"
@@ -123,15 +144,17 @@ class Tool:
 
 def waited(process, deadline):
     """The usage of the process, waited for. @throws Failure"""
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return usage
-        if time.monotonic() > deadline:
-            end(process)
-            raise Failure(f"{process.args}: not done in {PATIENCE} s")
-        time.sleep(0.01)
+    try:
+        while time.monotonic() < deadline:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                return usage
+            time.sleep(0.01)
+        raise Failure(f"{shlex.join(process.args)}: not done in {PATIENCE} s")
+    except BaseException:
+        end(process)
+        raise
 
 
 def end(process):
@@ -202,28 +225,25 @@ def forget_cached(path):
     os.close(descriptor)
 
 
-def layer_of(tool, keys):
-    rows, _ = tool.bench("layer", keys)
-    return rows["balanced"]
-
-
 def measure_experts(tool, sizes):
     """Experts of a layer; their width, a token's choices and the tokens stay."""
     for experts in sizes:
         keys = {**MODEL, "model.moe.experts": experts}
-        few, many = (layer_of(tool, {**keys, "train.micro_batch": batch}) for batch in (4, 16))
+        few, many = (tool.bench("layer", {**keys, "train.micro_batch": batch})[0]["balanced"] for batch in (4, 16))
         tokens, more = few["tokens_of_a_rank"], many["tokens_of_a_rank"]
         per_token = (many["kept_bytes"] - few["kept_bytes"]) / (more - tokens)
-        step = tool.bench("model", {**keys, "train.micro_batch": 16, "train.global_batch": 16})[0]["training step"]
+        full = {**keys, "train.micro_batch": 16, "train.global_batch": 16}
+        step = tool.bench("model", full)[0]["training step"]
         start = tool.first_step(tool.small_corpus(), {**TINY, "model.moe.experts": experts, "train.global_batch": 1})
-        yield {"size": experts, "layer_seconds": many["low_seconds"], "step_seconds": step["low_seconds"], "kept_bytes_a_token": per_token,
+        yield {"size": experts, "step_cpu_seconds": tool.step_cpu_seconds(full), "kept_bytes_a_token": per_token,
                "kept_bytes_beside": few["kept_bytes"] - per_token * tokens, "state_bytes": step["state_bytes"], "peak_bytes": step["peak_bytes"],
                "start_seconds": start["seconds"]}
 
 
 def step_of(tool, keys):
-    row = tool.bench("model", {**MODEL, "model.layers": 2, **keys})[0]["training step"]
-    return {"step_seconds": row["low_seconds"], "kept_bytes": row["kept_bytes"], "peak_bytes": row["peak_bytes"], "state_bytes": row["state_bytes"]}
+    keys = {**MODEL, "model.layers": 2, **keys}
+    row = tool.bench("model", keys)[0]["training step"]
+    return {"step_cpu_seconds": tool.step_cpu_seconds(keys), "kept_bytes": row["kept_bytes"], "peak_bytes": row["peak_bytes"], "state_bytes": row["state_bytes"]}
 
 
 def measure_tokens(tool, sizes):
@@ -276,14 +296,15 @@ def measure_corpus(tool, sizes):
     for megabytes in sizes:
         path = tool.scratch / "texts.jsonl"
         write_texts(path, int(1e6 * megabytes))
-        prefix, facts, seconds, peak = tool.corpus([path], "corpus", "--vocabulary", "1000")
+        prefix, facts, seconds, usage = tool.corpus([path], "corpus", "--vocabulary", "1000")
         path.unlink()
         files = [pathlib.Path(f"{prefix}.{ending}") for ending in ("bin", "idx")]
         for file in files:
             forget_cached(file)
         start = tool.first_step(prefix, {**TINY, "model.vocabulary": 1024, "train.global_batch": 1})
         tokens, index = (file.stat().st_size for file in files)
-        yield {"size": megabytes, "build_seconds": seconds, "megabytes_per_second": facts["input_bytes"] / 1e6 / seconds, "build_peak_bytes": peak,
+        yield {"size": megabytes, "build_seconds": seconds, "build_cpu_seconds": usage.ru_utime + usage.ru_stime,
+               "megabytes_per_second": facts["input_bytes"] / 1e6 / seconds, "build_peak_bytes": usage.ru_maxrss * 1024,
                "token_bytes": tokens, "index_bytes": index, "start_seconds": start["seconds"], "start_own_bytes": start["own_bytes"],
                "start_peak_bytes": start["peak_bytes"], "start_read_bytes": start["read_bytes"]}
         for file in files:
@@ -326,17 +347,17 @@ class Topic:
 
 TOPICS = [
     Topic("experts", "Experts of a layer", "experts", measure_experts,
-          [("layer_seconds", "layer, 2,048 tokens", seconds), ("step_seconds", "step", seconds), ("kept_bytes_a_token", "kept for backward a token", size),
+          [("step_cpu_seconds", "step of 2,048 tokens, CPU time", seconds), ("kept_bytes_a_token", "kept for backward a token", size),
            ("kept_bytes_beside", "kept beside", size), ("state_bytes", "weights, gradients, moments", size), ("peak_bytes", "peak", size),
            ("start_seconds", "start to first step", seconds)],
-          [("Time", "s", ["layer_seconds", "step_seconds", "start_seconds"]),
+          [("Time", "s", ["step_cpu_seconds", "start_seconds"]),
            ("Memory", "bytes", ["kept_bytes_a_token", "kept_bytes_beside", "state_bytes", "peak_bytes"])]),
     Topic("tokens", "Sequences of a micro-batch", "sequences of 128 tokens", measure_tokens,
-          [("step_seconds", "step", seconds), ("kept_bytes", "kept for backward", size), ("peak_bytes", "peak", size), ("state_bytes", "state", size)],
-          [("Time", "s", ["step_seconds"]), ("Memory", "bytes", ["kept_bytes", "peak_bytes", "state_bytes"])]),
+          [("step_cpu_seconds", "step, CPU time", seconds), ("kept_bytes", "kept for backward", size), ("peak_bytes", "peak", size), ("state_bytes", "state", size)],
+          [("Time", "s", ["step_cpu_seconds"]), ("Memory", "bytes", ["kept_bytes", "peak_bytes", "state_bytes"])]),
     Topic("length", "Length of a sequence", "tokens of one sequence", measure_length,
-          [("step_seconds", "step", seconds), ("kept_bytes", "kept for backward", size), ("peak_bytes", "peak", size), ("state_bytes", "state", size)],
-          [("Time", "s", ["step_seconds"]), ("Memory", "bytes", ["kept_bytes", "peak_bytes", "state_bytes"])]),
+          [("step_cpu_seconds", "step, CPU time", seconds), ("kept_bytes", "kept for backward", size), ("peak_bytes", "peak", size), ("state_bytes", "state", size)],
+          [("Time", "s", ["step_cpu_seconds"]), ("Memory", "bytes", ["kept_bytes", "peak_bytes", "state_bytes"])]),
     Topic("ranks", "Ranks: what one sends in a step", "ranks", measure_ranks,
           [("all_bytes", "experts over all: bytes", size), ("all_messages", "messages", number), ("all_collectives", "collectives", number),
            ("pairs_bytes", "experts over pairs: bytes", size), ("pairs_messages", "messages", number), ("pairs_collectives", "collectives", number),
@@ -348,10 +369,10 @@ TOPICS = [
            ("shared_bytes", "shared memory a rank", size), ("peak_bytes", "resident, largest rank", size)],
           [("Time", "s", ["start_seconds", "seconds_a_rank"]), ("Memory a rank", "bytes", ["own_bytes", "shared_bytes", "peak_bytes"])]),
     Topic("corpus", "Corpus", "MB of text", measure_corpus,
-          [("build_seconds", "build", seconds), ("megabytes_per_second", "MB/s", number), ("build_peak_bytes", "peak of building", size),
+          [("build_seconds", "build", seconds), ("build_cpu_seconds", "its CPU time", seconds), ("megabytes_per_second", "MB/s", number), ("build_peak_bytes", "peak of building", size),
            ("token_bytes", ".bin", size), ("index_bytes", ".idx", size), ("start_seconds", "start to first step", seconds),
            ("start_own_bytes", "own memory of training", size), ("start_peak_bytes", "resident", size), ("start_read_bytes", "read from the disk", size)],
-          [("Time", "s", ["build_seconds", "start_seconds"]),
+          [("Time", "s", ["build_seconds", "build_cpu_seconds", "start_seconds"]),
            ("Memory and disk", "bytes", ["build_peak_bytes", "start_own_bytes", "start_peak_bytes", "start_read_bytes", "index_bytes", "token_bytes"])]),
     Topic("checkpoint", "Checkpoint", "bytes of a checkpoint", measure_checkpoint,
           [("save_seconds", "save", seconds), ("load_seconds", "load", seconds), ("verify_seconds", "of it digests", seconds),
@@ -389,14 +410,26 @@ def table(topic, result):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines).replace("| ---", "|---").replace("--- |", "---|")
 
 
-def groups_text(result):
+def per_expert_text(points):
+    before, last = points[-2:]
+    more = last["size"] - before["size"]
+    each = (last["kept_bytes_a_token"] - before["kept_bytes_a_token"]) / more
+    state = (last["state_bytes"] - before["state_bytes"]) / more
+    return (f"Between the last two a further expert costs a token {size(each)} kept for backward, of {size(last['kept_bytes_a_token'] - last['size'] * each)} "
+            f"that do not depend on their number, and {size(state)} of weights, gradients and moments.")
+
+
+def groups_text(points):
     """Of the largest count, what travelled where."""
-    point = result["points"][-1]
+    point = points[-1]
     lines = [f"Of a rank of {point['size']}, by group:"]
     for name in ("all", "pairs"):
         for group, sent in point[f"{name}_groups"].items():
             lines.append(f"* experts over {name}, {group}: {size(sent['bytes'])}, {sent['messages']:.0f} messages, {sent['collectives']:.0f} collectives")
     return "\n".join(lines)
+
+
+NOTES = {"experts": per_expert_text, "ranks": groups_text}
 
 
 def picture(results):
@@ -439,8 +472,8 @@ def show(topic, result):
     print(f"\n## {topic.title}\n\n{topic.measure.__doc__.strip()}\n")
     print(f"`{result['command']}`, commit {result['commit']}, {result['machine']['cpu']}, {result['machine']['cores']} cores, {result['machine']['precision']}\n")
     print(table(topic, result))
-    if topic.name == "ranks":
-        print("\n" + groups_text(result))
+    if topic.name in NOTES:
+        print("\n" + NOTES[topic.name](result["points"]))
     sys.stdout.flush()
 
 
@@ -461,6 +494,7 @@ def main():
     if unknown:
         parser.error(f"no topic {', '.join(unknown)}")
     options.pimoe = os.path.abspath(options.pimoe)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: what was started ends, and its files go
     topics = [topic for topic in TOPICS if not options.topics or topic.name in options.topics]
     results = json.loads(options.results.read_text()) if options.results.exists() else {}
     failed = False
