@@ -79,14 +79,14 @@ class Tool:
             return out.read().decode(), seconds, usage
 
     def bench(self, suite, keys, ranks=0):
-        """(rows by name, peak resident bytes of a single process)"""
+        """(rows by name, usage)"""
         self.runs += 1
         folder = self.scratch / f"bench-{self.runs}"
         text, _, usage = self.run(["bench", suite, *words(keys), f"run.directory={folder}", "--seconds", self.seconds, "--json"], ranks)
         shutil.rmtree(folder, ignore_errors=True)
         document = json.loads(text)
         self.machine, self.commit = document["machine"], document["commit"]
-        return {row["name"]: row for row in document["rows"] if row["suite"] == suite}, usage.ru_maxrss * 1024
+        return {row["name"]: row for row in document["rows"] if row["suite"] == suite}, usage
 
     def train_arguments(self, corpus, keys):
         """A new run's, and its folder."""
@@ -101,7 +101,7 @@ class Tool:
             arguments, folder = self.train_arguments(self.small_corpus(), {**QUIET, **keys, "train.threads": 1, "train.steps": steps})
             _, _, usage = self.run(arguments)
             shutil.rmtree(folder, ignore_errors=True)
-            return usage.ru_utime + usage.ru_stime
+            return usage.cpu_seconds
 
         few, more = 3, 12
         begun = cpu_seconds(few)
@@ -142,14 +142,31 @@ class Tool:
         return prefix
 
 
+class Usage:
+    """Of a process that has ended; `private_bytes` is the most that was seen, a hundred times a second: without what is mapped from files."""
+
+    def __init__(self, usage, private_bytes):
+        self.cpu_seconds, self.peak_bytes, self.private_bytes = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, private_bytes
+
+
+def private_bytes_now(pid):
+    try:
+        found = re.search(r"RssAnon:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return 1024 * int(found[1]) if found else 0
+
+
 def waited(process, deadline):
     """The usage of the process, waited for. @throws Failure"""
+    private = 0
     try:
         while time.monotonic() < deadline:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 process.returncode = os.waitstatus_to_exitcode(status)
-                return usage
+                return Usage(usage, private)
+            private = max(private, private_bytes_now(process.pid))
             time.sleep(0.01)
         raise Failure(f"{shlex.join(process.args)}: not done in {PATIENCE} s")
     except BaseException:
@@ -303,8 +320,8 @@ def measure_corpus(tool, sizes):
             forget_cached(file)
         start = tool.first_step(prefix, {**TINY, "model.vocabulary": 1024, "train.global_batch": 1})
         tokens, index = (file.stat().st_size for file in files)
-        yield {"size": megabytes, "build_seconds": seconds, "build_cpu_seconds": usage.ru_utime + usage.ru_stime,
-               "megabytes_per_second": facts["input_bytes"] / 1e6 / seconds, "build_peak_bytes": usage.ru_maxrss * 1024,
+        yield {"size": megabytes, "build_seconds": seconds, "build_cpu_seconds": usage.cpu_seconds,
+               "megabytes_per_second": facts["input_bytes"] / 1e6 / seconds, "build_peak_bytes": usage.peak_bytes,
                "token_bytes": tokens, "index_bytes": index, "start_seconds": start["seconds"], "start_own_bytes": start["own_bytes"],
                "start_peak_bytes": start["peak_bytes"], "start_read_bytes": start["read_bytes"]}
         for file in files:
@@ -312,16 +329,16 @@ def measure_corpus(tool, sizes):
 
 
 def measure_checkpoint(tool, sizes):
-    """Bytes of a checkpoint, which grow with the experts; memory beside the state is what the process had more than one that only updates the weights."""
+    """Bytes of a checkpoint, which grow with the experts, in files of 64 MiB; memory beside the state is what the process had of its own beyond one that only trains."""
     for experts in sizes:
         keys = {**MODEL, "model.width": 256, "model.moe.expert_width": 256, "model.moe.experts": experts, "train.micro_batch": 1, "train.global_batch": 1,
-                "train.precision": "float32"}
-        rows, peak = tool.bench("checkpoint", keys)
-        _, without = tool.bench("optimizer", keys)
+                "train.precision": "float32", "checkpoint.part_bytes": 64 << 20}
+        rows, usage = tool.bench("checkpoint", keys)
+        _, without = tool.bench("scaling", keys)
         save, load, beside = rows["save"], rows["load"], rows["save beside training"]
         yield {"size": save["bytes"], "experts": experts, "save_seconds": save["low_seconds"], "load_seconds": load["low_seconds"],
-               "verify_seconds": load["verify_low_seconds"], "stall_seconds": beside["stall_low_seconds"], "peak_bytes": peak,
-               "beside_state_bytes": max(peak - without, 1)}
+               "verify_seconds": load["verify_low_seconds"], "stall_seconds": beside["stall_low_seconds"], "peak_bytes": usage.peak_bytes,
+               "beside_state_bytes": usage.private_bytes - without.private_bytes}
 
 
 def number(value):
@@ -333,6 +350,8 @@ def seconds(value):
 
 
 def size(value):
+    if value < 0:
+        return "-" + size(-value)
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= limit:
             return f"{value / limit:.3g} {unit}" if value < 999.5 * limit else f"{value / limit:.0f} {unit}"
@@ -373,7 +392,7 @@ TOPICS = [
            ("token_bytes", ".bin", size), ("index_bytes", ".idx", size), ("start_seconds", "start to first step", seconds),
            ("start_own_bytes", "own memory of training", size), ("start_peak_bytes", "resident", size), ("start_read_bytes", "read from the disk", size)],
           [("Time", "s", ["build_seconds", "build_cpu_seconds", "start_seconds"]),
-           ("Memory and disk", "bytes", ["build_peak_bytes", "start_own_bytes", "start_peak_bytes", "start_read_bytes", "index_bytes", "token_bytes"])]),
+           ("Memory and disk", "bytes", ["build_peak_bytes", "start_own_bytes", "start_peak_bytes", "start_read_bytes"])]),
     Topic("checkpoint", "Checkpoint", "bytes of a checkpoint", measure_checkpoint,
           [("save_seconds", "save", seconds), ("load_seconds", "load", seconds), ("verify_seconds", "of it digests", seconds),
            ("stall_seconds", "training stands still", seconds), ("beside_state_bytes", "memory beside the state", size), ("peak_bytes", "peak", size)],

@@ -57,7 +57,7 @@ class Measuring(unittest.TestCase):
             scratch.mkdir()
             command = [sys.executable, REPOSITORY / "bench" / "growth.py", *TOPICS, "--pimoe", BUILD / "pimoe", "--small", "--seconds", "0",
                        "--results", results, "--svg", svg, "--scratch", scratch]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
             self.assertEqual(list(scratch.iterdir()), [])
             measured = json.loads(results.read_text())
