@@ -73,14 +73,18 @@ class RoundTrip {
 void measure_trip(Bench& bench, const std::string& name, const Work& work) {
   const Communicator& group = bench.mesh().group(Group::kExpert);
   const Measurement measured = bench.measure(Clock::kDevice, work);
-  const int64_t before = group.sent_bytes();
+  const int64_t bytes_before = group.sent_bytes();
+  const int64_t messages_before = group.sent_messages();
+  const int64_t collectives_before = group.collectives();
   Parts ignored;
   work(ignored);
-  const int64_t sent = bench.most(group.sent_bytes() - before);
+  const int64_t sent = bench.most(group.sent_bytes() - bytes_before);
   const double rate = static_cast<double>(sent) / measured.seconds.median;
   BenchRow row{.suite = "dispatch", .name = name, .seconds = measured.seconds};
   row.values["ranks_of_the_group"] = group.size();
   row.values["sent_bytes_of_a_rank"] = sent;
+  row.values["sent_messages_of_a_rank"] = bench.most(group.sent_messages() - messages_before);
+  row.values["collectives_of_a_rank"] = bench.most(group.collectives() - collectives_before);
   row.values["gigabytes_per_second"] = rate / 1e9;
   for (const TimedPart& part : measured.parts) put_seconds(row.values, part.seconds, part.name + "_");
   row.summary =

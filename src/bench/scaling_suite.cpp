@@ -34,12 +34,16 @@ void run_scaling_suite(Bench& bench) {
   row.values["maxvio"] = step.maxvio;
   row.values["kept_bytes"] = step.kept_bytes;
   row.values["peak_bytes"] = step.peak_bytes;
-  nlohmann::ordered_json sent = nlohmann::ordered_json::object();
-  for (const auto& [group, bytes] : step.sent_bytes) {
-    sent[group] = bytes;
-    row.details.push_back(concat("all ranks sent ", bytes_text(bytes), " in the ", group));
+  for (const char* key : {"sent_bytes_by_group", "sent_messages_by_group", "collectives_by_group"}) {
+    row.values[key] = nlohmann::ordered_json::object();
   }
-  row.values["sent_bytes_by_group"] = sent;
+  for (const GroupTraffic& sent : step.traffic) {
+    row.values["sent_bytes_by_group"][sent.group] = sent.bytes;
+    row.values["sent_messages_by_group"][sent.group] = sent.messages;
+    row.values["collectives_by_group"][sent.group] = sent.collectives;
+    row.details.push_back(concat("all ranks sent ", bytes_text(sent.bytes), " in the ", sent.group, ": ", grouped(sent.messages),
+                                 " messages, ", counted(sent.collectives, "collective"), " of a rank"));
+  }
   const TrafficForecast traffic = foretold(bench);
   row.values["foretold_sent_bytes_of_a_rank"] = {{"rows", traffic.rows}, {"gradients", traffic.gradients}, {"weights", traffic.weights}};
   bench.add(std::move(row));

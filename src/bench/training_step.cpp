@@ -49,6 +49,10 @@ std::vector<const Communicator*> communicators(const ProcessMesh& mesh) {
   return all;
 }
 
+GroupTraffic sent_so_far(const Communicator& group) {
+  return {.group = group.name(), .bytes = group.sent_bytes(), .messages = group.sent_messages(), .collectives = group.collectives()};
+}
+
 }  // namespace
 
 TrainingStep::TrainingStep(const Bench& bench)
@@ -86,14 +90,18 @@ StepMeasurement measure_step(Bench& bench) {
 
   // One more, whose memory and bytes are its own.
   const std::vector<const Communicator*> groups = communicators(bench.mesh());
-  std::vector<int64_t> before;
-  for (const Communicator* group : groups) before.push_back(group->sent_bytes());
+  std::vector<GroupTraffic> before;
+  for (const Communicator* group : groups) before.push_back(sent_so_far(*group));
   forget_peak_memory(bench.mesh().device());
   Parts parts;
   record = step.run(parts);
   result.peak_bytes = bench.most(memory_use(bench.mesh().device()).peak_bytes);
   for (size_t index = 0; index < groups.size(); ++index) {
-    result.sent_bytes.emplace_back(groups[index]->name(), bench.total(groups[index]->sent_bytes() - before[index]));
+    const GroupTraffic after = sent_so_far(*groups[index]);
+    result.traffic.push_back({.group = after.group,
+                              .bytes = bench.total(after.bytes - before[index].bytes),
+                              .messages = bench.total(after.messages - before[index].messages),
+                              .collectives = bench.most(after.collectives - before[index].collectives)});
   }
   result.kept_bytes = bench.most(record.activation_bytes);
   const ParameterBuckets& buckets = step.learner().buckets();

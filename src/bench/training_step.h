@@ -5,7 +5,6 @@
 #include "train/learner.h"
 
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace pimoe {
@@ -31,16 +30,24 @@ class TrainingStep {
   std::vector<std::vector<MicroBatch>> steps_;  ///< this rank's, taken in turn
 };
 
+/// What a step sends in one group of ranks.
+struct GroupTraffic {
+  std::string group;
+  int64_t bytes = 0;        ///< of all ranks together
+  int64_t messages = 0;     ///< of all ranks together
+  int64_t collectives = 0;  ///< of a rank, the most
+};
+
 /// What was measured of it; memory is the fullest rank's.
 struct StepMeasurement {
   Measurement measured;
   int64_t tokens = 0;      ///< of a step, over all ranks
   int64_t kept_bytes = 0;  ///< for backward of a micro-batch
   int64_t peak_bytes = 0;
-  int64_t state_bytes = 0;                                  ///< weights, gradients and optimizer
-  int64_t skipped_steps = 0;                                ///< measured ones whose update was left out: loss or gradients were not finite
-  double maxvio = 0.0;                                      ///< of the last step's layer with the most; 0 in a dense model
-  std::vector<std::pair<std::string, int64_t>> sent_bytes;  ///< of all ranks together, by group
+  int64_t state_bytes = 0;            ///< weights, gradients and optimizer
+  int64_t skipped_steps = 0;          ///< measured ones whose update was left out: loss or gradients were not finite
+  double maxvio = 0.0;                ///< of the last step's layer with the most; 0 in a dense model
+  std::vector<GroupTraffic> traffic;  ///< of groups of more than one rank
 
   double tokens_per_second() const { return static_cast<double>(tokens) / measured.seconds.median; }
 };

@@ -1,7 +1,6 @@
 #include "moe/balance.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/logsumexp.h>
 #include <ATen/ops/sign.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
@@ -45,17 +44,17 @@ at::Tensor sequence_balance(const at::Tensor& normalised, const at::Tensor& expe
 
 }  // namespace
 
-BalanceSums balance_sums(const at::Tensor& normalised, const at::Tensor& logits, const at::Tensor& experts, const BatchContext& context,
+BalanceSums balance_sums(const at::Tensor& normalised, const at::Tensor& log_sum, const at::Tensor& experts, const BatchContext& context,
                          const BalanceConfig& config) {
   BalanceSums sums;
   sums.probability_sum = sum_of_counted(normalised, context.counted);
-  sums.z_sum = logits.defined() ? sum_of_counted(at::logsumexp(logits, -1).square(), context.counted) : at::zeros({}, normalised.options());
+  sums.z_sum = log_sum.defined() ? sum_of_counted(log_sum.square(), context.counted) : at::zeros({}, normalised.options());
   if (config.sequence_loss > 0) sums.sequence_balance = sequence_balance(normalised, experts, context);
   return sums;
 }
 
 int64_t numbers_kept_by_balance_sums(const BalanceConfig& config, int64_t tokens, int64_t sequence_length, int64_t experts) {
-  int64_t numbers = tokens * experts + tokens;                                                        // logits and their logsumexp
+  int64_t numbers = tokens;                                                                           // log_sum
   if (config.sequence_loss > 0) numbers += tokens / std::max<int64_t>(1, sequence_length) * experts;  // shares
   return numbers;
 }

@@ -19,9 +19,9 @@ struct BalanceTerms {
 
 /// @returns what one layer's router gives the losses
 /// @param normalised  [T, E] at least float32: each token's scores, of sum 1
-/// @param logits      [T, E], or undefined where a router has none
+/// @param log_sum     [T] logsumexp of its logits, or undefined where a router has none
 /// @param experts     [T, K] int32, -1 for none
-BalanceSums balance_sums(const at::Tensor& normalised, const at::Tensor& logits, const at::Tensor& experts, const BatchContext& context,
+BalanceSums balance_sums(const at::Tensor& normalised, const at::Tensor& log_sum, const at::Tensor& experts, const BatchContext& context,
                          const BalanceConfig& config);
 
 /// @returns numbers of the scores' type that balance_sums keeps for backward of T tokens in sequences of S, where there are logits

@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "moe/balance.h"
 #include "moe/capacity.h"
+#include "moe/log_sum_softmax.h"
 #include "moe/routing_file.h"
 #include "moe/weights.h"
 #include "ops/keyed_noise.h"
@@ -17,6 +18,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
+#include <ATen/ops/logsumexp.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/where.h>
@@ -25,6 +27,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <tuple>
 
 namespace pimoe {
 namespace {
@@ -43,10 +46,10 @@ at::Tensor without_last_bits(const at::Tensor& scores) {
 
 /// What the score function made of a batch.
 struct Router::Scores {
-  at::Tensor logits;      ///< [T, E] before the temperature
   at::Tensor tempered;    ///< [T, E]
   at::Tensor scores;      ///< [T, E] softmax or sigmoid of the tempered logits
   at::Tensor normalised;  ///< [T, E] each token's sum to 1
+  at::Tensor log_sum;     ///< [T] logsumexp of the logits, before the temperature
 };
 
 Router::Router(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, int64_t vocabulary,
@@ -93,9 +96,15 @@ Router::Scores Router::score(const at::Tensor& tokens, const BatchContext& conte
   Scores result;
   at::Tensor input = jittered(tokens, context);
   if (projection_) input = wide_linear(input, projection_->value);
-  result.logits = wide_linear(input, weight_->value);
-  if (logit_bias_) result.logits = result.logits + logit_bias_->value;
-  result.tempered = temperature_ == 1.0 ? result.logits : result.logits / temperature_;
+  at::Tensor logits = wide_linear(input, weight_->value);
+  if (logit_bias_) logits = logits + logit_bias_->value;
+  result.tempered = temperature_ == 1.0 ? logits : logits / temperature_;
+  if (config_.router.kind != RouterKind::kSigmoid && temperature_ == 1.0) {
+    std::tie(result.scores, result.log_sum) = log_sum_softmax(logits);
+    result.normalised = result.scores;
+    return result;
+  }
+  result.log_sum = at::logsumexp(logits, -1);
   if (config_.router.kind == RouterKind::kSigmoid) {
     result.scores = at::sigmoid(result.tempered);
     result.normalised = result.scores / result.scores.sum(-1, true).clamp_min(kTiny);
@@ -172,7 +181,7 @@ Routing Router::route(const at::Tensor& tokens, const BatchContext& context, con
   }
   if (router.route_scale != 1.0) routing.weights = routing.weights * router.route_scale;
 
-  static_cast<BalanceSums&>(routing) = balance_sums(s.normalised, s.logits, routing.experts, context, config_.balance);
+  static_cast<BalanceSums&>(routing) = balance_sums(s.normalised, s.log_sum, routing.experts, context, config_.balance);
   routing.confidence_sum = sum_of_counted(std::get<0>(routing.weights.detach().max(-1)), context.counted);
   return routing;
 }
@@ -198,7 +207,7 @@ Routing Router::route_without_scores(const at::Tensor& tokens, const BatchContex
   routing.experts = replayed(routing.experts, context);
   routing.weights = at::full({count, choices}, config_.router.route_scale / static_cast<double>(choices), bias_.options());
   const at::Tensor flat = at::full({count, config_.experts}, 1.0 / static_cast<double>(config_.experts), bias_.options());
-  static_cast<BalanceSums&>(routing) = balance_sums(flat, /*logits=*/{}, routing.experts, context, config_.balance);
+  static_cast<BalanceSums&>(routing) = balance_sums(flat, /*log_sum=*/{}, routing.experts, context, config_.balance);
   routing.confidence_sum = sum_of_counted(std::get<0>(routing.weights.max(-1)), context.counted);
   return routing;
 }
@@ -225,6 +234,7 @@ RouterKept kept_by_router(const MoeConfig& config, int64_t tokens, int64_t width
   numbers += scores;                                               // softmax or sigmoid
   if (router.kind == RouterKind::kSigmoid) numbers += 2 * tokens;  // a token's sum, before and after it is bounded
   const bool tempered = router.temperature != 1.0 || (config.controlled() && config.adaptive.temperature_max > 1.0);
+  if (router.kind == RouterKind::kSigmoid || tempered) numbers += scores;  // logits, of the z-loss; log_sum_softmax needs none
   if (by_logits && tempered) numbers += scores;
   kept.scores += gates * kLong;  // which scores were taken
   if (by_logits && router.route_scale != 1.0) numbers += gates;

@@ -56,6 +56,10 @@ class Communicator {
   /// Bytes that this rank has sent to others through this communicator so far, text left out; reductions, gathers and broadcasts as a ring sends
   /// them.
   int64_t sent_bytes() const { return sent_bytes_.load(std::memory_order_relaxed); }
+  /// Messages in which they travelled: of rows one to each other rank, of the rest as many as a ring needs. A library may cut a large one into several.
+  int64_t sent_messages() const { return sent_messages_.load(std::memory_order_relaxed); }
+  /// Calls that sent them.
+  int64_t collectives() const { return collectives_.load(std::memory_order_relaxed); }
 
  protected:
   /// For every collective of tensors, where it begins.
@@ -64,9 +68,11 @@ class Communicator {
   void count_ring(const at::Tensor& whole, int passes) const;
 
  private:
-  void count_bytes(int64_t bytes) const { sent_bytes_.fetch_add(bytes, std::memory_order_relaxed); }
+  void count(int64_t bytes, int64_t messages) const;
 
   mutable std::atomic<int64_t> sent_bytes_ = 0;
+  mutable std::atomic<int64_t> sent_messages_ = 0;
+  mutable std::atomic<int64_t> collectives_ = 0;
 };
 
 /// The control plane: MPI over the host, for agreement and text. Also a full Communicator.

@@ -159,6 +159,10 @@ TEST_F(BenchSuites, DispatchCountsTheBytesThatCross) {
     EXPECT_LE(once, ranks_ * 2 * 16 * 2 * 16 * 4 + ranks_ * 12 * 8);
     EXPECT_GT(twice, once);
   }
+  // In forward counts, rows and their way back: each a message to every other rank.
+  const Json& forward = named(rows, "dispatch", "forward");
+  EXPECT_EQ(forward.at("sent_messages_of_a_rank").get<int64_t>(), forward.at("collectives_of_a_rank").get<int64_t>() * (ranks_ - 1));
+  EXPECT_EQ(forward.at("collectives_of_a_rank").get<int64_t>(), ranks_ == 1 ? 0 : 3);
 }
 
 TEST_F(BenchSuites, OptimizerSaysBytesAndShareOfCopy) {
@@ -202,7 +206,13 @@ TEST_F(BenchSuites, ScalingHasEachRanksTimeAndEachGroupsBytes) {
   expect_keys(row, {"ranks", "expert_parallel", "tokens", "tokens_per_second", "sent_bytes_by_group", "foretold_sent_bytes_of_a_rank"});
   const Json& sent = row.at("sent_bytes_by_group");
   EXPECT_EQ(sent.empty(), ranks_ == 1) << sent.dump();
-  for (const auto& [group, bytes] : sent.items()) EXPECT_GT(bytes.get<int64_t>(), 0) << group;
+  for (const auto& [group, bytes] : sent.items()) {
+    EXPECT_GT(bytes.get<int64_t>(), 0) << group;
+    const auto collectives = row.at("collectives_by_group").at(group).get<int64_t>();
+    const auto messages = row.at("sent_messages_by_group").at(group).get<int64_t>();
+    EXPECT_GT(collectives, 0) << group;
+    EXPECT_GE(messages, ranks_ * collectives) << group << ": each rank sends to at least one other in each of them";
+  }
 }
 
 TEST_F(BenchSuites, AllIsEverySuiteOnce) {

@@ -264,10 +264,13 @@ TEST(Split, GroupsRanksByColorInTheOrderOfTheirKeys) {
 
 TEST(Text, IsGatheredAndBroadcastAtAnyLength) {
   const auto world = test_session().world();
+  const auto short_messages = test_session().world(/*message_bytes=*/2);
   const auto text_of = [](int rank) { return rank == 1 ? std::string() : std::string(static_cast<size_t>(rank) * 3 + 1, 'a'); };
-  const std::vector<std::string> texts = world->all_gather_text(text_of(world->rank()));
-  ASSERT_EQ(texts.size(), static_cast<size_t>(world->size()));
-  for (int rank = 0; rank < world->size(); ++rank) EXPECT_EQ(texts[static_cast<size_t>(rank)], text_of(rank));
+  for (const HostCommunicator* group : {world.get(), short_messages.get()}) {
+    const std::vector<std::string> texts = group->all_gather_text(text_of(world->rank()));
+    ASSERT_EQ(texts.size(), static_cast<size_t>(world->size()));
+    for (int rank = 0; rank < world->size(); ++rank) EXPECT_EQ(texts[static_cast<size_t>(rank)], text_of(rank));
+  }
   const int root = world->size() - 1;
   const std::string with_zero("a\0b", 3);
   EXPECT_EQ(world->broadcast_text(world->rank() == root ? with_zero : "something longer", root), with_zero);

@@ -40,6 +40,21 @@ TEST_F(SentBytes, OfAnExchangeAreTheRowsForOthers) {
   EXPECT_EQ(of([&] { world_->all_to_all(rows, sends, receives); }), ranks_ == 1 ? 0 : (all - (here + 1)) * 5 * 2);
 }
 
+TEST_F(SentBytes, TravelInAMessageToEachOtherRankOrAsOftenAsARingPassesThem) {
+  at::Tensor whole = at::ones({12 * ranks_}, at::kFloat);
+  at::Tensor part = at::ones({12}, at::kFloat);
+  const std::vector<int64_t> twelve(static_cast<size_t>(ranks_), 12);
+  const int64_t before = world_->sent_messages();
+  world_->all_reduce(whole);
+  EXPECT_EQ(world_->sent_messages() - before, 2 * (ranks_ - 1));
+  world_->reduce_scatter(part, whole);
+  world_->all_gather(whole, part);
+  world_->broadcast(whole, 0);
+  world_->all_to_all(whole, twelve, twelve);
+  EXPECT_EQ(world_->sent_messages() - before, 6 * (ranks_ - 1));
+  EXPECT_EQ(world_->collectives(), ranks_ == 1 ? 0 : 5);
+}
+
 TEST_F(SentBytes, AreEachGroupsOwn) {
   const auto mesh = world_mesh(cpu_mesh());
   at::Tensor numbers = at::ones({4}, at::kFloat);
