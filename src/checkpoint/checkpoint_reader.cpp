@@ -113,10 +113,17 @@ std::vector<std::string> CheckpointReader::fill(const std::vector<StatePiece>& w
       const auto by_end = [](const Overlap& a, const Overlap& b) { return a.from + a.length < b.from + b.length; };
       const int64_t begin = std::min_element(copy.overlaps.begin(), copy.overlaps.end(), by_start)->from;
       const Overlap& last = *std::max_element(copy.overlaps.begin(), copy.overlaps.end(), by_end);
-      // One read for all stretches: they are near each other, and a chunk is checked whole whatever is read of it.
-      const at::Tensor span = shard.read(manifest_.pieces[copy.stored], begin, last.from + last.length - begin);
-      bytes_read_ += static_cast<int64_t>(span.nbytes());
+      const StoredPiece& stored = manifest_.pieces[copy.stored];
       const at::Tensor& values = wanted[copy.wanted].values;
+      if (copy.overlaps.size() == 1 && values.is_cpu() && values.scalar_type() == scalar_type_of(stored.type)) {
+        // Where it belongs at once: memory that a load takes beside the state stays with the process.
+        shard.read_into(values.narrow(0, last.to, last.length), stored, last.from);
+        bytes_read_ += last.length * values.element_size();
+        continue;
+      }
+      // One read for all stretches: they are near each other, and a chunk is checked whole whatever is read of it.
+      const at::Tensor span = shard.read(stored, begin, last.from + last.length - begin);
+      bytes_read_ += static_cast<int64_t>(span.nbytes());
       for (const Overlap& overlap : copy.overlaps) {
         values.narrow(0, overlap.to, overlap.length).copy_(span.narrow(0, overlap.from - begin, overlap.length));
       }

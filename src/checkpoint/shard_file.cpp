@@ -163,14 +163,18 @@ ShardFile::ShardFile(const std::filesystem::path& folder, const StoredFile& file
   throw CheckpointError(error.what());
 }
 
-at::Tensor ShardFile::read(const StoredPiece& stored, int64_t begin, int64_t count) const try {
+at::Tensor ShardFile::read(const StoredPiece& stored, int64_t begin, int64_t count) const {
+  at::Tensor elements = at::empty({count}, at::TensorOptions().dtype(scalar_type_of(stored.type)));
+  read_into(elements, stored, begin);
+  return elements;
+}
+
+void ShardFile::read_into(const at::Tensor& elements, const StoredPiece& stored, int64_t begin) const try {
   const auto found = reader_.describe(stored.dataset);
   if (found.type != stored.type || found.count != stored.piece.numel()) {
     throw CheckpointError(concat(stored.file, ": dataset ", stored.dataset, " is not what the manifest says"));
   }
-  at::Tensor elements = at::empty({count}, at::TensorOptions().dtype(scalar_type_of(stored.type)));
-  reader_.read(stored.dataset, begin, count, elements.mutable_data_ptr());
-  return elements;
+  reader_.read(stored.dataset, begin, elements.numel(), elements.mutable_data_ptr());
 } catch (const CheckpointError&) {
   throw;
 } catch (const Error& error) {

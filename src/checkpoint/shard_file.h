@@ -62,6 +62,8 @@ class ShardFile {
 
   /// @returns [count] elements of a stored piece, from `begin` in it, on the host. @throws CheckpointError
   at::Tensor read(const StoredPiece& stored, int64_t begin, int64_t count) const;
+  /// The same into `elements`, which is on the host, contiguous, and of the piece's dtype.
+  void read_into(const at::Tensor& elements, const StoredPiece& stored, int64_t begin) const;
 
  private:
   MappedFile map_;
