@@ -50,13 +50,11 @@ def output_of(command, **options):
     return done.stdout
 
 
-def train_ours(options, shape, folder, precision, ranks):
-    run = pathlib.Path(tempfile.mkdtemp(dir=folder))
-    threads = options.threads // ranks
-    config = {
-        "run": {"directory": str(run / "run")},
-        "mesh": {"expert_parallel": ranks},
-        "data": {"train": f"{folder}/corpus"},
+def config_of(shape, precision, threads, run, corpus):
+    """@returns our configuration of this shape, all sequences of a step at a time"""
+    return {
+        "run": {"directory": str(run)},
+        "data": {"train": corpus},
         "model": {
             "vocabulary": shape["vocabulary"], "layers": shape["layers"], "width": shape["width"], "heads": shape["heads"],
             "kv_heads": shape["heads"], "sequence_length": shape["positions"], "qk_norm": True,
@@ -67,6 +65,12 @@ def train_ours(options, shape, folder, precision, ranks):
         "checkpoint": {"every_steps": 0, "at_end": False},
         "log": {"every_steps": 1},
     }
+
+
+def train_ours(options, shape, folder, precision, ranks):
+    run = pathlib.Path(tempfile.mkdtemp(dir=folder))
+    threads = options.threads // ranks
+    config = config_of(shape, precision, threads, run / "run", f"{folder}/corpus") | {"mesh": {"expert_parallel": ranks}}
     path = run / "config.yaml"
     path.write_text(json.dumps(config))  # JSON is YAML
     launch = ["mpirun", "--bind-to", "none", "-n", str(ranks)] + (["--allow-run-as-root"] if os.getuid() == 0 else [])

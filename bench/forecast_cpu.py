@@ -15,23 +15,7 @@ import statistics
 import sys
 import tempfile
 
-from compare_cpu import ROOT, SHAPES, STEPS, WARMUP, commit, cpu_name, output_of, write_corpus
-
-
-def config_of(shape, precision, threads, run, corpus):
-    return {
-        "run": {"directory": str(run)},
-        "data": {"train": corpus},
-        "model": {
-            "vocabulary": shape["vocabulary"], "layers": shape["layers"], "width": shape["width"], "heads": shape["heads"],
-            "kv_heads": shape["heads"], "sequence_length": shape["positions"], "qk_norm": True,
-            "moe": {"experts": shape["experts"], "choices": shape["choices"], "expert_width": shape["expert_width"]},
-        },
-        "train": {"steps": WARMUP + STEPS, "global_batch": shape["sequences"], "micro_batch": shape["sequences"],
-                  "precision": precision, "threads": threads},
-        "checkpoint": {"every_steps": 0, "at_end": False},
-        "log": {"every_steps": 1},
-    }
+from compare_cpu import ROOT, SHAPES, WARMUP, commit, config_of, cpu_name, output_of, write_corpus
 
 
 def one_round(options, shape, precision, folder):

@@ -182,12 +182,12 @@ class TiledAttention : public torch::autograd::Function<TiledAttention> {
     float* const sums = logsumexp.mutable_data_ptr<float>();
     if (shape.positions > 0) {
       parallel_tasks(shape.sequences * queries, [&](int64_t begin, int64_t end) {
+        const TileUnit unit;
         for (int64_t index = begin; index < end; ++index) {
           const int64_t sequence = index / queries;
           const int64_t head = index % queries;
           attend(shape, bits_of(heads), sequence, head, out + shape.first_result(sequence, head), sums + index * shape.positions);
         }
-        release_tiles();
       });
     }
     context->save_for_backward({heads, result, logsumexp});
@@ -204,8 +204,8 @@ class TiledAttention : public torch::autograd::Function<TiledAttention> {
     const Backward b{bits_of(saved[0]), bits_of(saved[1]), bits_of(grad), saved[2].const_data_ptr<float>(),
                      static_cast<uint16_t*>(grad_heads.mutable_data_ptr())};
     parallel_tasks(shape.sequences * shape.kv_heads, [&](int64_t begin, int64_t end) {
+      const TileUnit unit;
       for (int64_t index = begin; index < end; ++index) attend_backward(shape, b, index / shape.kv_heads, index % shape.kv_heads);
-      release_tiles();
     });
     return {grad_heads, at::Tensor(), at::Tensor()};
   }

@@ -76,6 +76,7 @@ void compute_by_tiles(const at::Tensor& hidden, const at::Tensor& targets, const
   if (result.grad_weight.defined()) grads.emplace(ends, vocabulary, hidden.options());
   const std::vector<RowTile> tiles = row_tiles(ends);
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t first, int64_t last) {
+    const TileUnit unit;
     const TileRoom<uint16_t> tile_rows(kTileRows * width), tile_grads(kTileRows * vocabulary);
     const TileRoom<float> logits(kTileRows * vocabulary), sums(kTileRows * width);
     for (int64_t index = first; index < last; ++index) {
@@ -94,7 +95,6 @@ void compute_by_tiles(const at::Tensor& hidden, const at::Tensor& targets, const
                     false);
       cpu::narrow_rows(sums.data(), width, tile.count, width, mutable_bits_of(result.grad_hidden) + position * width, width);
     }
-    release_tiles();
   });
   if (grads) result.grad_weight.add_(multiply_paired_rows({rows, width}, *grads, /*turned=*/true)[0]);
 }

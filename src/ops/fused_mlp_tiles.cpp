@@ -54,6 +54,7 @@ FusedMlpResult fused_mlp_by_tiles(const FusedMlp& mlp) {
   const TileSource input = source_of(mlp, mlp.input);
   const std::vector<RowTile> tiles = row_tiles(ends_of(mlp));
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t begin, int64_t end) {
+    const TileUnit unit;
     const TileRoom<uint16_t> rows(kTileRows * width), hidden(kTileRows * hidden_width);
     const TileRoom<float> gate_sums(kTileRows * kSlice), up_sums(kTileRows * kSlice), sums(kTileRows * width);
     float weights[kTileRows];
@@ -88,7 +89,6 @@ FusedMlpResult fused_mlp_by_tiles(const FusedMlp& mlp) {
                     false);
       cpu::narrow_rows(sums.data(), width, tile.count, width, mutable_bits_of(result.rows) + tile.begin * width, width);
     }
-    release_tiles();
   });
   return result;
 }
@@ -109,6 +109,7 @@ FusedMlpRowGradients fused_mlp_backward_by_tiles(const FusedMlp& mlp, const at::
   const TileSource grads = source_of(mlp, grad_output);
   const std::vector<RowTile> tiles = row_tiles(ends);
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t begin, int64_t end) {
+    const TileUnit unit;
     const TileRoom<uint16_t> rows(kTileRows * width), hidden_tile(kTileRows * kSlice), grad_tile(kTileRows * 2 * hidden_width);
     const TileRoom<float> grad_hidden(kTileRows * kSlice), sums(kTileRows * width);
     float weights[kTileRows];
@@ -147,7 +148,6 @@ FusedMlpRowGradients fused_mlp_backward_by_tiles(const FusedMlp& mlp, const at::
                     sums.data(), width, false);
       cpu::narrow_rows(sums.data(), width, tile.count, width, mutable_bits_of(result.rows) + tile.begin * width, width);
     }
-    release_tiles();
   });
   if (!wanted.weights) return result;
   if (!positions.defined()) {

@@ -35,8 +35,8 @@ bool probe() {
   cpu::pack_pairs(right.data(), kWidth, kTerms, kWidth, pairs.data(), kWidth);
   std::vector<float> c(static_cast<size_t>(kRows * kWidth));
   try {
+    const TileUnit unit;
     multiply_block(kRows, kWidth, kTerms, left.data(), kTerms, pairs.data(), kWidth, c.data(), kWidth, false);
-    release_tiles();
   } catch (const std::exception&) {
     return false;
   }
@@ -94,7 +94,7 @@ void multiply_tile(int64_t rows, const uint16_t* left, int64_t left_stride, cons
   }
 }
 
-void release_tiles() { at::native::cpublas::brgemm_release(); }
+TileUnit::~TileUnit() { at::native::cpublas::brgemm_release(); }
 
 void TileSource::gather(int64_t begin, int64_t count, int64_t first, int64_t columns, uint16_t* out) const {
   for (int64_t r = 0; r < count; ++r)
@@ -181,6 +181,7 @@ at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right,
   const int64_t tiles = (height + kTileRows - 1) / kTileRows;
   const int64_t cuts = (width + kMostColumns - 1) / kMostColumns;
   parallel_tasks(tiles * cuts * groups, [&](int64_t begin, int64_t end) {
+    const TileUnit unit;
     const int64_t most = std::min(width, kMostColumns);
     const TileRoom<float> sums(kTileRows * most);
     const TileRoom<uint16_t> rows(kTileRows * std::max(kDepth, most)), turned_rows(kTileRows * kDepth);
@@ -214,7 +215,6 @@ at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right,
         put_rows(sums.data(), count, columns, output, place + first * width + column);
       }
     }
-    release_tiles();
   });
   return output;
 }
@@ -227,6 +227,7 @@ at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matr
   const at::Tensor packed = packed_matrices(matrices);
   const std::vector<RowTile> tiles = row_tiles(ends);
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t begin, int64_t end) {
+    const TileUnit unit;
     const TileRoom<float> sums(kTileRows * columns);
     const TileRoom<uint16_t> last(kTileRows * depth);
     for (int64_t index = begin; index < end; ++index) {
@@ -240,7 +241,6 @@ at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matr
       multiply_tile(count, left, depth, right_matrix(packed, tile.group), {0, columns, 0, depth}, sums.data(), columns, false);
       put_rows(sums.data(), tile.count, columns, output, tile.begin * columns);
     }
-    release_tiles();
   });
   return output;
 }

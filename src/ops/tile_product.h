@@ -83,8 +83,14 @@ struct RightPart {
 void multiply_tile(int64_t rows, const uint16_t* left, int64_t left_stride, const RightMatrix& right, const RightPart& part, float* c,
                    int64_t c_stride, bool add);
 
-/// Gives back the matrix unit's set-up: to be called by a thread that has multiplied tiles, before anything else multiplies in it.
-void release_tiles();
+/// A thread that multiplies tiles has one while it does: gives the matrix unit's set-up back, before anything else multiplies in the thread.
+class TileUnit {
+ public:
+  TileUnit() = default;
+  ~TileUnit();
+  TileUnit(const TileUnit&) = delete;
+  TileUnit& operator=(const TileUnit&) = delete;
+};
 
 /// A range of one group's rows.
 struct RowTile {

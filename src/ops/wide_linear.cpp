@@ -39,7 +39,7 @@ at::Tensor sum_of_parts(const at::Tensor& stacked, int64_t dimension) {
   return (at(2) + at(1)) + at(0);
 }
 
-/// [rows, D] times each column of [D, columns], or the sum over rows: by tiles on the CPU, by libtorch's product into float32 on a GPU.
+/// @returns rows [T, D] times matrix [D, columns] in `dtype`: by tiles on the CPU, by libtorch's product on a GPU
 at::Tensor product(const at::Tensor& rows, const at::Tensor& matrix, at::ScalarType dtype) {
   if (!rows.is_cpu()) return dtype == at::kFloat ? at::mm(rows, matrix, at::kFloat) : at::mm(rows, matrix);
   const std::vector<int32_t> ends = {static_cast<int32_t>(rows.size(0))};
