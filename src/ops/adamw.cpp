@@ -2,13 +2,9 @@
 
 #include "ops/launch.h"
 
-#include <ATen/ops/_fused_adamw.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/mul.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
-#include <algorithm>
 #include <cmath>
 
 namespace pimoe {
@@ -58,21 +54,6 @@ void run(const AdamwArguments& arguments, const at::Tensor& master, const AdamwS
       [&] { cuda::adamw(arguments, chunks); });
 }
 
-/// libtorch's, on GPUs; keeps no sums.
-void adamw_by_operators(const AdamwStep& step, const at::Tensor& gradient, const AdamwState& state) {
-  constexpr int64_t kPiece = int64_t{1} << 24;  // elements: a scaled gradient is a temporary tensor
-  const at::Tensor number = at::full({}, static_cast<double>(step.number), state.master.options().dtype(at::kFloat));
-  for (int64_t begin = 0; begin < state.master.numel(); begin += kPiece) {
-    const auto piece = [&](const at::Tensor& whole) { return whole.narrow(0, begin, std::min(kPiece, whole.numel() - begin)); };
-    const at::Tensor scaled = step.gradient_factor == 1.0 ? piece(gradient) : at::mul(piece(gradient), step.gradient_factor);
-    at::_fused_adamw_({piece(state.master)}, {scaled}, {piece(state.exp_avg)}, {piece(state.exp_avg_sq)}, {}, {number}, step.learning_rate,
-                      step.beta1, step.beta2, step.weight_decay, step.epsilon, /*amsgrad=*/false, /*maximize=*/false);
-  }
-  if (state.weights.defined()) at::Tensor(state.weights).copy_(state.master);
-}
-
-bool runs_by_operators(const AdamwState& state) { return state.master.is_cuda() && !tries_new_kernels(); }
-
 }  // namespace
 
 AdamwSums::AdamwSums(const std::vector<int64_t>& firsts, int64_t numel, const at::Tensor& of_all) : found(of_all) {
@@ -97,7 +78,6 @@ void adamw(const AdamwStep& step, const at::Tensor& gradient, const AdamwState& 
   check_shape(gradient.sizes() == state.master.sizes(), "adamw: the gradient is ", describe(gradient), ", the master ",
               describe(state.master));
   check_shape(reinterpret_cast<uintptr_t>(gradient.const_data_ptr()) % 16 == 0, "adamw: the gradient is not at a multiple of 16 bytes");
-  if (runs_by_operators(state)) return adamw_by_operators(step, gradient, state);
   const auto number = static_cast<double>(step.number);
   arguments.gradient = gradient.const_data_ptr();
   arguments.gradient_factor = step.gradient_factor;
@@ -111,8 +91,6 @@ void adamw(const AdamwStep& step, const at::Tensor& gradient, const AdamwState& 
   run(arguments, state.master, sums);
 }
 
-void compare_state(const AdamwState& state, AdamwSums& sums) {
-  if (!runs_by_operators(state)) run(arguments_of(state, sums), state.master, sums);
-}
+void compare_state(const AdamwState& state, AdamwSums& sums) { run(arguments_of(state, sums), state.master, sums); }
 
 }  // namespace pimoe

@@ -25,8 +25,7 @@ struct AdamwStep {
   double gradient_factor = 1.0;  ///< of clipping and of the loss scale
 };
 
-/// Sums of the bits of masters and moments, by which the next pass over them knows whether they are what the last one left. On GPUs they are
-/// kept where tries_new_kernels() alone (launch.h), and nothing is found otherwise.
+/// Sums of the bits of masters and moments, by which the next pass over them knows whether they are what the last one left.
 ///
 /// Summed are, chunk by chunk, 32-bit words times 2 i + 1, i counted from the chunk's begin. Whole numbers: the same in any order. No sum
 /// is as large as 2^60, and one flipped bit, or any two, change it: 2^k (2 i + 1) = 2^l (2 j + 1) only for k = l and i = j.

@@ -1,11 +1,13 @@
 #include "ops/cross_entropy.h"
 
+#include "ops/gradient_sink.h"
 #include "ops/launch.h"
 #include "ops/tile_kernels.h"
 #include "ops/tile_product.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/addcmul.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -151,20 +153,27 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets) {
     LossAndGradients result = compute(hidden, weight, targets, hidden.requires_grad(), weight.requires_grad());
+    context->save_for_backward({result.grad_hidden, result.grad_weight, weight});
     context->saved_data["dtype"] = static_cast<int64_t>(hidden.scalar_type());
-    context->save_for_backward({result.grad_hidden, result.grad_weight});
     return result.loss;
   }
 
   /// Out of place, so that a graph which is kept can be gone through again.
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const auto dtype = static_cast<at::ScalarType>(context->saved_data["dtype"].toInt());
-    variable_list scaled;
-    for (const at::Tensor& gradient : context->get_saved_variables()) {
-      scaled.push_back(gradient.defined() ? at::mul(gradient, grads[0]).to(dtype) : gradient);
+    const variable_list saved = context->get_saved_variables();
+    at::Tensor grad_hidden, grad_weight;
+    if (saved[0].defined()) grad_hidden = at::mul(saved[0], grads[0]).to(dtype);
+    if (saved[1].defined()) {
+      if (GradientSink* const sink = gradient_sink_of(saved[2])) {
+        GradientSink::Room room = sink->begin();
+        room.adds ? room.sum.addcmul_(saved[1], grads[0]) : at::mul_out(room.sum, saved[1], grads[0]);
+        sink->end();
+      } else {
+        grad_weight = at::mul(saved[1], grads[0]).to(dtype);
+      }
     }
-    scaled.emplace_back();
-    return scaled;
+    return {grad_hidden, grad_weight, at::Tensor()};
   }
 };
 
@@ -181,7 +190,7 @@ CrossEntropyBytes linear_cross_entropy_bytes(int64_t positions, int64_t width, i
   if (!on_gpu && element == 2 && has_tile_product()) {  // the weight packed twice, and each thread's tile of logits and of their gradients
     bytes.forward += 2 * vocabulary * width * element + at::get_num_threads() * kTileRows * vocabulary * (wide + element);
   }
-  bytes.backward = positions * width * element + vocabulary * width * wide + (element < wide ? vocabulary * width * element : 0);
+  bytes.backward = positions * width * element;  // the weight's goes to its sum
   return bytes;
 }
 

@@ -1,7 +1,9 @@
 #include "ops/fused_mlp.h"
 
 #include "ops/fused_mlp_tiles.h"
+#include "ops/gradient_sink.h"
 #include "ops/launch.h"
+#include "ops/row_moves.h"
 #include "ops/tile_product.h"
 
 #include <ATen/ops/empty.h>
@@ -49,6 +51,21 @@ void run(const at::Tensor& on, [[maybe_unused]] const Kernels& kernels) {
   }
 }
 
+/// Has `kernels` put the gradient of `weight` into its sink, or into a tensor, which is returned.
+template <class Kernels>
+at::Tensor weight_gradient(const at::Tensor& weight, const Kernels& kernels) {
+  GradientSink* const sink = gradient_sink_of(weight);
+  if (sink == nullptr) {
+    at::Tensor gradient = at::empty_like(weight);
+    run(weight, [&] { kernels(GradientRoom{.data = gradient.mutable_data_ptr()}); });
+    return gradient;
+  }
+  const GradientSink::Room room = sink->begin();
+  run(weight, [&] { kernels(GradientRoom{.data = room.sum.mutable_data_ptr(), .is_sum = true, .adds = room.adds}); });
+  sink->end();
+  return {};
+}
+
 }  // namespace
 
 bool has_mlp_kernels(c10::Device device) {
@@ -84,8 +101,8 @@ FusedMlpResult fused_mlp(const FusedMlp& mlp) {
 }
 
 FusedMlpRowGradients fused_mlp_backward(const FusedMlp& mlp, const at::Tensor& gate_up_rows, const at::Tensor& grad_output,
-                                        const at::Tensor& positions, FusedMlpWanted wanted) {
-  if (mlp.input.is_cpu()) return fused_mlp_backward_by_tiles(mlp, gate_up_rows, grad_output, positions, wanted);
+                                        FusedMlpWanted wanted) {
+  if (mlp.input.is_cpu()) return fused_mlp_backward_by_tiles(mlp, gate_up_rows, grad_output, wanted);
   GroupedMlpArguments arguments = arguments_of(mlp);
   FusedMlpRowGradients result;
   result.grad_gate_up_rows = at::empty_like(gate_up_rows);
@@ -102,10 +119,10 @@ FusedMlpRowGradients fused_mlp_backward(const FusedMlp& mlp, const at::Tensor& g
   arguments.grad_rows = wanted.rows ? result.rows.mutable_data_ptr() : nullptr;
   run(mlp.input, [&] { cuda::grouped_mlp_backward(arguments); });
   if (wanted.weights) {
-    const int64_t slots = positions.defined() ? positions.numel() : mlp.rows;
+    const int64_t slots = mlp.positions.defined() ? mlp.positions.numel() : mlp.rows;
     result.weights = at::empty({slots}, dots.options());
     run(mlp.input, [&] {
-      cuda::sum_weight_dots(dots.const_data_ptr<float>(), integers(positions), result.weights.mutable_data_ptr<float>(),
+      cuda::sum_weight_dots(dots.const_data_ptr<float>(), integers(mlp.positions), result.weights.mutable_data_ptr<float>(),
                             arguments.hidden_width, mlp.rows, slots);
     });
   }
@@ -115,22 +132,23 @@ FusedMlpRowGradients fused_mlp_backward(const FusedMlp& mlp, const at::Tensor& g
 at::Tensor fused_mlp_gate_up_gradient(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows) {
   if (mlp.input.is_cpu()) return fused_mlp_gate_up_gradient_by_tiles(mlp, of_rows);
   GroupedMlpArguments arguments = arguments_of(mlp);
-  at::Tensor gradient = at::empty_like(mlp.gate_up);
   arguments.grad_gate_up_rows = of_rows.grad_gate_up_rows.mutable_data_ptr();
-  arguments.grad_gate_up = gradient.mutable_data_ptr();
-  run(mlp.input, [&] { cuda::grouped_mlp_gate_up_gradient(arguments); });
-  return gradient;
+  at::Tensor rows;
+  if (mlp.row_tokens.defined()) {
+    // Gathering in the product would cost more than a pass before it: its rows are the sum's terms, of which a tile takes others at each step.
+    rows = rows_of_tokens(mlp.input, mlp.positions, mlp.positions.numel() / mlp.input.size(0), mlp.rows);
+    arguments.input = rows.const_data_ptr();
+    arguments.row_tokens = nullptr;
+  }
+  return weight_gradient(mlp.gate_up, [&](const GradientRoom& room) { cuda::grouped_mlp_gate_up_gradient(arguments, room); });
 }
 
 at::Tensor fused_mlp_down_gradient(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows, const at::Tensor& grad_output) {
   if (mlp.input.is_cpu()) return fused_mlp_down_gradient_by_tiles(mlp, of_rows, grad_output);
   GroupedMlpArguments arguments = arguments_of(mlp);
-  at::Tensor gradient = at::empty_like(mlp.down);
   arguments.grad_output = grad_output.const_data_ptr();
   arguments.hidden = of_rows.hidden.mutable_data_ptr();
-  arguments.grad_down = gradient.mutable_data_ptr();
-  run(mlp.input, [&] { cuda::grouped_mlp_down_gradient(arguments); });
-  return gradient;
+  return weight_gradient(mlp.down, [&](const GradientRoom& room) { cuda::grouped_mlp_down_gradient(arguments, room); });
 }
 
 }  // namespace pimoe

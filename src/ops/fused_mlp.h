@@ -17,6 +17,7 @@ struct FusedMlp {
   at::Tensor row_tokens = {};  ///< [R] int32; undefined: row r is input[r]
   at::Tensor weights = {};     ///< float32, of row r weights[slots[r]], weights[r] where slots are undefined; undefined: one
   at::Tensor slots = {};       ///< [R] int32
+  at::Tensor positions = {};   ///< [slots] int32: row of each slot, or -1; undefined: a row is its own slot. Backward where gathered
   bool weigh_hidden = false;   ///< the result is weighed; else whoever combines it does, and only gradients are weighed here
   int64_t rows = 0;            ///< R
 };
@@ -43,12 +44,12 @@ struct FusedMlpWanted {
   bool rows = true;
   bool weights = false;
 };
-/// @param grad_output  as the input  @param positions  [slots] int32, row of each slot or -1; undefined: a row is its own slot
+/// @param grad_output  as the input
 FusedMlpRowGradients fused_mlp_backward(const FusedMlp& mlp, const at::Tensor& gate_up_rows, const at::Tensor& grad_output,
-                                        const at::Tensor& positions, FusedMlpWanted wanted);
-/// @returns [G, 2F, D]
+                                        FusedMlpWanted wanted);
+/// @returns [G, 2F, D]; undefined where the gradient went to the weights' sink (gradient_sink.h), as GPUs' do
 at::Tensor fused_mlp_gate_up_gradient(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows);
-/// @returns [G, D, F]
+/// @returns [G, D, F], or undefined likewise
 at::Tensor fused_mlp_down_gradient(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows, const at::Tensor& grad_output);
 
 }  // namespace pimoe

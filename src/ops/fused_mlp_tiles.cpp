@@ -94,7 +94,7 @@ FusedMlpResult fused_mlp_by_tiles(const FusedMlp& mlp) {
 }
 
 FusedMlpRowGradients fused_mlp_backward_by_tiles(const FusedMlp& mlp, const at::Tensor& gate_up_rows, const at::Tensor& grad_output,
-                                                 const at::Tensor& positions, FusedMlpWanted wanted) {
+                                                 FusedMlpWanted wanted) {
   const int64_t width = mlp.input.size(1);
   const int64_t hidden_width = mlp.down.size(2);
   const auto options = mlp.input.options().requires_grad(false);
@@ -150,14 +150,14 @@ FusedMlpRowGradients fused_mlp_backward_by_tiles(const FusedMlp& mlp, const at::
     }
   });
   if (!wanted.weights) return result;
-  if (!positions.defined()) {
+  if (!mlp.positions.defined()) {
     result.weights = dots;
     return result;
   }
-  result.weights = at::empty({positions.numel()}, dots.options());
-  const int32_t* rows = integers(positions);
+  result.weights = at::empty({mlp.positions.numel()}, dots.options());
+  const int32_t* rows = integers(mlp.positions);
   float* const out = result.weights.mutable_data_ptr<float>();
-  for (int64_t slot = 0; slot < positions.numel(); ++slot) out[slot] = rows[slot] < 0 ? 0.0F : dots.const_data_ptr<float>()[rows[slot]];
+  for (int64_t slot = 0; slot < mlp.positions.numel(); ++slot) out[slot] = rows[slot] < 0 ? 0.0F : dots.const_data_ptr<float>()[rows[slot]];
   return result;
 }
 

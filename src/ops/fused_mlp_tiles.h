@@ -11,7 +11,7 @@ namespace pimoe {
 FusedMlpResult fused_mlp_by_tiles(const FusedMlp& mlp);
 /// grad_gate_up_rows and hidden come as PairedRows, which the weights' gradients take.
 FusedMlpRowGradients fused_mlp_backward_by_tiles(const FusedMlp& mlp, const at::Tensor& gate_up_rows, const at::Tensor& grad_output,
-                                                 const at::Tensor& positions, FusedMlpWanted wanted);
+                                                 FusedMlpWanted wanted);
 at::Tensor fused_mlp_gate_up_gradient_by_tiles(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows);
 at::Tensor fused_mlp_down_gradient_by_tiles(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows, const at::Tensor& grad_output);
 

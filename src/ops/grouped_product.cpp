@@ -192,7 +192,7 @@ class GroupedSwigluMlp : public torch::autograd::Function<GroupedSwigluMlp> {
     if (fuses_mlp(rows, gate_up, down)) {
       const FusedMlp mlp = fused(rows, gate_up, down, saved[3], row_weights);
       FusedMlpRowGradients of_rows =
-          fused_mlp_backward(mlp, saved[4], grad_output, /*positions=*/{},
+          fused_mlp_backward(mlp, saved[4], grad_output,
                              {.rows = context->needs_input_grad(0), .weights = row_weights.defined() && context->needs_input_grad(4)});
       if (of_rows.rows.defined()) zero_unused_rows(of_rows.rows, groups);
       at::Tensor grad_weights = of_rows.weights.defined() ? of_rows.weights.unsqueeze(1) : at::Tensor();

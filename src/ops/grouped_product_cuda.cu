@@ -22,17 +22,19 @@ decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
   return encoder;
 }
 
-/// How a box of `box_columns` by `box_rows` is found in [planes, rows, columns] of bfloat16; strides in numbers.
+/// How a box of `box_columns` by `box_rows` is found in [planes, rows, columns] of bfloat16 or float32; strides in numbers.
 CUtensorMap tensor_map(const void* data, int64_t columns, int64_t rows, int64_t planes, int64_t row_stride, int64_t plane_stride,
-                       uint32_t box_columns, uint32_t box_rows, cuuint32_t dimensions = 3) {
+                       uint32_t box_columns, uint32_t box_rows, cuuint32_t dimensions = 3,
+                       CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16) {
   CUtensorMap map{};
+  const cuuint64_t bytes = type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 ? 2 : 4;
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows), static_cast<cuuint64_t>(planes)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(row_stride) * 2, static_cast<cuuint64_t>(plane_stride) * 2};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(row_stride) * bytes, static_cast<cuuint64_t>(plane_stride) * bytes};
   const cuuint32_t box[] = {box_columns, box_rows, 1};
   const cuuint32_t steps[] = {1, 1, 1};
-  const CUresult code = tensor_map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, dimensions, const_cast<void*>(data), sizes, strides,
-                                             box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult code =
+      tensor_map_encoder()(&map, type, dimensions, const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                           CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (code != CUDA_SUCCESS) throw Error("cuTensorMapEncodeTiled: " + std::to_string(code));
   return map;
 }
@@ -49,7 +51,11 @@ CUtensorMap weights_map(const void* data, int64_t groups, int64_t rows, int64_t 
 CUtensorMap patches_map(const void* data, int64_t groups, int64_t rows, int64_t columns) {
   return weights_map(data, groups, rows, columns, 16);
 }
-/// The same of [rows, 2 width], whose halves are the planes.
+/// The same of float32 sums.
+CUtensorMap sums_map(const void* data, int64_t groups, int64_t rows, int64_t columns) {
+  return tensor_map(data, columns, rows, groups, columns, rows * columns, 32, 16, 3, CU_TENSOR_MAP_DATA_TYPE_FLOAT32);
+}
+/// What a warp sends, of [rows, 2 width], whose halves are the planes.
 CUtensorMap halves_map(const void* data, int64_t rows, int64_t width) { return tensor_map(data, width, rows, 2, 2 * width, width, 64, 16); }
 
 __nv_bfloat16* numbers(void* data) { return static_cast<__nv_bfloat16*>(data); }
@@ -73,7 +79,17 @@ void run(const char* name, const ProductMaps& maps, const ProductArguments& argu
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   cudaFuncSetAttribute(grouped_product<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, K::shared_bytes);
-  grouped_product<K><<<processors, hopper::kProductThreads, K::shared_bytes, c10::cuda::getCurrentCUDAStream()>>>(maps, arguments);
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {hopper::kClusterBlocks, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(processors / hopper::kClusterBlocks * hopper::kClusterBlocks));
+  config.blockDim = dim3(hopper::kProductThreads);
+  config.dynamicSmemBytes = K::shared_bytes;
+  config.stream = c10::cuda::getCurrentCUDAStream();
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  cudaLaunchKernelEx(&config, grouped_product<K>, maps, arguments);
   check_launch(name);
 }
 
@@ -110,7 +126,7 @@ void grouped_mlp(const GroupedMlpArguments& a) {
   down.k = static_cast<int>(a.hidden_width);
   down.output = numbers(a.output);
   maps.left = matrix_map(a.hidden, a.rows, a.hidden_width, hopper::kTileRows);
-  maps.right = weights_map(a.down, a.groups, a.width, a.hidden_width, 256);
+  maps.right = weights_map(a.down, a.groups, a.width, a.hidden_width, 128);
   maps.output = patches_map(a.output, 1, a.rows, a.width);
   run<Operand::kRows, Operand::kWeights, Outcome::kPlain>("grouped_mlp: down", maps, down);
 }
@@ -149,37 +165,43 @@ void grouped_mlp_backward(const GroupedMlpArguments& a) {
   }
 }
 
-void grouped_mlp_gate_up_gradient(const GroupedMlpArguments& a) {
-  ProductMaps maps{};
-  ProductArguments weights = arguments_of(a);
-  weights.m = static_cast<int>(2 * a.hidden_width);
-  weights.n = static_cast<int>(a.width);
-  weights.source = a.input;
-  weights.output = numbers(a.grad_gate_up);
-  maps.left = matrix_map(a.grad_gate_up_rows, a.rows, 2 * a.hidden_width, 64);
-  maps.output = patches_map(a.grad_gate_up, a.groups, 2 * a.hidden_width, a.width);
-  if (a.row_tokens != nullptr) {
-    run<Operand::kColumns, Operand::kGatheredColumns, Outcome::kPlain>("grouped_mlp: gradient of gate and up, gathered", maps, weights);
+namespace {
+
+/// A gradient of weights: [groups, m, n], in bfloat16 or added up in float32.
+template <Operand kLeft>
+void weight_gradient(const char* name, const GroupedMlpArguments& a, const GradientRoom& room, ProductMaps& maps, int64_t m, int64_t n) {
+  ProductArguments arguments = arguments_of(a);
+  arguments.m = static_cast<int>(m);
+  arguments.n = static_cast<int>(n);
+  arguments.source = a.grad_output;
+  if (room.is_sum) {
+    arguments.adds = room.adds;
+    maps.output = sums_map(room.data, a.groups, m, n);
+    run<kLeft, Operand::kColumns, Outcome::kSum>(name, maps, arguments);
   } else {
-    maps.right = matrix_map(a.input, a.rows, a.width, 64);
-    run<Operand::kColumns, Operand::kColumns, Outcome::kPlain>("grouped_mlp: gradient of gate and up", maps, weights);
+    arguments.output = numbers(room.data);
+    maps.output = patches_map(room.data, a.groups, m, n);
+    run<kLeft, Operand::kColumns, Outcome::kPlain>(name, maps, arguments);
   }
 }
 
-void grouped_mlp_down_gradient(const GroupedMlpArguments& a) {
+}  // namespace
+
+void grouped_mlp_gate_up_gradient(const GroupedMlpArguments& a, const GradientRoom& room) {
   ProductMaps maps{};
-  ProductArguments weights = arguments_of(a);
-  weights.m = static_cast<int>(a.width);
-  weights.n = static_cast<int>(a.hidden_width);
-  weights.source = a.grad_output;
-  weights.output = numbers(a.grad_down);
+  maps.left = matrix_map(a.grad_gate_up_rows, a.rows, 2 * a.hidden_width, 64);
+  maps.right = matrix_map(a.input, a.rows, a.width, 64);
+  weight_gradient<Operand::kColumns>("grouped_mlp: gradient of gate and up", a, room, maps, 2 * a.hidden_width, a.width);
+}
+
+void grouped_mlp_down_gradient(const GroupedMlpArguments& a, const GradientRoom& room) {
+  ProductMaps maps{};
   maps.right = matrix_map(a.hidden, a.rows, a.hidden_width, 64);
-  maps.output = patches_map(a.grad_down, a.groups, a.width, a.hidden_width);
   if (a.row_tokens != nullptr) {
-    run<Operand::kGatheredColumns, Operand::kColumns, Outcome::kPlain>("grouped_mlp: gradient of down, gathered", maps, weights);
+    weight_gradient<Operand::kGatheredColumns>("grouped_mlp: gradient of down, gathered", a, room, maps, a.width, a.hidden_width);
   } else {
     maps.left = matrix_map(a.grad_output, a.rows, a.width, 64);
-    run<Operand::kColumns, Operand::kColumns, Outcome::kPlain>("grouped_mlp: gradient of down", maps, weights);
+    weight_gradient<Operand::kColumns>("grouped_mlp: gradient of down", a, room, maps, a.width, a.hidden_width);
   }
 }
 

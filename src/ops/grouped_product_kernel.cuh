@@ -7,6 +7,9 @@
 /// (registers), and then sends those away while the ring fills for the next tile. The two do not wait for each other, so that one
 /// multiplies while the other sends.
 ///
+/// Blocks work in clusters of two, on tiles one above the other. Both need the same right operand: each brings half of it, for both at once, which
+/// takes a third off what comes from the L2 cache. Below a group's last tile a block may have no tile, and does this alone.
+///
 ///     rows      C[r] = A[r] W_g^T   rows r of group g; the groups' ends cut the tiles' rows    forward and gradients of rows
 ///     columns   C_g = A_g^T B_g     summed over the rows of group g                            gradients of weights
 ///
@@ -25,14 +28,14 @@ __global__ void __launch_bounds__(kProductThreads, 1) grouped_product(const __gr
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < K::stages; ++stage) {
       barrier_init(layout.full(stage), 1 + (K::gathers ? kLoaders : 0));
-      barrier_init(layout.empty(stage), kSendingWarps);
+      barrier_init(layout.empty(stage), kClusterBlocks * kSendingWarps);
     }
     for (int warp = 0; warp < kSendingWarps; ++warp) {
       for (int buffer = 0; buffer < 2; ++buffer) barrier_init(layout.gate_up(warp, buffer), 1);
     }
     barriers_are_ready();
   }
-  __syncthreads();
+  cluster_wait();
   // Together all of a multiprocessor's registers: those who multiply hold 128 sums each.
   if (threadIdx.x < kLoaders) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
@@ -41,6 +44,7 @@ __global__ void __launch_bounds__(kProductThreads, 1) grouped_product(const __gr
     asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
     Multiplier<K>(maps, a, layout).run();
   }
+  cluster_wait();  // the other block may still write here
 #else
   __trap();  // built for another architecture than sm_90a: an error, not results that nobody wrote
 #endif

@@ -16,17 +16,17 @@ class Loader {
     TileWalk<K> walk(a_);
     Tile tile;
     Turn<K> turn;
-    for (int index = blockIdx.x; walk.find(index, tile); index += gridDim.x) {
+    for (int index = blockIdx.x / kClusterBlocks; walk.find(index, tile); index += gridDim.x / kClusterBlocks) {
       const int steps = steps_of(reduction_length<K>(a_, tile));
       if constexpr (K::left == Operand::kGatheredRows) find_rows(tile);
-      int next_token = K::gathers_columns ? token(tile, 0) : 0;
+      int next_token = K::left == Operand::kGatheredColumns ? token(tile, 0) : 0;
       for (int step = 0; step < steps; ++step) {
         const int my_token = next_token;
-        if constexpr (K::gathers_columns) next_token = token(tile, step + 1);
+        if constexpr (K::left == Operand::kGatheredColumns) next_token = token(tile, step + 1);
         barrier_wait(layout_.empty(turn.stage), turn.phase ^ 1);
         if (thread_ == 0) load_boxes(tile, step, turn.stage);
         if constexpr (K::left == Operand::kGatheredRows) copy_rows(step, turn.stage);
-        if constexpr (K::gathers_columns) copy_columns(tile, my_token, turn.stage);
+        if constexpr (K::left == Operand::kGatheredColumns) copy_columns(tile, my_token, turn.stage);
         if constexpr (K::gathers) copies_arrive(layout_.full(turn.stage));
         turn.next();
       }
@@ -37,29 +37,35 @@ class Loader {
  private:
   static constexpr int kRowsAThread = kTileRows * 8 / kLoaders;  // eight threads for the 128 bytes of a row
 
+  /// The left operand for this block; of the right one half, for both blocks of the cluster.
   __device__ void load_boxes(const Tile& tile, int step, uint32_t stage) const {
     const uint32_t bar = layout_.full(stage);
-    barrier_arrive_expecting(bar, (K::gathers_left ? 0 : kLeftBytes) + (K::gathers_right ? 0 : kRightBytes));
+    const bool loads_left = !K::gathers && !tile.idle;
+    barrier_arrive_expecting(bar, (loads_left ? kLeftBytes : 0) + kRightBytes);
     const int k = step * kTileDepth;
-    const uint32_t left = layout_.left(stage);
-    if constexpr (K::left == Operand::kRows) load_box(left, &maps_.left, k, tile.begin + tile.m * kTileRows, bar);
-    if constexpr (K::left == Operand::kColumns) {
-      for (int slab = 0; slab < 2; ++slab)
-        load_box(left + slab * kSlabBytes, &maps_.left, tile.m * kTileRows + 64 * slab, tile.begin + k, bar);
+    if (loads_left) {
+      const uint32_t left = layout_.left(stage);
+      if constexpr (K::left == Operand::kRows) load_box(left, &maps_.left, k, tile.begin + tile.m * kTileRows, bar);
+      if constexpr (K::left == Operand::kColumns) {
+        for (int slab = 0; slab < 2; ++slab)
+          load_box(left + slab * kSlabBytes, &maps_.left, tile.m * kTileRows + 64 * slab, tile.begin + k, bar);
+      }
     }
-    const uint32_t right = layout_.right(stage);
+    constexpr uint16_t kBoth = 0b11;
+    const auto rank = static_cast<int>(rank_in_cluster());
+    const uint32_t half = layout_.right(stage) + rank * (kRightBytes / 2);
     const int n = tile.n * K::columns;
     if constexpr (K::right == Operand::kWeights) {
-      load_box(right, &maps_.right, k, n, tile.group, bar);
-      if constexpr (K::outcome == Outcome::kSwiglu) load_box(right + kRightBytes / 2, &maps_.right, k, a_.n + n, tile.group, bar);
-    }
-    if constexpr (K::right == Operand::kTurnedWeights || K::right == Operand::kColumns) {
-      for (int slab = 0; slab < 4; ++slab) {
-        const uint32_t to = right + slab * kSlabBytes;
+      const int row = n + rank * (K::outcome == Outcome::kSwiglu ? a_.n : kTileColumns / 2);
+      load_box_for(kBoth, half, &maps_.right, k, row, tile.group, bar);
+    } else {
+      for (int slab = 0; slab < 2; ++slab) {
+        const uint32_t to = half + slab * kSlabBytes;
+        const int column = n + 64 * (2 * rank + slab);
         if constexpr (K::right == Operand::kColumns) {
-          load_box(to, &maps_.right, n + 64 * slab, tile.begin + k, bar);
+          load_box_for(kBoth, to, &maps_.right, column, tile.begin + k, bar);
         } else {
-          load_box(to, &maps_.right, n + 64 * slab, k, tile.group, bar);
+          load_box_for(kBoth, to, &maps_.right, column, k, tile.group, bar);
         }
       }
     }
@@ -89,9 +95,9 @@ class Loader {
     }
   }
 
-  // Gathered columns: a step is 64 rows, of which a warp's instruction copies one (right, 512 bytes) or two (left, 256 bytes each).
-  static constexpr int kChunks = K::gathers_right ? 32 : 16;  // of 16 bytes in a row
-  static constexpr int kRowsAWarp = 32 / kChunks;
+  // Gathered columns: a step is 64 rows, of which a warp's instruction copies two, 256 bytes each.
+  static constexpr int kChunks = 16;  // of 16 bytes in a row
+  static constexpr int kRowsAWarp = 2;
   static constexpr int kRowsAtOnce = 4 * kRowsAWarp;  // by the four warps
 
   /// Lane l holds the token of the row that the warp's (l / kRowsAWarp)-th instruction copies, or -1 past the group's end.
@@ -103,16 +109,14 @@ class Loader {
   }
   __device__ void copy_columns(const Tile& tile, int my_token, uint32_t stage) const {
     const int chunk = lane_ % kChunks;
-    const int column = (K::gathers_right ? tile.n * kTileColumns : tile.m * kTileRows) + chunk * 8;
-    const bool inside = column < (K::gathers_right ? a_.n : a_.m);
+    const int column = tile.m * kTileRows + chunk * 8;
+    const bool inside = column < a_.m;
     const int first = warp_ * kRowsAWarp + lane_ / kChunks;
-    const uint32_t to = (K::gathers_right ? layout_.right(stage) : layout_.left(stage)) + (chunk / 8) * kSlabBytes + first * 128;
-    const uint32_t swizzled[2] = {static_cast<uint32_t>((chunk % 8) ^ (first & 7)) << 4,
-                                  static_cast<uint32_t>((chunk % 8) ^ ((first + kRowsAtOnce) & 7)) << 4};
+    const uint32_t to = layout_.left(stage) + (chunk / 8) * kSlabBytes + first * 128 + (((chunk % 8) ^ (first & 7)) << 4);
 #pragma unroll
     for (int i = 0; i < kTileDepth / kRowsAtOnce; ++i) {
       const int token = __shfl_sync(0xFFFFFFFFu, my_token, i * kRowsAWarp + lane_ / kChunks);
-      copy_16(to + i * kRowsAtOnce * 128 + swizzled[i % 2], row_of(max(token, 0)) + (inside ? column * 2 : 0), inside && token >= 0);
+      copy_16(to + i * kRowsAtOnce * 128, row_of(max(token, 0)) + (inside ? column * 2 : 0), inside && token >= 0);
     }
   }
 

@@ -41,9 +41,18 @@ class Multiplier {
     TileWalk<K> walk(a_);
     Turn<K> turn;
     Tile tile;
-    int index = blockIdx.x;
+    int index = blockIdx.x / kClusterBlocks;
     bool more = walk.find(index, tile);
     while (more) {
+      if (tile.idle) {
+        for (int step = steps_of(reduction_length<K>(a_, tile)); step > 0; --step, turn.next()) {
+          barrier_wait(layout_.full(turn.stage), turn.phase);
+          release(turn.stage);
+        }
+        index += static_cast<int>(gridDim.x) / kClusterBlocks;
+        more = walk.find(index, tile);
+        continue;
+      }
       enter(tile);
       float sums[128];
 #pragma unroll
@@ -66,7 +75,7 @@ class Multiplier {
         turn.next();
       }
       // What the next tile is comes from memory: asked for before the last products are waited for.
-      index += gridDim.x;
+      index += static_cast<int>(gridDim.x) / kClusterBlocks;
       more = walk.find(index, tile);
       products_wait<0>();
       if (steps > 0) release(used);
@@ -78,8 +87,9 @@ class Multiplier {
   }
 
  private:
+  /// Either block's loader writes to both blocks' stages.
   __device__ void release(uint32_t stage) const {
-    if (lane_ == 0) barrier_arrive(layout_.empty(stage));
+    if (lane_ < kClusterBlocks) barrier_arrive_at(layout_.empty(stage), static_cast<uint32_t>(lane_));
   }
 
   __device__ void enter(const Tile& tile) {
@@ -95,7 +105,7 @@ class Multiplier {
         load_gate_up(1);
       }
     }
-    if constexpr (K::outcome != Outcome::kPlain) {
+    if constexpr (K::outcome == Outcome::kSwiglu || K::outcome == Outcome::kSwigluBackward) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int row = first_ + lane_ / 4 + 8 * i;
@@ -110,10 +120,8 @@ class Multiplier {
     const auto clear = [&](uint32_t slab) {
       for (int i = tail * 8 + thread_; i < kSlabBytes / 16; i += 128) clear_16(slab + i * 16);
     };
-    if constexpr (!K::gathers_left) clear(layout_.left(stage) + half_ * kSlabBytes);
-    if constexpr (!K::gathers_right) {
-      for (int slab = 0; slab < 4; ++slab) clear(layout_.right(stage) + slab * kSlabBytes);
-    }
+    if constexpr (!K::gathers) clear(layout_.left(stage) + half_ * kSlabBytes);
+    for (int slab = 0; slab < 4; ++slab) clear(layout_.right(stage) + slab * kSlabBytes);
     proxy_fence();
     asm volatile("bar.sync %0, 128;" ::"r"(1 + half_) : "memory");
   }
@@ -158,6 +166,7 @@ class Multiplier {
 
   __device__ void send(const float (&sums)[128]) {
     if constexpr (K::outcome == Outcome::kPlain) send_plain(sums);
+    if constexpr (K::outcome == Outcome::kSum) send_sums(sums);
     if constexpr (K::outcome == Outcome::kSwiglu) send_swiglu(sums);
     if constexpr (K::outcome == Outcome::kSwigluBackward) send_swiglu_backward(sums);
   }
@@ -176,6 +185,34 @@ class Multiplier {
       }
       patches_are_written();
       send_patch(&maps_.output, to, a_.output, a_.n, column_ + 64 * c, group_);
+      patches_are_sent();
+    }
+  }
+
+  /// A patch is 16 rows of 32 float32 numbers, a thread's two neighbours of row r in the r-th 128 bytes.
+  __device__ void send_sums(const float (&sums)[128]) const {
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      const uint32_t to = patch(c % 2).begin;
+      patches_are_free<1>();
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const int row = lane_ / 4 + 8 * h;
+          const int chunk = (2 * j + (lane_ % 4) / 2) ^ (row & 7);
+          const int at = 16 * c + 4 * j + 2 * h;
+          store_8(to + row * 128 + (chunk << 4) + 8 * (lane_ % 2), sums[at], sums[at + 1]);
+        }
+      }
+      patches_are_written();
+      if (lane_ == 0) {
+        if (a_.adds) {
+          add_box(&maps_.output, to, column_ + 32 * c, first_, group_);
+        } else {
+          store_box(&maps_.output, to, column_ + 32 * c, first_, group_);
+        }
+      }
       patches_are_sent();
     }
   }

@@ -2,7 +2,7 @@
 
 /// What the loading and the multiplying side of grouped_product_kernel.cuh agree on: operands and outcomes, tiles and their order, and shared memory
 /// with its barriers. A stage is `full` when all that was announced of it has come (one arrival for TMA's, and one of each loading thread where rows
-/// are gathered), and `empty` when each of the eight warps that multiply has arrived.
+/// are gathered), and `empty` when each of the eight warps that multiply has arrived, in both blocks of the cluster, which write into each other's.
 
 #include "ops/hopper.cuh"
 #include "ops/kernels.h"
@@ -16,20 +16,21 @@ enum class Operand {
   kRows,             ///< [R, k] as they lie
   kGatheredRows,     ///< row r is source[row_tokens[r]]
   kColumns,          ///< [R, columns], summed over
-  kGatheredColumns,  ///< the same of gathered rows
+  kGatheredColumns,  ///< the same of gathered rows; left alone
   kWeights,          ///< [G, n, k]
   kTurnedWeights,    ///< [G, k, n]
 };
 
 enum class Outcome {
   kPlain,           ///< stored
+  kSum,             ///< stored in float32, or added to what is there
   kSwiglu,          ///< gate and up are stored, and the hidden row made of them
   kSwigluBackward,  ///< a gradient of hidden rows: that of gate and up, and the weighed hidden row, are stored
 };
 
 struct ProductMaps {
   CUtensorMap left, right;
-  CUtensorMap output;        ///< kPlain
+  CUtensorMap output;        ///< kPlain, kSum
   CUtensorMap gate_up;       ///< written by kSwiglu, read by kSwigluBackward
   CUtensorMap grad_gate_up;  ///< kSwigluBackward
   CUtensorMap hidden;        ///< kSwiglu; kSwigluBackward: weighed
@@ -47,6 +48,7 @@ struct ProductArguments {
   const int32_t* row_tokens;  ///< [R]
   const float* weights;       ///< of rows, by slot; null: one
   const int32_t* slots;       ///< [R]; null: a row is its own slot
+  bool adds;                  ///< kSum
   float* dots;                ///< [ceil(n / 256), R]: each tile's part of <gradient of a hidden row, the row>; null: not wanted
   // The same places as in the maps, for rows that do not leave by whole boxes.
   __nv_bfloat16* output;
@@ -68,16 +70,14 @@ constexpr int kPatchBytes = 16 * 128;
 constexpr int kLoaders = 128;
 constexpr int kProductThreads = 3 * 128;
 constexpr int kSendingWarps = 8;
+constexpr int kClusterBlocks = 2;
 
 template <Operand kLeft, Operand kRight, Outcome kOutcome>
 struct Kind {
   static constexpr Operand left = kLeft, right = kRight;
   static constexpr Outcome outcome = kOutcome;
   static constexpr bool ragged_rows = kLeft == Operand::kRows || kLeft == Operand::kGatheredRows;
-  static constexpr bool gathers_left = kLeft == Operand::kGatheredRows || kLeft == Operand::kGatheredColumns;
-  static constexpr bool gathers_right = kRight == Operand::kGatheredColumns;
-  static constexpr bool gathers = gathers_left || gathers_right;
-  static constexpr bool gathers_columns = kLeft == Operand::kGatheredColumns || gathers_right;
+  static constexpr bool gathers = kLeft == Operand::kGatheredRows || kLeft == Operand::kGatheredColumns;
   static constexpr int turned_left = ragged_rows ? 0 : 1;
   static constexpr int turned_right = kRight == Operand::kWeights ? 0 : 1;
   /// Gate and up columns of the same hidden columns lie side by side in a tile.
@@ -116,18 +116,19 @@ struct Turn {
 struct Tile {
   int group, begin, end;  ///< and its rows
   int m, n;               ///< in tiles
+  bool idle;              ///< below the last row: its block only does its part for the other's
 };
 
-/// The tiles of all groups in one line: group after group, in each in bands of 16 tiles' rows, in which rows vary fastest, so that what
-/// multiprocessors work on at a time shares its operands.
+/// The pairs of tiles of all groups in one line, one above the other, for the two blocks of a cluster: group after group, in each in bands of 8
+/// pairs, in which rows vary fastest, so that what multiprocessors work on at a time shares its operands.
 template <class K>
 class TileWalk {
  public:
   __device__ explicit TileWalk(const ProductArguments& a)
-      : ends_(a.ends), groups_(a.groups), across_((a.n + K::columns - 1) / K::columns), down_((a.m + kTileRows - 1) / kTileRows) {
+      : ends_(a.ends), groups_(a.groups), across_((a.n + K::columns - 1) / K::columns), rows_(a.m), down_(pairs_of(a.m)) {
     if (groups_ > 0) enter(0, __ldg(ends_));
   }
-  /// Tiles are asked for in rising order. @returns false past the last
+  /// Pairs are asked for in rising order. @returns false past the last
   __device__ bool find(int index, Tile& tile) {
     while (group_ < groups_ && index >= first_ + down_ * across_) {
       first_ += down_ * across_;
@@ -135,24 +136,29 @@ class TileWalk {
       if (group_ < groups_) enter(end_, __ldg(ends_ + group_));
     }
     if (group_ >= groups_) return false;
-    constexpr int kBand = 16;
+    constexpr int kBand = 8;
     const int local = index - first_;
     const int band = local / (kBand * across_);
     const int in_band = local - band * kBand * across_;
     const int height = min(kBand, down_ - band * kBand);
-    tile = {group_, begin_, end_, band * kBand + in_band % height, in_band / height};
+    const int m = kClusterBlocks * (band * kBand + in_band % height) + static_cast<int>(rank_in_cluster());
+    tile = {group_, begin_, end_, m, in_band / height, m * kTileRows >= rows_};
     return true;
   }
 
  private:
+  __device__ static int pairs_of(int rows) { return (rows + kClusterBlocks * kTileRows - 1) / (kClusterBlocks * kTileRows); }
   __device__ void enter(int begin, int end) {
     begin_ = begin;
     end_ = end;
-    if (K::ragged_rows) down_ = (end - begin + kTileRows - 1) / kTileRows;
+    if (K::ragged_rows) {
+      rows_ = end - begin;
+      down_ = pairs_of(rows_);
+    }
   }
 
   const int32_t* ends_;
-  int groups_, across_, down_;
+  int groups_, across_, rows_, down_;
   int group_ = 0, begin_ = 0, end_ = 0, first_ = 0;
 };
 

@@ -110,8 +110,13 @@ struct GroupedMlpArguments {
   void* grad_gate_up_rows;  ///< [R, 2F]; backward
   float* weight_dots;       ///< [weight_dot_parts(F), R]: parts of the weights' gradients; backward, may be null
   void* grad_rows;          ///< [R, D]; backward, may be null
-  void* grad_gate_up;       ///< [G, 2F, D]
-  void* grad_down;          ///< [G, D, F]
+};
+
+/// Where a gradient of weights goes.
+struct GradientRoom {
+  void* data = nullptr;  ///< bfloat16, or float32 where it is a sum
+  bool is_sum = false;
+  bool adds = false;  ///< to the sum that is there; else it is overwritten
 };
 
 /// Columns of hidden rows whose part of a weight's gradient is summed in one place.
@@ -168,6 +173,16 @@ struct AdamwArguments {
 /// last blocks of a grid wait for none.
 constexpr int64_t kAdamwChunk = 4096;
 
+struct SquaresArguments {
+  Dtype dtype;  ///< kFloat32 or kFloat64
+  int64_t count;
+  const void* values;  ///< [count], at a multiple of 16 bytes
+  double* parts;       ///< [kSquaresBlocks]
+};
+
+/// Blocks of which each sums its part: enough for the largest GPUs.
+constexpr int64_t kSquaresBlocks = 1056;
+
 namespace cpu {
 
 void swiglu(const SwigluArguments& arguments, int64_t begin, int64_t end);
@@ -208,6 +223,7 @@ void top_k(const TopKArguments& arguments, int64_t tokens);
 void cross_entropy(const CrossEntropyArguments& arguments, int64_t tokens);
 void keyed_noise(const KeyedNoiseArguments& arguments, int64_t count);
 void adamw(const AdamwArguments& arguments, int64_t chunks);
+void sum_of_squares(const SquaresArguments& arguments);
 
 /// Whether the current device has what grouped_mlp needs: Hopper's tensor cores (compute capability 9).
 bool has_grouped_mlp();
@@ -215,10 +231,10 @@ bool has_grouped_mlp();
 void grouped_mlp(const GroupedMlpArguments& arguments);
 /// grad_gate_up_rows, hidden, weight_dots and grad_rows.
 void grouped_mlp_backward(const GroupedMlpArguments& arguments);
-/// grad_gate_up, from grad_gate_up_rows and input.
-void grouped_mlp_gate_up_gradient(const GroupedMlpArguments& arguments);
-/// grad_down, from grad_output and hidden.
-void grouped_mlp_down_gradient(const GroupedMlpArguments& arguments);
+/// [G, 2F, D] from grad_gate_up_rows and input, which is [R, D] here.
+void grouped_mlp_gate_up_gradient(const GroupedMlpArguments& arguments, const GradientRoom& room);
+/// [G, D, F] from grad_output and hidden.
+void grouped_mlp_down_gradient(const GroupedMlpArguments& arguments, const GradientRoom& room);
 /// tokens[r] = slots[r] / choices
 void tokens_of_slots(const int32_t* slots, int32_t* tokens, int64_t choices, int64_t rows);
 /// sums[s] = the parts of row positions[s] added up, 0 where that is -1; null positions: of row s.

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 
 namespace pimoe {
 
@@ -27,14 +26,6 @@ Dtype dtype_of(const at::Tensor& tensor) {
 }
 
 at::ScalarType arithmetic_type(const at::Tensor& tensor) { return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
-
-bool tries_new_kernels() {
-  static const bool tries = [] {
-    const char* value = std::getenv("PIMOE_NEW_KERNELS");
-    return value != nullptr && std::string(value) == "on";
-  }();
-  return tries;
-}
 
 void parallel_rows(int64_t rows, int64_t row_bytes, const std::function<void(int64_t begin, int64_t end)>& kernel) {
   constexpr int64_t kGrainBytes = 64 << 10;

@@ -38,10 +38,6 @@ Dtype dtype_of(const at::Tensor& tensor);
 /// @returns float64 for float64, float32 for every other floating dtype: what sums are made in.
 at::ScalarType arithmetic_type(const at::Tensor& tensor);
 
-/// Whether what no GPU has run yet runs on GPUs: only where PIMOE_NEW_KERNELS is "on". Until then libtorch's operators do its work.
-/// normed_rotary, adamw and wide_linear ask.
-bool tries_new_kernels();
-
 /// Shares the rows [0, rows) out over libtorch's threads, some 64 KiB or more to each.
 void parallel_rows(int64_t rows, int64_t row_bytes, const std::function<void(int64_t begin, int64_t end)>& kernel);
 

@@ -1,10 +1,7 @@
 #include "ops/normed_rotary.h"
 
 #include "ops/launch.h"
-#include "ops/rms_norm.h"
-#include "ops/rotary.h"
 
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/sum.h>
@@ -117,12 +114,6 @@ at::Tensor normed_rotary(const at::Tensor& heads, const at::Tensor& query_weight
   check_operand("key_weight", key_weight, arithmetic_type(heads), heads);
   check_operand("cosine", cosine, arithmetic_type(heads), heads);
   check_operand("sine", sine, arithmetic_type(heads), heads);
-  if (heads.is_cuda() && !tries_new_kernels()) {
-    const auto parts = heads.split_with_sizes({queries, kv_heads, kv_heads}, 2);
-    const at::Tensor normed = at::cat(
-        {rms_norm(parts[0].contiguous(), query_weight, epsilon), rms_norm(parts[1].contiguous(), key_weight, epsilon), parts[2]}, 2);
-    return rotary(normed, cosine, sine, queries + kv_heads);
-  }
   return NormedRotary::apply(heads, query_weight, key_weight, epsilon, cosine, sine, queries, kv_heads);
 }
 

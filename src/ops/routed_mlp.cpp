@@ -49,9 +49,10 @@ class RoutedSwigluMlp : public torch::autograd::Function<RoutedSwigluMlp> {
                        .row_tokens = saved[7],
                        .weights = weights,
                        .slots = saved[4],
+                       .positions = positions,
                        .rows = saved[4].numel()};
-    FusedMlpRowGradients rows = fused_mlp_backward(mlp, saved[8], grad_output, positions,
-                                                   {.rows = context->needs_input_grad(0), .weights = context->needs_input_grad(1)});
+    FusedMlpRowGradients rows =
+        fused_mlp_backward(mlp, saved[8], grad_output, {.rows = context->needs_input_grad(0), .weights = context->needs_input_grad(1)});
     at::Tensor grad_tokens, grad_weights, grad_gate_up, grad_down;
     if (rows.rows.defined()) {
       grad_tokens = add_rows_of_tokens(rows.rows, positions, weights.size(1));
@@ -71,11 +72,12 @@ RoutedMlpBytes routed_mlp_bytes(int64_t tokens, int64_t rows, int64_t groups, in
   constexpr int64_t kIndex = sizeof(int32_t);
   RoutedMlpBytes bytes;
   bytes.kept = rows * (2 * hidden_width * kNumber + 2 * kIndex);  // the pre-activation, the row's slot and its token
-  // Gradients of the pre-activation, hidden rows and parts of the gates' gradients; beside them first those of rows and tokens, then the weights'.
+  // Gradients of the pre-activation, hidden rows and parts of the gates' gradients; beside them those of rows (on a GPU then
+  // the gathered tokens) and of tokens, and the weights': on a GPU they go straight to their sums.
   const int64_t hidden = rows * (3 * hidden_width * kNumber + weight_dot_parts(hidden_width) * static_cast<int64_t>(sizeof(float)));
   const int64_t weights = groups * 3 * hidden_width * width;
   // Beside the rows' gradients a CPU has the weights, packed.
-  bytes.backward = hidden + tokens * width * kNumber + (on_gpu ? std::max(rows * width, weights) : rows * width + weights) * kNumber;
+  bytes.backward = hidden + (tokens * width + rows * width + (on_gpu ? 0 : weights)) * kNumber;
   return bytes;
 }
 

@@ -48,6 +48,14 @@ at::Tensor combine(const at::Tensor& rows, const at::Tensor& weights, const at::
   return output;
 }
 
+void combine_backward(const CombineArguments& arguments, const at::Tensor& of_tokens) {
+  const int64_t tokens = of_tokens.size(0);
+  launch(
+      of_tokens, tokens, 2 * (arguments.choices + 1) * arguments.width * of_tokens.element_size(),
+      [&](int64_t begin, int64_t end) { cpu::combine_rows_backward(arguments, begin, end); },
+      [&] { cuda::combine_rows_backward(arguments, tokens); });
+}
+
 class GatherRows : public torch::autograd::Function<GatherRows> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& tokens, const at::Tensor& slots, const at::Tensor& positions,
@@ -95,11 +103,7 @@ class CombineRows : public torch::autograd::Function<CombineRows> {
       arguments.rows = saved[0].const_data_ptr();
       arguments.grad_weights = grad_weights.mutable_data_ptr();
     }
-    const int64_t tokens = weights.size(0);
-    launch(
-        grad_output, tokens, 2 * (weights.size(1) + 1) * arguments.width * grad_output.element_size(),
-        [&](int64_t begin, int64_t end) { cpu::combine_rows_backward(arguments, begin, end); },
-        [&] { cuda::combine_rows_backward(arguments, tokens); });
+    combine_backward(arguments, grad_output);
     return {grad_rows, grad_weights, at::Tensor(), at::Tensor()};
   }
 };
@@ -156,6 +160,19 @@ at::Tensor add_rows_of_tokens(const at::Tensor& rows, const at::Tensor& position
   check_shape(choices > 0 && positions.numel() % choices == 0, "add_rows_of_tokens: positions ", describe(positions), ", choices ", choices,
               "; needs [T*K], K");
   return combine(rows, {}, positions, choices);
+}
+
+at::Tensor rows_of_tokens(const at::Tensor& tokens, const at::Tensor& positions, int64_t choices, int64_t rows) {
+  check_matrix("tokens", tokens);
+  check_index("positions", positions, tokens);
+  check_shape(choices > 0 && positions.numel() == tokens.size(0) * choices, "rows_of_tokens: tokens ", describe(tokens), ", choices ",
+              choices, ", positions ", describe(positions), "; needs [T, D], K, [T*K]");
+  at::Tensor output = at::empty({rows, tokens.size(1)}, tokens.options().requires_grad(false));
+  CombineArguments arguments = combine_arguments(tokens, positions, choices);
+  arguments.grad_output = tokens.const_data_ptr();
+  arguments.grad_rows = output.mutable_data_ptr();
+  combine_backward(arguments, tokens);
+  return output;
 }
 
 at::Tensor permute_rows(const at::Tensor& rows, const at::Tensor& index, const at::Tensor& inverse) {

@@ -27,6 +27,10 @@ at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const
 /// @param rows [R, D] contiguous  @returns [T, D]
 at::Tensor add_rows_of_tokens(const at::Tensor& rows, const at::Tensor& positions, int64_t choices);
 
+/// What gather_rows gives, by the positions: out[positions[s]] = tokens[s / K], each token read once. Not differentiable.
+/// @returns [rows, D]; rows of no position are not written
+at::Tensor rows_of_tokens(const at::Tensor& tokens, const at::Tensor& positions, int64_t choices, int64_t rows);
+
 /// out[i] = rows[index[i]] for a permutation `index` of [0, R); differentiable (the gradient goes back by the inverse).
 /// @param index    [R] int32
 /// @param inverse  [R] int32: inverse[index[i]] = i

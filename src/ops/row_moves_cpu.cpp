@@ -53,7 +53,7 @@ PIMOE_CPU_INLINE void combine_backward_tokens(const CombineArguments& a, int64_t
       }
       if (a.grad_rows != nullptr) {
         T* __restrict grad_row = static_cast<T*>(a.grad_rows) + position * a.width;
-        const A weight = static_cast<const A*>(a.weights)[slot];
+        const A weight = a.weights == nullptr ? A(1) : static_cast<const A*>(a.weights)[slot];
         PIMOE_CPU_NO_OVERLAP
         for (int64_t i = 0; i < a.width; ++i) store(&grad_row[i], weight * load(grad[i]));
       }

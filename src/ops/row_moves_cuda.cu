@@ -76,7 +76,7 @@ __global__ void combine_backward(CombineArguments a, int64_t slots) {
     return;
   }
   const T* grad = static_cast<const T*>(a.grad_output) + slot / a.choices * a.width;
-  const A weight = static_cast<const A*>(a.weights)[slot];
+  const A weight = a.weights == nullptr ? A(1) : static_cast<const A*>(a.weights)[slot];
   A dot = 0;
   for (int64_t column = threadIdx.x * N; column < a.width; column += 32 * N) {
     const auto d = load_pack<T, N>(grad + column);

@@ -99,9 +99,7 @@ at::Tensor wide_linear(const at::Tensor& tokens, const at::Tensor& weight) {
               ", weight ", describe(weight), "; needs [T, D], [E, D]");
   check_operand("tokens", tokens, tokens.scalar_type(), tokens);
   check_operand("weight", weight, arithmetic_type(tokens), tokens);
-  if (tokens.scalar_type() == weight.scalar_type()) return at::linear(tokens, weight);
-  const bool has_unit =
-      tokens.is_cpu() ? has_tile_product(tokens) && tokens.size(1) % 2 == 0 : tokens.scalar_type() == at::kBFloat16 && tries_new_kernels();
+  const bool has_unit = tokens.is_cpu() ? has_tile_product(tokens) && tokens.size(1) % 2 == 0 : tokens.scalar_type() == at::kBFloat16;
   return WideLinear::apply(tokens, weight, has_unit && tokens.numel() > 0 && weight.numel() > 0);
 }
 

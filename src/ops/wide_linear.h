@@ -13,8 +13,7 @@ namespace pimoe {
 /// @param tokens  [T, D] contiguous; T may be 0
 /// @param weight  [E, D] in the arithmetic type of tokens (float32; float64 for float64)
 /// @returns [T, E] in the weight's dtype
-/// @cost saves tokens and weight. Where there is no unit for bfloat16, for float16 tokens, and on GPUs unless tries_new_kernels() (launch.h): a
-///       float32 copy of the tokens, made anew in backward.
+/// @cost saves tokens and weight. Where there is no unit for bfloat16, and for float16 tokens: a float32 copy of the tokens, made anew in backward.
 at::Tensor wide_linear(const at::Tensor& tokens, const at::Tensor& weight);
 
 }  // namespace pimoe

@@ -2,12 +2,15 @@
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "ops/gradient_sink.h"
 #include "parallel/device.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
+
+#include <utility>
 
 namespace pimoe {
 namespace {
@@ -37,28 +40,28 @@ struct Sum {
 struct GradientReducer::State {
   explicit State(c10::Device device_of_gradients) : device(device_of_gradients), side(device_of_gradients) {}
 
-  /// Moves a gradient that autograd has just finished into its bucket; called by the hook, on autograd's thread.
-  void take(size_t sum_index, size_t entry_index) {
-    Sum& sum = sums[sum_index];
-    Entry& entry = sum.entries[entry_index];
+  /// The bucket's part for a gradient that has come; called on autograd's thread. @throws ShapeError where none is expected
+  GradientSink::Room room(size_t sum_index, size_t entry_index) {
+    const Sum& sum = sums[sum_index];
+    Entry& entry = sum_entry(sum_index, entry_index);
     if (!in_step) throw ShapeError(concat("a gradient of ", entry.name, " came outside of begin_step() ... finish()"));
     if (sum.launched) {
       throw ShapeError(concat("a gradient of ", entry.name, " came after the sum over ranks had begun: its backward ran in several parts"));
     }
-    const at::NoGradGuard no_grad;
-    at::Tensor& gradient = entry.value.mutable_grad();
-    if (entry.written) {
-      entry.gradient.add_(gradient);
-    } else {
-      entry.gradient.copy_(gradient);  // instead of zeroing the bucket first: one pass less
-      entry.written = true;
-    }
-    gradient.reset();
+    // What comes first overwrites, instead of zeroing the bucket before: one pass less.
+    return {entry.gradient, std::exchange(entry.written, true)};
+  }
+
+  /// The gradient, or its part, is where room() said.
+  void taken(size_t sum_index, size_t entry_index) {
+    Entry& entry = sum_entry(sum_index, entry_index);
     if (!entry.awaited || entry.in_parts) return;
     entry.awaited = false;
-    --sum.awaited;
+    --sums[sum_index].awaited;
     if (device.is_cuda()) launch_ready();  // MPI makes no progress of its own: on the host nothing would overlap
   }
+
+  Entry& sum_entry(size_t sum_index, size_t entry_index) { return sums[sum_index].entries[entry_index]; }
 
   /// Launches the buckets whose turn has come, last declared first. One bucket that waits holds up those behind it: the order is the
   /// same on every rank, whatever arrives first.
@@ -81,14 +84,31 @@ struct GradientReducer::State {
 
 namespace {
 
-/// Runs after autograd has accumulated into the leaf's .grad.
+/// Of one parameter. Runs after autograd has accumulated into the leaf's .grad.
 template <class State>
-class MoveIntoBucket final : public torch::autograd::PostAccumulateGradHook {
+class MoveIntoBucket final : public torch::autograd::PostAccumulateGradHook, public GradientSink {
  public:
   MoveIntoBucket(std::weak_ptr<State> state, size_t sum, size_t entry) : state_(std::move(state)), sum_(sum), entry_(entry) {}
 
-  void operator()(const at::Tensor& /*leaf*/) override {
-    if (const auto state = state_.lock()) state->take(sum_, entry_);
+  void operator()(const at::Tensor& leaf) override {
+    const auto state = state_.lock();
+    if (!state) return;
+    const at::NoGradGuard no_grad;
+    at::Tensor& gradient = leaf.mutable_grad();
+    if (!gradient.defined()) return;  // the operation has used the sink
+    const Room room = state->room(sum_, entry_);
+    room.adds ? room.sum.add_(gradient) : room.sum.copy_(gradient);
+    gradient.reset();
+    state->taken(sum_, entry_);
+  }
+
+  Room begin() override {
+    const auto state = state_.lock();
+    if (!state) throw ShapeError("a gradient came after its GradientReducer had gone");
+    return state->room(sum_, entry_);
+  }
+  void end() override {
+    if (const auto state = state_.lock()) state->taken(sum_, entry_);
   }
 
  private:

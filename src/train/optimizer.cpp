@@ -3,6 +3,7 @@
 #include "base/text.h"
 #include "checkpoint/training_state.h"
 #include "ops/launch.h"
+#include "ops/sum_of_squares.h"
 #include "parallel/device.h"
 #include "parallel/precision.h"
 
@@ -72,13 +73,9 @@ void Optimizer::initialize(uint64_t seed) {
 }
 
 double Optimizer::gradient_norm(double loss_scale) const {
-  at::Tensor total = at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(mesh_.device()));
-  // On the CPU one float32 norm of millions of elements is off by several 1e-4: short rows, and their squares added up in float64.
-  constexpr int64_t kRow = 64;  // slices are multiples of it (parameter_buckets.cpp)
-  for (const Slice& slice : slices_) {
-    const at::Tensor rows = slice.bucket->gradient_slice().view({-1, kRow});
-    total += at::linalg_vector_norm(rows, 2, at::IntArrayRef{1}).to(at::kDouble).square().sum();
-  }
+  std::vector<at::Tensor> gradients;
+  for (const Slice& slice : slices_) gradients.push_back(slice.bucket->gradient_slice());
+  at::Tensor total = sum_of_squares(gradients);
   mesh_.group(Group::kWorld).all_reduce(total);
   return std::sqrt(total.item<double>()) / loss_scale;
 }

@@ -15,7 +15,7 @@ namespace pimoe {
 /// Where the compute dtype is the master's, the master *is* the rank's slice of the compute weights.
 ///
 /// Masters and moments have no copy on another rank. Each step sums their bits as it reads and as it writes them (ops/adamw.h), so that the next
-/// one finds what changed by itself in between (on GPUs where tries_new_kernels() alone): `found_change`. Whoever sets them otherwise publishes.
+/// one finds what changed by itself in between: `found_change`. Whoever sets them otherwise publishes.
 /// @source decoupled decay: arXiv 1711.05101, algorithm 2. Sharded state: arXiv 1910.02054, stage 1.
 class Optimizer {
  public:

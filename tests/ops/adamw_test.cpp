@@ -89,8 +89,6 @@ AdamwStep some_step(int64_t number) {
           .gradient_factor = number == 2 ? 1.0 : 0.37};
 }
 
-bool keeps_sums() { return test_device().is_cpu() || tries_new_kernels(); }
-
 TEST(Adamw, MatchesPlainLoopsAtAnyLengthAndDtype) {
   Random random;
   SCOPED_TRACE(random.trace());
@@ -144,7 +142,6 @@ void flip(const at::Tensor& values, int64_t element, int bit) {
 std::vector<int64_t> changed_chunks(const Trial& trial) { return int_values(trial.sums.changed); }
 
 TEST(Adamw, FindsAnyFlippedBitBetweenTwoStepsAndSaysWhere) {
-  if (!keeps_sums()) GTEST_SKIP() << "on a GPU only with PIMOE_NEW_KERNELS=on";
   Random random;
   SCOPED_TRACE(random.trace());
   for (const auto& [precision, rounded] : pairs()) {
@@ -183,7 +180,6 @@ TEST(Adamw, FindsAnyFlippedBitBetweenTwoStepsAndSaysWhere) {
 }
 
 TEST(Adamw, FindsTwoFlipsOfOneBitThatASumAloneWouldNot) {
-  if (!keeps_sums()) GTEST_SKIP() << "on a GPU only with PIMOE_NEW_KERNELS=on";
   Random random;
   SCOPED_TRACE(random.trace());
   for (const auto& [precision, rounded] : pairs()) {
@@ -207,7 +203,6 @@ TEST(Adamw, FindsTwoFlipsOfOneBitThatASumAloneWouldNot) {
 }
 
 TEST(Adamw, FindsNothingInNumbersThatAreNotFinite) {
-  if (!keeps_sums()) GTEST_SKIP() << "on a GPU only with PIMOE_NEW_KERNELS=on";
   Random random;
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
@@ -225,7 +220,6 @@ TEST(Adamw, FindsNothingInNumbersThatAreNotFinite) {
 
 // A rank's slice may be padding alone.
 TEST(Adamw, LeavesElementsAloneThatAreOfNoTensor) {
-  if (!keeps_sums()) GTEST_SKIP() << "on a GPU only with PIMOE_NEW_KERNELS=on";
   Random random;
   Trial trial(random, 64, at::kFloat, at::kBFloat16, {});
   const at::Tensor before = trial.state.master.clone();
@@ -235,7 +229,6 @@ TEST(Adamw, LeavesElementsAloneThatAreOfNoTensor) {
 }
 
 TEST(Adamw, BeginsWithTheSumsOfZeros) {
-  if (!keeps_sums()) GTEST_SKIP() << "on a GPU only with PIMOE_NEW_KERNELS=on";
   Random random;
   Trial trial(random, 5000, at::kFloat, at::kFloat, {0});
   const AdamwSums fresh({0}, 5000, at::zeros_like(trial.sums.found));

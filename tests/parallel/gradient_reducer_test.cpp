@@ -1,6 +1,7 @@
 #include "parallel/gradient_reducer.h"
 
 #include "base/errors.h"
+#include "ops/gradient_sink.h"
 #include "support/ranks.h"
 
 #include <ATen/TensorOperators.h>
@@ -62,6 +63,24 @@ TEST(GradientReducer, AddsUpMicroStepsAndBeginsEachStepAfresh) {
     EXPECT_EQ(f.gradients(), "6.000 8.000") << "step " << step;
     EXPECT_EQ(f.gaps(), 0);
   }
+}
+
+TEST(GradientReducer, IsTheSinkOfItsParametersBesideWhatAutogradBrings) {
+  Fixture f;
+  GradientSink* const sink = gradient_sink_of(f.b());
+  ASSERT_NE(sink, nullptr);
+  EXPECT_THROW(sink->begin(), ShapeError) << "outside of a step";
+  f.reducer->begin_step();
+  for (int micro_step = 0; micro_step < 2; ++micro_step) {
+    f.reducer->begin_backward(micro_step == 1);
+    GradientSink::Room room = sink->begin();
+    EXPECT_EQ(room.adds, micro_step == 1);
+    room.adds ? room.sum.add_(7) : room.sum.fill_(7);
+    sink->end();
+    f.a().sum().backward();
+  }
+  f.reducer->finish();
+  EXPECT_EQ(f.gradients(), "2.000 14.00");
 }
 
 TEST(GradientReducer, FreesTheGradientThatAutogradAccumulated) {

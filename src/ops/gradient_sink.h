@@ -1,0 +1,27 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace pimoe {
+
+/// Where a leaf's gradient is added up. An operation's backward may put its part there itself, in the sum's precision and without a tensor and a
+/// pass more, and returns no gradient for the leaf then. The sink is the leaf's post-accumulate hook (parallel/gradient_reducer.h), which
+/// autograd calls in any case: without a gradient, where the operation has used it.
+class GradientSink {
+ public:
+  struct Room {
+    at::Tensor sum;     ///< of the leaf's shape, contiguous, of its arithmetic type
+    bool adds = false;  ///< there is something: what comes is added; else overwritten
+  };
+
+  virtual ~GradientSink() = default;
+  /// @throws ShapeError where no gradient is expected
+  virtual Room begin() = 0;
+  /// What was announced by begin() is done, or queued on the current stream.
+  virtual void end() = 0;
+};
+
+/// @returns the leaf's, or null: its gradient goes to autograd
+GradientSink* gradient_sink_of(const at::Tensor& leaf);
+
+}  // namespace pimoe
