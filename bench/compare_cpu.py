@@ -15,14 +15,13 @@ import math
 import os
 import pathlib
 import random
-import re
 import statistics
 import struct
-import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from comparison import ROOT, check_first_loss, commit, cpu_name, end_children_too, output_of, ratios_text, take_turns
+
 SHAPES = {
     "olmoe": dict(layers=6, width=256, expert_width=512, experts=8, choices=2, vocabulary=4096, positions=256, sequences=16, heads=4),
     "many": dict(layers=6, width=256, expert_width=128, experts=32, choices=4, vocabulary=4096, positions=256, sequences=16, heads=4),
@@ -39,15 +38,6 @@ def write_corpus(prefix, vocabulary, tokens):
         ids.tofile(file)
     with open(f"{prefix}.idx", "wb") as file:
         file.write(b"MMIDIDX\0\0" + struct.pack("<QBQQiqqq", 1, 8, 1, 2, tokens, 0, 0, 1))
-
-
-def output_of(command, **options):
-    """@returns stdout; raises RuntimeError with the last line in which the command speaks of an error, or else the last."""
-    done = subprocess.run(command, capture_output=True, text=True, **options)
-    if done.returncode != 0:
-        said = (done.stdout + done.stderr).strip().splitlines() or [f"status {done.returncode}"]
-        raise RuntimeError(([line for line in said if "error" in line.lower()] or said)[-1][:300])
-    return done.stdout
 
 
 def config_of(shape, precision, threads, run, corpus):
@@ -95,55 +85,41 @@ def compare(options, name, shape, folder):
         turns[f"transformers, {dtype}, {experts}{', compiled' if compiled else ''}"] = (
             lambda dtype=dtype, experts=experts, compiled=compiled: train_peer(options, shape, dtype, experts, compiled))
 
-    results, errors = {}, {}
     is_ours = lambda turn: turn.startswith("ours")
-    time_of = lambda turn: statistics.median(results[turn]["seconds"])
-    best_peer = lambda: min((turn for turn in results if not is_ours(turn)), key=time_of)
-    for round_ in range(options.rounds):
-        for turn, train in turns.items():
-            if turn in errors or (round_ > 0 and not is_ours(turn) and time_of(turn) > options.near * time_of(best_peer())):
-                continue
-            try:
-                result = train()
-            except (RuntimeError, subprocess.TimeoutExpired) as error:
-                errors[turn] = str(error)
-                print(f"{name}: {turn} failed: {error}", file=sys.stderr, flush=True)
-                continue
-            guess = math.log(shape["vocabulary"])
-            if abs(result["first_loss"] - guess) > 0.05 * guess:
-                sys.exit(f"{name}: {turn}: the first loss is {result['first_loss']}, not near ln V = {guess:.3f}: not the same task")
-            kept = results.setdefault(turn, {"seconds": [], "peak_bytes": 0, "first_loss": result["first_loss"]})
-            kept["seconds"] += result["seconds"]
-            kept["peak_bytes"] = max(kept["peak_bytes"], result["peak_bytes"])
-            print(f"{name}: {turn}: {statistics.median(result['seconds']):.3f} s", file=sys.stderr, flush=True)
+    time_of = lambda turn, of: statistics.median(second for result in of[turn] for second in result["seconds"])
+    best_peer = lambda of: min((turn for turn in of if not is_ours(turn)), key=lambda turn: time_of(turn, of), default=None)
+    is_near = lambda turn, of: is_ours(turn) or time_of(turn, of) <= options.near * time_of(best_peer(of), of)
 
-    best = time_of(best_peer()) if any(not is_ours(turn) for turn in results) else math.nan
+    def checked(train):
+        result = train()
+        check_first_loss(result["first_loss"], shape["vocabulary"])
+        return result
+
+    taken, errors = take_turns(name, {turn: lambda train=train: checked(train) for turn, train in turns.items()}, options.rounds, is_near)
+    if "ours, bfloat16" in errors:
+        sys.exit(f"{name}: ours, bfloat16: {errors['ours, bfloat16']}")
+    results = {turn: {"seconds": sum((result["seconds"] for result in of), []), "peak_bytes": max(result["peak_bytes"] for result in of),
+                      "first_loss": of[0]["first_loss"]} for turn, of in taken.items()}
+    times = {turn: time_of(turn, taken) for turn in taken}
+    best_turn = best_peer(taken)
+
+    best = times[best_turn] if best_turn else math.nan
     tokens = shape["sequences"] * shape["positions"]
     print(f"\n{name}: {shape}\n| | s a step, median (range) | tokens/s | peak memory | best peer / this |\n|---|---|---|---|---|")
-    for turn in sorted(results, key=time_of):
+    for turn in sorted(results, key=times.get):
         seconds = results[turn]["seconds"]
-        print(f"| {turn} | {time_of(turn):.3f} ({min(seconds):.3f} to {max(seconds):.3f}) | {tokens / time_of(turn):,.0f} "
-              f"| {results[turn]['peak_bytes'] / 1e6:,.0f} MB | {best / time_of(turn):.2f} |")
+        print(f"| {turn} | {times[turn]:.3f} ({min(seconds):.3f} to {max(seconds):.3f}) | {tokens / times[turn]:,.0f} "
+              f"| {results[turn]['peak_bytes'] / 1e6:,.0f} MB | {best / times[turn]:.2f} |")
     for turn, error in errors.items():
         print(f"| {turn} | failed: {error} | | | |")
     sys.stdout.flush()
-    ratio = best / time_of("ours, bfloat16")
+    ratio = best / times["ours, bfloat16"]
     record = {"shape": shape, "cpu": cpu_name(), "threads": options.threads, "commit": commit(), "results": results, "errors": errors,
-              "best_peer": best_peer() if best == best else None, "ratio": ratio}
+              "best_peer": best_turn, "ratio": ratio}
     path = ROOT / "bench/results" / f"cpu-{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     return ratio
-
-
-def cpu_name():
-    facts = output_of(["lscpu"])
-    family, model = (re.search(rf"^{key}:\s+(.*)$", facts, re.M) for key in ("CPU family", "Model name"))
-    return f"{model[1]}, family {family[1]}" if family and model else "unknown"
-
-
-def commit():
-    return output_of(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]).strip()
 
 
 def main():
@@ -156,11 +132,12 @@ def main():
     parser.add_argument("--near", type=float, default=1.25)
     parser.add_argument("--under", type=str.split, default=[], help="a command that runs each turn, as: chrt -f 20")
     options = parser.parse_args()
+    end_children_too()
     ratios = []
     for name in options.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             ratios.append(compare(options, name, SHAPES[name], folder))
-    print(f"\nbest peer / ours in bfloat16: minimum {min(ratios):.2f}, geometric mean {statistics.geometric_mean(ratios):.2f}")
+    print(f"\nbest peer / ours in bfloat16: {ratios_text(ratios)}")
 
 
 if __name__ == "__main__":

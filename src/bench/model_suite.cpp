@@ -33,6 +33,8 @@ void run_model_suite(Bench& bench) {
   row.values["peak_bytes"] = step.peak_bytes;
   row.values["state_bytes"] = step.state_bytes;
   row.values["maxvio"] = step.maxvio;
+  row.values["parameters"] = parameter_count(bench.config().model).total;
+  row.values["first_loss"] = step.first_loss;
   row.values["skipped_steps"] = step.skipped_steps;
   if (step.skipped_steps > 0) {
     row.details.push_back(concat(counted(step.skipped_steps, "update"), " left out: loss or gradients were not finite"));

@@ -83,6 +83,7 @@ StepMeasurement measure_step(Bench& bench) {
   std::vector<int64_t> skipped;
   result.measured = bench.measure(Clock::kHost, [&](Parts& parts) {
     record = step.run(parts);
+    if (skipped.empty()) result.first_loss = record.loss;
     skipped.push_back(record.outcome == StepOutcome::kTaken ? 0 : 1);
   });
   result.skipped_steps = std::accumulate(skipped.end() - result.measured.seconds.repetitions, skipped.end(), int64_t{0});

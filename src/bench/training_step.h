@@ -45,6 +45,7 @@ struct StepMeasurement {
   int64_t kept_bytes = 0;  ///< for backward of a micro-batch
   int64_t peak_bytes = 0;
   int64_t state_bytes = 0;            ///< weights, gradients and optimizer
+  double first_loss = 0.0;            ///< of the first warm-up, from fresh weights
   int64_t skipped_steps = 0;          ///< measured ones whose update was left out: loss or gradients were not finite
   double maxvio = 0.0;                ///< of the last step's layer with the most; 0 in a dense model
   std::vector<GroupTraffic> traffic;  ///< of groups of more than one rank

@@ -6,11 +6,13 @@
 #include "base/text.h"
 #include "bench/machine.h"
 #include "bench/report.h"
+#include "model/flops.h"
 #include "support/ranks.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <set>
 
 namespace pimoe {
@@ -140,8 +142,11 @@ TEST_F(BenchSuites, ModelSaysBothConventionsAndMemory) {
   expect_keys(
       row, {"tokens", "tokens_per_second", "tflops_megatron", "mfu_megatron", "share_of_gemm_megatron", "tflops_torchtitan",
             "mfu_torchtitan", "share_of_gemm_torchtitan", "forward_median_seconds", "backward_median_seconds", "gradients_median_seconds",
-            "update_median_seconds", "kept_bytes", "peak_bytes", "state_bytes", "maxvio", "skipped_steps"});
+            "update_median_seconds", "kept_bytes", "peak_bytes", "state_bytes", "maxvio", "parameters", "first_loss", "skipped_steps"});
   EXPECT_EQ(row.at("tokens"), 5 * 8);
+  EXPECT_EQ(row.at("parameters"), parameter_count(tiny_config().model).total);
+  const double guess = std::log(static_cast<double>(tiny_config().model.vocabulary));
+  EXPECT_NEAR(row.at("first_loss").get<double>(), guess, 0.05 * guess);
   EXPECT_TRUE(row.at("mfu_megatron").is_null()) << "a CPU's peak is not known";
   EXPECT_GT(row.at("tflops_torchtitan").get<double>(), row.at("tflops_megatron").get<double>());
 }

@@ -1,10 +1,10 @@
-/// One MoE layer forward and backward in float32 on one CPU rank, from and to raw files, so that another program can compare.
+/// One MoE layer forward and backward on one rank, from and to raw files, so that another program can compare.
 ///
 ///     moe_block CASE_FOLDER ...
 ///
 /// Files are little-endian, row-major, without a header; the type is the suffix. In each folder are read
 ///
-///     case.yaml                   width, tokens, sequence_length and moe (a MoeConfig): see BlockCase
+///     case.yaml                   width, tokens, sequence_length, device, precision and moe (a MoeConfig): see BlockCase
 ///     tokens.f32, gradient.f32    [T, D] the input, and the gradient of the output
 ///     bias.f32                    [E] the loss-free bias
 ///     NAME.f32                    each parameter by its logical name: moe.router.weight, moe.experts.gate_up.weight, ...
@@ -42,12 +42,16 @@ struct BlockCase {
   int64_t width = 0;            ///< D
   int64_t tokens = 0;           ///< T
   int64_t sequence_length = 1;  ///< S, divides T
+  DeviceChoice device = DeviceChoice::kCpu;
+  at::ScalarType dtype = at::kFloat;  ///< of weights and tokens in the layer; files are float32 whatever it is
   MoeConfig moe;
 
   void fields(FieldVisitor& visit) {
     visit.integer("width", width, {.at_least = 1}, "of a token");
     visit.integer("tokens", tokens, {.at_least = 0}, "in all");
     visit.integer("sequence_length", sequence_length, {.at_least = 1}, "of each sequence");
+    visit.choice("device", device, {{"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}}, "that the layer is on");
+    visit.choice("precision", dtype, {{"float32", at::kFloat}, {"bfloat16", at::kBFloat16}}, "of weights and tokens");
     visit.nested("moe", moe);
   }
 };
@@ -63,7 +67,8 @@ at::Tensor read_tensor(const fs::path& path, at::IntArrayRef shape) {
 }
 
 void write_tensor(const fs::path& path, const at::Tensor& tensor) {
-  const at::Tensor dense = tensor.detach().contiguous();
+  const at::Tensor host = tensor.detach().cpu().contiguous();
+  const at::Tensor dense = host.is_floating_point() ? host.to(at::kFloat) : host;
   std::ofstream file(path, std::ios::binary);
   file.write(static_cast<const char*>(dense.const_data_ptr()), static_cast<std::streamsize>(dense.nbytes()));
   file.close();
@@ -84,17 +89,20 @@ void run(const fs::path& folder) {
   given.moe.validate("moe", violations);
   refuse(violations, origins);
 
-  const auto mesh = single_mesh(cpu_mesh(), given.moe.common_divisor());
+  MeshConfig layout;
+  layout.device = given.device;
+  const auto mesh = single_mesh(layout, given.moe.common_divisor());
   ParameterList parameters;
-  MoELayer layer(parameters, "moe", given.moe, given.width, /*vocabulary=*/1, at::kFloat, {}, *mesh);
+  MoELayer layer(parameters, "moe", given.moe, given.width, /*vocabulary=*/1, given.dtype, {}, *mesh);
   const ParameterBuckets buckets(parameters, *mesh, ParameterBuckets::kBucketBytes, /*trained=*/true);
   for (const auto& parameter : parameters) {
     const at::NoGradGuard no_gradients;
     parameter->value.copy_(read_tensor(folder / (parameter->name + ".f32"), parameter->box.shape));
   }
   layer.router().bias().copy_(read_tensor(folder / "bias.f32", {given.moe.experts}));
-  const at::Tensor tokens = read_tensor(folder / "tokens.f32", {given.tokens, given.width}).requires_grad_(true);
-  const at::Tensor gradient = read_tensor(folder / "gradient.f32", {given.tokens, given.width});
+  const auto rows = at::TensorOptions().device(mesh->device()).dtype(given.dtype);
+  const at::Tensor tokens = read_tensor(folder / "tokens.f32", {given.tokens, given.width}).to(rows).requires_grad_(true);
+  const at::Tensor gradient = read_tensor(folder / "gradient.f32", {given.tokens, given.width}).to(rows);
 
   BatchContext context(0, given.tokens);
   context.sequence_length = given.sequence_length;
