@@ -104,6 +104,10 @@ StepMeasurement measure_step(Bench& bench) {
                               .messages = bench.total(after.messages - before[index].messages),
                               .collectives = bench.most(after.collectives - before[index].collectives)});
   }
+  result.gpu = record_gpu(bench.mesh().device(), [&] {
+    Parts unread;
+    step.run(unread);
+  });
   result.kept_bytes = bench.most(record.activation_bytes);
   const ParameterBuckets& buckets = step.learner().buckets();
   result.state_bytes = bench.most(buckets.weight_bytes() + buckets.gradient_bytes() + step.learner().optimizer().state_bytes());

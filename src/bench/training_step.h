@@ -1,9 +1,11 @@
 #pragma once
 
+#include "bench/gpu_timeline.h"
 #include "bench/measurement.h"
 #include "data/data_stream.h"
 #include "train/learner.h"
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,6 +49,7 @@ struct StepMeasurement {
   int64_t state_bytes = 0;            ///< weights, gradients and optimizer
   double first_loss = 0.0;            ///< of the first warm-up, from fresh weights
   int64_t skipped_steps = 0;          ///< measured ones whose update was left out: loss or gradients were not finite
+  std::optional<GpuTimeline> gpu;     ///< this rank's, of one more step
   double maxvio = 0.0;                ///< of the last step's layer with the most; 0 in a dense model
   std::vector<GroupTraffic> traffic;  ///< of groups of more than one rank
 

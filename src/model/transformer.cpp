@@ -44,34 +44,42 @@ TransformerBlock::TransformerBlock(ParameterList& parameters, const std::string&
   }
 }
 
-at::Tensor TransformerBlock::attend(const at::Tensor& hidden, const RotaryTable& table) const {
-  return hidden + attention_.forward(rms_norm(hidden, attention_norm_->value, norm_epsilon_), table);
+at::Tensor ResidualStream::sum() const { return update.defined() ? hidden + update : hidden; }
+
+ResidualStream TransformerBlock::attend(const ResidualStream& stream, const RotaryTable& table) const {
+  ResidualNorm norm = residual_rms_norm(stream.hidden, stream.update, attention_norm_->value, norm_epsilon_);
+  return {std::move(norm.sum), attention_.forward(norm.normed, table)};
 }
 
-TransformerBlock::Output TransformerBlock::feed_forward(const at::Tensor& hidden, const BatchContext& context,
+TransformerBlock::Output TransformerBlock::feed_forward(const ResidualStream& stream, const BatchContext& context,
                                                         std::optional<RoutingMemo>& memo) const {
-  const at::Tensor tokens = rms_norm(hidden, feed_forward_norm_->value, norm_epsilon_).view({-1, hidden.size(-1)});
-  if (dense_) return {hidden + dense_->forward(tokens).view_as(hidden), std::nullopt};
+  ResidualNorm norm = residual_rms_norm(stream.hidden, stream.update, feed_forward_norm_->value, norm_epsilon_);
+  const at::Tensor tokens = norm.normed.view({-1, norm.sum.size(-1)});
+  if (dense_) return {{norm.sum, dense_->forward(tokens).view_as(norm.sum)}, std::nullopt};
   MoEOutput output = moe_->forward(tokens, context, memo);
-  return {hidden + output.tokens.view_as(hidden), std::move(output.record)};
+  return {{norm.sum, output.tokens.view_as(norm.sum)}, std::move(output.record)};
 }
 
-TransformerBlock::Output TransformerBlock::forward(const at::Tensor& hidden, const RotaryTable& table, const BatchContext& context,
+TransformerBlock::Output TransformerBlock::forward(const ResidualStream& stream, const RotaryTable& table, const BatchContext& context,
                                                    RecomputePolicy policy) const {
   const bool whole = policy == RecomputePolicy::kFull;
   const bool part = whole || (policy == RecomputePolicy::kMoe && is_moe());
-  if (!part || !at::GradMode::is_enabled() || !hidden.requires_grad()) {
+  const bool learns =
+      at::GradMode::is_enabled() && (stream.hidden.requires_grad() || (stream.update.defined() && stream.update.requires_grad()));
+  if (!part || !learns) {
     std::optional<RoutingMemo> memo;
-    return feed_forward(attend(hidden, table), context, memo);
+    return feed_forward(attend(stream, table), context, memo);
   }
 
   // The first pass through the region fills the memo; the second takes the same decisions from it. What carries no gradient (load,
-  // confidence) leaves by the side, once; the rest leaves as the region's outputs, behind the hidden states.
+  // confidence) leaves by the side, once; the rest leaves as the region's outputs, behind the update and, of a whole block, the stream.
   auto memo = std::make_shared<std::optional<RoutingMemo>>();
   auto record = std::make_shared<std::optional<RoutingRecord>>();
   const Region region = [this, whole, table, context, memo, record](const std::vector<at::Tensor>& inputs) -> std::vector<at::Tensor> {
-    Output output = feed_forward(whole ? attend(inputs[0], table) : inputs[0], context, *memo);
-    std::vector<at::Tensor> outputs = {output.hidden};
+    const ResidualStream into{inputs[0], {}};
+    Output output = feed_forward(whole ? attend(into, table) : into, context, *memo);
+    std::vector<at::Tensor> outputs = {output.stream.update};
+    if (whole) outputs.push_back(output.stream.hidden);
     if (!output.record) return outputs;
     for (const at::Tensor* sum : differentiable(*output.record)) {
       if (sum->defined()) outputs.push_back(*sum);
@@ -79,14 +87,17 @@ TransformerBlock::Output TransformerBlock::forward(const at::Tensor& hidden, con
     if (!record->has_value()) *record = std::move(output.record);
     return outputs;
   };
-  const std::vector<at::Tensor> outputs = recompute(region, {whole ? hidden : attend(hidden, table)});
-  if (!record->has_value()) return {outputs[0], std::nullopt};
+  // One tensor is kept for the region: the addition before it is made now.
+  const at::Tensor before = whole ? stream.sum() : attend(stream, table).sum();
+  const std::vector<at::Tensor> outputs = recompute(region, {before});
+  const ResidualStream after{whole ? outputs[1] : before, outputs[0]};
+  if (!record->has_value()) return {after, std::nullopt};
   RoutingRecord result = **record;
-  auto output = outputs.begin() + 1;
+  auto output = outputs.begin() + (whole ? 2 : 1);
   for (at::Tensor* sum : differentiable(result)) {
     if (sum->defined()) *sum = *output++;
   }
-  return {outputs[0], std::move(result)};
+  return {after, std::move(result)};
 }
 
 Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, const ProcessMesh& mesh)
@@ -104,20 +115,20 @@ at::Tensor Transformer::hidden_states(const at::Tensor& tokens, BatchContext con
                                       std::vector<RoutingRecord>& routing) const {
   context.token_ids = tokens;
   context.sequence_length = std::max<int64_t>(1, tokens.size(1));
-  at::Tensor hidden = at::embedding(embedding_->value, tokens);
+  ResidualStream stream{at::embedding(embedding_->value, tokens), {}};
   int64_t layer = 0;
   for (const TransformerBlock& block : blocks_) {
     progress_layer(layer);
-    TransformerBlock::Output output = block.forward(hidden, rotary_, context, policy);
-    hidden = std::move(output.hidden);
-    if (at::GradMode::is_enabled() && hidden.requires_grad()) {
-      hidden.register_hook([layer](const at::Tensor&) { progress_layer(layer); });  // backward enters the layer by its output
+    TransformerBlock::Output output = block.forward(stream, rotary_, context, policy);
+    stream = std::move(output.stream);
+    if (at::GradMode::is_enabled() && stream.update.requires_grad()) {
+      stream.update.register_hook([layer](const at::Tensor&) { progress_layer(layer); });  // backward enters the layer by its last part
     }
     if (output.record) routing.push_back(std::move(*output.record));
     ++layer;
   }
   progress_layer(-1);
-  return rms_norm(hidden, final_norm_->value, config_.norm_epsilon);
+  return residual_rms_norm(stream.hidden, stream.update, final_norm_->value, config_.norm_epsilon).normed;
 }
 
 Prediction Transformer::forward(const at::Tensor& tokens, const at::Tensor& targets, const BatchContext& context,

@@ -15,6 +15,14 @@ namespace pimoe {
 /// What backward keeps: everything, everything but the MoE parts, or each block's input alone.
 enum class RecomputePolicy { kNone, kMoe, kFull };
 
+/// The residual stream with its last addition still to be made: the next norm makes both in one pass.
+struct ResidualStream {
+  at::Tensor hidden;  ///< [B, S, D]
+  at::Tensor update;  ///< [B, S, D]; undefined: nothing is to be added
+
+  at::Tensor sum() const;
+};
+
 /// One pre-norm block: x + attention(norm(x)), then + feed-forward or MoE of norm.
 class TransformerBlock {
  public:
@@ -22,18 +30,17 @@ class TransformerBlock {
                    const ProcessMesh& mesh);
 
   struct Output {
-    at::Tensor hidden;                    ///< [B, S, D]
+    ResidualStream stream;                ///< its update is the block's last part
     std::optional<RoutingRecord> record;  ///< of a MoE layer
   };
-  /// @param hidden [B, S, D]
-  Output forward(const at::Tensor& hidden, const RotaryTable& table, const BatchContext& context, RecomputePolicy policy) const;
+  Output forward(const ResidualStream& stream, const RotaryTable& table, const BatchContext& context, RecomputePolicy policy) const;
 
   bool is_moe() const { return moe_.has_value(); }
   MoELayer& moe() { return *moe_; }
 
  private:
-  at::Tensor attend(const at::Tensor& hidden, const RotaryTable& table) const;
-  Output feed_forward(const at::Tensor& hidden, const BatchContext& context, std::optional<RoutingMemo>& memo) const;
+  ResidualStream attend(const ResidualStream& stream, const RotaryTable& table) const;
+  Output feed_forward(const ResidualStream& stream, const BatchContext& context, std::optional<RoutingMemo>& memo) const;
 
   double norm_epsilon_;
   Parameter* attention_norm_;

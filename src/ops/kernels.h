@@ -26,11 +26,14 @@ struct RmsNormArguments {
   Dtype dtype;
   int64_t width;  ///< D
   double epsilon;
-  const void* input;          ///< [R, D]
+  const void* input;          ///< [R, D]; in backward the sum, where there was an update
+  const void* update;         ///< [R, D]: forward, may be null
+  void* sum;                  ///< [R, D]: forward, input and update; null without one
   const void* weight;         ///< [D] arithmetic type
   void* inverse_rms;          ///< [R] arithmetic type; written forward, read backward
   void* output;               ///< [R, D]
   const void* grad_output;    ///< [R, D]; backward
+  const void* grad_sum;       ///< [R, D]: backward, added to the input's gradient; may be null
   void* grad_input;           ///< [R, D]; backward, may be null
   void* grad_weight_partial;  ///< [ceil(R / kRmsNormChunk), D] arithmetic type; backward, may be null
 };

@@ -14,4 +14,14 @@ namespace pimoe {
 /// @source arXiv 1910.07467, eq. 4.
 at::Tensor rms_norm(const at::Tensor& input, const at::Tensor& weight, double epsilon);
 
+/// A residual stream after an addition, and its norm.
+struct ResidualNorm {
+  at::Tensor sum;
+  at::Tensor normed;
+};
+/// sum = input + update, normed = rms_norm(sum), to the same bits as one after the other, forward and backward.
+/// @param update  as input; undefined: sum is input
+/// @cost as rms_norm; keeps the sum, which is a result, in place of the input. One pass more is read and one written
+ResidualNorm residual_rms_norm(const at::Tensor& input, const at::Tensor& update, const at::Tensor& weight, double epsilon);
+
 }  // namespace pimoe

@@ -8,8 +8,15 @@ PIMOE_CPU_INLINE void forward_rows(const RmsNormArguments& a, int64_t begin, int
   using A = Arithmetic<T>;
   const A* __restrict weight = static_cast<const A*>(a.weight);
   for (int64_t row = begin; row < end; ++row) {
-    const T* __restrict x = static_cast<const T*>(a.input) + row * a.width;
+    const T* x = static_cast<const T*>(a.input) + row * a.width;
     T* __restrict y = static_cast<T*>(a.output) + row * a.width;
+    if (a.update != nullptr) {
+      const T* __restrict update = static_cast<const T*>(a.update) + row * a.width;
+      T* __restrict sum = static_cast<T*>(a.sum) + row * a.width;
+      PIMOE_CPU_NO_OVERLAP
+      for (int64_t i = 0; i < a.width; ++i) store(&sum[i], load(x[i]) + load(update[i]));
+      x = sum;
+    }
     const A squares = sum_of<A>(
         a.width, [&](int64_t i) __attribute__((always_inline)) { return load(x[i]) * load(x[i]); });
     const A inverse = A(1) / std::sqrt(squares / static_cast<A>(a.width) + static_cast<A>(a.epsilon));
@@ -44,6 +51,11 @@ PIMOE_CPU_INLINE void backward_rows(const RmsNormArguments& a, int64_t begin, in
     const A pull = dot * inverse * inverse / static_cast<A>(a.width);
     PIMOE_CPU_NO_OVERLAP
     for (int64_t i = 0; i < a.width; ++i) store(&dx[i], inverse * (load(dy[i]) * weight[i] - load(x[i]) * pull));
+    if (a.grad_sum == nullptr) continue;
+    // Apart, so that a product and this sum are not rounded as one: the bits are those of two operations.
+    const T* __restrict beside = static_cast<const T*>(a.grad_sum) + row * a.width;
+    PIMOE_CPU_NO_OVERLAP
+    for (int64_t i = 0; i < a.width; ++i) store(&dx[i], load(dx[i]) + load(beside[i]));
   }
 }
 

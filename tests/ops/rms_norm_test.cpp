@@ -30,7 +30,8 @@ at::Tensor apply(const std::vector<at::Tensor>& inputs) { return rms_norm(inputs
 TEST(RmsNorm, MatchesPlainLoopsAtAnyShapeAndDtype) {
   Random random;
   SCOPED_TRACE(random.trace());
-  const std::vector<std::vector<int64_t>> shapes = {{0, 8}, {1, 1}, {5, 7}, {2, 3, 16}, {33, 40}, {130, 264}, {9}};
+  const std::vector<std::vector<int64_t>> shapes = {{0, 8}, {1, 1},    {5, 7},    {2, 3, 16}, {33, 40}, {130, 264},
+                                                    {9},    {5, 2048}, {3, 2056}, {2, 4352},  {2, 1031}};
   for (const at::ScalarType dtype : all_dtypes()) {
     for (const std::vector<int64_t>& shape : shapes) {
       SCOPED_TRACE(concat(dtype, " ", at::IntArrayRef(shape)));
@@ -65,6 +66,66 @@ TEST(RmsNorm, WeightGradientAddsEveryRowOnce) {
     }
     expect_close(all[1], expected, 1e-12, 10.0);
   }
+}
+
+/// The stream and its norm, one after the other: both count.
+at::Tensor residual(const std::vector<at::Tensor>& inputs, bool fused) {
+  const ResidualNorm norm = fused ? residual_rms_norm(inputs[0], inputs[1], inputs[2], kEpsilon)
+                                  : ResidualNorm{inputs[0] + inputs[1], rms_norm(inputs[0] + inputs[1], inputs[2], kEpsilon)};
+  return at::cat({norm.sum, norm.normed}, -1);
+}
+
+TEST(ResidualRmsNorm, IsTheSumAndItsNormForwardAndBackward) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  const Operation fused = [](const std::vector<at::Tensor>& inputs) { return residual(inputs, true); };
+  const Operation apart = [](const std::vector<at::Tensor>& inputs) { return residual(inputs, false); };
+  check_gradients(fused, {{random.normal({3, 7})}, {random.normal({3, 7})}, {random.normal({7}), true}}, random);
+  for (const std::vector<int64_t>& shape :
+       std::vector<std::vector<int64_t>>{{1, 1}, {70, 24}, {3, 5, 264}, {9, 2048}, {4, 4104}, {3, 1031}}) {
+    const std::vector<Input> inputs = {{random.normal(shape) * 3}, {random.normal(shape)}, {random.normal({shape.back()}), true}};
+    for (const at::ScalarType dtype : all_dtypes()) {
+      SCOPED_TRACE(concat(dtype, " ", at::IntArrayRef(shape)));
+      const std::vector<at::Tensor> ours = leaves(inputs, dtype), theirs = leaves(inputs, dtype);
+      const at::Tensor output = fused(ours);
+      expect_same_bits(output, apart(theirs));
+      const at::Tensor factors = random.normal(output.sizes());
+      const auto grads = gradients(fused, ours, factors), expected = gradients(apart, theirs, factors);
+      expect_same_bits(grads[0], expected[0]);
+      expect_same_bits(grads[0], grads[1]);
+      expect_same_bits(grads[2], expected[2]);
+    }
+  }
+}
+
+TEST(ResidualRmsNorm, TakesEitherResultsGradientAlone) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  const std::vector<Input> inputs = {{random.normal({5, 24})}, {random.normal({5, 24})}, {random.normal({24}), true}};
+  const at::Tensor factors = random.normal({5, 24});
+  const auto one = [&](bool of_sum) {
+    return gradients(
+        [of_sum](const std::vector<at::Tensor>& tensors) {
+          const ResidualNorm norm = residual_rms_norm(tensors[0], tensors[1], tensors[2], kEpsilon);
+          return of_sum ? norm.sum : norm.normed;
+        },
+        leaves(inputs, at::kDouble), factors);
+  };
+  expect_same_bits(on_host(one(true)[1]), factors);
+  const auto of_norm =
+      gradients([](const std::vector<at::Tensor>& tensors) { return rms_norm(tensors[0] + tensors[1], tensors[2], kEpsilon); },
+                leaves(inputs, at::kDouble), factors);
+  for (size_t i = 0; i < 3; ++i) expect_same_bits(one(false)[i], of_norm[i]);
+}
+
+TEST(ResidualRmsNorm, WithoutAnUpdateIsTheNorm) {
+  const auto options = at::TensorOptions().device(test_device());
+  const at::Tensor input = at::randn({3, 8}, options), weight = at::randn({8}, options);
+  const ResidualNorm norm = residual_rms_norm(input, {}, weight, kEpsilon);
+  EXPECT_TRUE(norm.sum.is_same(input));
+  expect_same_bits(norm.normed, rms_norm(input, weight, kEpsilon));
+  EXPECT_THROW(residual_rms_norm(input, at::zeros({3, 7}, options), weight, kEpsilon), ShapeError);
+  EXPECT_THROW(residual_rms_norm(input, at::zeros({3, 8}, options.dtype(at::kDouble)), weight, kEpsilon), ShapeError);
 }
 
 TEST(RmsNorm, NoRowsGiveDefinedZeroGradients) {
