@@ -82,13 +82,14 @@ Ceiling attention(const Bench& bench) {
   const int64_t sequences = tokens_of(bench) / model.sequence_length;
   const auto prepare = [model, sequences, &bench]() -> Work {
     const int64_t all = model.heads + 2 * model.kv_heads;
-    const at::Tensor heads = random_matrix(tokens_of(bench), all * model.head_size(), bench)
-                                 .view({sequences, model.sequence_length, all, model.head_size()})
-                                 .requires_grad_();
-    return [heads, queries = model.heads, kv_heads = model.kv_heads](Parts&) {
-      const at::Tensor mixed = causal_attention(heads, queries, kv_heads);
+    const at::Tensor together =
+        random_matrix(tokens_of(bench), all * model.head_size(), bench).view({sequences, model.sequence_length, all, model.head_size()});
+    const AttentionHeads heads = AttentionHeads::split(together, model.heads, model.kv_heads);
+    for (const at::Tensor& part : {heads.queries, heads.keys, heads.values}) part.requires_grad_();
+    return [heads](Parts&) {
+      const at::Tensor mixed = causal_attention(heads);
       mixed.backward(mixed.detach());
-      heads.mutable_grad().reset();
+      for (const at::Tensor& part : {heads.queries, heads.keys, heads.values}) part.mutable_grad().reset();
     };
   };
   const auto amount = 7.0 * static_cast<double>(tokens_of(bench) * model.sequence_length * model.heads * model.head_size());

@@ -48,12 +48,13 @@ Attention::Attention(ParameterList& parameters, const std::string& name, const M
 at::Tensor Attention::forward(const at::Tensor& hidden, const RotaryTable& table) const {
   const int64_t batch = hidden.size(0);
   const int64_t positions = hidden.size(1);
-  at::Tensor heads = linear_layer(hidden, qkv_->value).view({batch, positions, heads_ + 2 * kv_heads_, head_size_});
+  const at::Tensor projected = linear_layer(hidden, qkv_->value).view({batch, positions, heads_ + 2 * kv_heads_, head_size_});
   const at::Tensor cosine = table.cosine.slice(0, 0, positions);
   const at::Tensor sine = table.sine.slice(0, 0, positions);
-  heads = query_norm_ ? normed_rotary(heads, query_norm_->value, key_norm_->value, norm_epsilon_, cosine, sine, heads_, kv_heads_)
-                      : rotary(heads, cosine, sine, heads_ + kv_heads_);
-  return linear_layer(causal_attention(heads, heads_, kv_heads_), output_->value);
+  const AttentionHeads heads =
+      query_norm_ ? normed_rotary(projected, query_norm_->value, key_norm_->value, norm_epsilon_, cosine, sine, heads_, kv_heads_)
+                  : rotary(projected, cosine, sine, heads_, kv_heads_);
+  return linear_layer(causal_attention(heads), output_->value);
 }
 
 AttentionBytes attention_bytes(const ModelConfig& config, int64_t tokens, ElementBytes bytes, bool on_gpu) {

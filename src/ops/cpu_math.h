@@ -130,4 +130,10 @@ PIMOE_CPU_INLINE void by_dtype(Dtype dtype, Body body) {
   }
 }
 
+/// All heads of one kind of row r, which is position r % positions of sequence r / positions.
+template <class T>
+PIMOE_CPU_INLINE const T* heads_of_row(const HeadRows& heads, int64_t row, int64_t positions) {
+  return static_cast<const T*>(heads.data) + row / positions * heads.sequence_stride + row % positions * heads.position_stride;
+}
+
 }  // namespace pimoe::cpu

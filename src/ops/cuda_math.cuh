@@ -57,6 +57,26 @@ bool packs_fit(int64_t width, Pointers... pointers) {
   return width % kPack<T> == 0 && (is_aligned(pointers) && ...);
 }
 
+/// Head `head` of position `position` of a sequence, counted through queries, keys and values.
+template <class T>
+__device__ inline const T* head_of(const HeadParts& parts, int queries, int kv_heads, int64_t sequence, int64_t position, int head,
+                                   int width) {
+  const auto begin = [&](const HeadRows& rows, int first) {
+    return static_cast<const T*>(rows.data) + sequence * rows.sequence_stride + position * rows.position_stride + (head - first) * width;
+  };
+  if (head < queries) return begin(parts.queries, 0);
+  return head < queries + kv_heads ? begin(parts.keys, queries) : begin(parts.values, queries + kv_heads);
+}
+
+/// Whether rows of heads can be moved in packs of `bytes`.
+inline bool heads_align(const HeadParts& parts, size_t element_bytes, size_t bytes) {
+  const auto aligns = [&](const HeadRows& rows) {
+    return reinterpret_cast<uintptr_t>(rows.data) % bytes == 0 && static_cast<size_t>(rows.sequence_stride) * element_bytes % bytes == 0 &&
+           static_cast<size_t>(rows.position_stride) * element_bytes % bytes == 0;
+  };
+  return aligns(parts.queries) && aligns(parts.keys) && aligns(parts.values);
+}
+
 /// The same sum in every lane, added in the same order.
 template <class A>
 __device__ inline A warp_sum(A value) {

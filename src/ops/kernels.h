@@ -3,8 +3,8 @@
 /// The kernels behind this folder's operations, by raw pointer. Seen by ops/*.cpp and *.cu alone.
 ///
 /// No libtorch here: the CPU kernels are compiled with flags of their own, and a header that they share with the rest of the program would
-/// bring inline functions compiled both ways. Every tensor is contiguous; shapes are checked by the caller. A CPU kernel takes the rows
-/// [begin, end), so that the caller shares them out over threads; a CUDA kernel takes all rows and runs on the current stream.
+/// bring inline functions compiled both ways. Every tensor is contiguous but for HeadRows; shapes are checked by the caller. A CPU kernel takes
+/// the rows [begin, end), so that the caller shares them out over threads; a CUDA kernel takes all rows and runs on the current stream.
 /// "Arithmetic type": double for float64, float for every other dtype.
 
 #include <cstdint>
@@ -41,30 +41,40 @@ struct RmsNormArguments {
 /// Rows whose part of the weight gradient is summed before the parts are added up: fixed, so that the bits are those of any thread count.
 constexpr int64_t kRmsNormChunk = 64;
 
-struct RotaryArguments {
-  Dtype dtype;
-  int64_t positions, heads, rotated_heads, half_width;  ///< S, H, how many of H turn, d/2
-  bool backward;                                        ///< turns the other way
-  const void* input;                                    ///< [B*S, H, d]
-  const void* cosine;                                   ///< [S, d/2] arithmetic type
-  const void* sine;
-  void* output;
+/// [B, S, n, d] of which the n heads of a position lie side by side; strides count numbers.
+struct HeadRows {
+  const void* data;
+  int64_t sequence_stride, position_stride;
 };
 
-/// Heads are queries, then keys, then values; `normed_heads` of them are queries and keys.
+/// Of attention: H, KV and KV heads.
+struct HeadParts {
+  HeadRows queries, keys, values;
+};
+
+struct RotaryArguments {
+  Dtype dtype;
+  int64_t positions, queries, kv_heads, half_width;  ///< S, H, KV, d/2
+  bool backward;                                     ///< turns the other way
+  HeadParts input;
+  const void* cosine;  ///< [S, d/2] arithmetic type
+  const void* sine;
+  void* output;  ///< [B*S, H + 2 KV, d]
+};
+
 struct NormedRotaryArguments {
   Dtype dtype;
-  int64_t positions, heads, queries, normed_heads, half_width;  ///< S, H + 2 KV, H, H + KV, d/2
+  int64_t positions, queries, kv_heads, half_width;  ///< S, H, KV, d/2
   double epsilon;
-  const void* input;         ///< [B*S, heads, d]
+  const void* input;         ///< [B*S, H + 2 KV, d]
   const void* query_weight;  ///< [d] arithmetic type
   const void* key_weight;
   const void* cosine;  ///< [S, d/2] arithmetic type
   const void* sine;
-  void* inverse_rms;          ///< [B*S, normed_heads] arithmetic type; written forward, read backward
-  void* output;               ///< [B*S, heads, d]; forward
-  const void* grad_output;    ///< [B*S, heads, d]; backward
-  void* grad_input;           ///< [B*S, heads, d]; backward
+  void* inverse_rms;          ///< [B*S, H + KV] arithmetic type; written forward, read backward
+  void* output;               ///< [B*S, H + 2 KV, d]; forward
+  HeadParts grad_output;      ///< backward
+  void* grad_input;           ///< [B*S, H + 2 KV, d]; backward
   void* grad_weight_partial;  ///< [ceil(B*S / kRmsNormChunk), 2, d] arithmetic type, of queries and of keys; backward
 };
 

@@ -1,5 +1,6 @@
 #include "ops/normed_rotary.h"
 
+#include "ops/head_rows.h"
 #include "ops/launch.h"
 
 #include <ATen/ops/empty.h>
@@ -20,9 +21,8 @@ NormedRotaryArguments arguments_of(const at::Tensor& heads, const at::Tensor& qu
   NormedRotaryArguments arguments{};
   arguments.dtype = dtype_of(heads);
   arguments.positions = heads.size(1);
-  arguments.heads = heads.size(2);
   arguments.queries = queries;
-  arguments.normed_heads = inverse_rms.size(1);
+  arguments.kv_heads = inverse_rms.size(1) - queries;
   arguments.half_width = heads.size(3) / 2;
   arguments.input = heads.const_data_ptr();
   arguments.query_weight = query_weight.const_data_ptr();
@@ -35,8 +35,9 @@ NormedRotaryArguments arguments_of(const at::Tensor& heads, const at::Tensor& qu
 
 class NormedRotary : public torch::autograd::Function<NormedRotary> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& heads, const at::Tensor& query_weight, const at::Tensor& key_weight,
-                            double epsilon, const at::Tensor& cosine, const at::Tensor& sine, int64_t queries, int64_t kv_heads) {
+  static variable_list forward(AutogradContext* context, const at::Tensor& heads, const at::Tensor& query_weight,
+                               const at::Tensor& key_weight, double epsilon, const at::Tensor& cosine, const at::Tensor& sine,
+                               int64_t queries, int64_t kv_heads) {
     const int64_t rows = heads.size(0) * heads.size(1);
     const at::Tensor inverse_rms = at::empty({rows, queries + kv_heads}, query_weight.options().requires_grad(false));
     at::Tensor output = at::empty_like(heads);
@@ -48,19 +49,20 @@ class NormedRotary : public torch::autograd::Function<NormedRotary> {
         [&](int64_t begin, int64_t end) { cpu::normed_rotary(arguments, begin, end); }, [&] { cuda::normed_rotary(arguments, rows); });
     context->save_for_backward({heads, query_weight, key_weight, cosine, sine, inverse_rms});
     context->saved_data["queries"] = queries;
-    return output;
+    const AttentionHeads parts = AttentionHeads::split(output, queries, kv_heads);
+    return {parts.queries, parts.keys, parts.values};
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const variable_list saved = context->get_saved_variables();
     const at::Tensor& heads = saved[0];
-    const at::Tensor grad_output = grads[0].contiguous();
+    const AttentionHeads parts{with_packed_heads(grads[0]), with_packed_heads(grads[1]), with_packed_heads(grads[2])};
     const int64_t rows = saved[5].size(0);
     const int64_t width = heads.size(3);
     const int64_t chunks = (rows + kRmsNormChunk - 1) / kRmsNormChunk;
     NormedRotaryArguments arguments =
         arguments_of(heads, saved[1], saved[2], saved[3], saved[4], saved[5], context->saved_data["queries"].toInt());
-    arguments.grad_output = grad_output.const_data_ptr();
+    arguments.grad_output = {head_rows(parts.queries), head_rows(parts.keys), head_rows(parts.values)};
     at::Tensor grad_heads = at::empty_like(heads);
     const at::Tensor partial = at::empty({chunks, 2, width}, saved[1].options().requires_grad(false));
     arguments.grad_input = grad_heads.mutable_data_ptr();
@@ -99,8 +101,8 @@ class NormedRotary : public torch::autograd::Function<NormedRotary> {
 
 }  // namespace
 
-at::Tensor normed_rotary(const at::Tensor& heads, const at::Tensor& query_weight, const at::Tensor& key_weight, double epsilon,
-                         const at::Tensor& cosine, const at::Tensor& sine, int64_t queries, int64_t kv_heads) {
+AttentionHeads normed_rotary(const at::Tensor& heads, const at::Tensor& query_weight, const at::Tensor& key_weight, double epsilon,
+                             const at::Tensor& cosine, const at::Tensor& sine, int64_t queries, int64_t kv_heads) {
   check_shape(heads.dim() == 4 && heads.size(3) % 2 == 0 && queries >= 0 && kv_heads >= 0 && heads.size(2) == queries + 2 * kv_heads,
               "normed_rotary: heads is ", describe(heads), ", needs [B, S, H + 2 KV, d], d even, with H = ", queries, ", KV = ", kv_heads);
   check_operand("heads", heads, heads.scalar_type(), heads);
@@ -114,7 +116,8 @@ at::Tensor normed_rotary(const at::Tensor& heads, const at::Tensor& query_weight
   check_operand("key_weight", key_weight, arithmetic_type(heads), heads);
   check_operand("cosine", cosine, arithmetic_type(heads), heads);
   check_operand("sine", sine, arithmetic_type(heads), heads);
-  return NormedRotary::apply(heads, query_weight, key_weight, epsilon, cosine, sine, queries, kv_heads);
+  const variable_list parts = NormedRotary::apply(heads, query_weight, key_weight, epsilon, cosine, sine, queries, kv_heads);
+  return {parts[0], parts[1], parts[2]};
 }
 
 }  // namespace pimoe

@@ -1,6 +1,6 @@
 #include "ops/cpu_math.h"
 
-#include <cstring>
+#include <algorithm>
 
 namespace pimoe::cpu {
 namespace {
@@ -11,19 +11,21 @@ PIMOE_CPU_INLINE void forward_rows(const NormedRotaryArguments& a, int64_t begin
   using A = Arithmetic<T>;
   const int64_t half = a.half_width;
   const int64_t width = 2 * half;
+  const int64_t normed = a.queries + a.kv_heads;
+  const int64_t all = normed + a.kv_heads;
   for (int64_t row = begin; row < end; ++row) {
-    const T* in = static_cast<const T*>(a.input) + row * a.heads * width;
-    T* out = static_cast<T*>(a.output) + row * a.heads * width;
+    const T* in = static_cast<const T*>(a.input) + row * all * width;
+    T* out = static_cast<T*>(a.output) + row * all * width;
     const A* __restrict cosine = static_cast<const A*>(a.cosine) + row % a.positions * half;
     const A* __restrict sine = static_cast<const A*>(a.sine) + row % a.positions * half;
-    for (int64_t head = 0; head < a.normed_heads; ++head) {
+    for (int64_t head = 0; head < normed; ++head) {
       const T* __restrict x = in + head * width;
       T* __restrict y = out + head * width;
       const A* __restrict weight = static_cast<const A*>(head < a.queries ? a.query_weight : a.key_weight);
       const A squares = sum_of<A>(
           width, [&](int64_t i) __attribute__((always_inline)) { return load(x[i]) * load(x[i]); });
       const A inverse = A(1) / std::sqrt(squares / static_cast<A>(width) + static_cast<A>(a.epsilon));
-      static_cast<A*>(a.inverse_rms)[row * a.normed_heads + head] = inverse;
+      static_cast<A*>(a.inverse_rms)[row * normed + head] = inverse;
       PIMOE_CPU_NO_OVERLAP
       for (int64_t i = 0; i < half; ++i) {
         const A first = load(x[i]) * inverse * weight[i];
@@ -32,8 +34,7 @@ PIMOE_CPU_INLINE void forward_rows(const NormedRotaryArguments& a, int64_t begin
         store(&y[i + half], second * cosine[i] + first * sine[i]);
       }
     }
-    std::memcpy(out + a.normed_heads * width, in + a.normed_heads * width,
-                static_cast<size_t>((a.heads - a.normed_heads) * width) * sizeof(T));
+    std::copy_n(in + normed * width, a.kv_heads * width, out + normed * width);
   }
 }
 
@@ -43,19 +44,24 @@ PIMOE_CPU_INLINE void backward_rows(const NormedRotaryArguments& a, int64_t begi
   using A = Arithmetic<T>;
   const int64_t half = a.half_width;
   const int64_t width = 2 * half;
+  const int64_t normed = a.queries + a.kv_heads;
+  const int64_t all = normed + a.kv_heads;
   A* partial = static_cast<A*>(a.grad_weight_partial) + begin / kRmsNormChunk * 2 * width;
   for (int64_t i = 0; i < 2 * width; ++i) partial[i] = 0;
   for (int64_t row = begin; row < end; ++row) {
-    const int64_t first_number = row * a.heads * width;
+    const T* in = static_cast<const T*>(a.input) + row * all * width;
+    T* out = static_cast<T*>(a.grad_input) + row * all * width;
+    const T* of_queries = heads_of_row<T>(a.grad_output.queries, row, a.positions);
+    const T* of_keys = heads_of_row<T>(a.grad_output.keys, row, a.positions);
     const A* __restrict cosine = static_cast<const A*>(a.cosine) + row % a.positions * half;
     const A* __restrict sine = static_cast<const A*>(a.sine) + row % a.positions * half;
-    for (int64_t head = 0; head < a.normed_heads; ++head) {
-      const T* __restrict x = static_cast<const T*>(a.input) + first_number + head * width;
-      const T* __restrict turned = static_cast<const T*>(a.grad_output) + first_number + head * width;
-      T* __restrict dx = static_cast<T*>(a.grad_input) + first_number + head * width;
+    for (int64_t head = 0; head < normed; ++head) {
+      const T* __restrict x = in + head * width;
+      const T* __restrict turned = head < a.queries ? of_queries + head * width : of_keys + (head - a.queries) * width;
+      T* __restrict dx = out + head * width;
       const A* __restrict weight = static_cast<const A*>(head < a.queries ? a.query_weight : a.key_weight);
       A* __restrict sums = head < a.queries ? partial : partial + width;
-      const A inverse = static_cast<const A*>(a.inverse_rms)[row * a.normed_heads + head];
+      const A inverse = static_cast<const A*>(a.inverse_rms)[row * normed + head];
       const auto of_first = [&](int64_t i) __attribute__((always_inline)) {
         return load(turned[i]) * cosine[i] + load(turned[i + half]) * sine[i];
       };
@@ -77,9 +83,7 @@ PIMOE_CPU_INLINE void backward_rows(const NormedRotaryArguments& a, int64_t begi
         store(&dx[i + half], inverse * (second * weight[i + half] - load(x[i + half]) * pull));
       }
     }
-    const int64_t values = first_number + a.normed_heads * width;
-    std::memcpy(static_cast<T*>(a.grad_input) + values, static_cast<const T*>(a.grad_output) + values,
-                static_cast<size_t>((a.heads - a.normed_heads) * width) * sizeof(T));
+    std::copy_n(heads_of_row<T>(a.grad_output.values, row, a.positions), a.kv_heads * width, out + normed * width);
   }
 }
 

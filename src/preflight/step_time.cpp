@@ -10,14 +10,10 @@ namespace {
 /// sums 12, and the router's wide copies, which a GPU makes, 8.
 constexpr double kStreamPasses = 22.0;
 constexpr double kRouterPasses = 8.0;
-/// Per number of queries, keys and values: rotary positions and views of heads.
-constexpr double kHeadPasses = 16.0 / 3.0;
-/// Norms of queries and keys: one pass with the rotation on the CPU, whose input backward reads once more. On a GPU, where normed_rotary is
-/// libtorch's operators for now, per number of those copies, norms and their gradients; per number of all three they are put together, and taken
-/// apart again in backward.
+/// Per number of queries, keys and values: rotary positions, one pass forward and one backward.
+constexpr double kHeadPasses = 4.0;
+/// Norms of queries and keys go with them; backward reads what was normed once more.
 constexpr double kHeadPassesOfNorms = 1.0;
-constexpr double kHeadNormPasses = 8.0;
-constexpr double kHeadJoinPasses = 4.0;
 /// Per number of an expert's row: fused, results and gradients of rows are written by products and read once; exchanged, rows are gathered, permuted
 /// to experts and back, and added up, and so are their gradients.
 constexpr double kFusedRowPasses = 2.0;
@@ -109,13 +105,11 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
   clock.add("attention's projections", 6 * tokens * layers * width * head * (2 * heads + 2 * kv_heads) * again, rates.product, "products");
   clock.add("attention", (all_again ? 9 : 7) * tokens * layers * static_cast<double>(model.sequence_length) * heads * head, rates.attention,
             "products");
-  const double turned = (heads + kv_heads) * head, in_heads = turned + kv_heads * head;  // queries and keys, and values too
-  const double norms = place.on_gpu ? kHeadNormPasses * turned + kHeadJoinPasses * in_heads : kHeadPassesOfNorms * in_heads;
-  const double head_norms = model.qk_norm ? norms : 0.0;
+  const double in_heads = (heads + 2 * kv_heads) * head;
+  const double head_passes = kHeadPasses + (model.qk_norm ? kHeadPassesOfNorms : 0.0);
   clock.add("norms, residuals, positions",
             tokens * element * again *
-                ((kStreamPasses * width + kHeadPasses * in_heads + head_norms) * layers +
-                 (place.on_gpu ? kRouterPasses : 0.0) * width * moe_layers),
+                ((kStreamPasses * width + head_passes * in_heads) * layers + (place.on_gpu ? kRouterPasses : 0.0) * width * moe_layers),
             rates.copy, "memory");
   clock.add("dense feed-forward",
             18 * tokens * width *

@@ -32,7 +32,9 @@ at::Tensor reference(const at::Tensor& heads, const Sizes& sizes) {
 }
 
 Operation attention(const Sizes& sizes) {
-  return [=](const std::vector<at::Tensor>& inputs) { return causal_attention(inputs[0], sizes.queries, sizes.kv_heads); };
+  return [=](const std::vector<at::Tensor>& inputs) {
+    return causal_attention(AttentionHeads::split(inputs[0], sizes.queries, sizes.kv_heads));
+  };
 }
 
 TEST(CausalAttention, AndItsGradientMatchSoftmaxOverEarlierPositionsAtAnySizeAndDtype) {
@@ -57,11 +59,34 @@ TEST(CausalAttention, AndItsGradientMatchSoftmaxOverEarlierPositionsAtAnySizeAnd
   }
 }
 
+// As slices of one tensor, each by itself, and with the positions of a head side by side.
+TEST(CausalAttention, TakesHeadsOfAnyLayout) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  const Sizes sizes{2, 70, 4, 2, 16};
+  for (const at::ScalarType dtype : all_dtypes()) {
+    SCOPED_TRACE(concat(dtype));
+    const at::Tensor together = on_device(random.normal({sizes.sequences, sizes.positions, 8, sizes.width}), dtype);
+    const at::Tensor expected = reference(on_host(together), sizes);
+    const AttentionHeads slices = AttentionHeads::split(together, sizes.queries, sizes.kv_heads);
+    const AttentionHeads own{slices.queries.contiguous(), slices.keys.contiguous(), slices.values.contiguous()};
+    const auto by_head = [](const at::Tensor& heads) { return heads.transpose(1, 2).contiguous().transpose(1, 2); };
+    const AttentionHeads heads_first{by_head(slices.queries), by_head(slices.keys), by_head(slices.values)};
+    for (const AttentionHeads& heads : {slices, own, heads_first, AttentionHeads{slices.queries, own.keys, heads_first.values}}) {
+      expect_close(causal_attention(heads), expected, tolerance_of(dtype), 3.0);
+    }
+  }
+}
+
 TEST(CausalAttention, RefusesHeadsThatDoNotAddUp) {
   const at::Tensor heads = at::zeros({1, 4, 5, 8}, at::TensorOptions().device(test_device()));
-  EXPECT_THROW(causal_attention(heads, 2, 1), ShapeError);
-  EXPECT_THROW(causal_attention(heads, 3, 0), ShapeError);
-  EXPECT_THROW(causal_attention(heads.select(0, 0), 3, 1), ShapeError);
+  const AttentionHeads right = AttentionHeads::split(heads, 3, 1);
+  EXPECT_THROW(AttentionHeads::split(heads, 2, 1), ShapeError);
+  EXPECT_THROW(AttentionHeads::split(heads.select(0, 0), 3, 1), ShapeError);
+  EXPECT_THROW(causal_attention({right.queries, right.queries.narrow(2, 0, 2), right.queries.narrow(2, 0, 2)}), ShapeError);
+  EXPECT_THROW(causal_attention({right.queries, right.keys.narrow(2, 0, 0), right.values.narrow(2, 0, 0)}), ShapeError);
+  EXPECT_THROW(causal_attention({right.queries, right.keys, right.values.narrow(1, 0, 3)}), ShapeError);
+  EXPECT_THROW(causal_attention({right.queries, right.keys.to(at::kDouble), right.values}), ShapeError);
 }
 
 }  // namespace causal_attention_tests

@@ -61,6 +61,46 @@ TEST(LinearCrossEntropy, GradientsAreThoseOfTheFormula) {
   check_gradients(loss_for({19, 8}), {{random.normal({2, 8})}, {random.normal({20, 8})}}, random);
 }
 
+// On a GPU a row is held by one block, by a cluster of 2, 4 or 8, or, the longest, by none and read twice; in packs or, at an odd vocabulary, number
+// by number.
+TEST(LinearCrossEntropy, MatchesSoftmaxAtVocabulariesOfAnyLength) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  for (const int64_t vocabulary : {257, 9999, 20000, 30001, 50304, 151936, 500000, 500001}) {
+    const int64_t positions = vocabulary < 100000 ? 5 : 2;
+    const int64_t width = 2;
+    std::vector<int32_t> targets = random.integers(positions, 0, static_cast<int32_t>(vocabulary));
+    targets[0] = static_cast<int32_t>(vocabulary) - 1;
+    if (positions > 2) targets[2] = -1;
+    const at::Tensor some_hidden = random.normal({positions, width}) / 2;
+    const at::Tensor some_weight = random.normal({vocabulary, width}) / 2;
+    for (const at::ScalarType dtype : all_dtypes()) {
+      SCOPED_TRACE(concat(dtype, " V ", vocabulary));
+      const std::vector<at::Tensor> inputs = leaves({{some_hidden}, {some_weight}}, dtype);
+      const at::Tensor hidden = on_host(inputs[0]);
+      const at::Tensor weight = on_host(inputs[1]);
+      at::Tensor grad_logits = at::softmax(at::mm(hidden, weight.t()), 1);
+      double expected = 0;
+      for (int64_t t = 0; t < positions; ++t) {
+        const int32_t target = targets[static_cast<size_t>(t)];
+        at::Tensor row = grad_logits[t];
+        if (target >= 0) expected -= std::log(row[target].item<double>());
+        target < 0 ? row.zero_() : row[target].sub_(1);
+      }
+      const double tolerance = 2 * tolerance_of(dtype);
+      const at::Tensor loss = loss_for(targets)(inputs);
+      EXPECT_NEAR(loss.item<double>(), expected, tolerance * expected);
+      loss.backward();
+      expect_close(inputs[0].grad(), at::mm(grad_logits, weight), tolerance, 4.0);
+      // Times the vocabulary, so that a softmax of its inverse weighs as much as a tolerance can see; float16 has no such small numbers.
+      const double factor = dtype == at::kHalf ? 1.0 : static_cast<double>(vocabulary);
+      expect_close(on_host(inputs[1].grad()) * factor, at::mm(grad_logits.t(), hidden) * factor, tolerance, 8.0);
+      const at::NoGradGuard no_grad;
+      EXPECT_NEAR(loss_for(targets)(inputs).item<double>(), expected, tolerance * expected);
+    }
+  }
+}
+
 // More positions than one chunk of logits holds (64 MiB on the CPU, 1 GiB on a GPU): together they are what two halves are.
 TEST(LinearCrossEntropy, ChunksAddUp) {
   Random random;
@@ -151,6 +191,37 @@ TEST(LinearCrossEntropy, StaysExactWhereExponentialsWouldOverflow) {
   const at::Tensor weight = at::tensor(std::vector<double>{1, -1, 0.5}, at::kDouble).repeat({6}).view({18, 1});
   const std::vector<at::Tensor> inputs = leaves({{hidden}, {weight}}, at::kFloat);
   EXPECT_NEAR(loss_for({17})(inputs).item<double>(), 500.0 + std::log(6.0), 1e-3);
+}
+
+// Of 20000 they fill a whole part of a row that blocks share.
+TEST(LinearCrossEntropy, LogitsOfMinusInfinityAddNothing) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  for (const int64_t vocabulary : {20, 20000}) {
+    const int64_t left_out = vocabulary * 3 / 5;
+    for (const at::ScalarType dtype : all_dtypes()) {
+      SCOPED_TRACE(concat(dtype, " V ", vocabulary));
+      at::Tensor weight = random.normal({vocabulary, 1});
+      weight.narrow(0, 0, left_out).fill_(-std::numeric_limits<double>::infinity());
+      const std::vector<at::Tensor> inputs = leaves({{at::ones({1, 1}, at::kDouble)}, {weight}}, dtype);
+      const std::vector<int32_t> target = {static_cast<int32_t>(vocabulary) - 1};
+      const at::Tensor counted = on_host(inputs[1]).narrow(0, left_out, vocabulary - left_out);
+      const double expected = reference(at::ones({1, 1}, at::kDouble), counted, {target[0] - static_cast<int32_t>(left_out)});
+      const at::Tensor loss = loss_for(target)(inputs);
+      EXPECT_NEAR(loss.item<double>(), expected, tolerance_of(dtype) * (1 + expected));
+      loss.backward();
+      expect_close(inputs[1].grad().narrow(0, 0, left_out), at::zeros({left_out, 1}, at::kDouble), 1e-30);
+    }
+  }
+}
+
+TEST(LinearCrossEntropy, ATargetPastTheVocabularyIsSeen) {
+  const std::vector<at::Tensor> inputs = leaves({{at::ones({2, 4}, at::kDouble)}, {at::ones({20000, 4}, at::kDouble)}}, at::kFloat);
+  if (test_device().is_cuda()) {  // which does not wait to check them
+    EXPECT_TRUE(std::isnan(loss_for({3, 20000})(inputs).item<double>()));
+  } else {
+    EXPECT_THROW(loss_for({3, 20000})(inputs), ShapeError);
+  }
 }
 
 TEST(LinearCrossEntropy, RefusesOtherShapesAndDtypes) {

@@ -66,7 +66,10 @@ std::vector<at::Tensor> all_results(at::ScalarType dtype, unsigned seed) {
   };
   run([](const auto& in) { return rms_norm(in[0], in[1], 1e-6); }, {{random.normal({tokens, width})}, {random.normal({width}), true}});
   const at::Tensor angle = random.normal({17, 12});
-  run([&](const auto& in) { return rotary(in[0], angle.cos().to(arithmetic_of(dtype)), angle.sin().to(arithmetic_of(dtype)), 2); },
+  run(
+      [&](const auto& in) {
+        return joined(rotary(in[0], angle.cos().to(arithmetic_of(dtype)), angle.sin().to(arithmetic_of(dtype)), 1, 1));
+      },
       {{random.normal({59, 17, 3, 24})}});
   const at::Tensor chosen = top_k(random.normal({tokens, experts}), choices);
   const SlotOrder order = order_by_expert(chosen.view({-1}), experts);

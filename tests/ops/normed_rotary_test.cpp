@@ -14,10 +14,12 @@ struct Sizes {
   int64_t sequences, positions, queries, kv_heads, width;
 };
 
-/// Within a chunk of the weights' gradients and over several, as many queries as keys and more, odd halves, and no sequence at all.
+/// Within a chunk of the weights' gradients and over several, as many queries as keys and more, odd halves, and no sequence at all; halves of a
+/// power of two lanes and of other numbers, a head of the widest that lanes hold in packs, one past it, and more heads than a block takes at a time.
 const std::vector<Sizes>& all_sizes() {
-  static const std::vector<Sizes> sizes = {{2, 5, 4, 2, 8}, {1, 1, 1, 1, 2},   {3, 70, 2, 2, 6}, {0, 4, 2, 1, 4},
-                                           {1, 3, 2, 0, 4}, {2, 9, 3, 1, 128}, {1, 4, 1, 1, 700}};
+  static const std::vector<Sizes> sizes = {{2, 5, 4, 2, 8},   {1, 1, 1, 1, 2},   {3, 70, 2, 2, 6},    {0, 4, 2, 1, 4},
+                                           {1, 3, 2, 0, 4},   {2, 9, 3, 1, 128}, {1, 4, 1, 1, 700},   {2, 67, 5, 2, 24},
+                                           {1, 3, 2, 1, 256}, {1, 3, 2, 1, 264}, {2, 33, 37, 3, 128}, {3, 43, 2, 1, 14}};
   return sizes;
 }
 
@@ -38,8 +40,8 @@ std::vector<Input> inputs_of(Random& random, const Sizes& s) {
 Operation fused(const Angles& by, const Sizes& s) {
   return [=](const std::vector<at::Tensor>& inputs) {
     const at::ScalarType dtype = arithmetic_of(inputs[0].scalar_type());
-    return normed_rotary(inputs[0], inputs[1], inputs[2], kEpsilon, on_device(by.cosine, dtype), on_device(by.sine, dtype), s.queries,
-                         s.kv_heads);
+    return joined(normed_rotary(inputs[0], inputs[1], inputs[2], kEpsilon, on_device(by.cosine, dtype), on_device(by.sine, dtype),
+                                s.queries, s.kv_heads));
   };
 }
 
@@ -49,7 +51,7 @@ Operation one_after_the_other(const Angles& by, const Sizes& s) {
     const auto parts = inputs[0].split_with_sizes({s.queries, s.kv_heads, s.kv_heads}, 2);
     const at::Tensor normed =
         at::cat({rms_norm(parts[0].contiguous(), inputs[1], kEpsilon), rms_norm(parts[1].contiguous(), inputs[2], kEpsilon), parts[2]}, 2);
-    return rotary(normed, on_device(by.cosine, at::kDouble), on_device(by.sine, at::kDouble), s.queries + s.kv_heads);
+    return joined(rotary(normed, on_device(by.cosine, at::kDouble), on_device(by.sine, at::kDouble), s.queries, s.kv_heads));
   };
 }
 
@@ -84,6 +86,25 @@ TEST(NormedRotary, GradientsAreThoseOfTheFormula) {
   SCOPED_TRACE(random.trace());
   for (const Sizes& sizes : {Sizes{2, 3, 2, 1, 4}, Sizes{1, 2, 1, 1, 6}}) {
     check_gradients(fused(angles(random, sizes), sizes), inputs_of(random, sizes), random);
+  }
+}
+
+TEST(NormedRotary, GradientsOfAnyLayoutGiveTheSameBits) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  for (const int64_t width : {6, 64}) {
+    const Sizes sizes{2, 37, 3, 2, width};
+    const Angles by = angles(random, sizes);
+    const std::vector<Input> inputs = inputs_of(random, sizes);
+    const at::Tensor factors = random.normal(inputs[0].values.sizes());
+    for (const at::ScalarType dtype : all_dtypes()) {
+      SCOPED_TRACE(concat(dtype, " d ", width));
+      const at::ScalarType wide = arithmetic_of(dtype);
+      check_gradient_layouts(inputs[0].values, factors, dtype, sizes.queries, sizes.kv_heads, [&](const at::Tensor& heads) {
+        return normed_rotary(heads, on_device(inputs[1].values, wide), on_device(inputs[2].values, wide), kEpsilon,
+                             on_device(by.cosine, wide), on_device(by.sine, wide), sizes.queries, sizes.kv_heads);
+      });
+    }
   }
 }
 

@@ -4,9 +4,11 @@
 /// includes those files with another test_device().
 
 #include "base/text.h"
+#include "ops/attention_heads.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -82,6 +84,9 @@ inline std::vector<int64_t> int_values(const at::Tensor& tensor) {
 inline at::Tensor on_device(const at::Tensor& values, at::ScalarType dtype) { return values.to(test_device(), dtype).contiguous(); }
 /// As a reference reads it.
 inline at::Tensor on_host(const at::Tensor& values) { return values.detach().to(at::kCPU, at::kDouble).contiguous(); }
+
+/// [B, S, H + 2 KV, d], differentiable.
+inline at::Tensor joined(const AttentionHeads& heads) { return at::cat({heads.queries, heads.keys, heads.values}, 2); }
 
 /// Every element within tolerance * (scale + |expected|); NaN only where NaN is expected.
 inline void expect_close(const at::Tensor& actual, const at::Tensor& expected, double tolerance, double scale = 1.0) {
@@ -184,6 +189,33 @@ inline void check_gradients(const Operation& operation, const std::vector<Input>
     const std::vector<at::Tensor> full = gradients(operation, leaves(inputs, dtype), at::ones_like(factors));
     for (size_t i = 0; i < inputs.size(); ++i) expect_same_bits(expanded[i].grad(), full[i]);
   }
+}
+
+/// Of what `make` makes of heads [B, S, H + 2 KV, d], gradients each by itself, sliced from one tensor, or with the positions of a head side by side
+/// give the same bits; and one that is missing counts as zeros.
+template <class Make>
+void check_gradient_layouts(const at::Tensor& values, const at::Tensor& factors, at::ScalarType dtype, int64_t queries, int64_t kv_heads,
+                            const Make& make) {
+  const auto gradient = [&](const auto& layout, bool of_queries_alone) {
+    const at::Tensor heads = leaves({{values}}, dtype)[0];
+    const AttentionHeads made = make(heads);
+    const AttentionHeads grads = AttentionHeads::split(on_device(factors, dtype), queries, kv_heads);
+    if (of_queries_alone) {
+      torch::autograd::backward({made.queries}, {layout(grads.queries)});
+    } else {
+      torch::autograd::backward({made.queries, made.keys, made.values}, {layout(grads.queries), layout(grads.keys), layout(grads.values)});
+    }
+    return heads.grad();
+  };
+  const auto sliced = [](const at::Tensor& grad) { return grad; };
+  const auto own = [](const at::Tensor& grad) { return grad.contiguous(); };
+  const auto by_head = [](const at::Tensor& grad) { return grad.transpose(1, 2).contiguous().transpose(1, 2); };
+  const at::Tensor expected = gradient(sliced, false);
+  expect_same_bits(gradient(own, false), expected);
+  expect_same_bits(gradient(by_head, false), expected);
+  const at::Tensor alone = gradient(own, true);
+  expect_same_bits(alone.narrow(2, 0, queries), expected.narrow(2, 0, queries));
+  expect_same_bits(alone.narrow(2, queries, 2 * kv_heads), at::zeros_like(alone.narrow(2, queries, 2 * kv_heads)));
 }
 
 }  // namespace pimoe::checks
