@@ -1,5 +1,7 @@
 #include "ops/cuda_math.cuh"
 
+#include <algorithm>
+
 namespace pimoe::cuda {
 namespace {
 
@@ -7,110 +9,82 @@ namespace {
 __device__ inline float sum_apart(float left, float right) { return __fadd_rn(left, right); }
 __device__ inline double sum_apart(double left, double right) { return __dadd_rn(left, right); }
 
-/// One warp for each row, which stays in its registers where it has at most kHeld packs for a lane; else it is read again.
+/// The same sum in every thread of the block, added in the same order.
+template <class A>
+__device__ A block_sum(A value) {
+  __shared__ A of_warps[32];
+  value = warp_sum(value);
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
+  __syncthreads();
+  A sum = 0;
+  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) sum += of_warps[warp];
+  return sum;
+}
+
+/// One block for each row, if it can with a pack for each thread, which then stays in registers; else packs are read again.
 /// @tparam N  numbers of a pack
-template <class T, int N, int kHeld, class A = Arithmetic<T>>
-__global__ void forward(RmsNormArguments a, int64_t rows) {
-  const int64_t row = grid_row();
-  if (row >= rows) return;
-  const T* x = static_cast<const T*>(a.input) + row * a.width;
-  const T* update = a.update == nullptr ? nullptr : static_cast<const T*>(a.update) + row * a.width;
-  T* sum = static_cast<T*>(a.sum) + row * a.width;
+template <class T, int N, class A = Arithmetic<T>>
+__global__ void forward(RmsNormArguments a) {
+  const int64_t begin = blockIdx.x * a.width;
+  const T* x = static_cast<const T*>(a.input) + begin;
+  const T* update = a.update == nullptr ? nullptr : static_cast<const T*>(a.update) + begin;
+  T* sum = static_cast<T*>(a.sum) + begin;
   const A* weight = static_cast<const A*>(a.weight);
-  Pack<T, N> held[kHeld > 0 ? kHeld : 1];
+  const int64_t stride = static_cast<int64_t>(blockDim.x) * N;
+  Pack<T, N> pack;
   A squares = 0;
-  const auto read = [&](int64_t column) {
-    auto pack = load_pack<T, N>(x + column);
+  for (int64_t column = threadIdx.x * N; column < a.width; column += stride) {
+    pack = load_pack<T, N>(x + column);
     if (update != nullptr) {
       const auto more = load_pack<T, N>(update + column);
       for (int i = 0; i < N; ++i) store(&pack.values[i], load(pack.values[i]) + load(more.values[i]));
       store_pack(sum + column, pack);
     }
     for (int i = 0; i < N; ++i) squares += load(pack.values[i]) * load(pack.values[i]);
-    return pack;
-  };
-  if constexpr (kHeld > 0) {
-#pragma unroll
-    for (int p = 0; p < kHeld; ++p) {
-      const int64_t column = (p * 32 + threadIdx.x) * N;
-      if (column < a.width) held[p] = read(column);
-    }
-  } else {
-    for (int64_t column = threadIdx.x * N; column < a.width; column += 32 * N) read(column);
   }
-  const A inverse = A(1) / sqrt(warp_sum(squares) / static_cast<A>(a.width) + static_cast<A>(a.epsilon));
-  if (threadIdx.x == 0) static_cast<A*>(a.inverse_rms)[row] = inverse;
-  const auto write = [&](int64_t column, const Pack<T, N>& pack) {
+  const A inverse = A(1) / sqrt(block_sum(squares) / static_cast<A>(a.width) + static_cast<A>(a.epsilon));
+  if (threadIdx.x == 0) static_cast<A*>(a.inverse_rms)[blockIdx.x] = inverse;
+  for (int64_t column = threadIdx.x * N; column < a.width; column += stride) {
+    if (stride < a.width) pack = load_pack<T, N>((update == nullptr ? x : sum) + column);  // a thread's own columns
     const auto w = load_pack<A, N>(weight + column);
     Pack<T, N> y;
     for (int i = 0; i < N; ++i) store(&y.values[i], load(pack.values[i]) * inverse * w.values[i]);
-    store_pack(static_cast<T*>(a.output) + row * a.width + column, y);
-  };
-  if constexpr (kHeld > 0) {
-#pragma unroll
-    for (int p = 0; p < kHeld; ++p) {
-      const int64_t column = (p * 32 + threadIdx.x) * N;
-      if (column < a.width) write(column, held[p]);
-    }
-  } else {
-    const T* from = update == nullptr ? x : sum;  // a lane's own columns
-    for (int64_t column = threadIdx.x * N; column < a.width; column += 32 * N) write(column, load_pack<T, N>(from + column));
+    store_pack(static_cast<T*>(a.output) + begin + column, y);
   }
 }
 
 /// With n = x r, r = 1 / rms: dx = r (w dy - n mean(w dy n)), rounded, and grad_sum. As forward.
-template <class T, int N, int kHeld, class A = Arithmetic<T>>
-__global__ void input_gradient(RmsNormArguments a, int64_t rows) {
-  const int64_t row = grid_row();
-  if (row >= rows) return;
-  const T* x = static_cast<const T*>(a.input) + row * a.width;
-  const T* dy = static_cast<const T*>(a.grad_output) + row * a.width;
-  const T* beside = a.grad_sum == nullptr ? nullptr : static_cast<const T*>(a.grad_sum) + row * a.width;
+template <class T, int N, class A = Arithmetic<T>>
+__global__ void input_gradient(RmsNormArguments a) {
+  const int64_t begin = blockIdx.x * a.width;
+  const T* x = static_cast<const T*>(a.input) + begin;
+  const T* dy = static_cast<const T*>(a.grad_output) + begin;
+  const T* beside = a.grad_sum == nullptr ? nullptr : static_cast<const T*>(a.grad_sum) + begin;
   const A* weight = static_cast<const A*>(a.weight);
-  const A inverse = static_cast<const A*>(a.inverse_rms)[row];
-  struct Packs {
-    Pack<T, N> x, dy;
-  };
-  Packs held[kHeld > 0 ? kHeld : 1];
+  const A inverse = static_cast<const A*>(a.inverse_rms)[blockIdx.x];
+  const int64_t stride = static_cast<int64_t>(blockDim.x) * N;
+  Pack<T, N> xs, dys;
   A dot = 0;
-  const auto read = [&](int64_t column) {
-    const Packs packs{load_pack<T, N>(x + column), load_pack<T, N>(dy + column)};
+  for (int64_t column = threadIdx.x * N; column < a.width; column += stride) {
+    xs = load_pack<T, N>(x + column);
+    dys = load_pack<T, N>(dy + column);
     const auto w = load_pack<A, N>(weight + column);
-    for (int i = 0; i < N; ++i) dot += load(packs.dy.values[i]) * w.values[i] * load(packs.x.values[i]);
-    return packs;
-  };
-  if constexpr (kHeld > 0) {
-#pragma unroll
-    for (int p = 0; p < kHeld; ++p) {
-      const int64_t column = (p * 32 + threadIdx.x) * N;
-      if (column < a.width) held[p] = read(column);
-    }
-  } else {
-    for (int64_t column = threadIdx.x * N; column < a.width; column += 32 * N) read(column);
+    for (int i = 0; i < N; ++i) dot += load(dys.values[i]) * w.values[i] * load(xs.values[i]);
   }
-  const A pull = warp_sum(dot) * inverse * inverse / static_cast<A>(a.width);
-  const auto write = [&](int64_t column, const Packs& packs) {
+  const A pull = block_sum(dot) * inverse * inverse / static_cast<A>(a.width);
+  for (int64_t column = threadIdx.x * N; column < a.width; column += stride) {
+    if (stride < a.width) {
+      xs = load_pack<T, N>(x + column);
+      dys = load_pack<T, N>(dy + column);
+    }
     const auto w = load_pack<A, N>(weight + column);
     Pack<T, N> dx;
-    for (int i = 0; i < N; ++i) {
-      store(&dx.values[i], inverse * (load(packs.dy.values[i]) * w.values[i] - load(packs.x.values[i]) * pull));
-    }
+    for (int i = 0; i < N; ++i) store(&dx.values[i], inverse * (load(dys.values[i]) * w.values[i] - load(xs.values[i]) * pull));
     if (beside != nullptr) {
       const auto more = load_pack<T, N>(beside + column);
       for (int i = 0; i < N; ++i) store(&dx.values[i], sum_apart(load(dx.values[i]), load(more.values[i])));
     }
-    store_pack(static_cast<T*>(a.grad_input) + row * a.width + column, dx);
-  };
-  if constexpr (kHeld > 0) {
-#pragma unroll
-    for (int p = 0; p < kHeld; ++p) {
-      const int64_t column = (p * 32 + threadIdx.x) * N;
-      if (column < a.width) write(column, held[p]);
-    }
-  } else {
-    for (int64_t column = threadIdx.x * N; column < a.width; column += 32 * N) {
-      write(column, {load_pack<T, N>(x + column), load_pack<T, N>(dy + column)});
-    }
+    store_pack(static_cast<T*>(a.grad_input) + begin + column, dx);
   }
 }
 
@@ -141,22 +115,18 @@ __global__ void weight_gradient(const T* input, const A* inverse_rms, const T* g
   }
 }
 
-/// Packs of a row that a lane holds, at most.
-template <class T>
-int held_packs(const RmsNormArguments& a) {
-  const int64_t packs = (a.width + 32 * kPack<T> - 1) / (32 * kPack<T>);
-  return packs <= 8 ? 8 : packs <= 16 ? 16 : 0;
+/// Threads of a row's block: a pack for each, as far as there may be.
+unsigned row_threads(int64_t width, int pack) {
+  constexpr int64_t kMost = 1024;
+  return static_cast<unsigned>(std::min(kMost, (width + 32 * pack - 1) / (32 * pack) * 32));
 }
 
 struct Forward {
   template <class T>
   static void run(const RmsNormArguments& a, int64_t rows) {
-    constexpr int N = kPack<T>;
-    const RowGrid grid = warp_grid(rows);
-    const int held = held_packs<T>(a);
     const bool packed = packs_fit<T>(a.width, a.input, a.update, a.sum, a.weight, a.output);
-    const auto kernel = !packed ? forward<T, 1, 0> : held == 8 ? forward<T, N, 8> : held == 16 ? forward<T, N, 16> : forward<T, N, 0>;
-    kernel<<<grid.blocks, grid.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(a, rows);
+    const auto kernel = packed ? forward<T, kPack<T>> : forward<T, 1>;
+    kernel<<<static_cast<unsigned>(rows), row_threads(a.width, packed ? kPack<T> : 1), 0, c10::cuda::getCurrentCUDAStream()>>>(a);
     check_launch("rms_norm");
   }
 };
@@ -165,20 +135,14 @@ struct Backward {
   template <class T>
   static void run(const RmsNormArguments& a, int64_t rows) {
     using A = Arithmetic<T>;
-    constexpr int N = kPack<T>;
     const auto stream = c10::cuda::getCurrentCUDAStream();
     const bool packed = packs_fit<T>(a.width, a.input, a.weight, a.grad_output, a.grad_input, a.grad_sum);
     const auto* input = static_cast<const T*>(a.input);
     const auto* grad_output = static_cast<const T*>(a.grad_output);
     const auto* inverse_rms = static_cast<const A*>(a.inverse_rms);
     if (a.grad_input != nullptr) {
-      const RowGrid grid = warp_grid(rows);
-      const int held = held_packs<T>(a);
-      const auto kernel = !packed      ? input_gradient<T, 1, 0>
-                          : held == 8  ? input_gradient<T, N, 8>
-                          : held == 16 ? input_gradient<T, N, 16>
-                                       : input_gradient<T, N, 0>;
-      kernel<<<grid.blocks, grid.threads, 0, stream>>>(a, rows);
+      const auto kernel = packed ? input_gradient<T, kPack<T>> : input_gradient<T, 1>;
+      kernel<<<static_cast<unsigned>(rows), row_threads(a.width, packed ? kPack<T> : 1), 0, stream>>>(a);
       check_launch("rms_norm input gradient");
     }
     if (a.grad_weight_partial != nullptr) {

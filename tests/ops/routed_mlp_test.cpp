@@ -117,25 +117,28 @@ TEST(RoutedSwigluMlp, GradientsOfEveryDtypeAreThoseOfFloat64AtAnySize) {
   }
 }
 
-// Several tiles for each of a GPU's processors, one after the other, and groups of more than one band of tiles.
+// Several tiles for each of a GPU's processors, one after the other, and groups of more than one band of tiles; and hidden rows so long that all
+// gathering is done before the products.
 TEST(RoutedSwigluMlp, ManyTilesAreThoseOfFloat64) {
   Random random;
   SCOPED_TRACE(random.trace());
   const bool on_gpu = test_device().is_cuda();
-  const Sizes sizes = on_gpu ? Sizes{6000, 2, 4, 512, 512} : Sizes{300, 2, 4, 96, 64};
-  const Route route(random, sizes);
-  const std::vector<Input> inputs = inputs_of(random, sizes);
-  const std::vector<at::Tensor> tensors = leaves(inputs, at::kBFloat16);
-  std::vector<Input> rounded;
-  for (size_t i = 0; i < inputs.size(); ++i) rounded.push_back({on_host(tensors[i]), inputs[i].is_arithmetic});
-  const at::Tensor factors = on_host(on_device(random.normal({sizes.tokens, sizes.width}), at::kBFloat16));
-  const auto doubles = leaves(rounded, at::kDouble);
-  expect_close(mlp(route)(tensors), mlp(route)(doubles), 2 * tolerance_of(at::kBFloat16), 5.0);
-  const auto expected = gradients(mlp(route), doubles, factors);
-  const auto grads = gradients(mlp(route), tensors, factors);
-  for (size_t i = 0; i < grads.size(); ++i) {
-    SCOPED_TRACE(concat("gradient of input ", i));
-    expect_close(grads[i], expected[i], 2 * tolerance_of(at::kBFloat16), 1.0 + expected[i].abs().max().item<double>());
+  for (const Sizes& sizes : {on_gpu ? Sizes{6000, 2, 4, 512, 512} : Sizes{300, 2, 4, 96, 64}, Sizes{150, 2, 3, 72, 2056}}) {
+    SCOPED_TRACE(sizes.hidden_width);
+    const Route route(random, sizes);
+    const std::vector<Input> inputs = inputs_of(random, sizes);
+    const std::vector<at::Tensor> tensors = leaves(inputs, at::kBFloat16);
+    std::vector<Input> rounded;
+    for (size_t i = 0; i < inputs.size(); ++i) rounded.push_back({on_host(tensors[i]), inputs[i].is_arithmetic});
+    const at::Tensor factors = on_host(on_device(random.normal({sizes.tokens, sizes.width}), at::kBFloat16));
+    const auto doubles = leaves(rounded, at::kDouble);
+    expect_close(mlp(route)(tensors), mlp(route)(doubles), 2 * tolerance_of(at::kBFloat16), 5.0);
+    const auto expected = gradients(mlp(route), doubles, factors);
+    const auto grads = gradients(mlp(route), tensors, factors);
+    for (size_t i = 0; i < grads.size(); ++i) {
+      SCOPED_TRACE(concat("gradient of input ", i));
+      expect_close(grads[i], expected[i], 2 * tolerance_of(at::kBFloat16), 1.0 + expected[i].abs().max().item<double>());
+    }
   }
 }
 
