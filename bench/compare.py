@@ -8,7 +8,7 @@
     bench/compare.py --tiny --device cpu --peer-python venv/bin/python --peers torch,transformers,eager --results /tmp/tried
 
 The other Python needs torch and transformers; --peer-path is a folder with more packages for it. A turn is a process of its own, with warm-up and a
-median. Before a layer of a peer is timed it must give our output and gradients; a model's first loss must be ln V. What fails is listed with its error.
+median. Before a layer of a peer is timed it must give our output and gradients; a model's first loss must be that of fresh weights. What fails is listed with its error.
 Writes gpu-ROW-SHAPE.json to bench/results. docs/bench.md says what is compared.
 """
 import argparse
@@ -149,7 +149,7 @@ def model_turns(programs, shape, peers):
 
     def checked(name, result):
         step = result["cases"]["step"]
-        check_first_loss(step["first_loss"], shape["vocabulary"])
+        check_first_loss(step["first_loss"], shape["vocabulary"], shape["width"])
         agreed[name] = {key: step[key] for key in ("first_loss", "parameters")}
         if "ours" in agreed and abs(step["parameters"] / agreed["ours"]["parameters"] - 1) > 1e-3:
             raise RuntimeError(f"not the same model: {step['parameters']:,} parameters, ours has {agreed['ours']['parameters']:,}")

@@ -5,7 +5,7 @@
 
 The other Python needs torch and transformers. Each turn is a process of its own that trains on random tokens for a few steps; its time is the
 median step after the first ones. The first round asks every mode, later rounds those within --near of the best. Before anything is counted, the
-first loss must be that of guessing, ln V, within 5 %. What fails is listed with its error. Writes bench/results/cpu-SHAPE.json for each shape.
+first loss must be that of fresh weights within 3 %. What fails is listed with its error. Writes bench/results/cpu-SHAPE.json for each shape.
 """
 import argparse
 import array
@@ -92,7 +92,7 @@ def compare(options, name, shape, folder):
 
     def checked(train):
         result = train()
-        check_first_loss(result["first_loss"], shape["vocabulary"])
+        check_first_loss(result["first_loss"], shape["vocabulary"], shape["width"])
         return result
 
     taken, errors = take_turns(name, {turn: lambda train=train: checked(train) for turn, train in turns.items()}, options.rounds, is_near)

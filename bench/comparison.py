@@ -55,11 +55,12 @@ def take_turns(label, turns, rounds, is_wanted=lambda name, results: True):
     return results, errors
 
 
-def check_first_loss(loss, vocabulary):
-    """@throws RuntimeError unless it is that of guessing, ln V, within 5 %"""
-    guess = math.log(vocabulary)
-    if not abs(loss - guess) <= 0.05 * guess:
-        raise RuntimeError(f"the first loss is {loss}, not near ln V = {guess:.3f}: an error, or not the same task")
+def check_first_loss(loss, vocabulary, width):
+    """@throws RuntimeError unless it is that of fresh weights within 3 %: ln V for a guess, and half the variance of the logits, which are products
+    of `width` numbers of variance 1 with weights of deviation 0.02"""
+    fresh = math.log(vocabulary) + width * 0.02**2 / 2
+    if not abs(loss - fresh) <= 0.03 * fresh:
+        raise RuntimeError(f"the first loss is {loss}, that of fresh weights about {fresh:.3f}: an error, or not the same task")
 
 
 def ratios_text(ratios):

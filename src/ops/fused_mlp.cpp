@@ -51,11 +51,6 @@ void run(const at::Tensor& on, [[maybe_unused]] const Kernels& kernels) {
   }
 }
 
-/// @returns what row_tokens would have gathered, [R, D]
-at::Tensor gathered(const at::Tensor& tokens, const FusedMlp& mlp) {
-  return rows_of_tokens(tokens, mlp.positions, mlp.positions.numel() / tokens.size(0), mlp.rows);
-}
-
 /// Has `kernels` put the gradient of `weight` into its sink, or into a tensor, which is returned.
 template <class Kernels>
 at::Tensor weight_gradient(const at::Tensor& weight, const Kernels& kernels) {
@@ -141,7 +136,7 @@ at::Tensor fused_mlp_gate_up_gradient(const FusedMlp& mlp, const FusedMlpRowGrad
   at::Tensor rows;
   if (mlp.row_tokens.defined()) {
     // Gathering in the product costs more than a pass before it: rows are the sum's terms, and a tile takes others at each step.
-    rows = gathered(mlp.input, mlp);
+    rows = rows_of_tokens(mlp.input, mlp.positions, mlp.positions.numel() / mlp.input.size(0), mlp.rows);
     arguments.input = rows.const_data_ptr();
   }
   return weight_gradient(mlp.gate_up, [&](const GradientRoom& room) { cuda::grouped_mlp_gate_up_gradient(arguments, room); });
@@ -150,14 +145,7 @@ at::Tensor fused_mlp_gate_up_gradient(const FusedMlp& mlp, const FusedMlpRowGrad
 at::Tensor fused_mlp_down_gradient(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows, const at::Tensor& grad_output) {
   if (mlp.input.is_cpu()) return fused_mlp_down_gradient_by_tiles(mlp, of_rows, grad_output);
   GroupedMlpArguments arguments = arguments_of(mlp);
-  // The same, but there is less to gather here, and a pass pays only for products that are long enough.
-  constexpr int64_t kLong = 2048;
-  at::Tensor rows = grad_output;
-  if (mlp.row_tokens.defined() && mlp.down.size(2) >= kLong) {
-    rows = gathered(grad_output, mlp);
-    arguments.row_tokens = nullptr;
-  }
-  arguments.grad_output = rows.const_data_ptr();
+  arguments.grad_output = grad_output.const_data_ptr();  // gathered in the product: it is the smaller side, and a pass would gain nothing
   arguments.hidden = of_rows.hidden.mutable_data_ptr();
   return weight_gradient(mlp.down, [&](const GradientRoom& room) { cuda::grouped_mlp_down_gradient(arguments, room); });
 }

@@ -103,11 +103,12 @@ class Turns(unittest.TestCase):
             with self.assertRaises(ProcessLookupError):
                 os.kill(int(started.read_text()), 0)
 
-    def test_first_loss_is_that_of_guessing(self):
-        comparison.check_first_loss(6.3, 512)  # ln 512 = 6.238
+    def test_first_loss_is_that_of_fresh_weights(self):
+        comparison.check_first_loss(6.3, 512, 64)  # ln 512 = 6.238
+        comparison.check_first_loss(11.19, 32000, 4096)  # ln 32000 = 10.373
         for loss in (5.5, float("nan")):
             with self.assertRaises(RuntimeError):
-                comparison.check_first_loss(loss, 512)
+                comparison.check_first_loss(loss, 512, 64)
 
 
 def record(ours, peers):

@@ -117,8 +117,7 @@ TEST(RoutedSwigluMlp, GradientsOfEveryDtypeAreThoseOfFloat64AtAnySize) {
   }
 }
 
-// Several tiles for each of a GPU's processors, one after the other, and groups of more than one band of tiles; and hidden rows so long that all
-// gathering is done before the products.
+// Several tiles for each of a GPU's processors, one after the other, and groups of more than one band of tiles; and long hidden rows.
 TEST(RoutedSwigluMlp, ManyTilesAreThoseOfFloat64) {
   Random random;
   SCOPED_TRACE(random.trace());
