@@ -17,12 +17,11 @@ constexpr double kHeadPassesOfNorms = 1.0;
 /// Per number of an expert's row: fused, results and gradients of rows are written by products and read once; exchanged, rows are gathered, permuted
 /// to experts and back, and added up, and so are their gradients.
 constexpr double kFusedRowPasses = 2.0;
+constexpr double kFusedRowPassesOnGpu = 3.0;  ///< backward gathers the tokens once more, by a pass of its own
 constexpr double kLocalRowPasses = 8.0;
 constexpr double kExchangedRowPasses = 14.0;
-/// Numbers of the master's type that an update reads and writes of a parameter: the norm 1, AdamW 7; it writes the rounded weight too. On a GPU,
-/// where clipping and rounding are passes of libtorch's for now, 3 more.
+/// Numbers of the master's type that an update reads and writes of a parameter: the norm 1, AdamW 7; it writes the rounded weight too.
 constexpr double kUpdatePasses = 8.0;
-constexpr double kUpdatePassesOnGpu = 11.0;
 /// Operations of a layer forward and backward, and of a micro-step beside its layers.
 constexpr double kOperationsOfLayer = 110.0;
 constexpr double kOperationsOfMicroStep = 60.0;
@@ -116,6 +115,7 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
                 (static_cast<double>(model.feed_forward_width) * dense_layers + static_cast<double>(model.moe.shared_width) * moe_layers) *
                 again,
             rates.product, "products");
+  double direct_weights = width * static_cast<double>(model.vocabulary);  // whose gradients their products add up
   if (moe_layers > 0) {
     const RoutedRows rows = forecast.rows(skew);
     const std::vector<ExpertGroupConfig> groups = model.moe.expert_groups();
@@ -129,7 +129,11 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
       const double weights =
           (is_gated(groups[bank].activation) ? 3 : 2) * width * hidden + static_cast<double>(groups[bank].layers - 2) * hidden * hidden;
       flops += 6 * of_bank * weights;
-      const double passes = expert_ranks > 1 ? kExchangedRowPasses : rows.fused ? kFusedRowPasses : kLocalRowPasses;
+      direct_weights += static_cast<double>(groups[bank].count / expert_ranks) * weights * moe_layers;
+      const double passes = expert_ranks > 1 ? kExchangedRowPasses
+                            : !rows.fused    ? kLocalRowPasses
+                            : place.on_gpu   ? kFusedRowPassesOnGpu
+                                             : kFusedRowPasses;
       moved += of_bank * element * passes * width;
     }
     clock.add("experts", flops * moe_layers * micro_steps * again_moe, rates.grouped_product, "products");
@@ -145,9 +149,14 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
 
   const MemoryForecast memory = forecast.memory(1.0);
   const auto gradient_bytes = static_cast<double>(memory.gradients);
-  // Each micro-step reads its gradients and writes, then adds to, the sums.
-  const double weight_bytes = static_cast<double>(memory.weights);
-  clock.add("sums of gradients", weight_bytes * 2 * micro_steps + gradient_bytes * (2 * micro_steps - 1), rates.copy, "memory");
+  // Each micro-step reads its gradients and writes, then adds to, the sums. On a GPU experts and head write there themselves, and read what they
+  // add to.
+  const auto weight_bytes = static_cast<double>(memory.weights);
+  const double direct = place.on_gpu ? std::min(1.0, direct_weights * element / weight_bytes) : 0.0;
+  clock.add("sums of gradients",
+            (1 - direct) * (weight_bytes * 2 * micro_steps + gradient_bytes * (2 * micro_steps - 1)) +
+                direct * gradient_bytes * (micro_steps - 1),
+            rates.copy, "memory");
   const double launched =
       (kOperationsOfLayer * layers * std::max(again, again_moe) + kOperationsOfMicroStep) * micro_steps * rates.operation;
   if (place.on_gpu) {
@@ -171,9 +180,7 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
   clock.add("gradients over ranks", summed - time.hidden_seconds, 1.0, ring_limit);
   const bool apart = bytes.compute < bytes.wide;  // else the masters are the weights, and no part of the optimizer's memory
   const double slice = static_cast<double>(memory.optimizer) / static_cast<double>((apart ? 3 : 2) * bytes.wide);
-  clock.add("update",
-            slice * ((place.on_gpu ? kUpdatePassesOnGpu : kUpdatePasses) * static_cast<double>(bytes.wide) +
-                     static_cast<double>(apart ? bytes.compute : 0)),
+  clock.add("update", slice * (kUpdatePasses * static_cast<double>(bytes.wide) + static_cast<double>(apart ? bytes.compute : 0)),
             rates.copy, "memory");
   clock.add("weights to ranks", gathered, 1.0, ring_limit);
 
