@@ -19,7 +19,9 @@ namespace {
 /// A rank's micro-batch on its way to random experts and back, without the experts.
 class RoundTrip {
  public:
-  explicit RoundTrip(const Bench& bench) : mesh_(bench.mesh()), dispatcher_(placement_of(bench), mesh_.group(Group::kExpert)) {
+  explicit RoundTrip(const Bench& bench)
+      : mesh_(bench.mesh()),
+        dispatcher_(placement_of(bench), mesh_.group(Group::kExpert), bench.config().model.moe.exchange == MoeExchange::kTokens) {
     const TrainConfig& config = bench.config();
     const int64_t tokens = config.train.micro_batch * config.model.sequence_length;
     const auto options = at::TensorOptions().device(mesh_.device());
@@ -35,9 +37,9 @@ class RoundTrip {
     const TimeMark begin = now();
     const DispatchPlan plan = dispatcher_.plan(experts_, /*capacity=*/0);
     const TimeMark planned = now();
-    const at::Tensor rows = dispatcher_.dispatch(tokens_, plan);
+    const at::Tensor rows = there(plan);
     const TimeMark dispatched = now();
-    dispatcher_.combine(rows, weights_, plan);
+    back(rows, plan);
     parts.add("plan", begin, planned);
     parts.add("dispatch", planned, dispatched);
     parts.add("combine", dispatched, now());
@@ -46,7 +48,7 @@ class RoundTrip {
   void forward_and_backward(Parts& parts) {
     const TimeMark begin = now();
     const DispatchPlan plan = dispatcher_.plan(experts_, /*capacity=*/0);
-    const at::Tensor combined = dispatcher_.combine(dispatcher_.dispatch(tokens_, plan), weights_, plan);
+    const at::Tensor combined = back(there(plan), plan);
     const TimeMark middle = now();
     combined.backward(gradient_);
     parts.add("forward", begin, middle);
@@ -59,6 +61,12 @@ class RoundTrip {
   static ExpertPlacement placement_of(const Bench& bench) {
     const Communicator& group = bench.mesh().group(Group::kExpert);
     return {bench.config().model.moe.expert_groups(), group.size(), group.rank(), bench.mesh().device()};
+  }
+  at::Tensor there(const DispatchPlan& plan) const {
+    return plan.by_token ? dispatcher_.dispatch_tokens(tokens_, weights_, plan).tokens : dispatcher_.dispatch(tokens_, plan);
+  }
+  at::Tensor back(const at::Tensor& rows, const DispatchPlan& plan) const {
+    return plan.by_token ? dispatcher_.combine_tokens(rows, plan) : dispatcher_.combine(rows, weights_, plan);
   }
   TimeMark now() const { return TimeMark::now(mesh_.device()); }
 

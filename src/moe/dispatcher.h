@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace pimoe {
@@ -18,12 +19,27 @@ struct ExchangeRoute {
   at::Tensor padding;     ///< [sent] bool: rows that stand for no slot; undefined where nothing is padded
 };
 
+/// How tokens travel once to each rank that holds one of their experts (MoeExchange::kTokens).
+struct TokenRoute {
+  SlotOrder order;                   ///< of pairs t P + p, token t goes to rank p, by rank
+  std::vector<int64_t> send_tokens;  ///< [P] to each rank of the expert group
+  std::vector<int64_t> recv_tokens;  ///< [P] from each rank
+  SlotOrder local;                   ///< of the arrived tokens' choices [U K], by local expert
+};
+
 /// What planning learned about one batch's slots: all that dispatch, experts and combine need, and what recompute takes again.
 struct DispatchPlan {
   SlotOrder order;   ///< this rank's slots by place (ExpertPlacement), and with that by rank of the expert group; padding among them
   at::Tensor ends;   ///< [L] int32 on the device: local expert l has rows [ends[l-1], ends[l])
   int64_t rows = 0;  ///< R, rows received; on one GPU, where nothing is read to the host, an upper bound of ends[L-1]
   ExchangeRoute route;
+  std::optional<TokenRoute> by_token;  ///< there is no route then
+};
+
+/// What arrives where tokens travel.
+struct ArrivedTokens {
+  at::Tensor tokens;   ///< [U, D]
+  at::Tensor weights;  ///< [U, K] gates; those of experts elsewhere count for nothing
 };
 
 /// Moves each token's rows to the ranks that hold its experts, and the results back.
@@ -50,7 +66,14 @@ class Dispatcher {
   ///          combine_rows, with nothing in between
   virtual bool stays_here(const DispatchPlan& plan) const = 0;
 
-  /// The same for one number of each slot: [T, K] -> [R, 1]; differentiable.
+  /// Where the plan is by_token: tokens and their gates to the experts' ranks; differentiable in both. @cost two collectives on the expert group
+  virtual ArrivedTokens dispatch_tokens(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan) const = 0;
+
+  /// @param results  [U, D]: of each token that arrived, the weighted sum over this rank's experts
+  /// @returns [T, D]: each token's sum over the ranks  @cost one collective on the expert group
+  virtual at::Tensor combine_tokens(const at::Tensor& results, const DispatchPlan& plan) const = 0;
+
+  /// As dispatch, for one number of each slot: [T, K] -> [R, 1]; differentiable.
   virtual at::Tensor dispatch_slots(const at::Tensor& slots, const DispatchPlan& plan) const = 0;
 
   /// The way back of dispatch_slots: [R, 1] -> [T * K, 1], 0 for a slot that went nowhere. Not differentiated.

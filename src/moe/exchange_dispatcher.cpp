@@ -2,6 +2,7 @@
 
 #include "moe/exchange_rows.h"
 #include "ops/row_moves.h"
+#include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
@@ -51,8 +52,8 @@ at::Tensor rows_to_send(const at::Tensor& tokens, const DispatchPlan& plan, int6
 
 }  // namespace
 
-ExchangeDispatcher::ExchangeDispatcher(ExpertPlacement placement, const Communicator& group)
-    : placement_(std::move(placement)), group_(group) {}
+ExchangeDispatcher::ExchangeDispatcher(ExpertPlacement placement, const Communicator& group, bool by_token)
+    : placement_(std::move(placement)), group_(group), by_token_(by_token) {}
 
 DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts, int64_t capacity) const {
   DispatchPlan plan;
@@ -74,6 +75,11 @@ DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts, int64_t capacit
     return plan;
   }
 
+  if (by_token_) {
+    plan_tokens(plan, experts);
+    return plan;
+  }
+
   // Counts of my slots for each (rank, its expert), and of every rank's slots for each of my experts: one copy brings both to the host.
   const std::vector<int64_t> one_each(ranks, 1);
   const at::Tensor sent = plan.order.counts.view({ranks, local});
@@ -84,6 +90,59 @@ DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts, int64_t capacit
   plan.route.recv_rows = row_sums(arrived);
   lay_out(plan, arrived, experts.device());
   return plan;
+}
+
+void ExchangeDispatcher::plan_tokens(DispatchPlan& plan, const at::Tensor& experts) const {
+  const int64_t ranks = group_.size();
+  const int64_t local = placement_.local();
+  const int64_t tokens = experts.size(0);
+  TokenRoute route;
+  const at::Tensor places = placement_.places_of(experts);           // [T, K]
+  const at::Tensor to = placement_.ranks_of(experts).to(at::kLong);  // [T, K]
+  const at::Tensor numbers = at::arange(ranks, experts.options());   // [P] int32
+  // A column more for slots that go nowhere.
+  const at::Tensor goes =
+      at::zeros({tokens, ranks + 1}, experts.options().dtype(at::kBool)).scatter_(1, at::where(to < 0, ranks, to), true);
+  const at::Tensor pairs = at::where(goes.narrow(1, 0, ranks), numbers.unsqueeze(0), -at::ones({1}, experts.options()));
+  route.order = order_by_expert(pairs.reshape({-1}), ranks);
+
+  // Of my tokens for each rank, and of their slots for each of its experts; received likewise. One copy brings both to the host.
+  const std::vector<int64_t> one_each(ranks, 1);
+  const at::Tensor sent = at::cat({route.order.counts.unsqueeze(1), plan.order.counts.view({ranks, local})}, 1);
+  const at::Tensor both = at::cat({sent, group_.all_to_all(sent, one_each, one_each)}).cpu();
+  const auto tokens_of = [&](int64_t first) { return row_sums(both.narrow(0, first, ranks).narrow(1, 0, 1)); };
+  route.send_tokens = tokens_of(0);
+  route.recv_tokens = tokens_of(ranks);
+  plan.rows = both.narrow(0, ranks, ranks).narrow(1, 1, local).sum().item<int64_t>();
+
+  const at::Tensor sent_pairs = route.order.slots.narrow(0, 0, sum_of(route.send_tokens)).to(at::kLong);
+  const at::Tensor token = sent_pairs.div(ranks, "floor");
+  const at::Tensor rank = (sent_pairs - token * ranks).unsqueeze(1);
+  const at::Tensor choices = places.index_select(0, token);  // [U, K]
+  const at::Tensor here =
+      at::where(to.index_select(0, token) == rank, choices - rank * local, at::full({1}, -1, at::kLong).to(rank.device()));
+  const at::Tensor arrived = group_.all_to_all(here.to(at::kInt).contiguous(), route.send_tokens, route.recv_tokens);
+  route.local = order_by_expert(arrived.reshape({-1}), local);
+  plan.ends = route.local.counts.cumsum(0).to(at::kInt);
+  plan.by_token = std::move(route);
+}
+
+ArrivedTokens ExchangeDispatcher::dispatch_tokens(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan) const {
+  const TokenRoute& route = *plan.by_token;
+  const at::Tensor pairs = route.order.slots.narrow(0, 0, sum_of(route.send_tokens));
+  const auto bring = [&](const at::Tensor& of_tokens) {
+    return exchange_rows(gather_rows(of_tokens, pairs, route.order.positions, group_.size()), route.send_tokens, route.recv_tokens, group_);
+  };
+  return {bring(tokens), bring(weights.contiguous())};
+}
+
+at::Tensor ExchangeDispatcher::combine_tokens(const at::Tensor& results, const DispatchPlan& plan) const {
+  const TokenRoute& route = *plan.by_token;
+  const at::Tensor pairs = route.order.slots.narrow(0, 0, sum_of(route.send_tokens));
+  const at::Tensor sums = exchange_rows(results, route.recv_tokens, route.send_tokens, group_);
+  const at::Tensor each_once = at::ones({route.order.positions.numel() / group_.size(), group_.size()},
+                                        results.options().dtype(at_least_float32(results.scalar_type())).requires_grad(false));
+  return combine_rows(sums, each_once, pairs, route.order.positions);
 }
 
 void ExchangeDispatcher::lay_out(DispatchPlan& plan, const at::Tensor& arrived, c10::Device device) const {

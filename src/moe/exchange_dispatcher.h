@@ -10,12 +10,15 @@ namespace pimoe {
 /// @source token order as in Megatron-Core's all-to-all dispatcher: source rank, then token, inside each expert.
 class ExchangeDispatcher : public Dispatcher {
  public:
-  /// @param group  the expert group; must outlive the dispatcher
-  ExchangeDispatcher(ExpertPlacement placement, const Communicator& group);
+  /// @param group     the expert group; must outlive the dispatcher
+  /// @param by_token  plans without a capacity send tokens where the group has several ranks
+  ExchangeDispatcher(ExpertPlacement placement, const Communicator& group, bool by_token);
 
   DispatchPlan plan(const at::Tensor& experts, int64_t capacity) const override;
   at::Tensor dispatch(const at::Tensor& tokens, const DispatchPlan& plan) const override;
   bool stays_here(const DispatchPlan& plan) const override { return group_.size() == 1 && !plan.route.padding.defined(); }
+  ArrivedTokens dispatch_tokens(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan) const override;
+  at::Tensor combine_tokens(const at::Tensor& results, const DispatchPlan& plan) const override;
   at::Tensor dispatch_slots(const at::Tensor& slots, const DispatchPlan& plan) const override;
   at::Tensor return_slots(const at::Tensor& values, const DispatchPlan& plan) const override;
   at::Tensor combine(const at::Tensor& rows, const at::Tensor& weights, const DispatchPlan& plan) const override;
@@ -27,9 +30,12 @@ class ExchangeDispatcher : public Dispatcher {
   /// Fills in what follows from the blocks of arrived rows. @param arrived  [P, L] int64 on the host
   void lay_out(DispatchPlan& plan, const at::Tensor& arrived, c10::Device device) const;
   void pad(DispatchPlan& plan, int64_t capacity) const;
+  /// @param experts  [T, K]
+  void plan_tokens(DispatchPlan& plan, const at::Tensor& experts) const;
 
   ExpertPlacement placement_;
   const Communicator& group_;
+  bool by_token_;
 };
 
 /// Bytes of plans that are kept.

@@ -94,6 +94,11 @@ enum class MoeMemory {
   kBalanced,  ///< inputs and pre-activations: the gates' gradient comes from the hidden activations
   kLean,      ///< the tokens alone: dispatch and experts run again
 };
+/// What travels between the ranks of an expert group.
+enum class MoeExchange {
+  kRows,    ///< a row for each slot
+  kTokens,  ///< each token once to each rank that holds one of its experts; what they make of it comes back as one sum
+};
 enum class MoeValidate {
   kOff,
   kCheap,  ///< shapes, dtype and device of what enters a layer, and the experts' ids; nothing that waits for a GPU
@@ -117,6 +122,7 @@ struct MoeConfig {
   double rank_budget = 0.0;   ///< rows that a rank computes at a time, in multiples of its share at balance; 0: unbounded
   RankOverflow rank_overflow = RankOverflow::kChunk;
   MoeMemory memory = MoeMemory::kFast;
+  MoeExchange exchange = MoeExchange::kRows;
   MoeValidate checks = MoeValidate::kOff;
   std::vector<ExpertGroupConfig> groups;  ///< named groups of experts, each of its own shape; empty: all alike
   RouterConfig router;

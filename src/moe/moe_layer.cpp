@@ -36,7 +36,7 @@ MoELayer::MoELayer(ParameterList& parameters, const std::string& name, const Moe
       router_(parameters, name + ".router", config, width, vocabulary, dtype, mesh.device(), deviation.inner),
       placement_(config.expert_groups(), mesh.group(Group::kExpert).size(), mesh.group(Group::kExpert).rank(), mesh.device()),
       limits_(name, config, placement_, mesh.group(Group::kExpert)),
-      dispatcher_(std::make_unique<ExchangeDispatcher>(placement_, mesh.group(Group::kExpert))) {
+      dispatcher_(std::make_unique<ExchangeDispatcher>(placement_, mesh.group(Group::kExpert), config.exchange == MoeExchange::kTokens)) {
   const std::vector<ExpertGroupConfig> groups = config.expert_groups();
   for (size_t index = 0; index < groups.size(); ++index) {
     const std::string bank = name + ".experts" + (groups[index].name.empty() ? "" : "." + groups[index].name);
@@ -89,6 +89,17 @@ at::Tensor MoELayer::through_experts(const at::Tensor& tokens, const at::Tensor&
     marks.dispatched = TimeMark::now(mesh_.device());
     at::Tensor output = banks_[0].from_tokens(tokens, weights, plan.order.slots.narrow(0, 0, plan.rows), plan.order.positions, plan.ends);
     marks.computed = marks.combined = TimeMark::now(mesh_.device());
+    return output;
+  }
+  if (plan.by_token) {
+    const ArrivedTokens arrived = dispatcher_->dispatch_tokens(tokens, weights, plan);
+    marks.dispatched = TimeMark::now(mesh_.device());
+    const SlotOrder& local = plan.by_token->local;
+    const at::Tensor sums =
+        banks_[0].from_tokens(arrived.tokens, arrived.weights, local.slots.narrow(0, 0, plan.rows), local.positions, plan.ends);
+    marks.computed = TimeMark::now(mesh_.device());
+    at::Tensor output = dispatcher_->combine_tokens(sums, plan);
+    marks.combined = TimeMark::now(mesh_.device());
     return output;
   }
   const bool weigh_late = config_.memory == MoeMemory::kFast;

@@ -34,7 +34,10 @@ TEST(MoELayouts, ARankThatReceivesNothingTakesPart) {
   made.bias.slice(0, 12 / ranks * (ranks - 1)).fill_(-10);  // no token goes to the last rank's experts
   if (ranks == 1) made.bias.slice(0, 0, 6).fill_(0);        // alone, half of the experts are empty
   for (int rank = 0; rank < ranks; ++rank) made.sequences.push_back(3 + rank);
-  for (made.seed = 1; made.seed < 6; ++made.seed) expect_equal_to_loop(made, *mesh);
+  for (const MoeExchange exchange : {MoeExchange::kRows, MoeExchange::kTokens}) {
+    made.config.exchange = exchange;
+    for (made.seed = 1; made.seed < 6; ++made.seed) expect_equal_to_loop(made, *mesh);
+  }
 }
 
 // All slots go to rank 0. It may compute its share at balance at a time: a round for each rank, and nothing is lost.
@@ -80,7 +83,7 @@ TEST(MoELayouts, RowsOfAnExpertArriveInGlobalTokenOrder) {
   const auto mesh = world_mesh(cpu_mesh(test_session().world()->size()), 12);
   const Communicator& group = mesh->group(Group::kExpert);
   const ExpertPlacement placement({{.name = "", .count = 12}}, group.size(), group.rank());
-  const ExchangeDispatcher dispatcher(placement, group);
+  const ExchangeDispatcher dispatcher(placement, group, /*by_token=*/false);
   // Token i of rank r is the number 100 r + i, and goes to expert (7 i) mod 12.
   const int64_t tokens = 24;
   const at::Tensor rows = (at::arange(tokens, at::kDouble) + 100.0 * group.rank()).view({tokens, 1});
@@ -98,6 +101,44 @@ TEST(MoELayouts, RowsOfAnExpertArriveInGlobalTokenOrder) {
   EXPECT_TRUE(at::equal(arrived.view({-1}), at::tensor(expected, at::kDouble)));
   // Weights of one: combine undoes dispatch.
   EXPECT_TRUE(at::equal(dispatcher.combine(arrived, at::ones({tokens, 1}, at::kDouble), plan), rows));
+}
+
+// Every rank has 24 tokens with two of 12 experts each; which ranks they go to decides what travels.
+TEST(MoELayouts, ATokenTravelsOnceToEachRankOfItsExperts) {
+  const auto mesh = world_mesh(cpu_mesh(test_session().world()->size()), 12);
+  const Communicator& group = mesh->group(Group::kExpert);
+  const ExpertPlacement placement({{.name = "", .count = 12}}, group.size(), group.rank());
+  const ExchangeDispatcher dispatcher(placement, group, /*by_token=*/true);
+  const int64_t tokens = 24, ranks = group.size();
+  const at::Tensor rows = (at::arange(tokens, at::kDouble) + 100.0 * group.rank()).view({tokens, 1}).requires_grad_(true);
+  const at::Tensor weights = at::rand({tokens, 2}, at::kDouble).requires_grad_(true);
+  at::Tensor experts = at::stack({at::arange(tokens), at::arange(tokens) * 5 + 1}, 1).remainder(12).to(at::kInt);
+  experts[3].fill_(-1);  // goes nowhere
+  experts[4][1] = -1;
+  const DispatchPlan plan = dispatcher.plan(experts, /*capacity=*/0);
+  if (ranks == 1) {
+    EXPECT_FALSE(plan.by_token);
+    return;
+  }
+  ASSERT_TRUE(plan.by_token);
+  const at::Tensor to = placement.ranks_of(experts);
+  std::vector<int64_t> sent(ranks, 0);
+  at::Tensor copies = at::zeros({tokens, 1}, at::kDouble);
+  for (int64_t token = 0; token < tokens; ++token) {
+    for (int64_t rank = 0; rank < ranks; ++rank) {
+      const bool goes = to[token].eq(rank).any().item<bool>();
+      sent[rank] += goes ? 1 : 0;
+      if (goes) copies[token] += 1;
+    }
+  }
+  EXPECT_EQ(plan.by_token->send_tokens, sent);
+  const ArrivedTokens arrived = dispatcher.dispatch_tokens(rows, weights, plan);
+  EXPECT_EQ(plan.rows, plan.ends[placement.local() - 1].item<int64_t>());
+  // What comes back is the sum over ranks, and so is its gradient.
+  const at::Tensor back = dispatcher.combine_tokens(arrived.tokens, plan);
+  EXPECT_TRUE(at::equal(back, rows * copies));
+  back.sum().backward();
+  EXPECT_TRUE(at::equal(rows.grad(), copies));
 }
 
 }  // namespace

@@ -169,6 +169,9 @@ inline LayerCase random_layer(std::mt19937& random, int ranks, int64_t divisor) 
   if (!config.capacity_pad && random() % 3 == 0) config.rank_budget = pick(1.0, 1.5);  // in chunks: exact
   config.memory = pick(MoeMemory::kFast, MoeMemory::kBalanced, MoeMemory::kLean);
   config.checks = pick(MoeValidate::kOff, MoeValidate::kCheap, MoeValidate::kFull);
+  const bool may_send_tokens =
+      config.groups.empty() && !config.capacity_pad && config.checks != MoeValidate::kFull && router.kind != RouterKind::kExpertChoice;
+  if (may_send_tokens && random() % 3 != 0) config.exchange = MoeExchange::kTokens;
   if (random() % 4 == 0) config.shared_width = 3;
   if (random() % 4 == 0) config.fallback_width = 2;
   made.width = 1 + below(6);
