@@ -182,7 +182,12 @@ def compare(options, row, name, scratch):
               "gemm_tflops": [turn["gemm_tflops"] for turn in results["ours"]], "agreed": agreed,
               "turns": {program: [turn["cases"] for turn in of] for program, of in results.items()}, "errors": errors}
     options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / f"gpu-{row}-{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    path = options.results / f"gpu-{row}-{name}.json"
+    left_out = set(json.loads(path.read_text())["turns"]) - set(record["turns"]) - set(errors) if path.exists() else set()
+    if left_out:  # a record of fewer programs does not replace one of more
+        path = path.with_name(f"partial-gpu-{row}-{name}.json")
+        print(f"compare: {', '.join(sorted(left_out))} of the record before were not asked for: written to {path}", file=sys.stderr)
+    path.write_text(json.dumps(record, indent=1) + "\n")
     print_table(record)
     return record
 
@@ -217,7 +222,10 @@ def parsed():
     parser.add_argument("--results", type=pathlib.Path, default=ROOT / "bench/results")
     parser.add_argument("--show", action="store_true", help="measures nothing")
     parser.add_argument("--chart", type=pathlib.Path, metavar="FILE.svg", help="of all that is in --results")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if (options.tiny or options.device == "cpu") and not options.show and options.results == ROOT / "bench/results":
+        parser.error("--tiny and --device cpu need --results: bench/results is for what was measured in full")
+    return options
 
 
 def main():

@@ -108,7 +108,11 @@ Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, const 
     blocks_.emplace_back(*parameters_, concat("layers.", layer), config, layer, dtype, mesh);
   }
   final_norm_ = &declare_norm(*parameters_, "final_norm", config.width, dtype);
-  if (!config.tie_embeddings) head_ = &declare_table(*parameters_, "head.weight", config, dtype);
+  if (config.tie_embeddings) {
+    embedding_->gradient_in_parts = true;  // the head's part comes first, the lookup's at the end of backward
+  } else {
+    head_ = &declare_table(*parameters_, "head.weight", config, dtype);
+  }
 }
 
 at::Tensor Transformer::hidden_states(const at::Tensor& tokens, BatchContext context, RecomputePolicy policy,
@@ -215,8 +219,6 @@ ActivationBytes activation_bytes(const ModelConfig& config, RecomputePolicy poli
   const CrossEntropyBytes loss = linear_cross_entropy_bytes(tokens, config.width, config.vocabulary, bytes.compute, bytes.wide, on_gpu);
   result.loss = loss.kept;
   result.loss_workspace = row + std::max(loss.forward, loss.backward);  // the last norm's result
-  // The embedding's gradient waits for the head's, which is the same tensor's.
-  if (config.tie_embeddings) result.layer_workspace += config.vocabulary * config.width * bytes.compute;
   if (on_gpu) result.batch = 2 * tokens * static_cast<int64_t>(sizeof(int64_t));
   return result;
 }

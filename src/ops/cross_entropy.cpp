@@ -163,8 +163,8 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
     const auto dtype = static_cast<at::ScalarType>(context->saved_data["dtype"].toInt());
     const variable_list saved = context->get_saved_variables();
     at::Tensor grad_hidden, grad_weight;
-    if (saved[0].defined()) grad_hidden = at::mul(saved[0], grads[0]).to(dtype);
-    if (saved[1].defined()) {
+    if (saved[0].defined() && context->needs_input_grad(0)) grad_hidden = at::mul(saved[0], grads[0]).to(dtype);
+    if (saved[1].defined() && context->needs_input_grad(1)) {
       if (GradientSink* const sink = gradient_sink_of(saved[2])) {
         GradientSink::Room room = sink->begin();
         room.adds ? room.sum.addcmul_(saved[1], grads[0]) : at::mul_out(room.sum, saved[1], grads[0]);

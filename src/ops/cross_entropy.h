@@ -13,7 +13,7 @@ namespace pimoe {
 /// @param hidden   [T, D]; T may be 0 (the sum is 0, gradients are defined zeros)
 /// @param weight   [V, D], same dtype
 /// @param targets  [T] int64 in [0, V), or -1: the position does not count. Outside: a ShapeError on the CPU, a NaN loss on a GPU
-/// @returns a scalar, float32 (float64 for float64)
+/// @returns a scalar, float32 (float64 for float64); weight's gradient goes to its sink where it has one (gradient_sink.h)
 /// @cost keeps [T, D] and [V, D] gradients from forward when gradients are on; no [T, V] tensor beyond one chunk (64 MiB; 1 GiB on a GPU).
 /// @source as in Liger-Kernel's fused linear cross-entropy, arXiv 2410.10989, section 3.2.
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets);

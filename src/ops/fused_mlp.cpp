@@ -57,11 +57,11 @@ at::Tensor weight_gradient(const at::Tensor& weight, const Kernels& kernels) {
   GradientSink* const sink = gradient_sink_of(weight);
   if (sink == nullptr) {
     at::Tensor gradient = at::empty_like(weight);
-    run(weight, [&] { kernels(GradientRoom{.data = gradient.mutable_data_ptr()}); });
+    run(weight, [&] { kernels(GradientOutput{.data = gradient.mutable_data_ptr()}); });
     return gradient;
   }
   const GradientSink::Room room = sink->begin();
-  run(weight, [&] { kernels(GradientRoom{.data = room.sum.mutable_data_ptr(), .is_sum = true, .adds = room.adds}); });
+  run(weight, [&] { kernels(GradientOutput{.data = room.sum.mutable_data_ptr(), .is_sum = true, .adds = room.adds}); });
   sink->end();
   return {};
 }
@@ -135,11 +135,12 @@ at::Tensor fused_mlp_gate_up_gradient(const FusedMlp& mlp, const FusedMlpRowGrad
   arguments.grad_gate_up_rows = of_rows.grad_gate_up_rows.mutable_data_ptr();
   at::Tensor rows;
   if (mlp.row_tokens.defined()) {
+    check_shape(mlp.positions.defined(), "the gradient of gathered rows needs their positions");
     // Gathering in the product costs more than a pass before it: rows are the sum's terms, and a tile takes others at each step.
     rows = rows_of_tokens(mlp.input, mlp.positions, mlp.positions.numel() / mlp.input.size(0), mlp.rows);
     arguments.input = rows.const_data_ptr();
   }
-  return weight_gradient(mlp.gate_up, [&](const GradientRoom& room) { cuda::grouped_mlp_gate_up_gradient(arguments, room); });
+  return weight_gradient(mlp.gate_up, [&](const GradientOutput& output) { cuda::grouped_mlp_gate_up_gradient(arguments, output); });
 }
 
 at::Tensor fused_mlp_down_gradient(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows, const at::Tensor& grad_output) {
@@ -147,7 +148,7 @@ at::Tensor fused_mlp_down_gradient(const FusedMlp& mlp, const FusedMlpRowGradien
   GroupedMlpArguments arguments = arguments_of(mlp);
   arguments.grad_output = grad_output.const_data_ptr();  // gathered in the product: it is the smaller side, and a pass would gain nothing
   arguments.hidden = of_rows.hidden.mutable_data_ptr();
-  return weight_gradient(mlp.down, [&](const GradientRoom& room) { cuda::grouped_mlp_down_gradient(arguments, room); });
+  return weight_gradient(mlp.down, [&](const GradientOutput& output) { cuda::grouped_mlp_down_gradient(arguments, output); });
 }
 
 }  // namespace pimoe

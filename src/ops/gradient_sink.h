@@ -6,7 +6,8 @@ namespace pimoe {
 
 /// Where a leaf's gradient is added up. An operation's backward may put its part there itself, in the sum's precision and without a tensor and a
 /// pass more, and returns no gradient for the leaf then. The sink is the leaf's post-accumulate hook (parallel/gradient_reducer.h), which
-/// autograd calls in any case: without a gradient, where the operation has used it.
+/// autograd calls in any case: without a gradient, where the operation has used it. A leaf that several operations use gets its gradient in parts
+/// then (Parameter::gradient_in_parts). Users: linear_cross_entropy, and on GPUs the experts' products (fused_mlp.cpp).
 class GradientSink {
  public:
   struct Room {

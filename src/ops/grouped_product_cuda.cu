@@ -169,39 +169,40 @@ namespace {
 
 /// A gradient of weights: [groups, m, n], in bfloat16 or added up in float32.
 template <Operand kLeft>
-void weight_gradient(const char* name, const GroupedMlpArguments& a, const GradientRoom& room, ProductMaps& maps, int64_t m, int64_t n) {
+void write_weight_gradient(const char* name, const GroupedMlpArguments& a, const GradientOutput& output, ProductMaps& maps, int64_t m,
+                           int64_t n) {
   ProductArguments arguments = arguments_of(a);
   arguments.m = static_cast<int>(m);
   arguments.n = static_cast<int>(n);
   arguments.source = a.grad_output;
-  if (room.is_sum) {
-    arguments.adds = room.adds;
-    maps.output = sums_map(room.data, a.groups, m, n);
+  if (output.is_sum) {
+    arguments.adds = output.adds;
+    maps.output = sums_map(output.data, a.groups, m, n);
     run<kLeft, Operand::kColumns, Outcome::kSum>(name, maps, arguments);
   } else {
-    arguments.output = numbers(room.data);
-    maps.output = patches_map(room.data, a.groups, m, n);
+    arguments.output = numbers(output.data);
+    maps.output = patches_map(output.data, a.groups, m, n);
     run<kLeft, Operand::kColumns, Outcome::kPlain>(name, maps, arguments);
   }
 }
 
 }  // namespace
 
-void grouped_mlp_gate_up_gradient(const GroupedMlpArguments& a, const GradientRoom& room) {
+void grouped_mlp_gate_up_gradient(const GroupedMlpArguments& a, const GradientOutput& output) {
   ProductMaps maps{};
   maps.left = matrix_map(a.grad_gate_up_rows, a.rows, 2 * a.hidden_width, 64);
   maps.right = matrix_map(a.input, a.rows, a.width, 64);
-  weight_gradient<Operand::kColumns>("grouped_mlp: gradient of gate and up", a, room, maps, 2 * a.hidden_width, a.width);
+  write_weight_gradient<Operand::kColumns>("grouped_mlp: gradient of gate and up", a, output, maps, 2 * a.hidden_width, a.width);
 }
 
-void grouped_mlp_down_gradient(const GroupedMlpArguments& a, const GradientRoom& room) {
+void grouped_mlp_down_gradient(const GroupedMlpArguments& a, const GradientOutput& output) {
   ProductMaps maps{};
   maps.right = matrix_map(a.hidden, a.rows, a.hidden_width, 64);
   if (a.row_tokens != nullptr) {
-    weight_gradient<Operand::kGatheredColumns>("grouped_mlp: gradient of down, gathered", a, room, maps, a.width, a.hidden_width);
+    write_weight_gradient<Operand::kGatheredColumns>("grouped_mlp: gradient of down, gathered", a, output, maps, a.width, a.hidden_width);
   } else {
     maps.left = matrix_map(a.grad_output, a.rows, a.width, 64);
-    weight_gradient<Operand::kColumns>("grouped_mlp: gradient of down", a, room, maps, a.width, a.hidden_width);
+    write_weight_gradient<Operand::kColumns>("grouped_mlp: gradient of down", a, output, maps, a.width, a.hidden_width);
   }
 }
 

@@ -126,7 +126,7 @@ struct GroupedMlpArguments {
 };
 
 /// Where a gradient of weights goes.
-struct GradientRoom {
+struct GradientOutput {
   void* data = nullptr;  ///< bfloat16, or float32 where it is a sum
   bool is_sum = false;
   bool adds = false;  ///< to the sum that is there; else it is overwritten
@@ -245,9 +245,9 @@ void grouped_mlp(const GroupedMlpArguments& arguments);
 /// grad_gate_up_rows, hidden, weight_dots and grad_rows.
 void grouped_mlp_backward(const GroupedMlpArguments& arguments);
 /// [G, 2F, D] from grad_gate_up_rows and input, which is [R, D] here.
-void grouped_mlp_gate_up_gradient(const GroupedMlpArguments& arguments, const GradientRoom& room);
+void grouped_mlp_gate_up_gradient(const GroupedMlpArguments& arguments, const GradientOutput& output);
 /// [G, D, F] from grad_output and hidden.
-void grouped_mlp_down_gradient(const GroupedMlpArguments& arguments, const GradientRoom& room);
+void grouped_mlp_down_gradient(const GroupedMlpArguments& arguments, const GradientOutput& output);
 /// tokens[r] = slots[r] / choices
 void tokens_of_slots(const int32_t* slots, int32_t* tokens, int64_t choices, int64_t rows);
 /// sums[s] = the parts of row positions[s] added up, 0 where that is -1; null positions: of row s.

@@ -50,7 +50,7 @@ struct Gradients {
   at::Tensor weight;
 };
 
-/// @param grad_sum  what the stream's gradient is beside the norm's; may be undefined
+/// @param of_sum  what the stream's gradient is beside the norm's; may be undefined
 Gradients backward_pass(AutogradContext* context, const at::Tensor& of_output, const at::Tensor& of_sum, bool wants_input,
                         bool wants_weight) {
   const variable_list saved = context->get_saved_variables();

@@ -5,6 +5,8 @@
 namespace pimoe::cuda {
 namespace {
 
+constexpr int kMostRowThreads = 1024;
+
 /// A sum that is not rounded together with a product before it: the bits are those of two operations.
 __device__ inline float sum_apart(float left, float right) { return __fadd_rn(left, right); }
 __device__ inline double sum_apart(double left, double right) { return __dadd_rn(left, right); }
@@ -24,7 +26,7 @@ __device__ A block_sum(A value) {
 /// One block for each row, if it can with a pack for each thread, which then stays in registers; else packs are read again.
 /// @tparam N  numbers of a pack
 template <class T, int N, class A = Arithmetic<T>>
-__global__ void forward(RmsNormArguments a) {
+__global__ __launch_bounds__(kMostRowThreads) void forward(RmsNormArguments a) {
   const int64_t begin = blockIdx.x * a.width;
   const T* x = static_cast<const T*>(a.input) + begin;
   const T* update = a.update == nullptr ? nullptr : static_cast<const T*>(a.update) + begin;
@@ -55,7 +57,7 @@ __global__ void forward(RmsNormArguments a) {
 
 /// With n = x r, r = 1 / rms: dx = r (w dy - n mean(w dy n)), rounded, and grad_sum. As forward.
 template <class T, int N, class A = Arithmetic<T>>
-__global__ void input_gradient(RmsNormArguments a) {
+__global__ __launch_bounds__(kMostRowThreads) void input_gradient(RmsNormArguments a) {
   const int64_t begin = blockIdx.x * a.width;
   const T* x = static_cast<const T*>(a.input) + begin;
   const T* dy = static_cast<const T*>(a.grad_output) + begin;
@@ -117,8 +119,7 @@ __global__ void weight_gradient(const T* input, const A* inverse_rms, const T* g
 
 /// Threads of a row's block: a pack for each, as far as there may be.
 unsigned row_threads(int64_t width, int pack) {
-  constexpr int64_t kMost = 1024;
-  return static_cast<unsigned>(std::min(kMost, (width + 32 * pack - 1) / (32 * pack) * 32));
+  return static_cast<unsigned>(std::min<int64_t>(kMostRowThreads, (width + 32 * pack - 1) / (32 * pack) * 32));
 }
 
 struct Forward {

@@ -27,6 +27,8 @@ at::Tensor sum_of_squares(const std::vector<at::Tensor>& tensors) {
   for (const at::Tensor& tensor : tensors) {
     check_operand("a tensor of sum_of_squares", tensor, tensor.scalar_type(), tensors[0]);
     check_shape(tensor.scalar_type() == arithmetic_type(tensor), "sum_of_squares: ", describe(tensor), ", needs float32 or float64");
+    check_shape(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0,
+                "sum_of_squares: a tensor is not at a multiple of 16 bytes");
   }
   const at::TensorOptions options = tensors[0].options().dtype(at::kDouble).requires_grad(false);
   if (tensors[0].is_cpu()) {

@@ -42,11 +42,11 @@ struct GradientReducer::State {
 
   /// The bucket's part for a gradient that has come; called on autograd's thread. @throws ShapeError where none is expected
   GradientSink::Room room(size_t sum_index, size_t entry_index) {
-    const Sum& sum = sums[sum_index];
     Entry& entry = sum_entry(sum_index, entry_index);
     if (!in_step) throw ShapeError(concat("a gradient of ", entry.name, " came outside of begin_step() ... finish()"));
-    if (sum.launched) {
-      throw ShapeError(concat("a gradient of ", entry.name, " came after the sum over ranks had begun: its backward ran in several parts"));
+    if (last_backward && !entry.in_parts && !entry.awaited) {
+      // Its bucket's sum over ranks may have begun with the first.
+      throw ShapeError(concat("a second gradient of ", entry.name, " came in one backward, and Parameter::gradient_in_parts is not set"));
     }
     // What comes first overwrites, instead of zeroing the bucket before: one pass less.
     return {entry.gradient, std::exchange(entry.written, true)};
@@ -80,6 +80,7 @@ struct GradientReducer::State {
   std::vector<Sum> sums;  // in the order of the buckets
   size_t unlaunched = 0;  // sums[0 .. unlaunched) are still to be launched
   bool in_step = false;
+  bool last_backward = false;
 };
 
 namespace {
@@ -152,6 +153,7 @@ GradientReducer::~GradientReducer() {
 void GradientReducer::begin_step() {
   state_->side.join();  // of a step that was left by an exception
   state_->in_step = true;
+  state_->last_backward = false;
   state_->unlaunched = state_->sums.size();
   for (Sum& sum : state_->sums) {
     sum.launched = false;
@@ -161,6 +163,7 @@ void GradientReducer::begin_step() {
 
 void GradientReducer::begin_backward(bool last) {
   if (!state_->in_step) throw ShapeError("GradientReducer: begin_backward() needs begin_step() before it");
+  state_->last_backward = last;
   for (Sum& sum : state_->sums) {
     sum.awaited = sum.entries.size();
     for (Entry& entry : sum.entries) entry.awaited = last;

@@ -10,8 +10,10 @@ namespace pimoe {
 /// slice that it owns. Sums everywhere, never averages: the loss was divided once by the global token count.
 ///
 ///     reducer.begin_step();                  forget the last step's gradients
-///     for each micro-batch: reducer.begin_backward(last); loss.backward();    hooks move each gradient into its bucket
+///     for each micro-batch: reducer.begin_backward(last); loss.backward();    each gradient moves into its bucket
 ///     reducer.finish();                      the rest is launched, and the current stream waits for all sums
+///
+/// Hooks move what autograd brings; an operation that knows of it adds its part there itself (ops/gradient_sink.h).
 ///
 /// With a GPU, a bucket of the last micro-batch is launched on a side stream as soon as its last gradient is there, while backward goes on;
 /// buckets are launched in one fixed order (last declared first), from the thread that runs backward, so that ranks cannot cross.

@@ -26,7 +26,8 @@ struct Parameter {
   at::ScalarType dtype = at::kFloat;  ///< of `value`: the run's compute dtype, or at least float32 for norms and the router
   bool decay = true;                  ///< weight decay applies (not to norms and biases)
   Initializer initializer;
-  bool gradient_in_parts = false;  ///< one backward brings its gradient in several parts: its sum over ranks waits for the end
+  bool gradient_in_parts = false;  ///< one backward brings its gradient in several parts, as of a leaf that several
+                                   ///< operations use where one has a sink: its sum over ranks waits for the end
 
   at::Tensor value;  ///< [box.shape], a leaf that views its bucket's flat weights; defined once ParameterBuckets exists
 };

@@ -6,10 +6,9 @@
 namespace pimoe {
 namespace {
 
-/// What a layer reads and writes, forward and backward, in numbers of the compute dtype. Per number of the residual stream: norms 10, residual
-/// sums 12, and the router's wide copies, which a GPU makes, 8.
-constexpr double kStreamPasses = 22.0;
-constexpr double kRouterPasses = 8.0;
+/// What a layer reads and writes, forward and backward, in numbers of the compute dtype. Per number of the residual stream: two norms
+/// with the additions before them, each 4 forward and 6 backward.
+constexpr double kStreamPasses = 20.0;
 /// Per number of queries, keys and values: rotary positions, one pass forward and one backward.
 constexpr double kHeadPasses = 4.0;
 /// Norms of queries and keys go with them; backward reads what was normed once more.
@@ -106,10 +105,8 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
             "products");
   const double in_heads = (heads + 2 * kv_heads) * head;
   const double head_passes = kHeadPasses + (model.qk_norm ? kHeadPassesOfNorms : 0.0);
-  clock.add("norms, residuals, positions",
-            tokens * element * again *
-                ((kStreamPasses * width + head_passes * in_heads) * layers + (place.on_gpu ? kRouterPasses : 0.0) * width * moe_layers),
-            rates.copy, "memory");
+  clock.add("norms, residuals, positions", tokens * element * again * (kStreamPasses * width + head_passes * in_heads) * layers, rates.copy,
+            "memory");
   clock.add("dense feed-forward",
             18 * tokens * width *
                 (static_cast<double>(model.feed_forward_width) * dense_layers + static_cast<double>(model.moe.shared_width) * moe_layers) *

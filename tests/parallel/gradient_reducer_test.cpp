@@ -83,6 +83,28 @@ TEST(GradientReducer, IsTheSinkOfItsParametersBesideWhatAutogradBrings) {
   EXPECT_EQ(f.gradients(), "2.000 14.00");
 }
 
+// As of tied embeddings: the head's part by its sink, the lookup's by autograd.
+TEST(GradientReducer, AGradientInPartsHasToBeAnnounced) {
+  for (const bool announced : {true, false}) {
+    Fixture f;
+    f.reducer.reset();
+    f.list[1].gradient_in_parts = announced;
+    f.reducer.emplace(*f.buckets, *f.mesh);
+    f.reducer->begin_step();
+    f.reducer->begin_backward(true);
+    GradientSink* const sink = gradient_sink_of(f.b());
+    sink->begin().sum.fill_(7);
+    sink->end();
+    if (!announced) {
+      EXPECT_THROW(f.b().sum().backward(), ShapeError);
+      continue;
+    }
+    (f.a().sum() + f.b().sum()).backward();
+    f.reducer->finish();
+    EXPECT_EQ(f.gradients(), "1.000 8.000");
+  }
+}
+
 TEST(GradientReducer, FreesTheGradientThatAutogradAccumulated) {
   Fixture f;
   f.reducer->begin_step();
