@@ -19,9 +19,10 @@ bool is_record(const std::string& line) {
   return step != record.end() && step->is_number_integer() && *step >= 0;
 }
 
-std::filesystem::path free_name(const std::filesystem::path& file) {
-  std::filesystem::path name = file.string() + ".damaged";
-  for (int number = 2; std::filesystem::exists(name); ++number) name = concat(file.string(), ".damaged-", number);
+/// @param ending  ".damaged" gives FILE.damaged, FILE.damaged-2, ...
+std::filesystem::path free_name(const std::filesystem::path& file, const std::string& ending) {
+  std::filesystem::path name = file.string() + ending;
+  for (int number = 2; std::filesystem::exists(name); ++number) name = concat(file.string(), ending, "-", number);
   return name;
 }
 
@@ -33,7 +34,7 @@ std::string mend_metrics(const std::filesystem::path& file) try {
   try {
     text = read_regular_file(file);
   } catch (const IoError& error) {  // the contract: a file that cannot be read is put aside
-    const std::filesystem::path damaged = free_name(file);
+    const std::filesystem::path damaged = free_name(file, ".damaged");
     std::filesystem::rename(file, damaged);
     return concat(file.string(), " could not be read (", error.what(), "): it was moved to ", damaged.filename().string(),
                   ", and a new one begins");
@@ -49,13 +50,24 @@ std::string mend_metrics(const std::filesystem::path& file) try {
     }
   }
   if (lost == 0) return "";
-  const std::filesystem::path damaged = free_name(file);
+  const std::filesystem::path damaged = free_name(file, ".damaged");
   replace_file(damaged, text);
   replace_file(file, kept);
   return concat(file.string(), " was damaged: ", lost, lost == 1 ? " line is" : " lines are",
                 " no record of a step, and left out. The file as it was is ", damaged.filename().string());
 } catch (const std::exception& error) {
   return concat(file.string(), " is damaged, and could not be mended: ", error.what());
+}
+
+std::string set_metrics_aside(const std::filesystem::path& file) try {
+  if (!std::filesystem::exists(file)) return "";
+  if (std::filesystem::is_regular_file(file) && std::filesystem::file_size(file) == 0) return "";
+  const std::filesystem::path aside = free_name(file, ".earlier");
+  std::filesystem::rename(file, aside);
+  return concat("the run begins from scratch, and ", file.string(),
+                " has steps of one before it, of which no checkpoint is there: it is now ", aside.filename().string());
+} catch (const std::exception& error) {
+  return concat(file.string(), " is of a run before this one, and could not be moved: ", error.what());
 }
 
 }  // namespace pimoe

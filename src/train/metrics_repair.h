@@ -10,4 +10,8 @@ namespace pimoe {
 /// @returns "", or what was found and done, for a warning. Throws nothing: a record of a run is no reason to end it.
 std::string mend_metrics(const std::filesystem::path& file);
 
+/// Before a run begins from scratch where one was before, and wrote `file`, but left no checkpoint: keeps it as FILE.earlier (.earlier-2, ...).
+/// @returns as mend_metrics
+std::string set_metrics_aside(const std::filesystem::path& file);
+
 }  // namespace pimoe

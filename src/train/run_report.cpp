@@ -53,7 +53,7 @@ void RunReport::announce(at::ScalarType dtype) const {
 void RunReport::open_metrics(int64_t step) {
   if (!is_first_rank()) return;
   const std::filesystem::path file = config_.run.directory / "metrics.jsonl";
-  if (const std::string mended = mend_metrics(file); !mended.empty()) log_.warning(mended);
+  if (const std::string done = step > 0 ? mend_metrics(file) : set_metrics_aside(file); !done.empty()) log_.warning(done);
   metrics_ = std::make_unique<MetricsFile>(file, step);
 }
 

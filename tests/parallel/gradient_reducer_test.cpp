@@ -147,6 +147,9 @@ TEST(GradientReducer, AParameterUsedTwiceGetsTheSum) {
 // Recompute runs a backward of its own inside an outer one.
 TEST(GradientReducer, TakesGradientsOfANestedBackward) {
   Fixture f;
+  f.reducer.reset();
+  f.list[0].gradient_in_parts = true;
+  f.reducer.emplace(*f.buckets, *f.mesh);
   f.reducer->begin_step();
   f.reducer->begin_backward(true);
   const at::Tensor outer = f.a() * 2;

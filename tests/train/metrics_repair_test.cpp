@@ -55,6 +55,18 @@ TEST_F(MetricsRepair, KeepsWhatCanBeReadAndTheOriginalBesideIt) {
   }
 }
 
+TEST_F(MetricsRepair, ARunFromScratchKeepsTheRecordOfOneBefore) {
+  EXPECT_EQ(set_metrics_aside(file_), "");
+  replace_file(file_, "");
+  EXPECT_EQ(set_metrics_aside(file_), "");
+  for (const char* name : {"metrics.jsonl.earlier", "metrics.jsonl.earlier-2"}) {
+    replace_file(file_, kGood);
+    EXPECT_NE(set_metrics_aside(file_).find(name), std::string::npos);
+    EXPECT_FALSE(std::filesystem::exists(file_));
+    EXPECT_EQ(read_file(folder_ / name), kGood);
+  }
+}
+
 TEST_F(MetricsRepair, NeverOverwritesAnEarlierOriginal) {
   replace_file(file_, "first");
   mend_metrics(file_);
