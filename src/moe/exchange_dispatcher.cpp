@@ -103,7 +103,7 @@ void ExchangeDispatcher::plan_tokens(DispatchPlan& plan, const at::Tensor& exper
   // A column more for slots that go nowhere.
   const at::Tensor goes =
       at::zeros({tokens, ranks + 1}, experts.options().dtype(at::kBool)).scatter_(1, at::where(to < 0, ranks, to), true);
-  const at::Tensor pairs = at::where(goes.narrow(1, 0, ranks), numbers.unsqueeze(0), -at::ones({1}, experts.options()));
+  const at::Tensor pairs = at::where(goes.narrow(1, 0, ranks), numbers.unsqueeze(0), -1);
   route.order = order_by_expert(pairs.reshape({-1}), ranks);
 
   // Of my tokens for each rank, and of their slots for each of its experts; received likewise. One copy brings both to the host.
@@ -119,8 +119,7 @@ void ExchangeDispatcher::plan_tokens(DispatchPlan& plan, const at::Tensor& exper
   const at::Tensor token = sent_pairs.div(ranks, "floor");
   const at::Tensor rank = (sent_pairs - token * ranks).unsqueeze(1);
   const at::Tensor choices = places.index_select(0, token);  // [U, K]
-  const at::Tensor here =
-      at::where(to.index_select(0, token) == rank, choices - rank * local, at::full({1}, -1, at::kLong).to(rank.device()));
+  const at::Tensor here = at::where(to.index_select(0, token) == rank, choices - rank * local, -1);
   const at::Tensor arrived = group_.all_to_all(here.to(at::kInt).contiguous(), route.send_tokens, route.recv_tokens);
   route.local = order_by_expert(arrived.reshape({-1}), local);
   plan.ends = route.local.counts.cumsum(0).to(at::kInt);

@@ -22,7 +22,7 @@ class GradientSink {
   virtual void end() = 0;
 };
 
-/// @returns the leaf's, or null: its gradient goes to autograd
+/// @returns the leaf's, or null: its gradient goes to autograd, as it does where the leaf has hooks that want to see it (Tensor::register_hook)
 GradientSink* gradient_sink_of(const at::Tensor& leaf);
 
 }  // namespace pimoe

@@ -124,6 +124,8 @@ TEST(GradientSink, IsNoneOfOtherTensors) {
   EXPECT_NE(gradient_sink_of(leaf), nullptr);
   EXPECT_EQ(gradient_sink_of(leaf * 2), nullptr);
   EXPECT_EQ(gradient_sink_of(leaf.detach()), nullptr);
+  leaf.register_hook([](const at::Tensor& gradient) { return gradient; });
+  EXPECT_EQ(gradient_sink_of(leaf), nullptr);
 }
 
 }  // namespace gradient_sink_tests
