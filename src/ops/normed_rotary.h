@@ -8,7 +8,7 @@ namespace pimoe {
 /// angles; values stay as they are. rms_norm of the two parts, then rotary, in one pass and without their copies; differentiable in the heads
 /// and both weights.
 ///
-/// @param heads   [B, S, H + 2 KV, d] contiguous, d even: queries, keys, values; B may be 0; any floating dtype
+/// @param heads   [B, S, H + 2 KV, d] contiguous, d even, on a GPU at most 1024: queries, keys, values; B may be 0; any floating dtype
 /// @param query_weight, key_weight  [d], in the arithmetic type of heads (float32; float64 when heads are)
 /// @param cosine, sine  [S, d/2], likewise
 /// @returns views of one [B, S, H + 2 KV, d]. Nothing is rounded between norm and rotation.

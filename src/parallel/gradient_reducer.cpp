@@ -32,7 +32,6 @@ struct Sum {
   at::Tensor slice;
   std::vector<Entry> entries;
   size_t awaited = 0;
-  bool launched = false;
 };
 
 }  // namespace
@@ -42,7 +41,7 @@ struct GradientReducer::State {
 
   /// The bucket's part for a gradient that has come; called on autograd's thread. @throws ShapeError where none is expected
   GradientSink::Room room(size_t sum_index, size_t entry_index) {
-    Entry& entry = sum_entry(sum_index, entry_index);
+    Entry& entry = sums[sum_index].entries[entry_index];
     if (!in_step) throw ShapeError(concat("a gradient of ", entry.name, " came outside of begin_step() ... finish()"));
     if (last_backward && !entry.in_parts && !entry.awaited) {
       // Its bucket's sum over ranks may have begun with the first.
@@ -54,14 +53,12 @@ struct GradientReducer::State {
 
   /// The gradient, or its part, is where room() said.
   void taken(size_t sum_index, size_t entry_index) {
-    Entry& entry = sum_entry(sum_index, entry_index);
+    Entry& entry = sums[sum_index].entries[entry_index];
     if (!entry.awaited || entry.in_parts) return;
     entry.awaited = false;
     --sums[sum_index].awaited;
     if (device.is_cuda()) launch_ready();  // MPI makes no progress of its own: on the host nothing would overlap
   }
-
-  Entry& sum_entry(size_t sum_index, size_t entry_index) { return sums[sum_index].entries[entry_index]; }
 
   /// Launches the buckets whose turn has come, last declared first. One bucket that waits holds up those behind it: the order is the
   /// same on every rank, whatever arrives first.
@@ -70,7 +67,6 @@ struct GradientReducer::State {
   }
 
   void launch(Sum& sum) {
-    sum.launched = true;
     if (sum.group->size() == 1) return;
     side.run({sum.gradients}, [&sum] { sum.group->reduce_scatter(sum.slice, sum.gradients); });
   }
@@ -156,7 +152,6 @@ void GradientReducer::begin_step() {
   state_->last_backward = false;
   state_->unlaunched = state_->sums.size();
   for (Sum& sum : state_->sums) {
-    sum.launched = false;
     for (Entry& entry : sum.entries) entry.written = entry.awaited = false;
   }
 }

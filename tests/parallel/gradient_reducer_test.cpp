@@ -28,6 +28,12 @@ struct Fixture {
     bucket().weights.fill_(1);
     reducer.emplace(*buckets, *mesh);
   }
+  /// A reducer that knows whether a parameter's gradient comes in parts.
+  void announce_parts(size_t parameter, bool in_parts) {
+    reducer.reset();
+    list[parameter].gradient_in_parts = in_parts;
+    reducer.emplace(*buckets, *mesh);
+  }
 
   Bucket& bucket() { return buckets->buckets()[0]; }
   const at::Tensor& a() { return list[0].value; }
@@ -87,9 +93,7 @@ TEST(GradientReducer, IsTheSinkOfItsParametersBesideWhatAutogradBrings) {
 TEST(GradientReducer, AGradientInPartsHasToBeAnnounced) {
   for (const bool announced : {true, false}) {
     Fixture f;
-    f.reducer.reset();
-    f.list[1].gradient_in_parts = announced;
-    f.reducer.emplace(*f.buckets, *f.mesh);
+    f.announce_parts(1, announced);
     f.reducer->begin_step();
     f.reducer->begin_backward(true);
     GradientSink* const sink = gradient_sink_of(f.b());
@@ -147,9 +151,7 @@ TEST(GradientReducer, AParameterUsedTwiceGetsTheSum) {
 // Recompute runs a backward of its own inside an outer one.
 TEST(GradientReducer, TakesGradientsOfANestedBackward) {
   Fixture f;
-  f.reducer.reset();
-  f.list[0].gradient_in_parts = true;
-  f.reducer.emplace(*f.buckets, *f.mesh);
+  f.announce_parts(0, true);
   f.reducer->begin_step();
   f.reducer->begin_backward(true);
   const at::Tensor outer = f.a() * 2;
