@@ -148,6 +148,19 @@ Ceiling exchange(const Communicator& group, int64_t bytes, c10::Device device) {
           .prepare = prepare};
 }
 
+/// One-sided stores into the next rank's memory.
+Ceiling direct_stores(const Communicator& group, int64_t bytes, c10::Device device) {
+  const auto prepare = [=, &group]() -> Work {
+    return [&group, device, rows = random_numbers(bytes / 4, device).view({-1, kRowNumbers})](Parts&) {
+      group.direct_exchange(device)->fill_next(rows);
+    };
+  };
+  return {.name = concat("direct stores ", bytes / kMebibyte, " MiB"),
+          .amount = static_cast<double>(bytes),
+          .group = group.name(),
+          .prepare = prepare};
+}
+
 Ceiling sum(const Communicator& group, int64_t bytes, c10::Device device) {
   const auto prepare = [=, &group]() -> Work {
     // The largest instead of the sum: repeated sums would leave float32's range.
@@ -212,6 +225,9 @@ std::vector<Ceiling> ceilings_of(Bench& bench) {
   const Communicator& everyone = bench.mesh().group(Group::kWorld);
   if (everyone.size() > 1) {
     for (const int64_t bytes : sizes.link_bytes) all.push_back(exchange(experts.size() > 1 ? experts : everyone, bytes, device));
+    if (experts.direct_exchange(device) != nullptr) {
+      for (const int64_t bytes : sizes.link_bytes) all.push_back(direct_stores(experts, bytes, device));
+    }
     for (const int64_t bytes : sizes.link_bytes) all.push_back(sum(bench.mesh().gradient_group(Group::kDense), bytes, device));
   }
   all.push_back(projections(bench));

@@ -2,7 +2,7 @@
 
 #include "base/text.h"
 #include "bench/report.h"
-#include "moe/exchange_dispatcher.h"
+#include "moe/direct_dispatcher.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
@@ -21,7 +21,8 @@ class RoundTrip {
  public:
   explicit RoundTrip(const Bench& bench)
       : mesh_(bench.mesh()),
-        dispatcher_(placement_of(bench), mesh_.group(Group::kExpert), bench.config().model.moe.exchange == MoeExchange::kTokens) {
+        dispatcher_(make_dispatcher(placement_of(bench), mesh_.group(Group::kExpert), bench.config().model.moe,
+                                    {mesh_.device(), bench.config().model.width * static_cast<int64_t>(c10::elementSize(bench.dtype()))})) {
     const TrainConfig& config = bench.config();
     const int64_t tokens = config.train.micro_batch * config.model.sequence_length;
     const auto options = at::TensorOptions().device(mesh_.device());
@@ -35,7 +36,7 @@ class RoundTrip {
   void forward(Parts& parts) const {
     const at::NoGradGuard no_gradients;
     const TimeMark begin = now();
-    const DispatchPlan plan = dispatcher_.plan(experts_, /*capacity=*/0);
+    const DispatchPlan plan = dispatcher_->plan(experts_, /*capacity=*/0, tokens_.size(0));
     const TimeMark planned = now();
     const at::Tensor rows = there(plan);
     const TimeMark dispatched = now();
@@ -47,7 +48,7 @@ class RoundTrip {
 
   void forward_and_backward(Parts& parts) {
     const TimeMark begin = now();
-    const DispatchPlan plan = dispatcher_.plan(experts_, /*capacity=*/0);
+    const DispatchPlan plan = dispatcher_->plan(experts_, /*capacity=*/0, tokens_.size(0));
     const at::Tensor combined = back(there(plan), plan);
     const TimeMark middle = now();
     combined.backward(gradient_);
@@ -63,15 +64,15 @@ class RoundTrip {
     return {bench.config().model.moe.expert_groups(), group.size(), group.rank(), bench.mesh().device()};
   }
   at::Tensor there(const DispatchPlan& plan) const {
-    return plan.by_token ? dispatcher_.dispatch_tokens(tokens_, weights_, plan).tokens : dispatcher_.dispatch(tokens_, plan);
+    return plan.by_token ? dispatcher_->dispatch_tokens(tokens_, weights_, plan).tokens : dispatcher_->dispatch(tokens_, plan);
   }
   at::Tensor back(const at::Tensor& rows, const DispatchPlan& plan) const {
-    return plan.by_token ? dispatcher_.combine_tokens(rows, plan) : dispatcher_.combine(rows, weights_, plan);
+    return plan.by_token ? dispatcher_->combine_tokens(rows, plan) : dispatcher_->combine(rows, weights_, plan);
   }
   TimeMark now() const { return TimeMark::now(mesh_.device()); }
 
   const ProcessMesh& mesh_;
-  ExchangeDispatcher dispatcher_;
+  std::unique_ptr<Dispatcher> dispatcher_;
   at::Tensor tokens_;    ///< [T, D]
   at::Tensor gradient_;  ///< [T, D]
   at::Tensor experts_;   ///< [T, K]

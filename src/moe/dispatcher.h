@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ops/slot_order.h"
+#include "parallel/device.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -19,27 +20,42 @@ struct ExchangeRoute {
   at::Tensor padding;     ///< [sent] bool: rows that stand for no slot; undefined where nothing is padded
 };
 
-/// How tokens travel once to each rank that holds one of their experts (MoeExchange::kTokens).
+/// How tokens travel by collectives, once to each rank that holds one of their experts: ExchangeDispatcher's alone.
 struct TokenRoute {
   SlotOrder order;                   ///< of pairs t P + p, token t goes to rank p, by rank
   std::vector<int64_t> send_tokens;  ///< [P] to each rank of the expert group
   std::vector<int64_t> recv_tokens;  ///< [P] from each rank
-  SlotOrder local;                   ///< of the arrived tokens' choices [U K], by local expert
+};
+
+/// How they are written into the ranks' memory: DirectDispatcher's alone.
+struct DirectRoute {
+  at::Tensor wanted;      ///< [P, M, K] int32: the ranks of each token's experts, -1 for none; of all ranks' tokens (direct_exchange.h)
+  int64_t tokens = 0;     ///< T
+  PendingNumbers counts;  ///< rows here; tokens sent to other ranks, and received from them
+
+  int64_t rows() const { return counts.wait()[0].item<int64_t>(); }
+  int64_t sent() const { return counts.wait()[1].item<int64_t>(); }
+  int64_t received() const { return counts.wait()[2].item<int64_t>(); }
 };
 
 /// What planning learned about one batch's slots: all that dispatch, experts and combine need, and what recompute takes again.
 struct DispatchPlan {
-  SlotOrder order;   ///< this rank's slots by place (ExpertPlacement), and with that by rank of the expert group; padding among them
-  at::Tensor ends;   ///< [L] int32 on the device: local expert l has rows [ends[l-1], ends[l])
-  int64_t rows = 0;  ///< R, rows received; on one GPU, where nothing is read to the host, an upper bound of ends[L-1]
+  SlotOrder order;  ///< this rank's slots by place (ExpertPlacement), and with that by rank of the expert group; padding among them
+  at::Tensor ends;  ///< [L] int32 on the device: local expert l has rows [ends[l-1], ends[l])
+  int64_t rows =
+      0;  ///< R, rows received; on one GPU, where nothing is read to the host, an upper bound of ends[L-1]; not where tokens travel
+  /// Where tokens travel, not rows: the arrived tokens' choices [U K] by local expert.
+  std::optional<SlotOrder> by_token;
   ExchangeRoute route;
-  std::optional<TokenRoute> by_token;  ///< there is no route then
+  TokenRoute token_route;
+  DirectRoute direct;
 };
 
 /// What arrives where tokens travel.
 struct ArrivedTokens {
   at::Tensor tokens;   ///< [U, D]
   at::Tensor weights;  ///< [U, K] gates; those of experts elsewhere count for nothing
+  int64_t rows = 0;    ///< R, of the plan's order by_token
 };
 
 /// Moves each token's rows to the ranks that hold its experts, and the results back.
@@ -53,9 +69,10 @@ class Dispatcher {
   /// @param experts   [T, K] int32, -1 where a slot goes nowhere; T may be 0, also on some ranks only
   /// @param capacity  rows that every expert gets from this rank, which is also the most that any has: short ones are padded, and no counts
   ///                  travel; the same on every rank of the group. 0: no padding
+  /// @param most_tokens  the largest T over the group's ranks, or more; the same on every rank
   /// @cost one collective on the expert group (counts) and one host synchronisation; neither where the group is one rank and the device the
   ///       CPU, nor with a capacity
-  virtual DispatchPlan plan(const at::Tensor& experts, int64_t capacity) const = 0;
+  virtual DispatchPlan plan(const at::Tensor& experts, int64_t capacity, int64_t most_tokens) const = 0;
 
   /// @param tokens  [T, D] contiguous
   /// @returns [R, D]: rows of one expert side by side, in global token order inside an expert

@@ -55,9 +55,26 @@ at::Tensor rows_to_send(const at::Tensor& tokens, const DispatchPlan& plan, int6
 ExchangeDispatcher::ExchangeDispatcher(ExpertPlacement placement, const Communicator& group, bool by_token)
     : placement_(std::move(placement)), group_(group), by_token_(by_token) {}
 
-DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts, int64_t capacity) const {
+SlotOrder ExchangeDispatcher::order_of(const at::Tensor& experts) const {
+  return order_by_expert(placement_.places_of(experts).reshape({-1}), placement_.experts());
+}
+
+SlotOrder ExchangeDispatcher::order_here(const at::Tensor& experts) const {
+  const at::Tensor local = placement_.places_of(experts) - group_.rank() * placement_.local();
+  const at::Tensor here = at::where(placement_.ranks_of(experts) == group_.rank(), local, -1);
+  return order_by_expert(here.to(at::kInt).reshape({-1}), placement_.local());
+}
+
+at::Tensor ExchangeDispatcher::ranks_of_tokens(const at::Tensor& ranks) const {
+  const int64_t count = group_.size();
+  // A column more for slots that go nowhere.
+  const at::Tensor columns = at::where(ranks < 0, count, ranks.to(at::kLong));
+  return at::zeros({ranks.size(0), count + 1}, ranks.options().dtype(at::kBool)).scatter_(1, columns, true).narrow(1, 0, count);
+}
+
+DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts, int64_t capacity, int64_t /*most_tokens*/) const {
   DispatchPlan plan;
-  plan.order = order_by_expert(placement_.places_of(experts).reshape({-1}), placement_.experts());
+  plan.order = order_of(experts);
   const int64_t ranks = group_.size();
   const int64_t local = placement_.local();
   if (capacity > 0) {
@@ -95,15 +112,10 @@ DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts, int64_t capacit
 void ExchangeDispatcher::plan_tokens(DispatchPlan& plan, const at::Tensor& experts) const {
   const int64_t ranks = group_.size();
   const int64_t local = placement_.local();
-  const int64_t tokens = experts.size(0);
-  TokenRoute route;
-  const at::Tensor places = placement_.places_of(experts);           // [T, K]
-  const at::Tensor to = placement_.ranks_of(experts).to(at::kLong);  // [T, K]
-  const at::Tensor numbers = at::arange(ranks, experts.options());   // [P] int32
-  // A column more for slots that go nowhere.
-  const at::Tensor goes =
-      at::zeros({tokens, ranks + 1}, experts.options().dtype(at::kBool)).scatter_(1, at::where(to < 0, ranks, to), true);
-  const at::Tensor pairs = at::where(goes.narrow(1, 0, ranks), numbers.unsqueeze(0), -1);
+  TokenRoute& route = plan.token_route;
+  const at::Tensor to = placement_.ranks_of(experts);               // [T, K]
+  const at::Tensor numbers = at::arange(ranks, experts.options());  // [P] int32
+  const at::Tensor pairs = at::where(ranks_of_tokens(to), numbers.unsqueeze(0), -1);
   route.order = order_by_expert(pairs.reshape({-1}), ranks);
 
   // Of my tokens for each rank, and of their slots for each of its experts; received likewise. One copy brings both to the host.
@@ -115,28 +127,23 @@ void ExchangeDispatcher::plan_tokens(DispatchPlan& plan, const at::Tensor& exper
   route.recv_tokens = tokens_of(ranks);
   plan.rows = both.narrow(0, ranks, ranks).narrow(1, 1, local).sum().item<int64_t>();
 
-  const at::Tensor sent_pairs = route.order.slots.narrow(0, 0, sum_of(route.send_tokens)).to(at::kLong);
-  const at::Tensor token = sent_pairs.div(ranks, "floor");
-  const at::Tensor rank = (sent_pairs - token * ranks).unsqueeze(1);
-  const at::Tensor choices = places.index_select(0, token);  // [U, K]
-  const at::Tensor here = at::where(to.index_select(0, token) == rank, choices - rank * local, -1);
-  const at::Tensor arrived = group_.all_to_all(here.to(at::kInt).contiguous(), route.send_tokens, route.recv_tokens);
-  route.local = order_by_expert(arrived.reshape({-1}), local);
-  plan.ends = route.local.counts.cumsum(0).to(at::kInt);
-  plan.by_token = std::move(route);
+  const at::Tensor token = route.order.slots.narrow(0, 0, sum_of(route.send_tokens)).div(ranks, "floor");
+  const at::Tensor arrived = group_.all_to_all(experts.index_select(0, token), route.send_tokens, route.recv_tokens);
+  plan.by_token = order_here(arrived);
+  plan.ends = plan.by_token->counts.cumsum(0).to(at::kInt);
 }
 
 ArrivedTokens ExchangeDispatcher::dispatch_tokens(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan) const {
-  const TokenRoute& route = *plan.by_token;
+  const TokenRoute& route = plan.token_route;
   const at::Tensor pairs = route.order.slots.narrow(0, 0, sum_of(route.send_tokens));
   const auto bring = [&](const at::Tensor& of_tokens) {
     return exchange_rows(gather_rows(of_tokens, pairs, route.order.positions, group_.size()), route.send_tokens, route.recv_tokens, group_);
   };
-  return {bring(tokens), bring(weights.contiguous())};
+  return {bring(tokens), bring(weights.contiguous()), plan.rows};
 }
 
 at::Tensor ExchangeDispatcher::combine_tokens(const at::Tensor& results, const DispatchPlan& plan) const {
-  const TokenRoute& route = *plan.by_token;
+  const TokenRoute& route = plan.token_route;
   const at::Tensor pairs = route.order.slots.narrow(0, 0, sum_of(route.send_tokens));
   const at::Tensor sums = exchange_rows(results, route.recv_tokens, route.send_tokens, group_);
   const at::Tensor each_once = at::ones({route.order.positions.numel() / group_.size(), group_.size()},
@@ -209,6 +216,19 @@ int64_t kept_bytes_of_plans(int64_t slots, int64_t rows, int64_t rounds, int64_t
   int64_t kept = rounds * slots * kIndex + padded;               // positions; one flag for each padded row
   if (group_size > 1) kept += 2 * rows * kIndex;                 // by_expert and by_arrival: each is the other's backward
   if (whole) kept += rounds * std::max(slots, padded) * kIndex;  // slots, which no backward asks for
+  return kept;
+}
+
+int64_t kept_bytes_of_token_plan(int64_t tokens, int64_t choices, int64_t arrived, int64_t group_size, int64_t wide, bool direct,
+                                 bool whole) {
+  constexpr int64_t kIndex = 4;
+  int64_t kept = arrived * choices * kIndex;  // positions of the arrived tokens' choices
+  if (direct) {
+    kept += arrived * choices * kIndex;  // ranks that want them
+  } else {
+    kept += tokens * group_size * (kIndex + wide);  // positions of the pairs, and a weight of one for each
+  }
+  if (whole) kept += (2 * tokens * choices + arrived * choices + (direct ? 0 : tokens * group_size)) * kIndex;
   return kept;
 }
 

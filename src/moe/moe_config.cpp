@@ -84,8 +84,11 @@ void MoeConfig::fields(FieldVisitor& visit) {
                "rows above the budget wait for another round (exact), or are dropped and counted (the result changes with the layout)");
   visit.choice("memory", memory, {{"fast", MoeMemory::kFast}, {"balanced", MoeMemory::kBalanced}, {"lean", MoeMemory::kLean}},
                "kept for backward: results and pre-activations, pre-activations, or the tokens alone");
-  visit.choice("exchange", exchange, {{"rows", MoeExchange::kRows}, {"tokens", MoeExchange::kTokens}},
-               "between ranks a row travels for each slot, or each token once to each rank that holds one of its experts");
+  visit.choice(
+      "exchange", exchange,
+      {{"auto", MoeExchange::kAuto}, {"rows", MoeExchange::kRows}, {"tokens", MoeExchange::kTokens}, {"direct", MoeExchange::kDirect}},
+      "between ranks a row travels for each slot; or each token once to each rank that holds one of its experts, by all-to-all, or "
+      "written into its memory (direct); auto: direct between GPUs that reach each other's memory, else tokens where the layer allows it");
   visit.choice("validate", checks, {{"off", MoeValidate::kOff}, {"cheap", MoeValidate::kCheap}, {"full", MoeValidate::kFull}},
                "cheap: shapes, dtype, device and experts' ids, without waiting for a GPU; full: results that are not finite are set aside "
                "(costs a forward pass)");
@@ -97,6 +100,21 @@ void MoeConfig::fields(FieldVisitor& visit) {
 
 const char* MoeConfig::router_kind() const {
   return std::find_if(kRouterKinds.begin(), kRouterKinds.end(), [this](const auto& each) { return each.second == router.kind; })->first;
+}
+
+std::vector<std::string> MoeConfig::rows_have_to_travel() const {
+  std::vector<std::string> reasons;
+  const std::vector<ExpertGroupConfig> shapes = expert_groups();
+  const bool plain = shapes.size() == 1 && shapes[0].activation == Activation::kSwiglu && shapes[0].layers == 2;
+  if (!plain) reasons.emplace_back("groups of experts, and with others than two-layer swiglu ones");
+  if (router_traits().by_expert) reasons.emplace_back("expert choice");
+  if (capacity_pad) reasons.emplace_back("capacity_pad");
+  if (checks == MoeValidate::kFull) reasons.emplace_back("validate (full), which looks at each slot's result");
+  return reasons;
+}
+
+MoeExchange MoeConfig::exchange_between() const {
+  return exchange == MoeExchange::kAuto && !rows_have_to_travel().empty() ? MoeExchange::kRows : exchange;
 }
 
 std::vector<ExpertGroupConfig> MoeConfig::expert_groups() const {
@@ -157,14 +175,9 @@ void MoeConfig::validate(const char* key, Violations& violations) const {
   }
   if (capacity_pad && capacity_factor == 0) add("capacity_pad", "needs ", key, ".capacity_factor above 0");
   if (capacity_pad && rank_budget > 0) add("capacity_pad", "(true) must be false with ", key, ".rank_budget (", rank_budget, ")");
-  if (exchange == MoeExchange::kTokens) {
-    const std::vector<ExpertGroupConfig> shapes = expert_groups();
-    const bool plain = shapes.size() == 1 && shapes[0].activation == Activation::kSwiglu && shapes[0].layers == 2;
-    if (!plain) add("exchange", "(tokens) must be rows with groups of experts, and with others than two-layer swiglu ones");
-    if (router_traits().by_expert) add("exchange", "(tokens) must be rows with expert choice");
-    if (capacity_pad) add("exchange", "(tokens) must be rows with ", key, ".capacity_pad");
-    if (checks == MoeValidate::kFull)
-      add("exchange", "(tokens) must be rows with ", key, ".validate (full), which looks at each slot's result");
+  if (exchange == MoeExchange::kTokens || exchange == MoeExchange::kDirect) {
+    const char* name = exchange == MoeExchange::kTokens ? "tokens" : "direct";
+    for (const std::string& reason : rows_have_to_travel()) add("exchange", "(", name, ") must be rows or auto with ", reason);
   }
   if (rank_budget > 0 && rank_budget < 1) {
     add("rank_budget", "(", rank_budget, ") must be 0, or at least 1: a rank's share at balance has to fit");

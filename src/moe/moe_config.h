@@ -98,6 +98,8 @@ enum class MoeMemory {
 enum class MoeExchange {
   kRows,    ///< a row for each slot
   kTokens,  ///< each token once to each rank that holds one of its experts; what they make of it comes back as one sum
+  kDirect,  ///< likewise, written straight into the other ranks' memory
+  kAuto,    ///< the last of these that the layer and the ranks allow; direct between GPUs alone
 };
 enum class MoeValidate {
   kOff,
@@ -122,7 +124,7 @@ struct MoeConfig {
   double rank_budget = 0.0;   ///< rows that a rank computes at a time, in multiples of its share at balance; 0: unbounded
   RankOverflow rank_overflow = RankOverflow::kChunk;
   MoeMemory memory = MoeMemory::kFast;
-  MoeExchange exchange = MoeExchange::kRows;
+  MoeExchange exchange = MoeExchange::kAuto;
   MoeValidate checks = MoeValidate::kOff;
   std::vector<ExpertGroupConfig> groups;  ///< named groups of experts, each of its own shape; empty: all alike
   RouterConfig router;
@@ -133,6 +135,8 @@ struct MoeConfig {
   /// @param key  of this struct, "model.moe"
   void validate(const char* key, Violations& violations) const;
 
+  /// Why tokens cannot travel in place of rows, one line each.
+  std::vector<std::string> rows_have_to_travel() const;
   /// The word of router.kind.
   const char* router_kind() const;
   RouterTraits router_traits() const { return traits_of(router.kind); }
@@ -143,6 +147,8 @@ struct MoeConfig {
   bool controlled() const { return adaptive.enabled && steerable(); }
   /// The experts' shapes: `groups`, or one nameless group of all experts.
   std::vector<ExpertGroupConfig> expert_groups() const;
+  /// `exchange`, where auto is rows if nothing else is possible.
+  MoeExchange exchange_between() const;
   /// What mesh.expert_parallel has to divide: the greatest common divisor of the groups' counts; 0 in a dense model.
   int64_t common_divisor() const;
   /// Whether a rank gives up rows above its budget.

@@ -1,6 +1,6 @@
 #include "moe/moe_layer.h"
 
-#include "moe/exchange_dispatcher.h"
+#include "moe/direct_dispatcher.h"
 #include "moe/layer_checks.h"
 #include "moe/recompute.h"
 #include "parallel/precision.h"
@@ -36,7 +36,8 @@ MoELayer::MoELayer(ParameterList& parameters, const std::string& name, const Moe
       router_(parameters, name + ".router", config, width, vocabulary, dtype, mesh.device(), deviation.inner),
       placement_(config.expert_groups(), mesh.group(Group::kExpert).size(), mesh.group(Group::kExpert).rank(), mesh.device()),
       limits_(name, config, placement_, mesh.group(Group::kExpert)),
-      dispatcher_(std::make_unique<ExchangeDispatcher>(placement_, mesh.group(Group::kExpert), config.exchange == MoeExchange::kTokens)) {
+      dispatcher_(make_dispatcher(placement_, mesh.group(Group::kExpert), config,
+                                  {mesh.device(), width * static_cast<int64_t>(c10::elementSize(dtype))})) {
   const std::vector<ExpertGroupConfig> groups = config.expert_groups();
   for (size_t index = 0; index < groups.size(); ++index) {
     const std::string bank = name + ".experts" + (groups[index].name.empty() ? "" : "." + groups[index].name);
@@ -94,9 +95,9 @@ at::Tensor MoELayer::through_experts(const at::Tensor& tokens, const at::Tensor&
   if (plan.by_token) {
     const ArrivedTokens arrived = dispatcher_->dispatch_tokens(tokens, weights, plan);
     marks.dispatched = TimeMark::now(mesh_.device());
-    const SlotOrder& local = plan.by_token->local;
+    const SlotOrder& local = *plan.by_token;
     const at::Tensor sums =
-        banks_[0].from_tokens(arrived.tokens, arrived.weights, local.slots.narrow(0, 0, plan.rows), local.positions, plan.ends);
+        banks_[0].from_tokens(arrived.tokens, arrived.weights, local.slots.narrow(0, 0, arrived.rows), local.positions, plan.ends);
     marks.computed = TimeMark::now(mesh_.device());
     at::Tensor output = dispatcher_->combine_tokens(sums, plan);
     marks.combined = TimeMark::now(mesh_.device());
@@ -138,7 +139,7 @@ RoutingMemo MoELayer::limit(const at::Tensor& tokens, const Routing& routing, co
   const auto plans_of = [&](const at::Tensor& experts) {
     std::vector<DispatchPlan> plans;
     for (const at::Tensor& round : limits_.within_budget(experts, routing.weights)) {
-      plans.push_back(dispatcher_->plan(round, config_.capacity_pad ? capacity : 0));
+      plans.push_back(dispatcher_->plan(round, config_.capacity_pad ? capacity : 0, context.most_tokens));
     }
     return plans;
   };

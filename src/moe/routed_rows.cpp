@@ -10,6 +10,13 @@
 namespace pimoe {
 namespace {
 
+/// What `exchange` means for ranks that nobody has started.
+MoeExchange planned_exchange(const MoeConfig& config, const RoutedTokens& tokens) {
+  const MoeExchange exchange = config.exchange_between();
+  if (exchange != MoeExchange::kAuto) return exchange;
+  return tokens.reach_each_other ? MoeExchange::kDirect : MoeExchange::kTokens;
+}
+
 /// A micro-batch, as what limits it looks at it.
 struct Batch {
   Batch(const MoeConfig& moe, const RoutedTokens& shared)
@@ -87,7 +94,7 @@ void fill_by_skew(const Batch& batch, double skew, RoutedRows& result) {
   // From balance (0) to the worst (1). Where the rank has all experts it has all rows, and skew only says which.
   const bool uneven = !batch.config.router_traits().even && skew > 1.0;
   const double way = !uneven ? 0.0 : most_skew > 1.0 ? (std::min(skew, most_skew) - 1.0) / (most_skew - 1.0) : 1.0;
-  const auto between = [&](double even, int64_t full) { return std::llround(even + way * (static_cast<double>(full) - even)); };
+  const auto between = [&](double even, int64_t full) -> int64_t { return std::llround(even + way * (static_cast<double>(full) - even)); };
   const std::vector<int64_t> full = dearest_first(batch.groups, batch.ranks, most, worst);
   for (size_t bank = 0; bank < batch.groups.size(); ++bank) {
     const double share = static_cast<double>(batch.groups[bank].count) / static_cast<double>(experts);
@@ -98,6 +105,20 @@ void fill_by_skew(const Batch& batch, double skew, RoutedRows& result) {
   const int64_t sent_at_worst =
       std::min(result.tokens * here, batch.local * limit) + std::min(result.tokens * (choices - here), (experts - batch.local) * limit);
   result.sent = between(static_cast<double>(std::min(result.slots, experts * limit)), sent_at_worst);
+  if (result.exchange == MoeExchange::kRows) return;
+
+  // A token that chooses K of E experts blindly misses all L of a rank with the chance of (E - L over K) / (E over K).
+  double missed = 1.0;
+  for (int64_t choice = 0; choice < choices; ++choice) {
+    missed *= std::max(0.0, static_cast<double>(experts - batch.local - choice)) / static_cast<double>(experts - choice);
+  }
+  result.arrived = result.exchange == MoeExchange::kDirect
+                       ? batch.ranks * batch.most_tokens
+                       : std::min(between((1 - missed) * static_cast<double>(batch.all_tokens), batch.all_tokens), result.all_rows());
+  // At worst a token has the rank's experts and, beyond them, those of as many others as are left to choose.
+  const int64_t ranks_at_worst = 1 + std::min(batch.ranks - 1, choices - here);
+  result.copies =
+      std::min(between((1 - missed) * static_cast<double>(batch.ranks * result.tokens), result.tokens * ranks_at_worst), result.sent);
 }
 
 /// Rows above the rank's budget wait for another round, or are dropped.
@@ -127,6 +148,7 @@ RoutedRows routed_rows(const MoeConfig& config, const RoutedTokens& tokens, doub
   RoutedRows result;
   result.tokens = tokens.of_rank[0];
   result.slots = result.tokens * config.slots_per_token();
+  if (batch.ranks > 1) result.exchange = planned_exchange(config, tokens);
   if (config.router_traits().by_expert) {
     fill_by_choosing_experts(batch, result);
   } else if (config.capacity_pad) {
@@ -140,7 +162,7 @@ RoutedRows routed_rows(const MoeConfig& config, const RoutedTokens& tokens, doub
   const bool stays_here = batch.ranks == 1 && !config.capacity_pad;
   const bool one_bank = batch.groups.size() == 1;
   result.on_gpu = tokens.on_gpu;
-  result.fused = tokens.fuses_mlp && stays_here && one_bank;
+  result.fused = tokens.fuses_mlp && one_bank && (stays_here || result.exchange != MoeExchange::kRows);
   if (tokens.on_gpu && stays_here && result.rounds == 1) {
     result.room = result.sent = result.rows_at_once = result.slots;
     // Products of one bank are as long as the room; those of several are cut to what each bank has.

@@ -23,7 +23,10 @@ struct RoutedRows {
   int64_t padded = 0;  ///< the same where rows are padded, else 0
   int64_t rounds = 1;  ///< of the exchange, under a rank budget
   int64_t room = 0;    ///< rows that the exchange makes room for, all rounds together: those that are computed, and on one GPU all slots
-  int64_t rows_at_once = 0;  ///< most of the room in one round
+  int64_t rows_at_once = 0;                   ///< most of the room in one round
+  MoeExchange exchange = MoeExchange::kRows;  ///< rows, tokens or direct; rows where nothing is exchanged
+  int64_t copies = 0;   ///< where tokens travel: of this rank's, one for each rank that holds experts of it, itself included, in a round
+  int64_t arrived = 0;  ///< likewise: tokens that the experts take in a round; written directly, the places for them
   bool on_gpu = false;
   bool fused = false;         ///< the experts take tokens and give tokens (routed_swiglu_mlp), if their kind and widths allow it
   std::vector<int64_t> rows;  ///< of each bank of experts, all rounds together
@@ -35,8 +38,9 @@ struct RoutedRows {
 struct RoutedTokens {
   std::vector<int64_t> of_rank;  ///< tokens of each rank of the expert group, this rank's first
   int64_t sequence_length = 1;
-  bool fuses_mlp = false;  ///< device and dtype have routed_swiglu_mlp's kernels
-  bool on_gpu = false;     ///< alone on a GPU a rank makes room for slots that were dropped too: it does not ask how many they are
+  bool fuses_mlp = false;         ///< device and dtype have routed_swiglu_mlp's kernels
+  bool reach_each_other = false;  ///< GPUs joined so that `exchange: auto` writes directly
+  bool on_gpu = false;            ///< alone on a GPU a rank makes room for slots that were dropped too: it does not ask how many they are
 };
 
 /// @returns what a rank with the fullest share has of `tokens`, as moe_layer.cpp limits it. In skew the dearest experts (by kept bytes) are

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "parallel/direct_exchange.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <atomic>
@@ -49,6 +51,12 @@ class Communicator {
   /// @cost one collective; no host synchronisation with NCCL, one each way for device tensors with MPI.
   virtual at::Tensor all_to_all(const at::Tensor& rows, const std::vector<int64_t>& send_rows,
                                 const std::vector<int64_t>& recv_rows) const = 0;
+
+  /// @returns rows written straight into other ranks' memory, made at the first call and owned by the communicator; nullptr where not all
+  ///          reach each other's memory on devices like `device`. The same on every rank. Collective
+  virtual DirectExchange* direct_exchange(c10::Device /*device*/) const { return nullptr; }
+  /// What travelled past the collectives: to be counted with the rest.
+  void count_direct(int64_t bytes) const { count(bytes, size() - 1); }
 
   /// Returns once every rank has entered; with NCCL also once the stream's work is done.
   virtual void barrier() const = 0;

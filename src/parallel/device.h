@@ -64,6 +64,21 @@ class TimeMark {
   std::shared_ptr<void> event_;  ///< CUDA
 };
 
+/// Numbers on their way from the device to the host: begun where they are made, waited for where they are read, so that the device has work
+/// meanwhile.
+class PendingNumbers {
+ public:
+  PendingNumbers() = default;
+  /// @param numbers  int64 on `device`, as the current stream makes them
+  explicit PendingNumbers(const at::Tensor& numbers);
+  /// @returns them on the host
+  const at::Tensor& wait() const;
+
+ private:
+  at::Tensor host_;
+  std::shared_ptr<void> event_;  ///< CUDA
+};
+
 /// A CUDA stream beside the current one, for sums that overlap with backward. On the CPU `run` just calls.
 class SideStream {
  public:

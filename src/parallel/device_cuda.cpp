@@ -123,6 +123,23 @@ TimeMark TimeMark::now(c10::Device device) {
   return mark;
 }
 
+PendingNumbers::PendingNumbers(const at::Tensor& numbers) {
+  if (numbers.is_cpu()) {
+    host_ = numbers;
+    return;
+  }
+  host_ = host_buffer(numbers.numel(), numbers.scalar_type(), numbers.device()).view(numbers.sizes());
+  host_.copy_(numbers, /*non_blocking=*/true);
+  auto event = std::make_shared<c10::cuda::CUDAEvent>();
+  event->record(c10::cuda::getCurrentCUDAStream(numbers.device().index()));
+  event_ = std::move(event);
+}
+
+const at::Tensor& PendingNumbers::wait() const {
+  if (event_) static_cast<const c10::cuda::CUDAEvent*>(event_.get())->synchronize();
+  return host_;
+}
+
 double TimeMark::milliseconds_since(const TimeMark& earlier) const {
   if (!event_) return std::chrono::duration<double, std::milli>(host_ - earlier.host_).count();
   return static_cast<const c10::cuda::CUDAEvent*>(earlier.event_.get())

@@ -67,6 +67,10 @@ TimeMark TimeMark::now(c10::Device device) {
   return mark;
 }
 
+PendingNumbers::PendingNumbers(const at::Tensor& numbers) : host_(numbers) { check_cpu(numbers.device()); }
+
+const at::Tensor& PendingNumbers::wait() const { return host_; }
+
 double TimeMark::milliseconds_since(const TimeMark& earlier) const {
   return std::chrono::duration<double, std::milli>(host_ - earlier.host_).count();
 }

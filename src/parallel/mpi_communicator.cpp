@@ -4,6 +4,7 @@
 #include "base/progress.h"
 #include "base/text.h"
 #include "parallel/communicator_checks.h"
+#include "parallel/mpi_direct_exchange.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
@@ -17,6 +18,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <thread>
 
 namespace pimoe {
@@ -90,6 +92,7 @@ class MpiCommunicator final : public HostCommunicator {
   ~MpiCommunicator() override {
     int finalized = 0;
     MPI_Finalized(&finalized);
+    direct_.reset();
     if (!finalized) MPI_Comm_free(&communicator_);
   }
 
@@ -188,6 +191,12 @@ class MpiCommunicator final : public HostCommunicator {
     const at::Tensor to = empty_rows(from, recv_rows);
     exchange("all_to_all", spans(from, send_rows), spans(to, recv_rows));
     return rows.is_cpu() ? to : to.to(rows.device());
+  }
+
+  DirectExchange* direct_exchange(c10::Device device) const override {
+    if (size_ == 1 || !device.is_cpu()) return nullptr;
+    if (!direct_) direct_ = make_mpi_direct_exchange(communicator_, *this, progress_);
+    return direct_->get();
   }
 
   void barrier() const override {
@@ -407,6 +416,7 @@ class MpiCommunicator final : public HostCommunicator {
   int size_ = 1;
   std::string name_;
   ProgressCounter progress_;
+  mutable std::optional<std::unique_ptr<DirectExchange>> direct_;  ///< empty: nobody has asked yet
 };
 
 std::unique_ptr<HostCommunicator> duplicate(MPI_Comm communicator, const std::string& name, int64_t message_bytes) {

@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "parallel/communicator_checks.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/nccl_direct_exchange.h"
 
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -15,6 +16,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <thread>
 
 namespace pimoe {
@@ -68,6 +70,7 @@ class NcclCommunicator final : public Communicator {
   ~NcclCommunicator() override {
     if (communicator_ == nullptr) return;
     const c10::cuda::CUDAGuard guard(device_);
+    direct_.reset();
     // Destroying waits for the peers, who may be gone when an exception brought us here.
     if (std::uncaught_exceptions() > 0) {
       ncclCommAbort(communicator_);
@@ -165,6 +168,16 @@ class NcclCommunicator final : public Communicator {
     return received;
   }
 
+  DirectExchange* direct_exchange(c10::Device device) const override {
+    if (size() == 1 || device != device_) return nullptr;
+    if (!direct_) {
+      const PatientOperation set_up;
+      const c10::cuda::CUDAGuard guard(device_);
+      direct_ = make_nccl_direct_exchange(communicator_, *host_, progress_);
+    }
+    return direct_->get();
+  }
+
   void barrier() const override {
     const ProgressCollective mark("barrier", progress_);
     const c10::cuda::CUDAGuard guard(device_);
@@ -214,6 +227,7 @@ class NcclCommunicator final : public Communicator {
   c10::Device device_;
   ncclComm_t communicator_ = nullptr;  // none in a group of one
   ProgressCounter progress_;
+  mutable std::optional<std::unique_ptr<DirectExchange>> direct_;  ///< empty: nobody has asked yet
 };
 
 }  // namespace

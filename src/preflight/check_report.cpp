@@ -85,7 +85,7 @@ std::string memory_table(const CheckReport& report) {
 std::string advice(const CheckReport& report, const TimedWork& work) {
   const Forecast& forecast = *report.forecast;
   if (work.limit == "host") return "a larger train.micro_batch gives the device more to do for each operation that the host starts";
-  if (work.name == "exchange of rows") {
+  if (work.name == "exchange") {
     return forecast.expert_parallel() > 2 ? "a lower mesh.expert_parallel sends fewer rows, where memory allows it" : "";
   }
   if (work.name == "gradients over ranks" || work.name == "weights to ranks" || work.name == "update") {

@@ -19,6 +19,10 @@ constexpr double kFusedRowPasses = 2.0;
 constexpr double kFusedRowPassesOnGpu = 3.0;  ///< backward gathers the tokens once more, by a pass of its own
 constexpr double kLocalRowPasses = 8.0;
 constexpr double kExchangedRowPasses = 14.0;
+/// Per number of a token that arrived, beside its rows': gathered to be sent, results added up, and their gradients likewise; written directly, by
+/// the pass that also sends them.
+constexpr double kExchangedTokenPasses = 10.0;
+constexpr double kDirectTokenPasses = 7.0;
 /// Numbers of the master's type that an update reads and writes of a parameter: the norm 1, AdamW 7; it writes the rounded weight too.
 constexpr double kUpdatePasses = 8.0;
 /// Operations of a layer forward and backward, and of a micro-step beside its layers.
@@ -127,19 +131,26 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
           (is_gated(groups[bank].activation) ? 3 : 2) * width * hidden + static_cast<double>(groups[bank].layers - 2) * hidden * hidden;
       flops += 6 * of_bank * weights;
       direct_weights += static_cast<double>(groups[bank].count / expert_ranks) * weights * moe_layers;
-      const double passes = expert_ranks > 1 ? kExchangedRowPasses
-                            : !rows.fused    ? kLocalRowPasses
-                            : place.on_gpu   ? kFusedRowPassesOnGpu
-                                             : kFusedRowPasses;
+      const bool rows_travel = expert_ranks > 1 && rows.exchange == MoeExchange::kRows;
+      const double passes = rows_travel    ? kExchangedRowPasses
+                            : !rows.fused  ? kLocalRowPasses
+                            : place.on_gpu ? kFusedRowPassesOnGpu
+                                           : kFusedRowPasses;
       moved += of_bank * element * passes * width;
     }
+    if (rows.exchange == MoeExchange::kTokens) moved += kExchangedTokenPasses * static_cast<double>(rows.arrived) * element * width;
+    if (rows.exchange == MoeExchange::kDirect) moved += kDirectTokenPasses * static_cast<double>(rows.arrived) * element * width;
     clock.add("experts", flops * moe_layers * micro_steps * again_moe, rates.grouped_product, "products");
     clock.add("moves of rows", moved * moe_layers * micro_steps * again_moe, rates.copy, "memory");
     if (expert_ranks > 1) {
-      const double calls = moe_layers * micro_steps * 5.0 * again_moe;  // counts; dispatch and combine, and their ways back
-      const double fuller = static_cast<double>(rows.all_rows()) / static_cast<double>(std::max<int64_t>(1, forecast.rows(1.0).all_rows()));
+      const double collectives = rows.exchange == MoeExchange::kRows ? 5.0 : 8.0;
+      const double calls =
+          moe_layers * micro_steps * collectives * again_moe;  // counts; dispatch, of gates too, combine, and their ways back
+      const RoutedRows even = forecast.rows(1.0);
+      const auto travelling = [](const RoutedRows& of) { return of.exchange == MoeExchange::kRows ? of.all_rows() : of.arrived; };
+      const double fuller = static_cast<double>(travelling(rows)) / static_cast<double>(std::max<int64_t>(1, travelling(even)));
       const Exchange moved_rows = exchange(static_cast<double>(forecast.traffic().rows) * fuller, expert_ranks, place, rates);
-      clock.add("exchange of rows", moved_rows.seconds + calls * rates.message, 1.0, moved_rows.limit);
+      clock.add("exchange", moved_rows.seconds + calls * rates.message, 1.0, moved_rows.limit);
     }
   }
   clock.add("head and cross-entropy", 6 * tokens * width * static_cast<double>(model.vocabulary), rates.head, "products");

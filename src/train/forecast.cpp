@@ -1,5 +1,6 @@
 #include "train/forecast.h"
 
+#include "parallel/direct_exchange.h"
 #include "parallel/parameter_buckets.h"
 #include "train/optimizer.h"
 
@@ -61,6 +62,7 @@ MicroBatchShape Forecast::shape(double skew) const {
   shape.skew = skew;
   shape.tokens.sequence_length = config_.model.sequence_length;
   shape.tokens.on_gpu = place_.on_gpu;
+  shape.tokens.reach_each_other = place_.on_gpu && expert_parallel_ <= kDirectRanks && place_.node_ranks % expert_parallel_ == 0;
   shape.tokens.fuses_mlp = place_.fuses_mlp && place_.dtype == at::kBFloat16;
   // The first ranks, and the first micro-step, have a sequence more where it does not come out even.
   for (int rank = 0; rank < expert_parallel_; ++rank) {
@@ -87,14 +89,16 @@ TrafficForecast Forecast::traffic() const {
   if (config_.model.moe_layers() == 0 || expert_parallel_ == 1) return traffic;
   const ElementBytes bytes = ElementBytes::of(place_.dtype);
   const int64_t row = config_.model.width * bytes.compute;
-  // Dispatch and combine, and both ways back; early gates travel as one number with each row, and so do their gradients.
-  const int64_t gate = moe.memory == MoeMemory::kFast ? 0 : bytes.wide;
+  const RoutedRows rows = this->rows(1.0);
+  const bool by_token = rows.exchange != MoeExchange::kRows;
+  // Dispatch and combine, and both ways back; gates travel with each token, early ones as one number with each row, and so do their gradients.
+  const int64_t gate = by_token ? moe.choices * bytes.wide : moe.memory == MoeMemory::kFast ? 0 : bytes.wide;
   int64_t each = 4 * row + 2 * gate;
   const bool again = config_.train.recompute != RecomputePolicy::kNone;
   if (again || moe.memory == MoeMemory::kLean) each += 2 * row + gate;  // forward once more
   if (again && moe.memory == MoeMemory::kLean) each += 2 * row + gate;  // and once more inside of it
   if (moe.checks == MoeValidate::kFull) each += row + bytes.wide;       // the rows, and a flag that comes back
-  const int64_t sent = rows(1.0).sent * config_.model.moe_layers() * micro_steps();
+  const int64_t sent = (by_token ? rows.rounds * rows.copies : rows.sent) * config_.model.moe_layers() * micro_steps();
   traffic.rows = sent / expert_parallel_ * (expert_parallel_ - 1) * each;
   return traffic;
 }

@@ -30,11 +30,12 @@ TEST(MoELayouts, ARankThatReceivesNothingTakesPart) {
   LayerCase made;
   made.config.experts = 12;
   made.config.expert_width = 4;
+  made.width = 6;
   made.bias = at::zeros({12}, at::kDouble);
   made.bias.slice(0, 12 / ranks * (ranks - 1)).fill_(-10);  // no token goes to the last rank's experts
   if (ranks == 1) made.bias.slice(0, 0, 6).fill_(0);        // alone, half of the experts are empty
   for (int rank = 0; rank < ranks; ++rank) made.sequences.push_back(3 + rank);
-  for (const MoeExchange exchange : {MoeExchange::kRows, MoeExchange::kTokens}) {
+  for (const MoeExchange exchange : {MoeExchange::kRows, MoeExchange::kTokens, MoeExchange::kDirect}) {
     made.config.exchange = exchange;
     for (made.seed = 1; made.seed < 6; ++made.seed) expect_equal_to_loop(made, *mesh);
   }
@@ -88,7 +89,7 @@ TEST(MoELayouts, RowsOfAnExpertArriveInGlobalTokenOrder) {
   const int64_t tokens = 24;
   const at::Tensor rows = (at::arange(tokens, at::kDouble) + 100.0 * group.rank()).view({tokens, 1});
   const at::Tensor experts = (at::arange(tokens, at::kInt) * 7).remainder(12).to(at::kInt).view({tokens, 1});
-  const DispatchPlan plan = dispatcher.plan(experts, /*capacity=*/0);
+  const DispatchPlan plan = dispatcher.plan(experts, /*capacity=*/0, tokens);
   const at::Tensor arrived = dispatcher.dispatch(rows, plan);
   std::vector<double> expected;
   for (int64_t local = 0; local < placement.local(); ++local) {
@@ -115,7 +116,7 @@ TEST(MoELayouts, ATokenTravelsOnceToEachRankOfItsExperts) {
   at::Tensor experts = at::stack({at::arange(tokens), at::arange(tokens) * 5 + 1}, 1).remainder(12).to(at::kInt);
   experts[3].fill_(-1);  // goes nowhere
   experts[4][1] = -1;
-  const DispatchPlan plan = dispatcher.plan(experts, /*capacity=*/0);
+  const DispatchPlan plan = dispatcher.plan(experts, /*capacity=*/0, tokens);
   if (ranks == 1) {
     EXPECT_FALSE(plan.by_token);
     return;
@@ -131,9 +132,9 @@ TEST(MoELayouts, ATokenTravelsOnceToEachRankOfItsExperts) {
       if (goes) copies[token] += 1;
     }
   }
-  EXPECT_EQ(plan.by_token->send_tokens, sent);
+  EXPECT_EQ(plan.token_route.send_tokens, sent);
   const ArrivedTokens arrived = dispatcher.dispatch_tokens(rows, weights, plan);
-  EXPECT_EQ(plan.rows, plan.ends[placement.local() - 1].item<int64_t>());
+  EXPECT_EQ(arrived.rows, plan.ends[placement.local() - 1].item<int64_t>());
   // What comes back is the sum over ranks, and so is its gradient.
   const at::Tensor back = dispatcher.combine_tokens(arrived.tokens, plan);
   EXPECT_TRUE(at::equal(back, rows * copies));

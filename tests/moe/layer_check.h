@@ -171,10 +171,13 @@ inline LayerCase random_layer(std::mt19937& random, int ranks, int64_t divisor) 
   config.checks = pick(MoeValidate::kOff, MoeValidate::kCheap, MoeValidate::kFull);
   const bool may_send_tokens =
       config.groups.empty() && !config.capacity_pad && config.checks != MoeValidate::kFull && router.kind != RouterKind::kExpertChoice;
-  if (may_send_tokens && random() % 3 != 0) config.exchange = MoeExchange::kTokens;
+  if (may_send_tokens) {
+    constexpr MoeExchange kinds[] = {MoeExchange::kAuto, MoeExchange::kRows, MoeExchange::kTokens, MoeExchange::kDirect};
+    config.exchange = kinds[random() % 4];
+  }
   if (random() % 4 == 0) config.shared_width = 3;
   if (random() % 4 == 0) config.fallback_width = 2;
-  made.width = 1 + below(6);
+  made.width = config.exchange == MoeExchange::kDirect ? 2 * (1 + below(3)) : 1 + below(6);  // rows of 16 bytes
   made.sequence_length = 1 + below(4);
   for (int rank = 0; rank < ranks; ++rank) made.sequences.push_back(below(3) * below(4));  // often none
   if (chooses && random() % 2 == 0) {

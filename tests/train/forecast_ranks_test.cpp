@@ -280,6 +280,14 @@ TEST(Forecast, KeptForBackwardIsWhatTypedExpertsKeep) {
 
 TEST(Forecast, KeptForBackwardIsWhatLimitsLeave) {
   const std::vector<std::pair<const char*, std::function<void(TrainConfig&)>>> limits = {
+      {"rows travel", [](auto& c) { c.model.moe.exchange = MoeExchange::kRows; }},
+      {"rows travel, gates early, rank budget 1.25",
+       [](auto& c) {
+         c.model.moe.exchange = MoeExchange::kRows;
+         c.model.moe.memory = MoeMemory::kBalanced;
+         c.model.moe.rank_budget = 1.25;
+       }},
+      {"tokens are written directly", [](auto& c) { c.model.moe.exchange = MoeExchange::kDirect; }},
       {"capacity 1.25", [](auto& c) { c.model.moe.capacity_factor = 1.25; }},
       {"capacity 1.25, padded",
        [](auto& c) {
