@@ -55,9 +55,6 @@ CUtensorMap patches_map(const void* data, int64_t groups, int64_t rows, int64_t 
 CUtensorMap sums_map(const void* data, int64_t groups, int64_t rows, int64_t columns) {
   return tensor_map(data, columns, rows, groups, columns, rows * columns, 32, 16, 3, CU_TENSOR_MAP_DATA_TYPE_FLOAT32);
 }
-/// What a warp sends, of [rows, 2 width], whose halves are the planes.
-CUtensorMap halves_map(const void* data, int64_t rows, int64_t width) { return tensor_map(data, width, rows, 2, 2 * width, width, 64, 16); }
-
 __nv_bfloat16* numbers(void* data) { return static_cast<__nv_bfloat16*>(data); }
 
 ProductArguments arguments_of(const GroupedMlpArguments& a) {
@@ -112,8 +109,6 @@ void grouped_mlp(const GroupedMlpArguments& a) {
   up.gate_up = numbers(a.gate_up_rows);
   up.hidden = numbers(a.hidden);
   maps.right = weights_map(a.gate_up, a.groups, 2 * a.hidden_width, a.width, 128);
-  maps.gate_up = halves_map(a.gate_up_rows, a.rows, a.hidden_width);
-  maps.hidden = patches_map(a.hidden, 1, a.rows, a.hidden_width);
   if (a.row_tokens != nullptr) {
     run<Operand::kGatheredRows, Operand::kWeights, Outcome::kSwiglu>("grouped_mlp: gate and up of gathered rows", maps, up);
   } else {
@@ -143,9 +138,6 @@ void grouped_mlp_backward(const GroupedMlpArguments& a) {
   hidden.grad_gate_up = numbers(a.grad_gate_up_rows);
   hidden.hidden = numbers(a.hidden);
   maps.right = weights_map(a.down, a.groups, a.width, a.hidden_width, 64);
-  maps.gate_up = halves_map(a.gate_up_rows, a.rows, a.hidden_width);
-  maps.grad_gate_up = halves_map(a.grad_gate_up_rows, a.rows, a.hidden_width);
-  maps.hidden = patches_map(a.hidden, 1, a.rows, a.hidden_width);
   if (a.row_tokens != nullptr) {
     run<Operand::kGatheredRows, Operand::kTurnedWeights, Outcome::kSwigluBackward>("grouped_mlp: gradient of gathered rows", maps, hidden);
   } else {

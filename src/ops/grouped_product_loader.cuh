@@ -35,7 +35,8 @@ class Loader {
   }
 
  private:
-  static constexpr int kRowsAThread = kTileRows * 8 / kLoaders;  // eight threads for the 128 bytes of a row
+  static constexpr int kRowsAThread = kTileRows * 8 / K::loaders;  // eight threads for the 128 bytes of a row
+  static_assert(kRowsAThread % 8 == 0 && kRowsAThread <= 32);
 
   /// The left operand for this block; of the right one half, for both blocks of the cluster.
   __device__ void load_boxes(const Tile& tile, int step, uint32_t stage) const {
@@ -75,23 +76,20 @@ class Loader {
     return static_cast<const char*>(a_.source) + static_cast<uint64_t>(static_cast<uint32_t>(token)) * a_.source_row_bytes;
   }
 
-  /// Gathered rows: this thread copies the same 16 bytes of the same eight rows of a tile in all steps.
+  /// Gathered rows: this thread copies the same 16 bytes of the same rows of a tile in all steps.
   __device__ void find_rows(const Tile& tile) {
-    valid_ = 0;
-    for (int i = 0; i < kRowsAThread; ++i) {
-      const int row = tile.begin + tile.m * kTileRows + thread_ / 8 + 16 * i;
-      const bool valid = row < tile.end;
-      rows_[i] = row_of(valid ? __ldg(a_.row_tokens + row) : 0) + (thread_ % 8) * 16;
-      valid_ |= static_cast<uint32_t>(valid) << i;
-    }
+    const int first = tile.begin + tile.m * kTileRows + thread_ / 8 * kRowsAThread;
+    valid_rows_ = tile.end - first;
+#pragma unroll
+    for (int i = 0; i < kRowsAThread; ++i) tokens_[i] = i < valid_rows_ ? __ldg(a_.row_tokens + first + i) : 0;
   }
   __device__ void copy_rows(int step, uint32_t stage) const {
-    const uint32_t to = layout_.left(stage) + (thread_ / 8) * 128 + (((thread_ % 8) ^ ((thread_ / 8) & 7)) << 4);
-    const bool inside = step * kTileDepth + (thread_ % 8) * 8 < a_.k;
+    const uint32_t to = layout_.left(stage) + (thread_ / 8) * (kRowsAThread * 128) + ((thread_ % 8) << 4);
+    const int k = step * kTileDepth + (thread_ % 8) * 8;
+    const int valid = k < a_.k ? valid_rows_ : 0;
 #pragma unroll
     for (int i = 0; i < kRowsAThread; ++i) {
-      const bool valid = inside && (valid_ >> i & 1);
-      copy_16(to + i * 16 * 128, valid ? rows_[i] + step * kTileDepth * 2 : a_.source, valid);
+      copy_16((to ^ ((i & 7) << 4)) + i * 128, row_of(tokens_[i]) + (k < a_.k ? k * 2 : 0), i < valid);
     }
   }
 
@@ -124,8 +122,8 @@ class Loader {
   const ProductArguments& a_;
   const Layout<K>& layout_;
   int thread_, lane_, warp_;
-  const char* rows_[kRowsAThread];
-  uint32_t valid_ = 0;
+  int tokens_[kRowsAThread];  // of gathered rows
+  int valid_rows_ = 0;
 };
 
 }  // namespace pimoe::cuda::hopper

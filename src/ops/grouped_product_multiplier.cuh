@@ -43,6 +43,9 @@ class Multiplier {
     Tile tile;
     int index = blockIdx.x / kClusterBlocks;
     bool more = walk.find(index, tile);
+    // Right halves of tiles to be finished wait here until the left ones have been taken.
+    uint32_t held[32];
+    bool holds = false;
     while (more) {
       if (tile.idle) {
         for (int step = steps_of(reduction_length<K>(a_, tile)); step > 0; --step, turn.next()) {
@@ -71,6 +74,12 @@ class Multiplier {
           products_wait<1>();
           release(used);
         }
+        if constexpr (K::finishes) {
+          if (holds && step == steps / 2) {
+            hand_over(held);
+            holds = false;
+          }
+        }
         used = turn.stage;
         turn.next();
       }
@@ -81,8 +90,16 @@ class Multiplier {
       if (steps > 0) release(used);
 #pragma unroll
       for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");
-      send(sums);
+      if constexpr (K::finishes) {
+        pack_half(sums, 0, held);
+        hand_over(held);
+        pack_half(sums, 1, held);
+        holds = true;
+      } else {
+        send(sums);
+      }
     }
+    if (holds) hand_over(held);
     if (lane_ == 0) stores_wait();
   }
 
@@ -97,22 +114,6 @@ class Multiplier {
     last_ = K::ragged_rows ? tile.end : a_.m;
     column_ = tile.n * K::columns;
     group_ = K::ragged_rows ? 0 : tile.group;
-    tile_column_ = tile.n;
-    if constexpr (K::outcome == Outcome::kSwigluBackward) {
-      if (lane_ == 0) {
-        stores_have_read<0>();
-        load_gate_up(0);
-        load_gate_up(1);
-      }
-    }
-    if constexpr (K::outcome == Outcome::kSwiglu || K::outcome == Outcome::kSwigluBackward) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int row = first_ + lane_ / 4 + 8 * i;
-        weight_[i] = 1.0f;
-        if (a_.weights != nullptr && row < last_) weight_[i] = __ldg(a_.weights + (a_.slots != nullptr ? __ldg(a_.slots + row) : row));
-      }
-    }
   }
 
   /// What follows a group's last row belongs to the next group, or was never written.
@@ -164,11 +165,9 @@ class Multiplier {
     if (!whole()) __syncwarp();
   }
 
-  __device__ void send(const float (&sums)[128]) {
+  __device__ void send(const float (&sums)[128]) const {
     if constexpr (K::outcome == Outcome::kPlain) send_plain(sums);
     if constexpr (K::outcome == Outcome::kSum) send_sums(sums);
-    if constexpr (K::outcome == Outcome::kSwiglu) send_swiglu(sums);
-    if constexpr (K::outcome == Outcome::kSwigluBackward) send_swiglu_backward(sums);
   }
 
   __device__ void send_plain(const float (&sums)[128]) const {
@@ -217,124 +216,36 @@ class Multiplier {
     }
   }
 
-  __device__ void send_swiglu(const float (&sums)[128]) const {
-    const int64_t width = a_.n;
-    uint32_t hidden[32];
+  /// Half of the sums in pairs, in bfloat16 as a product of its own would have stored them: the left or the right columns, of gate and up where a
+  /// tile has both.
+  __device__ static void pack_half(const float (&sums)[128], int half, uint32_t (&packed)[32]) {
+    constexpr bool kBoth = K::outcome == Outcome::kSwiglu;
 #pragma unroll
-    for (int c = 0; c < 2; ++c) {
-      patches_are_free<0>();
-#pragma unroll
-      for (int j = 0; j < 8; j += 2) {
-        uint32_t gate[4], up[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int at = 32 * c + 4 * j + 2 * i;
-          gate[i] = pack(sums[at], sums[at + 1]);
-          up[i] = pack(sums[64 + at], sums[64 + at + 1]);
-          const float2 g = unpack(gate[i]), u = unpack(up[i]);
-          const float w = weight_[i % 2];
-          hidden[16 * c + 2 * j + i] = pack(w * g.x * logistic(g.x) * u.x, w * g.y * logistic(g.y) * u.y);
-        }
-        store_matrices(patch(0).quarter(j), gate);
-        store_matrices(patch(1).quarter(j), up);
-      }
-      patches_are_written();
-      send_patch(&maps_.gate_up, patch(0), a_.gate_up, 2 * width, column_ + 64 * c, 0);
-      send_patch(&maps_.gate_up, patch(1), a_.gate_up + width, 2 * width, column_ + 64 * c, 1);
-      patches_are_sent();
-    }
-    patches_are_free<0>();
-#pragma unroll
-    for (int j = 0; j < 16; j += 2) {
-      const uint32_t r[4] = {hidden[2 * j], hidden[2 * j + 1], hidden[2 * j + 2], hidden[2 * j + 3]};
-      store_matrices(patch(j / 8).quarter(j % 8), r);
-    }
-    patches_are_written();
-    send_patch(&maps_.hidden, patch(0), a_.hidden, width, column_, 0);
-    send_patch(&maps_.hidden, patch(1), a_.hidden, width, column_ + 64, 0);
-    patches_are_sent();
-  }
-
-  __device__ void load_gate_up(int chunk) const {
-    const int buffer = chunk % 2;
-    const uint32_t bar = layout_.gate_up(warp_, buffer);
-    barrier_arrive_expecting(bar, 2 * kPatchBytes);
-    load_box(patch(2 * buffer).begin, &maps_.gate_up, column_ + 64 * chunk, first_, 0, bar);
-    load_box(patch(2 * buffer + 1).begin, &maps_.gate_up, column_ + 64 * chunk, first_, 1, bar);
-  }
-
-  /// With s the logistic function of the gate x, u up, d the gradient of a hidden number before it was weighed by w, h = x s u:
-  /// gradient of x: w d u s (1 + x (1 - s)), of u: w d x s; of w: the sum of d h over the row.
-  __device__ void send_swiglu_backward(const float (&sums)[128]) {
-    const int64_t width = a_.n;
-    float dot[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      const Patch gate = patch(2 * (c % 2)), up = patch(2 * (c % 2) + 1), hidden = patch(4);
-      if (c > 0) {
-        // What the chunk before wrote has left by now: the chunk after this one takes its place.
-        if (lane_ == 0) {
-          stores_have_read<0>();
-          if (c < 3) load_gate_up(c + 1);
-        }
-        __syncwarp();
-      }
-      barrier_wait(layout_.gate_up(warp_, c % 2), c / 2);
-#pragma unroll
-      for (int j = 0; j < 8; j += 2) {
-        uint32_t g4[4], u4[4], h4[4];
-        load_matrices(gate.quarter(j), g4);
-        load_matrices(up.quarter(j), u4);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float2 g = unpack(g4[i]), u = unpack(u4[i]);
-          float2 grad_gate, grad_up, weighed;
-          const auto one = [&](float x, float up_value, float d, float& grad_x, float& grad_u, float& h) {
-            const float s = logistic(x);
-            const float silu = x * s;
-            h = silu * up_value;
-            dot[i % 2] += d * h;
-            h *= weight_[i % 2];
-            d *= weight_[i % 2];
-            grad_x = d * up_value * (s + silu - silu * s);
-            grad_u = d * silu;
-          };
-          const int at = 32 * c + 4 * j + 2 * i;
-          one(g.x, u.x, sums[at], grad_gate.x, grad_up.x, weighed.x);
-          one(g.y, u.y, sums[at + 1], grad_gate.y, grad_up.y, weighed.y);
-          g4[i] = pack(grad_gate.x, grad_gate.y);
-          u4[i] = pack(grad_up.x, grad_up.y);
-          h4[i] = pack(weighed.x, weighed.y);
-        }
-        store_matrices(gate.quarter(j), g4);
-        store_matrices(up.quarter(j), u4);
-        store_matrices(hidden.quarter(j), h4);
-      }
-      patches_are_written();
-      send_patch(&maps_.grad_gate_up, gate, a_.grad_gate_up, 2 * width, column_ + 64 * c, 0);
-      send_patch(&maps_.grad_gate_up, up, a_.grad_gate_up + width, 2 * width, column_ + 64 * c, 1);
-      send_patch(&maps_.hidden, hidden, a_.hidden, width, column_ + 64 * c, 0);
-      patches_are_sent();
-    }
-    if (a_.dots == nullptr) return;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      dot[i] += __shfl_xor_sync(0xFFFFFFFFu, dot[i], 1);
-      dot[i] += __shfl_xor_sync(0xFFFFFFFFu, dot[i], 2);
-      const int row = first_ + lane_ / 4 + 8 * i;
-      if (lane_ % 4 == 0 && row < last_) a_.dots[static_cast<int64_t>(tile_column_) * a_.rows + row] = dot[i];
+    for (int i = 0; i < 32; ++i) {
+      const int at = kBoth ? 32 * half + 64 * (i / 16) + 2 * (i % 16) : 64 * half + 2 * i;
+      packed[i] = pack(sums[at], sums[at + 1]);
     }
   }
-
-  __device__ static float logistic(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+  /// To the warps that finish them.
+  __device__ void hand_over(const uint32_t (&half)[32]) {
+    barrier_wait(layout_.taken(warp_), taken_phase_);
+    taken_phase_ ^= 1;
+#pragma unroll
+    for (int j = 0; j < kHandedColumns / 8; j += 2) {
+      const uint32_t r[4] = {half[2 * j], half[2 * j + 1], half[2 * j + 2], half[2 * j + 3]};
+      store_matrices(layout_.handed_chunk(warp_, lane_ % 16, j + lane_ / 16), r);
+    }
+    __syncwarp();
+    if (lane_ == 0) barrier_arrive(layout_.handed(warp_));
+  }
 
   const ProductMaps& maps_;
   const ProductArguments& a_;
   const Layout<K>& layout_;
   int half_, thread_, lane_, warp_;
   // Of this warp's part of the tile.
-  int first_, last_, column_, group_, tile_column_;
-  float weight_[2];
+  int first_, last_, column_, group_;
+  uint32_t taken_phase_ = 1;  // at first there is nothing to be taken
 };
 
 }  // namespace pimoe::cuda::hopper

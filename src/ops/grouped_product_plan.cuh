@@ -30,10 +30,7 @@ enum class Outcome {
 
 struct ProductMaps {
   CUtensorMap left, right;
-  CUtensorMap output;        ///< kPlain, kSum
-  CUtensorMap gate_up;       ///< written by kSwiglu, read by kSwigluBackward
-  CUtensorMap grad_gate_up;  ///< kSwigluBackward
-  CUtensorMap hidden;        ///< kSwiglu; kSwigluBackward: weighed
+  CUtensorMap output;  ///< kPlain, kSum
 };
 
 struct ProductArguments {
@@ -49,12 +46,11 @@ struct ProductArguments {
   const float* weights;       ///< of rows, by slot; null: one
   const int32_t* slots;       ///< [R]; null: a row is its own slot
   bool adds;                  ///< kSum
-  float* dots;                ///< [ceil(n / 256), R]: each tile's part of <gradient of a hidden row, the row>; null: not wanted
-  // The same places as in the maps, for rows that do not leave by whole boxes.
-  __nv_bfloat16* output;
-  __nv_bfloat16* gate_up;
-  __nv_bfloat16* grad_gate_up;
-  __nv_bfloat16* hidden;
+  float* dots;             ///< [ceil(n / 128), R]: the part that 128 columns have of <gradient of a hidden row, the row>; null: not wanted
+  __nv_bfloat16* output;   ///< kPlain: as in the map, for rows that do not leave by whole boxes
+  __nv_bfloat16* gate_up;  ///< written by kSwiglu, read by kSwigluBackward
+  __nv_bfloat16* grad_gate_up;  ///< kSwigluBackward
+  __nv_bfloat16* hidden;        ///< kSwiglu; kSwigluBackward: weighed
 };
 
 namespace hopper {
@@ -67,9 +63,11 @@ constexpr int kLeftBytes = 2 * kSlabBytes;
 constexpr int kRightBytes = 4 * kSlabBytes;
 constexpr int kStageBytes = kLeftBytes + kRightBytes;
 constexpr int kPatchBytes = 16 * 128;
-constexpr int kLoaders = 128;
+constexpr int kSendingBytes = 2 * kPatchBytes;  ///< of a sending warp: two patches, or what it hands over
 constexpr int kProductThreads = 3 * 128;
 constexpr int kSendingWarps = 8;
+constexpr int kHandedRows = 16;  ///< of a sending warp, at a time
+constexpr int kHandedColumns = kTileColumns / 2;
 constexpr int kClusterBlocks = 2;
 
 template <Operand kLeft, Operand kRight, Outcome kOutcome>
@@ -82,11 +80,13 @@ struct Kind {
   static constexpr int turned_right = kRight == Operand::kWeights ? 0 : 1;
   /// Gate and up columns of the same hidden columns lie side by side in a tile.
   static constexpr int columns = kOutcome == Outcome::kSwiglu ? kTileColumns / 2 : kTileColumns;
-  /// Of a sending warp; kSwigluBackward: gate and up twice, so that the next are on their way, and hidden.
-  static constexpr int patches = kOutcome == Outcome::kSwigluBackward ? 5 : 2;
-  static constexpr int stages = kOutcome == Outcome::kSwigluBackward ? 3 : 4;
+  /// Three warps of the first warpgroup do not load, but finish what the other two hand over.
+  static constexpr bool finishes = kOutcome == Outcome::kSwiglu || kOutcome == Outcome::kSwigluBackward;
+  static constexpr int finishers = finishes ? 96 : 0;
+  static constexpr int loaders = 128 - finishers;
+  static constexpr int stages = 4;
   static constexpr int barrier_bytes = 8 * (2 * stages + 2 * kSendingWarps);
-  static constexpr int shared_bytes = 1024 + stages * kStageBytes + kSendingWarps * patches * kPatchBytes + barrier_bytes;
+  static constexpr int shared_bytes = 1024 + stages * kStageBytes + kSendingWarps * kSendingBytes + barrier_bytes;
 };
 
 /// Where things lie in shared memory.
@@ -97,10 +97,16 @@ struct Layout {
   __device__ explicit Layout(const void* shared) : begin((shared_address(shared) + 1023) & ~1023u) {}
   __device__ uint32_t left(uint32_t stage) const { return begin + stage * kStageBytes; }
   __device__ uint32_t right(uint32_t stage) const { return left(stage) + kLeftBytes; }
-  __device__ uint32_t patch(int warp, int index) const { return left(K::stages) + (warp * K::patches + index) * kPatchBytes; }
-  __device__ uint32_t full(uint32_t stage) const { return patch(kSendingWarps, 0) + 8 * stage; }
+  __device__ uint32_t sending(int warp) const { return left(K::stages) + warp * kSendingBytes; }
+  __device__ uint32_t patch(int warp, int index) const { return sending(warp) + index * kPatchBytes; }
+  /// 16 bytes of a handed-over row; XORed, so that neither eight rows nor a row's chunks are in the same banks.
+  __device__ uint32_t handed_chunk(int warp, int row, int chunk) const {
+    return sending(warp) + row * (kHandedColumns * 2) + ((chunk ^ (row & 7)) << 4);
+  }
+  __device__ uint32_t full(uint32_t stage) const { return sending(kSendingWarps) + 8 * stage; }
   __device__ uint32_t empty(uint32_t stage) const { return full(K::stages + stage); }
-  __device__ uint32_t gate_up(int warp, int buffer) const { return empty(K::stages) + 8 * (2 * warp + buffer); }
+  __device__ uint32_t handed(int warp) const { return empty(K::stages) + 8 * warp; }
+  __device__ uint32_t taken(int warp) const { return handed(kSendingWarps + warp); }
 };
 
 /// A place in the ring, and the phase that its barriers are in.

@@ -133,7 +133,7 @@ struct GradientOutput {
 };
 
 /// Columns of hidden rows whose part of a weight's gradient is summed in one place.
-constexpr int64_t weight_dot_parts(int64_t hidden_width) { return (hidden_width + 255) / 256; }
+constexpr int64_t weight_dot_parts(int64_t hidden_width) { return (hidden_width + 127) / 128; }
 
 struct SlotOrderArguments {
   int64_t slots_count, experts_count;  ///< N, E
