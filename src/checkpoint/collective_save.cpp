@@ -102,12 +102,19 @@ void CollectiveSave::prepare() {
   const std::string token = concat(std::random_device()(), "-", std::random_device()());
   agree(trouble_of([&] {
     if (ranks_.rank() != 0) return;
+    remake_own_folder();
     make_empty_folder(temporary_);  // first: what a killed save left takes space
     check_free_space(total_bytes_ + kOverheadBytes * ranks_.size());
     write_durably(temporary_ / kTokenFile, token.data(), token.size());
   }));
   const std::string expected = ranks_.broadcast_text(token, 0);
   agree(trouble_of([&] { wait_for_token(expected); }));
+}
+
+void CollectiveSave::remake_own_folder() const {
+  std::error_code failed;
+  fs::create_directory(folder_, failed);
+  if (failed) throw IoError(concat("cannot make ", folder_.string(), ": ", failed.message()), failed.value());
 }
 
 void CollectiveSave::check_free_space(int64_t predicted_bytes) const {

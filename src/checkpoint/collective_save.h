@@ -37,6 +37,8 @@ class CollectiveSave {
   void commit();
   /// Throws on every rank if one has trouble.
   void agree(const std::string& trouble) const;
+  /// Somebody may have removed it to have room. Its parent, a run folder that is gone, is not made again: nobody holds the lock of a new one.
+  void remake_own_folder() const;
   void check_free_space(int64_t predicted_bytes) const;
   void wait_for_token(const std::string& token) const;
 

@@ -95,6 +95,7 @@ void Trainer::resume() {
 
 void Trainer::roll_back() {
   const ProgressPhase phase("roll back");
+  require_own_folder();  // the newest checkpoint of a folder in its place would be another run's
   const std::string diverged =
       concat("the run has diverged: its last ", divergence_.skipped_in_a_row(), " steps, up to step ", step(), ", were skipped, because ",
              kWhySkipped, " (loss ", report_.last().loss, ", gradient norm ", report_.last().gradient_norm, ")");

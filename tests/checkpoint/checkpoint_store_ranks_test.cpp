@@ -269,6 +269,22 @@ TEST_F(StoreOnRanks, AFullDiskIsForeseen) {
   EXPECT_EQ(names(), Names{});
 }
 
+TEST_F(StoreOnRanks, AFolderThatIsGoneIsMadeAgainAndARunFolderIsNot) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore store(folder_ / "run/checkpoints", {}, *mesh, log_);
+  const auto remove = [&](const fs::path& gone) {
+    world_->barrier();
+    if (world_->rank() == 0) fs::remove_all(gone);
+    world_->barrier();
+  };
+  remove(folder_ / "run/checkpoints");
+  EXPECT_EQ(same_error([&] { store.save(snapshot_of(*mesh, 100)); }), "nothing");
+  remove(folder_ / "run");
+  const std::string error = same_error([&] { store.save(snapshot_of(*mesh, 200)); });
+  EXPECT_NE(error.find("rank 0: cannot make "), std::string::npos) << error;
+  EXPECT_EQ(names(), Names{});
+}
+
 TEST_F(StoreOnRanks, AFolderThatIsNotSharedIsSaid) {
   const auto mesh = world_mesh(cpu_mesh(), kExperts);
   const bool apart = is_last() && world_->size() > 1;
