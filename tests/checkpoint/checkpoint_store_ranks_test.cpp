@@ -259,7 +259,7 @@ TEST_F(StoreOnRanks, AFullDiskIsForeseen) {
   const auto mesh = world_mesh(cpu_mesh(), kExperts);
   CheckpointStore store(folder_, {}, *mesh, log_);
   Snapshot snapshot = snapshot_of(*mesh, 100);
-  constexpr int64_t kHuge = int64_t{1} << 55;
+  constexpr int64_t kHuge = int64_t{1} << 46;
   uint8_t byte = 0;  // never read: the check comes first
   snapshot.pieces.push_back(
       {"state", {"huge", Box::whole({kHuge}), 0, kHuge}, at::from_blob(&byte, {kHuge}, at::TensorOptions().dtype(at::kByte))});
