@@ -124,7 +124,8 @@ bool Trainer::is_save_due(const Agreement& agreed) const {
   if (agreed.stop) return true;
   if (is_last() && config_.checkpoint.at_end) return divergence_.ends_well();
   const bool is_wanted_again = is_last() ? saves_.has_failed() : agreed.retry_is_due;
-  return (due(config_.checkpoint.every_steps) || is_wanted_again) && divergence_.may_save_when_due();
+  const bool is_due = due(config_.checkpoint.every_steps) && !saves_.backs_off();
+  return (is_due || is_wanted_again) && divergence_.may_save_when_due();
 }
 
 TrainOutcome Trainer::finish() {
