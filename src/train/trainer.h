@@ -5,6 +5,7 @@
 #include "data/data_stream.h"
 #include "parallel/process_mesh.h"
 #include "train/checkpoint_keeper.h"
+#include "train/data_facts.h"
 #include "train/divergence.h"
 #include "train/learner.h"
 #include "train/replica_check.h"
@@ -66,7 +67,8 @@ class Trainer {
   Snapshot snapshot();
   /// Sets everything that a checkpoint holds, and proves it. Collective. @param before  the configuration in it
   /// @throws CheckpointError, IoError
-  void restore(const std::filesystem::path& checkpoint, const TrainConfig& before);
+  /// @returns the counters in it
+  std::map<std::string, int64_t> restore(const std::filesystem::path& checkpoint, const TrainConfig& before);
   /// After too many skipped steps in a row: goes on from the newest checkpoint with data that was not read yet. @throws Error where there is
   /// none, or that was tried often enough
   void roll_back();
@@ -133,6 +135,7 @@ class Trainer {
   DataCursor start_;
   std::unique_ptr<DataStream> data_;
   std::optional<TokenFile> validation_;
+  DataFacts data_facts_;
   std::optional<RoutingLog> routing_log_;
 
   int64_t rollbacks_ = 0;    ///< since the last checkpoint of a step that was taken

@@ -125,11 +125,32 @@ TEST_F(TrainingEnds, AFolderInTheLocksPlaceIsSaid) {
 TEST_F(TrainingEnds, AResumedRunSaysWhichDataHaveChanged) {
   prepare();
   ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=2").code, 0);
-  ASSERT_EQ(run("cp corpus.bin other.bin; cp corpus.idx other.idx").code, 0);
+  ASSERT_EQ(run("cp corpus.bin moved.bin; cp corpus.idx moved.idx").code, 0);
+  const Outcome moved = run("$PIMOE train tiny.yaml train.steps=3 data.train=moved");
+  EXPECT_EQ(moved.code, 0) << moved.err;
+  EXPECT_EQ(moved.err.find("data.train:"), std::string::npos) << moved.err;
+  write("more/b.txt", std::string(5000, 'x'));
+  ASSERT_EQ(run("pimoe data build --output other --tokenizer corpus.model --validation 0 text more").code, 0);
   const Outcome outcome = run("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=4 data.train=other");
   EXPECT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_NE(outcome.err.find("data.train: corpus in the checkpoint, other now"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("data.train: moved in the checkpoint, other now"), std::string::npos) << outcome.err;
   EXPECT_EQ(outcome.err.find("rank 1:"), std::string::npos) << "every rank said the same\n" << outcome.err;
+}
+
+TEST_F(TrainingEnds, AResumedRunSaysWhichDataWereBuiltAgainUnderTheirNames) {
+  prepare();
+  ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=2").code, 0);
+  write("text/b.txt", std::string(5000, 'x'));
+  ASSERT_EQ(run("pimoe data build --output corpus --vocabulary 300 --validation 0 text").code, 0);
+  const Outcome checked = run("pimoe check tiny.yaml train.steps=4");
+  const Outcome outcome = run("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=4");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  for (const std::string& said : {checked.out + checked.err, outcome.err}) {
+    EXPECT_NE(said.find("data.train: corpus was built again: "), std::string::npos) << said;
+    EXPECT_NE(said.find("data.tokenizer: corpus.model was built again: other content than in the checkpoint"), std::string::npos) << said;
+  }
+  const Outcome again = run("$PIMOE train tiny.yaml train.steps=6");
+  EXPECT_EQ(again.err.find("was built again"), std::string::npos) << "the last checkpoint has the new ones\n" << again.err;
 }
 
 TEST_F(TrainingEnds, AMissingTokenizerIsSaidAtTheStart) {
