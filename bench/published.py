@@ -18,11 +18,12 @@ PEAK = 989.5  # TFLOP/s of H100 and H200
 
 
 def config_of(row, model, folder):
+    moe = model["moe"] | {"exchange": row.get("exchange", "auto")}
     return {
         "run": {"directory": str(folder / "run")},
         "data": {"train": str(folder / "corpus")},
         "mesh": {"expert_parallel": row["expert_parallel"]},
-        "model": model | {"sequence_length": 4096},
+        "model": model | {"sequence_length": 4096, "moe": moe},
         "train": {"steps": 1, "global_batch": row["global_batch"], "micro_batch": row["micro_batch"], "precision": "bfloat16",
                   "recompute": row.get("recompute", "none")},
         "checkpoint": {"every_steps": 0, "at_end": False},
@@ -63,6 +64,7 @@ def main():
         peak = said["memory"]["skews"]["at balance"]["peak"]
         layout = f"EP {row['expert_parallel']}, {row['micro_batch']} of {row['global_batch']} at a time"
         layout += ", recompute" if row.get("recompute") == "full" else ""
+        layout += f", {row['exchange']} travel" if "exchange" in row else ""
         memory = f"{peak / 1e9:.0f} GB{', ' + format(row['peak_bytes'] / 1e9, '.0f') + ' GB' if 'peak_bytes' in row else ''}"
         memory += "" if said["memory"]["fits"] else ", does not fit"
         print(f"| {row['name']}, {row['ranks']} {row['device'].upper()} | {row['of']} [{number}] | {published:,.0f} | {published_tflops:.0f} ({published_tflops / PEAK:.1%}) "

@@ -189,15 +189,18 @@ ExitCode diff(const Options& options) {
   return comparison.same() ? ExitCode::kDone : ExitCode::kCheckSaysNo;
 }
 
+void require_outside(const fs::path& checkpoint, const fs::path& output) {
+  const fs::path inside = fs::weakly_canonical(fs::absolute(output)).lexically_relative(fs::canonical(checkpoint));
+  if (inside.empty() || *inside.begin() == "..") return;
+  throw UsageError(concat("--output (", output.string(), ") must not be inside the checkpoint: its files stay as they are"));
+}
+
 ExitCode extract(const Options& options) {
   const fs::path folder = find_checkpoint(options.path);
   if (is_there(options.output) && !fs::is_regular_file(options.output)) {
     throw UsageError(concat("--output (", options.output.string(), ") must be a file"));
   }
-  const fs::path inside = fs::weakly_canonical(fs::absolute(options.output)).lexically_relative(fs::canonical(folder));
-  if (!inside.empty() && *inside.begin() != "..") {
-    throw UsageError(concat("--output (", options.output.string(), ") must not be inside the checkpoint: its files stay as they are"));
-  }
+  require_outside(folder, options.output);
   CheckpointReader reader(folder);
   const std::string name =
       options.tensor.find('/') == std::string::npos ? concat(state_kind::kMaster, "/", options.tensor) : options.tensor;
@@ -213,15 +216,26 @@ ExitCode extract(const Options& options) {
   return ExitCode::kDone;
 }
 
-ExitCode reshard(const Options& options, Logger& log) {
-  const fs::path output = without_slash(options.output);
-  const fs::path from = find_checkpoint(options.path);
-  const std::optional<int64_t> named = step_of(output.filename().string());
-  const int64_t step = read_manifest(from).step;
-  if (named && *named != step) {
+/// Where a checkpoint of `step` goes: the step folder that `output` is, or one in the checkpoints or run folder that it is.
+fs::path place_of_step(int64_t step, const fs::path& output) {
+  const std::string name = output.filename().string();
+  if (name == step_name(step)) return output;
+  if (const std::optional<int64_t> named = step_of(name)) {
     throw UsageError(concat("--output (", output.string(), ") names step ", *named, ", and the checkpoint is of step ", step));
   }
-  const fs::path to = named ? output : output / "checkpoints" / step_name(step);
+  // A run folder of such a name would be taken for a checkpoint (is_step_folder).
+  if (name.starts_with("step-")) {
+    throw UsageError(concat("--output (", output.string(), ") begins with step-, as a step's folder does, and that of step ", step,
+                            " is called ", step_name(step), ": name it so, or name a run folder"));
+  }
+  return name == "checkpoints" ? output / step_name(step) : output / "checkpoints" / step_name(step);
+}
+
+ExitCode reshard(const Options& options, Logger& log) {
+  const fs::path from = find_checkpoint(options.path);
+  const int64_t step = read_manifest(from).step;
+  require_outside(from, options.output);
+  const fs::path to = place_of_step(step, without_slash(options.output));
   if (fs::exists(to)) throw UsageError(concat("--output (", to.string(), ") must not exist yet"));
   if (options.target.ranks % options.target.expert_parallel != 0) {
     throw UsageError(concat("--expert-parallel (", options.target.expert_parallel, ") must divide --ranks (", options.target.ranks, ")"));
@@ -297,7 +311,9 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
   command->add_option("--ranks", options->target.ranks, "ranks to write it for")->required()->check(whole_number_in(1, 1 << 20));
   command->add_option("--expert-parallel", options->target.expert_parallel, "ranks that share out the experts, 1 by default")
       ->check(whole_number_in(1, 1 << 20));
-  command->add_option("--output", options->output, "run folder, or step-* folder of the same step; must not be there yet")
+  command
+      ->add_option("--output", options->output,
+                   "run folder, its checkpoints folder, or step-* folder of the same step, which must not be there yet")
       ->required()
       ->type_name("PATH")
       ->check(a_name());

@@ -1,18 +1,17 @@
 #include "app/train.h"
 
 #include "app/run_setup.h"
-#include "base/file_io.h"
 #include "base/progress.h"
 #include "base/text.h"
 #include "parallel/watchdog.h"
 #include "train/idle_keys.h"
 #include "train/presets.h"
+#include "train/run_lock.h"
 #include "train/stop_request.h"
 #include "train/trainer.h"
 
 #include <CLI/CLI.hpp>
 
-#include <cerrno>
 #include <iostream>
 
 namespace pimoe {
@@ -24,25 +23,12 @@ struct TrainOptions {
   bool print_config = false;
 };
 
-/// Rank 0 holds the run folder: two jobs in one would mix their checkpoints and metrics. Collective.
-std::unique_ptr<FileLock> lock_run(const std::filesystem::path& folder, const ProcessMesh& mesh) {
-  std::unique_ptr<FileLock> lock;
-  std::string trouble;
-  try {
-    if (mesh.rank() == 0) lock = std::make_unique<FileLock>(folder / "lock");
-  } catch (const IoError& error) {
-    if (error.code() != EWOULDBLOCK) throw;
-    trouble = concat("run.directory (", folder.string(), ") is in use by another job: wait for it, or choose another one");
-  }
-  if (const std::string agreed = mesh.control().agree(trouble); !agreed.empty()) throw ConfigError(agreed);
-  return lock;
-}
-
 /// What may take long without a sign of progress.
-std::unique_ptr<Trainer> set_up(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop) {
+std::unique_ptr<Trainer> set_up(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop,
+                                const RunLock& lock) {
   const ProgressPhase phase("setup");
   const PatientOperation building;
-  return std::make_unique<Trainer>(config, mesh, log, stop);
+  return std::make_unique<Trainer>(config, mesh, log, stop, &lock);
 }
 
 /// @returns a line for each preset, for --help.
@@ -71,7 +57,7 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   if (config.run.hang_limit > 0 && mesh.size() > 1) {
     context.watchdog = std::make_shared<Watchdog>(mesh.control(), config.run.hang_limit, config.run.directory / "hang", log);
   }
-  const std::unique_ptr<FileLock> lock = lock_run(config.run.directory, mesh);
+  const RunLock lock(config.run.directory, mesh);
   if (mesh.rank() == 0) {
     for (const std::string& idle : idle_keys(file, options.overrides)) log.warning(idle);
   }
@@ -80,7 +66,7 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
         "SIGUSR1 was blocked by what started this process, and is let through here; a launcher that inherited the same may not pass it on");
   }
   if (context.stop != nullptr) context.stop->raise_after(config.run.seconds_until_leaving());
-  const std::unique_ptr<Trainer> trainer = set_up(config, mesh, log, context.stop);
+  const std::unique_ptr<Trainer> trainer = set_up(config, mesh, log, context.stop, lock);
   return trainer->run() == TrainOutcome::kStopped ? ExitCode::kRequeue : ExitCode::kDone;
 }
 

@@ -58,4 +58,19 @@ std::string sha256(const void* bytes, size_t count) {
   return digest.finish();
 }
 
+std::string sampled_sha256(const void* bytes, size_t count) {
+  constexpr size_t kStretches = 256;
+  constexpr size_t kStretchBytes = size_t{64} << 10;
+  if (count <= kStretches * kStretchBytes) return sha256(bytes, count);
+  Sha256 digest;
+  const uint64_t size = count;
+  digest.update(&size, sizeof(size));
+  const size_t apart = (count - kStretchBytes) / (kStretches - 1);
+  for (size_t i = 0; i + 1 < kStretches; ++i) digest.update(static_cast<const char*>(bytes) + i * apart, kStretchBytes);
+  digest.update(static_cast<const char*>(bytes) + count - kStretchBytes, kStretchBytes);
+  return digest.finish();
+}
+
+int64_t fingerprint(const std::string& digest) { return std::stoll(digest.substr(0, 15), nullptr, 16); }
+
 }  // namespace pimoe

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -25,5 +26,12 @@ class Sha256 {
 
 /// @returns the SHA-256 of `count` bytes as 64 hexadecimal digits.
 std::string sha256(const void* bytes, size_t count);
+
+/// The same of a file's size and of 256 stretches of 64 KiB, evenly apart, the first and the last among them; a file that is no longer is taken whole.
+/// Tells one file from another, and not whether a byte of it has changed.
+std::string sampled_sha256(const void* bytes, size_t count);
+
+/// @returns the first 60 bits of a digest: what fits where whole numbers are kept.
+int64_t fingerprint(const std::string& digest);
 
 }  // namespace pimoe

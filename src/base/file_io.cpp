@@ -208,8 +208,11 @@ void forget_cached(const fs::path& path) {
   static_cast<void>(::posix_fadvise(file.number(), 0, 0, POSIX_FADV_DONTNEED));
 }
 
-FileLock::FileLock(const std::filesystem::path& path) : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+FileLock::FileLock(const fs::path& path) : path_(path), descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
   int code = errno;
+  if (code == EISDIR && descriptor_ < 0) {
+    throw IoError(concat("cannot lock ", path.string(), ": it is a folder, and must be a file: remove it, or move it away"), code);
+  }
   // Who looks whether it is held (launch/supervise.sh does) holds it for a moment.
   for (int tries = 0; descriptor_ >= 0 && tries < 20; ++tries) {
     if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
@@ -222,6 +225,14 @@ FileLock::FileLock(const std::filesystem::path& path) : descriptor_(::open(path.
 }
 
 FileLock::~FileLock() { ::close(descriptor_); }
+
+bool FileLock::is_in_place() const {
+  struct stat held {};
+  struct stat found {};
+  if (::fstat(descriptor_, &held) != 0) return true;
+  if (::stat(path_.c_str(), &found) != 0) return errno != ENOENT && errno != ENOTDIR;
+  return held.st_dev == found.st_dev && held.st_ino == found.st_ino;
+}
 
 MappedFile::MappedFile(const fs::path& path) {
   const Descriptor file(path, O_RDONLY | O_NONBLOCK, "map");

@@ -50,7 +50,12 @@ class FileLock {
   FileLock(const FileLock&) = delete;
   FileLock& operator=(const FileLock&) = delete;
 
+  /// @returns whether its path still leads to the file that is locked: one that was removed or moved away with its folder keeps nobody out.
+  ///          Where one may not look now, it does. @cost two system calls
+  bool is_in_place() const;
+
  private:
+  std::filesystem::path path_;
   int descriptor_;
 };
 

@@ -21,7 +21,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "files are little-endian, and elements are copied as they are");
 
-constexpr hsize_t kChunkBytes = hsize_t{1} << 20;
+constexpr int64_t kChunkBytes = int64_t{1} << 20;
 constexpr size_t kImageGrowthBytes = size_t{1} << 20;
 constexpr const char* kTypeAttribute = "dtype";
 
@@ -242,6 +242,8 @@ const char* element_name(ElementType type) { return format_of(type).name; }
 
 ElementType element_type(const std::string& name) { return type_named(name, ""); }
 
+int64_t chunk_elements(ElementType type, int64_t count) { return std::clamp<int64_t>(count, 1, kChunkBytes / element_bytes(type)); }
+
 namespace {
 
 /// HDF5 has one state for the whole process, and distributions build it without its own lock: a checkpoint's writer thread and the training
@@ -295,7 +297,7 @@ void Hdf5Writer::add(const std::string& name, ElementType type, const void* elem
   }
 
   const auto length = static_cast<hsize_t>(count);
-  const hsize_t chunk = std::clamp<hsize_t>(length, 1, kChunkBytes / static_cast<hsize_t>(element_bytes(type)));
+  const auto chunk = static_cast<hsize_t>(chunk_elements(type, count));
   const Handle space(H5Screate_simple(1, &length, nullptr), H5Sclose, what);
   const Handle creation = untimed_property_list(H5P_DATASET_CREATE);
   checked(H5Pset_chunk(creation, 1, &chunk), what);

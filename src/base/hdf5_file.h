@@ -24,6 +24,9 @@ const char* element_name(ElementType type);
 /// @throws Error for a name that element_name never gives.
 ElementType element_type(const std::string& name);
 
+/// @returns how many elements each chunk of a dataset of `count` has in the file, the last one too, which is filled up
+int64_t chunk_elements(ElementType type, int64_t count);
+
 /// Integer-list attributes of a dataset: {"global_shape": [8, 512, 256]}.
 using Hdf5Attributes = std::map<std::string, std::vector<int64_t>>;
 

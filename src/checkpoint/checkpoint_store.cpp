@@ -148,9 +148,9 @@ int64_t CheckpointStore::write(const Snapshot& snapshot, const HostCommunicator&
     for (const fs::path& path : prune_steps(folder_, snapshot.step, std::max(config_.keep, kFewestKept))) {
       log_.debug(concat("deleted ", path.string(), ": checkpoint.keep is ", config_.keep));
     }
-    const int64_t newest = list_steps(folder_).back().step;
+    const std::optional<int64_t> newest = newest_step(folder_);  // nothing where the folder was moved away since
     if (newest > snapshot.step) {
-      log_.warning(concat("saved ", step_name(snapshot.step), " beside a later ", step_name(newest),
+      log_.warning(concat("saved ", step_name(snapshot.step), " beside a later ", step_name(*newest),
                           ", which checkpoint.resume=auto would take; delete it if training went back on purpose"));
     }
   });

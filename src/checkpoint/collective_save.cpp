@@ -7,10 +7,13 @@
 #include "base/text.h"
 #include "checkpoint/local_save.h"
 #include "checkpoint/piece_check.h"
+#include "checkpoint/save_size.h"
 #include "checkpoint/shard_file.h"
 #include "checkpoint/shard_plan.h"
 #include "checkpoint/step_folders.h"
 #include "checkpoint/trouble.h"
+
+#include <ATen/ops/tensor.h>
 
 #include <chrono>
 #include <random>
@@ -24,7 +27,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kTokenFile = "saving.token";
 constexpr auto kTokenPatience = std::chrono::seconds(5);  // network file systems cache that a folder does not exist
-constexpr int64_t kOverheadBytes = int64_t{1} << 20;      // of HDF5 and the manifest, for each rank
 
 int64_t bytes_of(const StoredPiece& stored) { return stored.piece.numel() * element_bytes(stored.type); }
 
@@ -67,12 +69,13 @@ void CollectiveSave::agree(const std::string& trouble) const {
 }
 
 void CollectiveSave::plan() {
+  std::vector<StatePiece> kept;
   std::string listing;
   std::string common;
   agree(trouble_of([&] {
     if (snapshot_.step < 0) throw CheckpointError(concat("step (", snapshot_.step, ") must be at least 0"));
-    share_ = pieces_to_store(snapshot_.pieces);
-    listing = pieces_to_json(list_pieces(share_));
+    kept = pieces_to_store(snapshot_.pieces);
+    listing = pieces_to_json(list_pieces(kept));
     common = to_json(manifest_);
   }));
   const std::vector<std::string> commons = ranks_.all_gather_text(sha256(common.data(), common.size()));
@@ -94,27 +97,37 @@ void CollectiveSave::plan() {
   if (const std::string gap = coverage_trouble(all); !gap.empty()) throw CheckpointError(gap);
 
   std::vector<StatePiece> mine;
-  for (const size_t index : shares[static_cast<size_t>(ranks_.rank())]) mine.push_back(std::move(share_[index]));
-  share_ = std::move(mine);
+  for (const size_t index : shares[static_cast<size_t>(ranks_.rank())]) mine.push_back(std::move(kept[index]));
+  parts_ = plan_parts(mine, part_bytes_);
+  at::Tensor needed = at::tensor({foretold_bytes(parts_, ranks_.rank(), manifest_)}, at::kLong);
+  ranks_.all_reduce(needed, ReduceOp::kSum);
+  needed_bytes_ = needed.item<int64_t>();
 }
 
 void CollectiveSave::prepare() {
   const std::string token = concat(std::random_device()(), "-", std::random_device()());
   agree(trouble_of([&] {
     if (ranks_.rank() != 0) return;
+    remake_own_folder();
     make_empty_folder(temporary_);  // first: what a killed save left takes space
-    check_free_space(total_bytes_ + kOverheadBytes * ranks_.size());
+    check_free_space();
     write_durably(temporary_ / kTokenFile, token.data(), token.size());
   }));
   const std::string expected = ranks_.broadcast_text(token, 0);
   agree(trouble_of([&] { wait_for_token(expected); }));
 }
 
-void CollectiveSave::check_free_space(int64_t predicted_bytes) const {
+void CollectiveSave::remake_own_folder() const {
+  std::error_code failed;
+  fs::create_directory(folder_, failed);
+  if (failed) throw IoError(concat("cannot make ", folder_.string(), ": ", failed.message()), failed.value());
+}
+
+void CollectiveSave::check_free_space() const {
   std::error_code unknown;
   const fs::space_info space = fs::space(folder_, unknown);
-  if (unknown || space.available >= static_cast<uintmax_t>(predicted_bytes)) return;
-  throw CheckpointError(concat("needs ", human_bytes(static_cast<double>(predicted_bytes)), ", and ", folder_.string(), " has ",
+  if (unknown || space.available >= static_cast<uintmax_t>(needed_bytes_)) return;
+  throw CheckpointError(concat("needs ", human_bytes(static_cast<double>(needed_bytes_)), ", and ", folder_.string(), " has ",
                                human_bytes(static_cast<double>(space.available)), " free"));
 }
 
@@ -137,7 +150,7 @@ void CollectiveSave::write() {
   const std::string trouble = trouble_of([&] {
     size_t part = 0;
     ShardWriter writer(temporary_, manifest_);
-    for (const std::vector<StatePiece>& pieces : plan_parts(share_, part_bytes_)) {
+    for (const std::vector<StatePiece>& pieces : parts_) {
       if (part > 0 && !fs::exists(temporary_ / kTokenFile)) return;  // another rank failed, and says so below
       writer.add(shard_name(ranks_.rank(), ranks_.size(), part++), pieces);
     }

@@ -28,7 +28,8 @@ class CollectiveSave {
   /// Collective. @throws SaveError, the same on every rank, once step-N.tmp is gone again.
   void run();
 
-  int64_t total_bytes() const { return total_bytes_; }  ///< of all ranks' elements
+  int64_t total_bytes() const { return total_bytes_; }    ///< of all ranks' elements
+  int64_t needed_bytes() const { return needed_bytes_; }  ///< that all files were foretold to take on the disk
 
  private:
   void plan();
@@ -37,7 +38,9 @@ class CollectiveSave {
   void commit();
   /// Throws on every rank if one has trouble.
   void agree(const std::string& trouble) const;
-  void check_free_space(int64_t predicted_bytes) const;
+  /// Somebody may have removed it to have room. Its parent, a run folder that is gone, is not made again: nobody holds the lock of a new one.
+  void remake_own_folder() const;
+  void check_free_space() const;
   void wait_for_token(const std::string& token) const;
 
   std::filesystem::path folder_;
@@ -45,8 +48,9 @@ class CollectiveSave {
   const Snapshot& snapshot_;
   const HostCommunicator& ranks_;
   int64_t part_bytes_;
-  std::vector<StatePiece> share_;  ///< the pieces that this rank writes
+  std::vector<std::vector<StatePiece>> parts_;  ///< the pieces that this rank writes, file by file
   int64_t total_bytes_ = 0;
+  int64_t needed_bytes_ = 0;
   bool planned_ = false;
   Manifest manifest_;  ///< this rank's part; after write(), on rank 0, the whole
 };

@@ -87,6 +87,21 @@ std::string shard_name(int64_t rank, int64_t ranks, size_t part) {
   return concat("rank-", padded(rank, 4), "-of-", padded(ranks, 4), "-part-", padded(static_cast<int64_t>(part), 3), ".h5");
 }
 
+std::vector<StoredPiece> rows_of(const std::string& file, const std::vector<StatePiece>& pieces) {
+  std::vector<StoredPiece> rows;
+  std::map<std::string, int> pieces_of;
+  for (const StatePiece& state : pieces) {
+    StoredPiece& stored = rows.emplace_back();
+    stored.file = file;
+    stored.kind = state.kind;
+    stored.piece = state.piece;
+    stored.type = *element_type_of(state.values.scalar_type());
+    const int earlier = pieces_of[stored.tensor()]++;
+    stored.dataset = earlier == 0 ? stored.tensor() : concat(stored.tensor(), "@", earlier);
+  }
+  return rows;
+}
+
 namespace {
 
 /// Runs `work` on a thread of its own, whose marks count as this thread's.
@@ -117,24 +132,15 @@ ShardWriter::~ShardWriter() {
 }
 
 void ShardWriter::add(const std::string& name, const std::vector<StatePiece>& pieces) {
-  std::vector<StoredPiece> rows;
+  std::vector<StoredPiece> rows = rows_of(name, pieces);
   Hdf5Writer writer;
   writer.set_text("format", "pimoe checkpoint 1");
-  std::map<std::string, int> pieces_of;
-  for (const StatePiece& state : pieces) {
-    StoredPiece stored;
-    stored.file = name;
-    stored.kind = state.kind;
-    stored.piece = state.piece;
-    stored.type = *element_type_of(state.values.scalar_type());
-    const int earlier = pieces_of[stored.tensor()]++;
-    stored.dataset = earlier == 0 ? stored.tensor() : concat(stored.tensor(), "@", earlier);
-
-    const at::Tensor host = state.values.cpu();
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    StoredPiece& stored = rows[i];
+    const at::Tensor host = pieces[i].values.cpu();
     auto digest = beside([&host] { return sha256(host.const_data_ptr(), host.nbytes()); });
     writer.add(stored.dataset, stored.type, host.const_data_ptr(), host.numel(), attributes_of(stored.piece));
     stored.sha256 = digest.get();
-    rows.push_back(std::move(stored));
   }
   finish();
   pieces_ = std::move(rows);

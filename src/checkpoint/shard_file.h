@@ -29,6 +29,9 @@ Hdf5Attributes attributes_of(const Piece& piece);
 /// "rank-0000-of-0002-part-000.h5"
 std::string shard_name(int64_t rank, int64_t ranks, size_t part);
 
+/// @returns what the manifest says of the pieces in a file, without their digests
+std::vector<StoredPiece> rows_of(const std::string& file, const std::vector<StatePiece>& pieces);
+
 /// Writes the files of one rank, durably: while one is on its way to the disk, the next is built in memory and its digests are taken.
 /// A dataset is named after its tensor; further pieces of the same tensor get "@1", "@2" and so on.
 class ShardWriter {

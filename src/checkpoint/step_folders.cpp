@@ -64,6 +64,11 @@ std::vector<StepFolder> list_steps(const fs::path& folder) {
   return steps;
 }
 
+std::optional<int64_t> newest_step(const fs::path& folder) {
+  const std::vector<StepFolder> steps = list_steps(folder);
+  return steps.empty() ? std::nullopt : std::optional(steps.back().step);
+}
+
 std::vector<std::string> sweep_leftovers(const fs::path& folder) {
   std::vector<std::string> done;
   for (const std::string& name : names_in(folder)) {

@@ -27,6 +27,9 @@ struct StepFolder {
 /// @returns the checkpoint folders, good or not, oldest first; none where there is no such folder. @throws IoError
 std::vector<StepFolder> list_steps(const std::filesystem::path& folder);
 
+/// @returns the step of the newest checkpoint folder, good or not; nothing where there is none, or no such folder. @throws IoError
+std::optional<int64_t> newest_step(const std::filesystem::path& folder);
+
 /// Removes what killed saves left. A checkpoint that was moved aside and not yet replaced is moved back.
 /// @returns what was done, one line each. @throws IoError
 std::vector<std::string> sweep_leftovers(const std::filesystem::path& folder);

@@ -28,7 +28,8 @@ inline constexpr const char* kProofLoss =
 // (moe/router_watch.cpp), of each all or none, and "spikes. ..." (train/spikes.cpp).
 }  // namespace state_number
 
-/// Counters: whole numbers. All but the proof's and kNotFiniteInARow are required to train on.
+/// Counters: whole numbers. All but the proof's, kNotFiniteInARow and "data. ..." are required to train on. The latter, optional each, tell the data
+/// that the run was reading from others of the same name (train/data_facts.h).
 namespace state_counter {
 inline constexpr const char* kTokensSeen = "tokens_seen";               ///< over all ranks since the first step
 inline constexpr const char* kNextSample = "next_sample";               ///< global index of the first sequence that was not read

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string>
 
+#include "base/digest.h"
 #include "base/errors.h"
 #include "base/text.h"
 #include "data/token_file_format.h"
@@ -167,6 +168,11 @@ int64_t TokenFile::largest_id() const {
     largest = std::max(largest, *std::max_element(ids.begin(), ids.begin() + count));
   }
   return largest;
+}
+
+std::string TokenFile::sampled_digest() const {
+  const std::string both = sampled_sha256(index_.data(), index_.size()) + sampled_sha256(tokens_.data(), tokens_.size());
+  return sha256(both.data(), both.size());
 }
 
 void TokenFile::require_ids_below(int64_t vocabulary, int64_t begin, const int64_t* ids, int64_t count) const {

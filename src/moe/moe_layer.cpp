@@ -3,6 +3,7 @@
 #include "moe/direct_dispatcher.h"
 #include "moe/layer_checks.h"
 #include "moe/recompute.h"
+#include "ops/row_moves.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
@@ -95,9 +96,7 @@ at::Tensor MoELayer::through_experts(const at::Tensor& tokens, const at::Tensor&
   if (plan.by_token) {
     const ArrivedTokens arrived = dispatcher_->dispatch_tokens(tokens, weights, plan);
     marks.dispatched = TimeMark::now(mesh_.device());
-    const SlotOrder& local = *plan.by_token;
-    const at::Tensor sums =
-        banks_[0].from_tokens(arrived.tokens, arrived.weights, local.slots.narrow(0, 0, arrived.rows), local.positions, plan.ends);
+    const at::Tensor sums = compute_tokens(arrived, plan);
     marks.computed = TimeMark::now(mesh_.device());
     at::Tensor output = dispatcher_->combine_tokens(sums, plan);
     marks.combined = TimeMark::now(mesh_.device());
@@ -113,6 +112,19 @@ at::Tensor MoELayer::through_experts(const at::Tensor& tokens, const at::Tensor&
   at::Tensor output = dispatcher_->combine(results, weigh_late ? weights : at::ones_like(weights.detach()), plan);
   marks.combined = TimeMark::now(mesh_.device());
   return output;
+}
+
+at::Tensor MoELayer::compute_tokens(const ArrivedTokens& arrived, const DispatchPlan& plan) const {
+  const ExpertBank& bank = banks_[0];
+  const at::Tensor& positions = plan.by_token->positions;
+  const at::Tensor slots = plan.by_token->slots.narrow(0, 0, arrived.rows);
+  if (config_.memory == MoeMemory::kFast || bank.fuses_routing(arrived.tokens)) {
+    return bank.from_tokens(arrived.tokens, arrived.weights, slots, positions, plan.ends);
+  }
+  // As below: no result is kept for the gates' gradient.
+  const at::Tensor rows = gather_rows(arrived.tokens, slots, positions, arrived.weights.size(1));
+  const at::Tensor row_weights = gather_rows(arrived.weights.reshape({-1, 1}), slots, positions, 1);
+  return combine_rows(bank.forward(rows, row_weights, plan.ends), at::ones_like(arrived.weights.detach()), slots, positions);
 }
 
 at::Tensor MoELayer::compute_experts(const at::Tensor& rows, const at::Tensor& row_weights, const DispatchPlan& plan) const {

@@ -54,6 +54,8 @@ class MoELayer {
   at::Tensor through_round(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan, bool one_of_several,
                            std::vector<PhaseMarks>& phases) const;
   at::Tensor through_experts(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan, PhaseMarks& marks) const;
+  /// @returns [U, D]: each arrived token's sum over this rank's experts
+  at::Tensor compute_tokens(const ArrivedTokens& arrived, const DispatchPlan& plan) const;
   at::Tensor compute_experts(const at::Tensor& rows, const at::Tensor& row_weights, const DispatchPlan& plan) const;
   at::Tensor served_by_others(const at::Tensor& tokens, const at::Tensor& output, const RoutingMemo& memo) const;
   RoutingRecord record_of(const Routing& routing, const BatchContext& context, const RoutingMemo& memo) const;

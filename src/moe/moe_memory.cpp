@@ -62,7 +62,7 @@ MoeBytes moe_bytes(const MoeConfig& config, int64_t width, int64_t sequence_leng
   const RouterKept router = kept_by_router(config, rows.tokens, width, sequence_length, bytes);
   const bool fused = fuses_routing(config, width, rows);
   const bool by_token = rows.exchange != MoeExchange::kRows;
-  const bool early = config.memory != MoeMemory::kFast && !fused && !by_token;
+  const bool early = config.memory != MoeMemory::kFast && !fused;
   const bool again = config.memory == MoeMemory::kLean || rows.rounds > 1;
   const int64_t row = width * bytes.compute;
   const int64_t received = rows.room;
@@ -76,12 +76,12 @@ MoeBytes moe_bytes(const MoeConfig& config, int64_t width, int64_t sequence_leng
   const double part = static_cast<double>(rows.rows_at_once) / static_cast<double>(std::max<int64_t>(1, received));
   const auto of_round = [&](int64_t all) { return rows.rounds > 1 ? static_cast<int64_t>(part * static_cast<double>(all)) : all; };
   int64_t moved = fused ? 0 : received * row;
-  if (by_token) moved += rows.rounds * rows.arrived * config.choices * bytes.wide;  // gates
+  if (by_token) moved += rows.rounds * rows.arrived * config.choices * bytes.wide;  // gates, or ones in their place
   // Fused experts keep the arrived tokens in place of rows, and the order of their slots with the places that no row takes.
   if (by_token && fused)
     moved += rows.rounds * rows.arrived * (row + config.choices * kIndex) -
              std::min(received, rows.rounds * rows.arrived * config.choices) * kIndex;
-  if (early) moved += rows.slots * bytes.wide;  // ones in place of gates
+  if (early && !by_token) moved += rows.slots * bytes.wide;  // ones in place of gates
   if (!early && !fused && router.gates_learn)
     moved += (group_size > 1 && !by_token ? rows.sent : received) * row;  // results, for the gates' gradient
   int64_t computed = 0;

@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "parallel/communicator_checks.h"
 #include "parallel/mpi_direct_exchange.h"
+#include "parallel/mpi_errors.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
@@ -29,17 +30,6 @@ constexpr int kTag = 1;
 constexpr int64_t kSmallBytes = 16 << 10;
 /// A larger one goes by windows in which each rank sums up one part of this size: scratch stays small, and in the cache.
 constexpr int64_t kPartBytes = 1 << 20;
-
-std::string mpi_error_text(int code) {
-  char text[MPI_MAX_ERROR_STRING] = {};
-  int length = 0;
-  MPI_Error_string(code, text, &length);
-  return std::string(text, static_cast<size_t>(length));
-}
-
-void check_mpi(int code, const std::string& where) {
-  if (code != MPI_SUCCESS) throw CommError(concat(where, ": ", mpi_error_text(code)));
-}
 
 char* bytes_of(const at::Tensor& tensor) { return static_cast<char*>(tensor.data_ptr()); }
 

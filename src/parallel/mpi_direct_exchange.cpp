@@ -1,7 +1,6 @@
 #include "parallel/mpi_direct_exchange.h"
 
-#include "base/errors.h"
-#include "base/text.h"
+#include "parallel/mpi_errors.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
@@ -12,18 +11,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <vector>
 
 namespace pimoe {
 namespace {
-
-void check(int code, const char* what) {
-  if (code == MPI_SUCCESS) return;
-  char text[MPI_MAX_ERROR_STRING] = {};
-  int length = 0;
-  MPI_Error_string(code, text, &length);
-  throw CommError(concat(what, ": ", std::string(text, static_cast<size_t>(length))));
-}
 
 /// Each rank leaves its rows in its own part of the shared memory, and the others fetch from there.
 class MpiDirectExchange final : public DirectExchange {
@@ -107,13 +99,13 @@ class MpiDirectExchange final : public DirectExchange {
     if (bytes <= bytes_) return;
     release();
     char* own = nullptr;
-    check(MPI_Win_allocate_shared(bytes, 1, MPI_INFO_NULL, ranks_, &own, &window_), "MPI_Win_allocate_shared");
-    check(MPI_Win_lock_all(MPI_MODE_NOCHECK, window_), "MPI_Win_lock_all");
+    check_mpi(MPI_Win_allocate_shared(bytes, 1, MPI_INFO_NULL, ranks_, &own, &window_), "MPI_Win_allocate_shared");
+    check_mpi(MPI_Win_lock_all(MPI_MODE_NOCHECK, window_), "MPI_Win_lock_all");
     parts_.resize(static_cast<size_t>(size_));
     for (int rank = 0; rank < size_; ++rank) {
       MPI_Aint size = 0;
       int unit = 0;
-      check(MPI_Win_shared_query(window_, rank, &size, &unit, &parts_[static_cast<size_t>(rank)]), "MPI_Win_shared_query");
+      check_mpi(MPI_Win_shared_query(window_, rank, &size, &unit, &parts_[static_cast<size_t>(rank)]), "MPI_Win_shared_query");
     }
     bytes_ = bytes;
   }
@@ -126,9 +118,9 @@ class MpiDirectExchange final : public DirectExchange {
   }
 
   void meet() const {
-    check(MPI_Win_sync(window_), "MPI_Win_sync");
-    check(MPI_Barrier(ranks_), "MPI_Barrier");
-    check(MPI_Win_sync(window_), "MPI_Win_sync");
+    check_mpi(MPI_Win_sync(window_), "MPI_Win_sync");
+    check_mpi(MPI_Barrier(ranks_), "MPI_Barrier");
+    check_mpi(MPI_Win_sync(window_), "MPI_Win_sync");
   }
 
   MPI_Comm ranks_;  ///< owned
@@ -144,7 +136,7 @@ class MpiDirectExchange final : public DirectExchange {
 std::unique_ptr<DirectExchange> make_mpi_direct_exchange(ompi_communicator_t* communicator, const HostCommunicator& host,
                                                          const ProgressCounter& progress) {
   MPI_Comm here = MPI_COMM_NULL;
-  check(MPI_Comm_split_type(communicator, MPI_COMM_TYPE_SHARED, host.rank(), MPI_INFO_NULL, &here), "MPI_Comm_split_type");
+  check_mpi(MPI_Comm_split_type(communicator, MPI_COMM_TYPE_SHARED, host.rank(), MPI_INFO_NULL, &here), "MPI_Comm_split_type");
   int size = 0;
   MPI_Comm_size(here, &size);
   if (!host.agree(size == host.size() && size <= kDirectRanks ? "" : "does not reach all").empty()) {

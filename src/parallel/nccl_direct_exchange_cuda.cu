@@ -3,15 +3,14 @@
 #include "ops/cuda_math.cuh"
 #include "parallel/nccl_direct_exchange.h"
 
+#include <ATen/ops/empty.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 #include <nccl.h>
 #include <nccl_device.h>
 
-#include <ATen/ops/empty.h>
-
-#include <algorithm>
+#include <exception>
 #include <string>
 
 namespace pimoe {

@@ -86,7 +86,7 @@ std::string advice(const CheckReport& report, const TimedWork& work) {
   const Forecast& forecast = *report.forecast;
   if (work.limit == "host") return "a larger train.micro_batch gives the device more to do for each operation that the host starts";
   if (work.name == "exchange") {
-    return forecast.expert_parallel() > 2 ? "a lower mesh.expert_parallel sends fewer rows, where memory allows it" : "";
+    return forecast.expert_parallel() > 2 ? "a lower mesh.expert_parallel sends less, where memory allows it" : "";
   }
   if (work.name == "gradients over ranks" || work.name == "weights to ranks" || work.name == "update") {
     return "a larger train.global_batch makes it a smaller part of the step";
@@ -201,8 +201,8 @@ std::string to_text(const CheckReport& report) {
   if (report.forecast) {
     text += memory_table(report) + "\n";
     const TrafficForecast traffic = report.forecast->traffic();
-    text += concat("a rank sends in each step, at balance: ", size(traffic.all()), " (experts' rows ", size(traffic.rows), ", gradients ",
-                   size(traffic.gradients), ", weights ", size(traffic.weights), ")\n");
+    text += concat("a rank sends in each step, at balance: ", size(traffic.all()), " (experts' exchange ", size(traffic.rows),
+                   ", gradients ", size(traffic.gradients), ", weights ", size(traffic.weights), ")\n");
     text += concat("a checkpoint: ", size(report.forecast->checkpoint_bytes()), "; while it is written a rank's host holds ",
                    size(report.skews[0].memory.snapshot), " of it");
     text += report.saves == 0 ? "; the run writes none" : concat("; on the disk at one time ", size(report.disk_bytes), " more");

@@ -67,7 +67,10 @@ void look_at_resume(const TrainConfig& config, Preflight& found) {
   if (!temperature_change.empty()) found.warnings.push_back(temperature_change);
   require_same_model(saved, config, checkpoint->string());
   found.folder.resumes_at = manifest.step;
-  for (const std::string& change : changes_of_data(saved, config)) found.warnings.push_back(change);
+  DataFacts facts;
+  Preflight unheard;  // what is wrong with the data look_at_data says
+  unheard.attempt([&] { facts = data_facts(config.data); });
+  for (const std::string& change : changes_of_data(saved, manifest.counters, config, facts)) found.warnings.push_back(change);
   if (manifest.step >= config.train.steps) {
     found.warnings.push_back(
         concat("the run is complete: it has done ", counted(manifest.step, "step"), ", and train.steps is ", config.train.steps));

@@ -19,7 +19,9 @@ CheckpointKeeper::CheckpointKeeper(CheckpointStore& store, const CheckpointConfi
     : store_(store), config_(config), log_(log), asynchronous_(config.saves_beside_training()), speaks_(speaks) {}
 
 void CheckpointKeeper::save(const Snapshot& snapshot, bool last) {
+  const bool waited = has_begun();
   collect();
+  if (waited && has_failed() && !last) return;
   if (!last && asynchronous_) return store_.begin(snapshot);
   for (int tries = 1;; ++tries) {
     try {

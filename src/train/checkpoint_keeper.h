@@ -18,7 +18,7 @@ class CheckpointKeeper {
   /// @param speaks  of one rank: its log tells what is the same on all
   CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool speaks);
 
-  /// Saves `snapshot`. One that is still being written is waited for, and that is said.
+  /// Saves `snapshot`. One that is still being written is waited for, and that is said; where that one failed, this one is left out.
   /// @param last  the run ends after it: returns only once the checkpoint is good, and tries a few times for that
   /// @throws SaveError, the same on every rank: checkpoint.on_error is stop, the state cannot be saved at all, or the last save failed
   void save(const Snapshot& snapshot, bool last);
@@ -36,6 +36,8 @@ class CheckpointKeeper {
 
   /// The last save failed. The same on every rank.
   bool has_failed() const { return retry_at_.has_value(); }
+  /// A save failed, and none that is due is begun until it is tried again. The same on every rank.
+  bool backs_off() const { return has_failed() && !has_begun(); }
   /// By this rank's clock: a save failed, and it is time for another. Ranks have to agree.
   bool is_retry_due() const;
 

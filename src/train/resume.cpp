@@ -141,17 +141,28 @@ std::string command_to_go_on(const TrainConfig& config) {
   return concat("the same command", config.checkpoint.resume == "auto" ? "" : " with checkpoint.resume=auto");
 }
 
-std::vector<std::string> changes_of_data(const TrainConfig& saved, const TrainConfig& wanted) {
+std::vector<std::string> changes_of_data(const TrainConfig& saved, const DataFacts& facts_saved, const TrainConfig& wanted,
+                                         const DataFacts& facts_now) {
   std::vector<std::string> changes;
-  const auto compare = [&](const char* key, const auto& was, const auto& is, const char* meaning) {
+  const auto compare_values = [&](const std::string& key, const auto& was, const auto& is, const char* meaning) {
     const auto shown = [](const auto& value) { return concat(value).empty() ? std::string("empty") : concat(value); };
     if (was != is) changes.push_back(concat(key, ": ", shown(was), " ", kBefore, ", ", shown(is), " ", kNow, "; ", meaning));
   };
-  compare("run.seed", saved.run.seed, wanted.run.seed, "the order of the data changes from here on");
-  compare("data.train", saved.data.train, wanted.data.train, "another corpus from here on, entered where this run stood in the other one");
-  compare("data.tokenizer", saved.data.tokenizer, wanted.data.tokenizer,
-          "if it is not the same tokenizer, ids no longer mean what the model has learned");
-  compare("data.validation", saved.data.validation, wanted.data.validation, "validation losses do not compare with those before");
+  const auto compare_files = [&](const std::string& key, const std::string& was, const std::string& is, const char* meaning) {
+    const DataChange change = change_of(key, facts_saved, facts_now);
+    if (change == DataChange::kNone) return;  // moved, at most
+    if (change == DataChange::kUnknown || was != is) return compare_values(key, was, is, meaning);
+    const std::string what = change == DataChange::kOtherNumber ? concat(counted(tokens_in(key, facts_saved), "token"), " ", kBefore, ", ",
+                                                                         grouped(tokens_in(key, facts_now)), " ", kNow)
+                                                                : concat("other content than ", kBefore);
+    changes.push_back(concat(key, ": ", is, " was built again: ", what, "; ", meaning));
+  };
+  compare_values("run.seed", saved.run.seed, wanted.run.seed, "the order of the data changes from here on");
+  compare_files("data.train", saved.data.train, wanted.data.train,
+                "another corpus from here on, entered where this run stood in the other one");
+  compare_files("data.tokenizer", saved.data.tokenizer, wanted.data.tokenizer,
+                "if it does not give the same ids, they no longer mean what the model has learned");
+  compare_files("data.validation", saved.data.validation, wanted.data.validation, "validation losses do not compare with those before");
   return changes;
 }
 

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "checkpoint/checkpoint_store.h"
 #include "moe/routing_file.h"
+#include "train/data_facts.h"
 #include "train/train_config.h"
 
 #include <filesystem>
@@ -58,7 +59,10 @@ std::string doubt_about_replay(const RoutingReplay& replay, const TrainConfig& c
 /// For messages: what makes the run go on from its newest checkpoint. @returns "the same command", with what has to be added to it
 std::string command_to_go_on(const TrainConfig& config);
 
-/// What changes the data of a run that goes on: allowed, and worth a warning. @returns one line each, none where nothing changed
-std::vector<std::string> changes_of_data(const TrainConfig& saved, const TrainConfig& wanted);
+/// What changes the data of a run that goes on: allowed, and worth a warning. Files that were rebuilt under the same name are known by the facts
+/// of both; files that are the same under another name are no change. Where a checkpoint has no facts, names alone are compared.
+/// @returns one line each, none where nothing changed
+std::vector<std::string> changes_of_data(const TrainConfig& saved, const DataFacts& facts_saved, const TrainConfig& wanted,
+                                         const DataFacts& facts_now);
 
 }  // namespace pimoe

@@ -30,11 +30,12 @@ std::map<std::string, at::Tensor> router_biases(const std::vector<MoELayer*>& la
 
 }  // namespace
 
-Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop)
+Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop, const RunLock* lock)
     : config_(config),
       mesh_(mesh),
       log_(log),
       stop_(stop),
+      lock_(lock),
       learner_(config, agreed_dtype(config.train.precision, mesh), LossScaler::for_float16(), mesh),
       replicas_(learner_.buckets(), learner_.optimizer(), router_biases(learner_.moe_layers()), mesh),
       checkpoints_(config.run.directory / "checkpoints", config.checkpoint, mesh, log),
@@ -50,6 +51,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
     validation_.emplace(config_.data.validation);
     SampleReader(*validation_, config_.model.sequence_length, 0, /*shuffle=*/false);
   }
+  data_facts_ = data_facts_of_rank_0(config_.data, mesh_.control());
   routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), config_.model.router_names(),
                        config_.model.moe, config_.model.sequence_length);
   report_.announce(learner_.model().dtype());
@@ -104,6 +106,7 @@ TrainOutcome Trainer::run() {
     }
 
     const Agreement agreed = agree();
+    if (agreed.folder_is_lost) require_own_folder();
     if (agreed.state_changed) verify_memory(concat("before the update of step ", step()));
     if (agreed.save_is_over || is_last()) saves_.collect();
     if (is_save_due(agreed)) save(/*last=*/agreed.stop || is_last());
@@ -122,7 +125,8 @@ bool Trainer::is_save_due(const Agreement& agreed) const {
   if (agreed.stop) return true;
   if (is_last() && config_.checkpoint.at_end) return divergence_.ends_well();
   const bool is_wanted_again = is_last() ? saves_.has_failed() : agreed.retry_is_due;
-  return (due(config_.checkpoint.every_steps) || is_wanted_again) && divergence_.may_save_when_due();
+  const bool is_due = due(config_.checkpoint.every_steps) && !saves_.backs_off();
+  return (is_due || is_wanted_again) && divergence_.may_save_when_due();
 }
 
 TrainOutcome Trainer::finish() {
@@ -209,14 +213,21 @@ bool Trainer::on_any_rank(bool here) const {
 
 Trainer::Agreement Trainer::agree() const {
   const bool speaks = mesh_.rank() == 0;  // one clock decides when to try again
-  at::Tensor facts =
-      at::tensor({static_cast<int64_t>(stop_ && stop_->raised()), static_cast<int64_t>(saves_.is_writing()),
-                  static_cast<int64_t>(speaks && saves_.is_retry_due()), static_cast<int64_t>(learner_.optimizer().found_change())},
-                 at::kLong);
+  at::Tensor facts = at::tensor({static_cast<int64_t>(stop_ && stop_->raised()), static_cast<int64_t>(saves_.is_writing()),
+                                 static_cast<int64_t>(speaks && saves_.is_retry_due()), static_cast<int64_t>(!folder_trouble().empty()),
+                                 static_cast<int64_t>(learner_.optimizer().found_change())},
+                                at::kLong);
   mesh_.control().all_reduce(facts, ReduceOp::kMax);
   const int64_t* any = facts.const_data_ptr<int64_t>();
-  return {
-      .stop = any[0] != 0, .save_is_over = saves_.has_begun() && any[1] == 0, .retry_is_due = any[2] != 0, .state_changed = any[3] != 0};
+  return {.stop = any[0] != 0,
+          .save_is_over = saves_.has_begun() && any[1] == 0,
+          .retry_is_due = any[2] != 0,
+          .folder_is_lost = any[3] != 0,
+          .state_changed = any[4] != 0};
+}
+
+void Trainer::require_own_folder() const {
+  if (const std::string trouble = mesh_.control().agree(folder_trouble()); !trouble.empty()) throw ConfigError(trouble);
 }
 
 bool Trainer::due(int64_t every_steps) const { return every_steps > 0 && step() % every_steps == 0; }

@@ -5,9 +5,11 @@
 #include "data/data_stream.h"
 #include "parallel/process_mesh.h"
 #include "train/checkpoint_keeper.h"
+#include "train/data_facts.h"
 #include "train/divergence.h"
 #include "train/learner.h"
 #include "train/replica_check.h"
+#include "train/run_lock.h"
 #include "train/run_report.h"
 #include "train/stop_request.h"
 #include "train/train_config.h"
@@ -25,21 +27,23 @@ enum class TrainOutcome {
 /// Trains one model: data -> forward -> backward -> optimizer -> checkpoint, on every rank of the mesh.
 ///
 /// Every rank constructs one with the same configuration; construction and `run` are collective. All ranks make the same number of micro-steps.
-/// The run folder belongs to it alone: whoever constructs it holds the folder's lock.
+/// The run folder belongs to it alone: whoever constructs it holds the folder's lock. Where the folder is taken away meanwhile, it ends.
 class Trainer {
  public:
   /// @param mesh, log  must outlive the trainer
   /// @param stop       asks the run to save and leave; null: nothing does
+  /// @param lock       of the run folder, outlives the trainer; null: nobody takes the folder away
   /// @throws ConfigError        what the configuration asks for does not fit the mesh, the checkpoint's model or recorded routing
   /// @throws DataError          a corpus or tokenizer is missing, damaged or too short
   /// @throws CheckpointError    none of the run's checkpoints is good, or the loaded model is not the one that was saved
   /// @throws SaveError, IoError the run folder cannot be written
   /// @cost memory of the model and its optimizer; a resume reads the checkpoint twice (digests, then what is wanted) and does one forward pass
-  Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop);
+  Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop, const RunLock* lock = nullptr);
   ~Trainer();
 
   /// Does the steps that are left: data -> forward -> backward -> update -> report -> save. Collective; every rank returns the same, and throws the same.
   /// @throws Error       the run has diverged, or memory changed by itself: nothing of that was saved
+  /// @throws ConfigError the run folder was removed, moved away or replaced: nothing more is written there
   /// @throws SaveError   a checkpoint could not be written, and checkpoint.on_error is stop, or it was the last one
   /// @throws DataError, IoError, CommError
   /// @cost each step: one synchronisation with the device at its end, and one collective of four numbers beside those of training
@@ -63,7 +67,8 @@ class Trainer {
   Snapshot snapshot();
   /// Sets everything that a checkpoint holds, and proves it. Collective. @param before  the configuration in it
   /// @throws CheckpointError, IoError
-  void restore(const std::filesystem::path& checkpoint, const TrainConfig& before);
+  /// @returns the counters in it
+  std::map<std::string, int64_t> restore(const std::filesystem::path& checkpoint, const TrainConfig& before);
   /// After too many skipped steps in a row: goes on from the newest checkpoint with data that was not read yet. @throws Error where there is
   /// none, or that was tried often enough
   void roll_back();
@@ -78,12 +83,17 @@ class Trainer {
   void cut_recordings();
   /// What the ranks agree on after a step.
   struct Agreement {
-    bool stop = false;           ///< a rank was asked to stop
-    bool save_is_over = false;   ///< all ranks have written their part of the save beside training
-    bool retry_is_due = false;   ///< of a save that failed
-    bool state_changed = false;  ///< an update found masters or moments that were not as the one before had left them
+    bool stop = false;            ///< a rank was asked to stop
+    bool save_is_over = false;    ///< all ranks have written their part of the save beside training
+    bool retry_is_due = false;    ///< of a save that failed
+    bool folder_is_lost = false;  ///< the run folder is not the one that was locked
+    bool state_changed = false;   ///< an update found masters or moments that were not as the one before had left them
   };
   Agreement agree() const;
+  /// Why the run folder is no longer this run's; "" on ranks that do not hold it, and while it is.
+  std::string folder_trouble() const { return lock_ == nullptr ? "" : lock_->trouble(); }
+  /// @throws ConfigError, on every rank, where the run folder is no longer this run's. Collective.
+  void require_own_folder() const;
   /// Whether any rank was asked to stop. Collective.
   bool is_asked_to_stop() const;
   /// Collective.
@@ -110,6 +120,7 @@ class Trainer {
   const ProcessMesh& mesh_;
   Logger& log_;
   const StopRequest* stop_;
+  const RunLock* lock_;
 
   Learner learner_;
   ReplicaCheck replicas_;
@@ -124,6 +135,7 @@ class Trainer {
   DataCursor start_;
   std::unique_ptr<DataStream> data_;
   std::optional<TokenFile> validation_;
+  DataFacts data_facts_;
   std::optional<RoutingLog> routing_log_;
 
   int64_t rollbacks_ = 0;    ///< since the last checkpoint of a step that was taken

@@ -34,18 +34,20 @@ Snapshot Trainer::state() {
                     {state_counter::kNotFiniteInARow, divergence_.bad_in_a_row()},
                     {state_counter::kLossScaleDynamic, learner_.loss_scaler().dynamic ? 1 : 0},
                     {state_counter::kLossScaleGoodSteps, learner_.loss_scaler().good_steps}};
+  state.counters.insert(data_facts_.begin(), data_facts_.end());
   state.config = to_yaml(config_);
   state.pieces = learner_.state_pieces();
   return state;
 }
 
-void Trainer::restore(const std::filesystem::path& checkpoint, const TrainConfig& before) {
+std::map<std::string, int64_t> Trainer::restore(const std::filesystem::path& checkpoint, const TrainConfig& before) {
   Snapshot saved = state();
-  // What may be missing: the run was not under adaptive control, or was not watched for spikes or by this watch of routers.
+  // What may be missing: the run was not under adaptive control, or was not watched for spikes or by this watch of routers, or had other data.
   std::erase_if(saved.numbers, [](const auto& number) {
     return AdaptiveControl::is_state(number.first) || RouterWatch::is_state(number.first) || SpikeWatch::is_state(number.first);
   });
   saved.counters.erase(state_counter::kNotFiniteInARow);
+  std::erase_if(saved.counters, [](const auto& counter) { return is_data_fact(counter.first); });
   checkpoints_.restore(checkpoint, saved);
   learner_.set_step(saved.step);
   tokens_seen_ = saved.counters.at(state_counter::kTokensSeen);
@@ -71,6 +73,7 @@ void Trainer::restore(const std::filesystem::path& checkpoint, const TrainConfig
   if (proof.suspicious && mesh_.rank() == 0) log_.warning(proof.said);
   if (!proof.suspicious) log_.info(proof.said);
   learner_.use_temperature();
+  return saved.counters;
 }
 
 void Trainer::resume() {
@@ -86,15 +89,16 @@ void Trainer::resume() {
   const std::string temperature_change = settle_temperature(before, config_, point->controlled_temperature);
   if (!temperature_change.empty() && mesh_.rank() == 0) log_.warning(temperature_change);
   require_same_model(before, config_, found.string());
-  for (const std::string& change : changes_of_data(before, config_)) {
+  const DataFacts saved_facts = restore(found, before);
+  for (const std::string& change : changes_of_data(before, saved_facts, config_, data_facts_)) {
     if (mesh_.rank() == 0) log_.warning(change);
   }
-  restore(found, before);
   log_.info(concat("resumed from ", found.string(), ": step ", step(), ", ", grouped(tokens_seen_), " tokens seen"));
 }
 
 void Trainer::roll_back() {
   const ProgressPhase phase("roll back");
+  require_own_folder();  // the newest checkpoint of a folder in its place would be another run's
   const std::string diverged =
       concat("the run has diverged: its last ", divergence_.skipped_in_a_row(), " steps, up to step ", step(), ", were skipped, because ",
              kWhySkipped, " (loss ", report_.last().loss, ", gradient norm ", report_.last().gradient_norm, ")");

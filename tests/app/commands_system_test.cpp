@@ -134,6 +134,22 @@ TEST_F(Commands, CheckpointCommandsTakeNoFileForAFolderAndNoEmptyName) {
   EXPECT_TRUE(std::filesystem::exists(folder_ / "another/checkpoints/step-00000002/manifest.json"));
 }
 
+TEST_F(Commands, ReshardWritesWhereACheckpointIsLookedForOrNowhere) {
+  prepare();
+  ASSERT_EQ(run("pimoe train tiny.yaml train.steps=2").code, 0);
+  for (const char* name : {"step-2", "step-7", "step-00000002.tmp", "step-0000002/"}) {
+    const Outcome refused = run(concat("pimoe checkpoint reshard runs/tiny --ranks 2 --output other/", name));
+    EXPECT_EQ(refused.code, 64) << name;
+    EXPECT_NE(refused.err.find("that of step 2 is called step-00000002"), std::string::npos) << refused.err;
+  }
+  const Outcome inside = run("pimoe checkpoint reshard runs/tiny --ranks 2 --output runs/tiny/checkpoints/step-00000002/two");
+  EXPECT_EQ(inside.code, 64) << inside.err;
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "other"));
+  EXPECT_EQ(run("pimoe checkpoint reshard runs/tiny --ranks 2 --output other/checkpoints").code, 0);
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "other/checkpoints/step-00000002/manifest.json"));
+  EXPECT_EQ(run("pimoe checkpoint verify other").code, 0);
+}
+
 TEST_F(Commands, ExtractLeavesTheCheckpointAsItIs) {
   prepare();
   ASSERT_EQ(run("pimoe train tiny.yaml train.steps=2").code, 0);

@@ -84,14 +84,73 @@ TEST_F(TrainingEnds, AConfigurationThatDoesNotFitOntoTheDiskEndsAFirstStartAlone
   EXPECT_NE(second.err.find("config.yaml is not that of this start"), std::string::npos) << second.err;
 }
 
+TEST_F(TrainingEnds, ARunWhoseFolderIsMovedAwayEndsAndGoesOnWhenItIsBack) {
+  prepare();
+  const pid_t job = start("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=100000 checkpoint.every_steps=2");
+  wait_for_step("runs/tiny", 8);
+  std::filesystem::rename(folder_ / "runs/tiny", folder_ / "away");
+  EXPECT_EQ(wait_for(job), 78);
+  const std::string said = read_file(folder_ / "background.txt");
+  const std::string moved = "run.directory (runs/tiny) was removed or moved away";
+  EXPECT_NE(said.find(moved), std::string::npos) << said;
+  EXPECT_EQ(said.find(moved), said.rfind(moved)) << "said twice\n" << said;
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "runs/tiny"));
+  std::filesystem::rename(folder_ / "away", folder_ / "runs/tiny");
+  const int64_t next = steps("runs/tiny").back() + 5;
+  const Outcome again = run(concat("$PIMOE train tiny.yaml train.steps=", next));
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_NE(again.err.find("resumed from"), std::string::npos) << again.err;
+}
+
+TEST_F(TrainingEnds, ARunWhoseFolderIsTakenAwayLeavesTheNextOneInItsPlaceAlone) {
+  prepare();
+  const pid_t first = start("$PIMOE train tiny.yaml train.steps=100000 checkpoint.every_steps=2");
+  wait_for_step("runs/tiny", 4);
+  const Outcome second = run("mv runs/tiny away && $MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=12");
+  EXPECT_EQ(second.code, 0) << second.err;
+  EXPECT_EQ(wait_for(first), 78);
+  EXPECT_EQ(steps("runs/tiny").size(), 12u);
+  EXPECT_EQ(saved_steps("runs/tiny"), (std::vector<int64_t>{10, 12}));
+}
+
+TEST_F(TrainingEnds, AFolderInTheLocksPlaceIsSaid) {
+  prepare();
+  const Outcome outcome = run("mkdir -p runs/tiny/lock && $MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=2");
+  EXPECT_EQ(outcome.code, 74) << outcome.err;
+  EXPECT_NE(outcome.err.find("run.directory (runs/tiny): cannot lock runs/tiny/lock: it is a folder, and must be a file"),
+            std::string::npos)
+      << outcome.err;
+}
+
 TEST_F(TrainingEnds, AResumedRunSaysWhichDataHaveChanged) {
   prepare();
   ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=2").code, 0);
-  ASSERT_EQ(run("cp corpus.bin other.bin; cp corpus.idx other.idx").code, 0);
+  ASSERT_EQ(run("cp corpus.bin moved.bin; cp corpus.idx moved.idx").code, 0);
+  const Outcome moved = run("$PIMOE train tiny.yaml train.steps=3 data.train=moved");
+  EXPECT_EQ(moved.code, 0) << moved.err;
+  EXPECT_EQ(moved.err.find("data.train:"), std::string::npos) << moved.err;
+  write("more/b.txt", std::string(5000, 'x'));
+  ASSERT_EQ(run("pimoe data build --output other --tokenizer corpus.model --validation 0 text more").code, 0);
   const Outcome outcome = run("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=4 data.train=other");
   EXPECT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_NE(outcome.err.find("data.train: corpus in the checkpoint, other now"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("data.train: moved in the checkpoint, other now"), std::string::npos) << outcome.err;
   EXPECT_EQ(outcome.err.find("rank 1:"), std::string::npos) << "every rank said the same\n" << outcome.err;
+}
+
+TEST_F(TrainingEnds, AResumedRunSaysWhichDataWereBuiltAgainUnderTheirNames) {
+  prepare();
+  ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=2").code, 0);
+  write("text/b.txt", std::string(5000, 'x'));
+  ASSERT_EQ(run("pimoe data build --output corpus --vocabulary 300 --validation 0 text").code, 0);
+  const Outcome checked = run("pimoe check tiny.yaml train.steps=4");
+  const Outcome outcome = run("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=4");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  for (const std::string& said : {checked.out + checked.err, outcome.err}) {
+    EXPECT_NE(said.find("data.train: corpus was built again: "), std::string::npos) << said;
+    EXPECT_NE(said.find("data.tokenizer: corpus.model was built again: other content than in the checkpoint"), std::string::npos) << said;
+  }
+  const Outcome again = run("$PIMOE train tiny.yaml train.steps=6");
+  EXPECT_EQ(again.err.find("was built again"), std::string::npos) << "the last checkpoint has the new ones\n" << again.err;
 }
 
 TEST_F(TrainingEnds, AMissingTokenizerIsSaidAtTheStart) {

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 namespace pimoe {
 namespace {
@@ -24,6 +26,27 @@ TEST(Sha256, IsTheSameInWhateverPartsTheBytesCome) {
     digest.update(nullptr, 0);
     EXPECT_EQ(digest.finish(), whole) << "parts of " << part;
   }
+}
+
+TEST(SampledSha256, TakesSmallFilesWholeAndOfLargeOnesSizeBothEndsAndStretchesBetween) {
+  std::vector<char> bytes(16 << 20, 'a');
+  EXPECT_EQ(sampled_sha256(bytes.data(), bytes.size()), sha256(bytes.data(), bytes.size()));
+  bytes.resize(64 << 20, 'a');
+  const std::string before = sampled_sha256(bytes.data(), bytes.size());
+  EXPECT_NE(sampled_sha256(bytes.data(), bytes.size() - 1), before) << "its size";
+  for (const size_t begin : {size_t{0}, bytes.size() / 2, bytes.size() - (1 << 20)}) {
+    std::vector<char> changed = bytes;
+    std::fill_n(changed.begin() + static_cast<std::ptrdiff_t>(begin), 1 << 20, 'b');
+    EXPECT_NE(sampled_sha256(changed.data(), changed.size()), before) << begin;
+  }
+  std::vector<char> last = bytes;
+  last.back() = 'b';
+  EXPECT_NE(sampled_sha256(last.data(), last.size()), before);
+}
+
+TEST(Fingerprint, IsTheFirst60Bits) {
+  EXPECT_EQ(fingerprint("fffffffffffffff0"), (int64_t{1} << 60) - 1);
+  EXPECT_EQ(fingerprint("0123456789abcdef"), 0x0123456789abcde);
 }
 
 TEST(Sha256, ChangesWithOneBit) {

@@ -65,7 +65,7 @@ class FileSizeLimit {
   void (*handler_before_)(int) = nullptr;
 };
 
-/// @returns the IoError that `action` throws; the message must name `name`.
+/// @returns the code of the IoError that `action` throws; the message must name `name`.
 int code_of(const std::function<void()>& action, const std::string& name) {
   try {
     action();
@@ -217,6 +217,34 @@ TEST_F(FileIo, PathsWithoutAFolderAreInTheCurrentOne) {
   replace_file("plain", "x");
   EXPECT_EQ(read_file("plain"), "x");
   fs::current_path(before);
+}
+
+TEST_F(FileIo, ALockKnowsWhetherItsPathLeadsToIt) {
+  fs::create_directory(path("run"));
+  const FileLock lock(path("run") / "lock");
+  EXPECT_TRUE(lock.is_in_place());
+  fs::rename(path("run"), path("away"));
+  EXPECT_FALSE(lock.is_in_place());
+  fs::create_directory(path("run"));
+  {
+    const FileLock second(path("run") / "lock");  // nothing keeps it out
+    EXPECT_TRUE(second.is_in_place());
+    EXPECT_FALSE(lock.is_in_place());
+  }
+  fs::remove_all(path("run"));
+  fs::rename(path("away"), path("run"));
+  EXPECT_TRUE(lock.is_in_place());
+  fs::remove(path("run") / "lock");
+  EXPECT_FALSE(lock.is_in_place());
+  fs::remove(path("run"));
+  write_durably(path("run"), "", 0);
+  EXPECT_FALSE(lock.is_in_place()) << "a file has its folder's name";
+}
+
+TEST_F(FileIo, AFolderInALocksPlaceIsSaid) {
+  fs::create_directory(path("lock"));
+  EXPECT_EQ(code_of([&] { const FileLock lock(path("lock")); }, concat(path("lock").string(), ": it is a folder, and must be a file")),
+            EISDIR);
 }
 
 TEST_F(MappedFileTest, ShowsTheFilesBytes) {

@@ -259,13 +259,29 @@ TEST_F(StoreOnRanks, AFullDiskIsForeseen) {
   const auto mesh = world_mesh(cpu_mesh(), kExperts);
   CheckpointStore store(folder_, {}, *mesh, log_);
   Snapshot snapshot = snapshot_of(*mesh, 100);
-  constexpr int64_t kHuge = int64_t{1} << 55;
+  constexpr int64_t kHuge = int64_t{1} << 46;
   uint8_t byte = 0;  // never read: the check comes first
   snapshot.pieces.push_back(
       {"state", {"huge", Box::whole({kHuge}), 0, kHuge}, at::from_blob(&byte, {kHuge}, at::TensorOptions().dtype(at::kByte))});
   const std::string error = same_error([&] { store.save(snapshot); });
   EXPECT_NE(error.find("rank 0: needs "), std::string::npos) << error;
   EXPECT_NE(error.find(" free"), std::string::npos) << error;
+  EXPECT_EQ(names(), Names{});
+}
+
+TEST_F(StoreOnRanks, AFolderThatIsGoneIsMadeAgainAndARunFolderIsNot) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore store(folder_ / "run/checkpoints", {}, *mesh, log_);
+  const auto remove = [&](const fs::path& gone) {
+    world_->barrier();
+    if (world_->rank() == 0) fs::remove_all(gone);
+    world_->barrier();
+  };
+  remove(folder_ / "run/checkpoints");
+  EXPECT_EQ(same_error([&] { store.save(snapshot_of(*mesh, 100)); }), "nothing");
+  remove(folder_ / "run");
+  const std::string error = same_error([&] { store.save(snapshot_of(*mesh, 200)); });
+  EXPECT_NE(error.find("rank 0: cannot make "), std::string::npos) << error;
   EXPECT_EQ(names(), Names{});
 }
 

@@ -48,6 +48,8 @@ TEST_F(StepFolders, AreListedOldestFirst) {
   for (const StepFolder& step : list_steps(folder_.path())) steps.push_back(step.step);
   EXPECT_EQ(steps, (std::vector<int64_t>{100, 200, 1234567890}));
   EXPECT_TRUE(list_steps(path("nothing")).empty());
+  EXPECT_EQ(newest_step(folder_.path()), 1234567890);
+  EXPECT_EQ(newest_step(path("nothing")), std::nullopt) << "taken away since a checkpoint was saved there";
 }
 
 TEST_F(StepFolders, SweepRemovesUnfinishedSavesAndNothingElse) {

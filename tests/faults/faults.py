@@ -32,7 +32,7 @@ import traceback
 
 import hanging
 import saves
-from workplace import PIMOE, SHIM, Workplace
+from workplace import Workplace, require_built
 
 EXPERIMENTS = {**saves.EXPERIMENTS, **hanging.EXPERIMENTS}
 LONG = {  # rounds and ranks of the long form
@@ -101,9 +101,7 @@ def main():
     parser.add_argument("--results", type=pathlib.Path)
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="goes to every run, such as mesh.device=cuda")
     options = parser.parse_args()
-    for file in (PIMOE, SHIM):
-        if not file.exists():
-            parser.error(f"{file} is not there: build it, or set PIMOE_BUILD")
+    require_built(parser)
     if options.experiment == "all":
         rows = []
         for experiment, (rounds, ranks) in LONG.items():

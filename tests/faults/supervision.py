@@ -28,7 +28,7 @@ import tempfile
 import threading
 import time
 
-from workplace import LIMIT, PIMOE, REPOSITORY, SHIM, STEPS, Workplace, digest, kill, newest_good, shim
+from workplace import LIMIT, REPOSITORY, STEPS, Workplace, digest, kill, newest_good, require_built, shim
 
 LINGER = 5  # seconds
 LONG = 500  # steps of a run that is to be disturbed in training
@@ -273,9 +273,7 @@ def main():
     options = parser.parse_args()
     if unknown := set(options.groups) - set(CASES):
         parser.error(f"there is no {', '.join(unknown)}: {', '.join(CASES)}")
-    for file in (PIMOE, SHIM):
-        if not file.exists():
-            parser.error(f"{file} is not there: build it, or set PIMOE_BUILD")
+    require_built(parser)
     skipped = []
     cases = []
     for group in options.groups or CASES:

@@ -31,6 +31,15 @@ log: {every_steps: 100}
 """ % (STEPS, EVERY)
 
 
+def require_built(parser):
+    """Ends with what to build where a binary is missing."""
+    targets = {"pimoe": PIMOE, "pimoe_fault_shim": SHIM}
+    missing = [target for target, file in targets.items() if not file.exists()]
+    if missing:
+        files = ", ".join(str(targets[target]) for target in missing)
+        parser.error(f"{files} must be there: `launch/build.sh {' '.join(missing)}` builds what is missing; PIMOE_BUILD names another build")
+
+
 class Workplace:
     """A folder with a corpus, and what undisturbed runs in it gave. One is used by one round at a time.
 

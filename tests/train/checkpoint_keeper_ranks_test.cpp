@@ -83,6 +83,22 @@ TEST_F(Keeper, ASaveThatFailsIsToldAndDueAgainAndTheNextGoodOneEndsThat) {
   }
 }
 
+TEST_F(Keeper, ASaveBehindOneThatFailsIsLeftOutAndTheLastOneIsNot) {
+  CheckpointKeeper saves = keeper(/*asynchronous=*/true);
+  {
+    const FullDisk full;
+    saves.save(snapshot(1), /*last=*/false);
+    EXPECT_FALSE(saves.backs_off()) << "it may succeed yet";
+    saves.save(snapshot(2), false);
+  }
+  EXPECT_FALSE(saves.has_begun());
+  EXPECT_TRUE(saves.backs_off());
+  EXPECT_EQ(saves.take_alarms().size(), 1u);
+  saves.save(snapshot(3), /*last=*/true);
+  EXPECT_FALSE(saves.backs_off());
+  EXPECT_EQ(store_->newest_good()->filename(), "step-00000003");
+}
+
 TEST_F(Keeper, ADueSaveWaitsForTheOneBefore) {
   CheckpointKeeper saves = keeper(/*asynchronous=*/true);
   for (const int64_t step : {1, 2, 3}) saves.save(snapshot(step), false);
@@ -119,14 +135,18 @@ TEST_F(Keeper, TheLastSaveIsTriedAgain) {
   EXPECT_EQ(store_->newest_good()->filename(), "step-00000010");
 }
 
-/// Trains six steps without a save at the end. @param full_from  the step from which on the disk is full; 0: none
+/// Trains six steps without a save at the end. @param full_from, free_from  the disk is full from one step on, and has room from the other on; 0: never
 /// @returns the steps of the checkpoints that are left
-std::vector<int64_t> saved_of_six(const SharedFolder& folder, int64_t every_steps, int64_t full_from = 0) {
+std::vector<int64_t> saved_of_six(const SharedFolder& folder, int64_t every_steps, int64_t full_from = 0, int64_t free_from = 0,
+                                  double retry_seconds = 30.0) {
   TrainConfig config = tiny_config(folder, concat("every-", every_steps));
   config.mesh.expert_parallel = 1;
   config.train.steps = 6;
   config.checkpoint.every_steps = every_steps;
   config.checkpoint.at_end = false;
+  config.checkpoint.keep = 6;
+  config.checkpoint.retry_seconds = retry_seconds;
+  config.checkpoint.asynchronous = free_from > 0 ? BesideTraining::kNo : BesideTraining::kAuto;
   const auto world = test_session().world();
   const auto mesh = sub_mesh(world->size(), config.mesh, config.model.moe.experts);
   Logger log(1);
@@ -134,6 +154,7 @@ std::vector<int64_t> saved_of_six(const SharedFolder& folder, int64_t every_step
   std::optional<FullDisk> full;
   trainer.model().parameters().at("final_norm.weight").value.register_hook([&](const at::Tensor& gradient) {
     if (!full && trainer.step() + 1 == full_from) full.emplace();
+    if (full && trainer.step() + 1 == free_from) full.reset();
     return gradient;
   });
   trainer.run();
@@ -148,6 +169,17 @@ TEST(WithoutASaveAtTheEnd, TheLastStepIsSavedWhereItIsDue) {
   EXPECT_EQ(saved_of_six(folder, 3), (std::vector<int64_t>{3, 6}));
   EXPECT_EQ(saved_of_six(folder, 4), (std::vector<int64_t>{4}));
   EXPECT_EQ(saved_of_six(folder, 0), (std::vector<int64_t>{}));
+}
+
+TEST(AfterASaveThatFailed, DueOnesWaitUntilItIsTriedAgain) {
+  const SharedFolder folder;
+  constexpr double kLongerThanTheRun = 3600;
+  EXPECT_EQ(saved_of_six(folder, 1, /*full_from=*/2, /*free_from=*/3, kLongerThanTheRun), (std::vector<int64_t>{1, 6}));
+}
+
+TEST(AfterASaveThatFailed, ItIsTriedAgainThoughNoneIsDue) {
+  const SharedFolder folder;
+  EXPECT_EQ(saved_of_six(folder, 2, /*full_from=*/2, /*free_from=*/3, /*retry_seconds=*/1e-6), (std::vector<int64_t>{3, 4, 6}));
 }
 
 TEST(WithoutASaveAtTheEnd, ARunWhoseSaveFailedBesideItsLastStepsIsNoSuccess) {

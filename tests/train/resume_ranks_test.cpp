@@ -1,6 +1,7 @@
 #include "train/resume.h"
 
 #include "base/errors.h"
+#include "base/file_io.h"
 #include "base/text.h"
 #include "train/tiny_run.h"
 
@@ -49,6 +50,25 @@ TEST_F(ResumeRanks, WhatRankZeroDoesNotFindIsEveryRanksError) {
     EXPECT_EQ(std::string(error.what()), "there is no /nowhere: a checkpoint is a step-* folder, or a run folder");
   }
   world_->barrier();
+}
+
+TEST_F(ResumeRanks, ACheckpointWithoutFactsOfItsDataIsGoneOnFromAndTheNextOneHasThem) {
+  const std::filesystem::path run = folder_.path() / "first/checkpoints";
+  if (world_->rank() == 0) {
+    Manifest manifest = read_manifest(run / "step-00000001");
+    EXPECT_EQ(std::erase_if(manifest.counters, [](const auto& counter) { return is_data_fact(counter.first); }), 2u);
+    replace_file(run / "step-00000001/manifest.json", to_json(manifest));
+  }
+  world_->barrier();
+  TrainConfig config = tiny_config(folder_, "first");
+  config.mesh.expert_parallel = 1;
+  config.train.steps = 2;
+  config.checkpoint.resume = "auto";
+  Trainer(config, *mesh_, log_, nullptr).run();
+  world_->barrier();
+  const Manifest next = read_manifest(run / "step-00000002");
+  EXPECT_EQ(next.counters.at("data.train.tokens"), TokenFile(config.data.train).token_count());
+  EXPECT_GT(next.counters.at("data.train.fingerprint"), 0);
 }
 
 }  // namespace

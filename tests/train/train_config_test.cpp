@@ -89,15 +89,37 @@ TEST(TrainConfig, WhatIsSeldomMeantIsDoubted) {
 TEST(ChangesOfData, NameWhatWasAndWhatIs) {
   const TrainConfig saved = parse_train_config(kSmall, "a.yaml");
   TrainConfig wanted = saved;
-  EXPECT_TRUE(changes_of_data(saved, wanted).empty());
+  EXPECT_TRUE(changes_of_data(saved, {}, wanted, {}).empty());
   wanted.data.train = "other";
   wanted.data.validation = "held-out";
   wanted.data.tokenizer = "t.model";
   wanted.run.seed = 7;
-  const auto changes = changes_of_data(saved, wanted);
+  const auto changes = changes_of_data(saved, {}, wanted, {});
   ASSERT_EQ(changes.size(), 4u);
   EXPECT_EQ(changes[1].find("data.train: corpus in the checkpoint, other now; "), 0u) << changes[1];
   EXPECT_EQ(changes[3].find("data.validation: empty in the checkpoint, held-out now; "), 0u) << changes[3];
+}
+
+DataFacts facts_of(int64_t tokens, int64_t fingerprint) {
+  return {{"data.train.tokens", tokens}, {"data.train.fingerprint", fingerprint}, {"data.tokenizer.fingerprint", fingerprint}};
+}
+
+TEST(ChangesOfData, FilesThatWereBuiltAgainAreOtherDataAndMovedOnesAreNot) {
+  const TrainConfig saved = parse_train_config(kSmall, "a.yaml");
+  TrainConfig moved = saved;
+  moved.data.train = "elsewhere/corpus";
+  EXPECT_TRUE(changes_of_data(saved, facts_of(1000, 5), saved, facts_of(1000, 5)).empty());
+  EXPECT_TRUE(changes_of_data(saved, facts_of(1000, 5), moved, facts_of(1000, 5)).empty());
+  EXPECT_EQ(changes_of_data(saved, {}, moved, facts_of(1000, 5)).size(), 1u) << "a checkpoint without facts";
+
+  const auto longer = changes_of_data(saved, facts_of(1000, 5), saved, facts_of(1200, 6));
+  ASSERT_EQ(longer.size(), 2u);
+  EXPECT_EQ(longer[0].find("data.train: corpus was built again: 1,000 tokens in the checkpoint, 1,200 now; another corpus"), 0u)
+      << longer[0];
+  EXPECT_EQ(longer[1].find("data.tokenizer: "), 0u) << longer[1];
+  const auto as_long = changes_of_data(saved, facts_of(1000, 5), saved, facts_of(1000, 6));
+  ASSERT_EQ(as_long.size(), 2u);
+  EXPECT_EQ(as_long[0].find("data.train: corpus was built again: other content than in the checkpoint; "), 0u) << as_long[0];
 }
 
 TEST(RequireSameModel, NamesEachKeyByItsPathWithBothValues) {

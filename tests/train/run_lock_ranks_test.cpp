@@ -1,0 +1,95 @@
+#include "train/run_lock.h"
+
+#include "base/errors.h"
+#include "base/text.h"
+#include "train/tiny_run.h"
+
+#include <gtest/gtest.h>
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+class RunLockOnRanks : public testing::Test {
+ protected:
+  RunLockOnRanks() : world_(test_session().world()), mesh_(sub_mesh(world_->size(), cpu_mesh(), 8)), run_(folder_.path() / "run") {
+    if (world_->rank() == 0) fs::create_directory(run_);
+    world_->barrier();
+  }
+
+  /// Saves every step; rank 0 does something in the third.
+  /// @returns what the run threw as ConfigError, the same on every rank; "nothing"
+  std::string said_of_a_run(const std::function<void()>& in_step_three) {
+    TrainConfig config = tiny_config(folder_, "run");
+    config.mesh.expert_parallel = 1;
+    config.train.steps = 8;
+    config.checkpoint.every_steps = 1;
+    config.checkpoint.asynchronous = BesideTraining::kNo;  // nothing is being written while the folder goes
+    const RunLock lock(run_, *mesh_);
+    Logger log(1);
+    Trainer trainer(config, *mesh_, log, nullptr, &lock);
+    trainer.model().parameters().at("final_norm.weight").value.register_hook([&](const at::Tensor& gradient) {
+      if (trainer.step() == 2 && world_->rank() == 0 && !std::exchange(done_, true)) in_step_three();
+      return gradient;
+    });
+    std::string said = "nothing";
+    try {
+      trainer.run();
+    } catch (const ConfigError& error) {
+      said = error.what();
+    }
+    for (const std::string& other : world_->all_gather_text(said)) EXPECT_EQ(other, said);
+    return said;
+  }
+
+  SharedFolder folder_;
+  std::unique_ptr<HostCommunicator> world_;
+  std::unique_ptr<ProcessMesh> mesh_;
+  fs::path run_;
+  bool done_ = false;
+};
+
+TEST_F(RunLockOnRanks, ARunWhoseFolderIsMovedAwayEndsAndMakesNoOther) {
+  const std::string said = said_of_a_run([&] { fs::rename(run_, folder_.path() / "away"); });
+  EXPECT_NE(said.find(concat("run.directory (", run_.string(), ") was removed or moved away")), std::string::npos) << said;
+  EXPECT_FALSE(fs::exists(run_));
+  EXPECT_TRUE(fs::exists(folder_.path() / "away/checkpoints/step-00000002/manifest.json"));
+  EXPECT_FALSE(fs::exists(folder_.path() / "away/checkpoints/step-00000004"));
+}
+
+TEST_F(RunLockOnRanks, ARunWritesNothingIntoTheFolderOfAnotherJobInItsPlace) {
+  const std::string said = said_of_a_run([&] {
+    fs::remove_all(run_);
+    fs::create_directory(run_);
+    const FileLock of_another_job(run_ / "lock");
+  });
+  EXPECT_NE(said.find("is not this run's any more"), std::string::npos) << said;
+  EXPECT_EQ(std::distance(fs::directory_iterator(run_), fs::directory_iterator()), 1) << "the other job's lock alone";
+}
+
+TEST_F(RunLockOnRanks, ARunWhoseLockAloneIsRemovedEndsToo) {
+  const std::string said = said_of_a_run([&] { fs::remove(run_ / "lock"); });
+  EXPECT_NE(said.find("its file lock, which keeps other jobs out, was removed"), std::string::npos) << said;
+}
+
+TEST_F(RunLockOnRanks, ARunThatIsLeftAloneIsDone) {
+  EXPECT_EQ(said_of_a_run([] {}), "nothing");
+}
+
+TEST_F(RunLockOnRanks, WhatCannotBeLockedIsTheSameErrorOnEveryRank) {
+  if (world_->rank() == 0) fs::create_directory(run_ / "lock");
+  world_->barrier();
+  std::string said = "nothing";
+  try {
+    const RunLock lock(run_, *mesh_);
+  } catch (const IoError& error) {
+    said = error.what();
+  }
+  for (const std::string& other : world_->all_gather_text(said)) EXPECT_EQ(other, said);
+  EXPECT_NE(said.find("cannot lock"), std::string::npos) << said;
+  EXPECT_NE(said.find("it is a folder, and must be a file"), std::string::npos) << said;
+}
+
+}  // namespace
+}  // namespace pimoe
