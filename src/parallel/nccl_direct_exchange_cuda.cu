@@ -26,6 +26,8 @@ constexpr int64_t kRowsOfTurn = kDepth * kRowsAtOnce;
 /// 16-byte words that a lane has on their way at once.
 constexpr int kWords = 8;
 
+constexpr size_t kFirstBytes = size_t{2} << 20;
+
 using Barrier = ncclLsaBarrierSession<ncclCoopCta>;
 
 /// Of one call on one rank. The window holds P M rows of every rank: spread leaves row m of rank s at s M + m of each rank that it is for, and
@@ -201,13 +203,14 @@ class NcclDirectExchange final : public DirectExchange {
   NcclDirectExchange(const NcclDirectExchange&) = delete;
   NcclDirectExchange& operator=(const NcclDirectExchange&) = delete;
 
-  /// @returns what NCCL said where it cannot
-  ncclResult_t begin() {
+  /// @throws CommError, on every rank alike, where it cannot
+  void begin() {
     ncclDevCommRequirements needs{};
     needs.lsaBarrierCount = kBlocks;
     const ncclResult_t result = ncclDevCommCreate(communicator_, &needs, &group_);
     has_group_ = result == ncclSuccess;
-    return result;
+    agree("ncclDevCommCreate", result);
+    reserve(kFirstBytes);  // whether there can be a window is found out here, where there is another way
   }
 
  private:
@@ -262,14 +265,15 @@ class NcclDirectExchange final : public DirectExchange {
     // What runs may still use the window; and the others' kernels may write into it until they have met ours.
     C10_CUDA_CHECK(cudaStreamSynchronize(c10::cuda::getCurrentCUDAStream()));
     release();
-    const auto check = [&](const char* what, ncclResult_t result) {
-      const std::string trouble = result == ncclSuccess ? "" : concat(what, ": ", ncclGetErrorString(result));
-      const std::string agreed = host_.agree(trouble);
-      if (!agreed.empty()) throw CommError(concat("memory of ", bytes, " bytes that ", host_.name(), " can reach: ", agreed));
-    };
-    check("ncclMemAlloc", ncclMemAlloc(&memory_, bytes));
-    check("ncclCommWindowRegister", ncclCommWindowRegister(communicator_, memory_, bytes, &window_, NCCL_WIN_COLL_SYMMETRIC));
+    agree("ncclMemAlloc", ncclMemAlloc(&memory_, bytes));
+    const ncclResult_t result = ncclCommWindowRegister(communicator_, memory_, bytes, &window_, NCCL_WIN_COLL_SYMMETRIC);
+    agree("ncclCommWindowRegister", result == ncclSuccess && window_ == nullptr ? ncclInvalidUsage : result);
     bytes_ = bytes;
+  }
+
+  void agree(const char* what, ncclResult_t result) const {
+    const std::string agreed = host_.agree(result == ncclSuccess ? "" : concat(what, ": ", ncclGetErrorString(result)));
+    if (!agreed.empty()) throw CommError(concat("memory that all of ", host_.name(), " reach: ", agreed));
   }
 
   void release() {
@@ -296,8 +300,12 @@ std::unique_ptr<DirectExchange> make_nccl_direct_exchange(ncclComm* communicator
   const bool reach_each_other = host.size() <= kDirectRanks && ncclTeamLsa(communicator).nRanks == host.size();
   if (!host.agree(reach_each_other ? "" : "does not reach all").empty()) return nullptr;
   auto exchange = std::make_unique<NcclDirectExchange>(communicator, host, progress);
-  const ncclResult_t result = exchange->begin();
-  return host.agree(result == ncclSuccess ? "" : ncclGetErrorString(result)).empty() ? std::move(exchange) : nullptr;
+  try {
+    exchange->begin();
+  } catch (const CommError&) {
+    return nullptr;
+  }
+  return exchange;
 }
 
 }  // namespace pimoe
