@@ -43,7 +43,7 @@ void fill_in(ExpertsMeasurement& options, const TrainConfig& config) {
 }
 
 ExitCode experts(ExpertsOptions options, AppContext& context) {
-  const LoadedModel loaded = load_whole_model(options.checkpoint, context);
+  const LoadedModel loaded = load_model(options.checkpoint, context, ModelSpread::kWhole);
   if (loaded.config.model.moe_layers() == 0)
     throw CheckpointError(concat(loaded.folder.string(), " has no MoE layer: there are no experts"));
   options.measurement.kind = kTextKinds.at(options.classes);

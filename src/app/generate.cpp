@@ -27,7 +27,7 @@ struct GenerateOptions {
 };
 
 ExitCode generate(GenerateOptions options, AppContext& context) {
-  const LoadedModel loaded = load_whole_model(options.checkpoint, context);
+  const LoadedModel loaded = load_model(options.checkpoint, context, ModelSpread::kWhole);
   if (options.tokenizer.empty()) options.tokenizer = loaded.config.data.tokenizer;
   if (options.tokenizer.empty()) throw UsageError("the checkpoint's configuration names no tokenizer: give --tokenizer FILE");
   if (std::error_code ignored; !std::filesystem::is_regular_file(options.tokenizer, ignored)) {

@@ -4,6 +4,7 @@
 #include "app/command.h"
 #include "app/data.h"
 #include "app/drill.h"
+#include "app/evaluate.h"
 #include "app/experts.h"
 #include "app/generate.h"
 #include "app/parity.h"
@@ -137,6 +138,7 @@ int run(int argc, char** argv) {
   add_checkpoint_command(app, context);
   add_experts_command(app, context);
   add_generate_command(app, context);
+  add_evaluate_command(app, context);
   add_parity_command(app, context);
   add_drill_command(app, context);
   add_bench_command(app, context);

@@ -84,11 +84,15 @@ RunSetup::RunSetup(TrainConfig& config, AppContext& context)
   if (config.run.deterministic) at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
 }
 
-LoadedModel load_whole_model(const std::filesystem::path& checkpoint, AppContext& context) {
-  LoadedModel loaded(checkpoint, context.mpi());
+LoadedModel load_model(const std::filesystem::path& checkpoint, AppContext& context, ModelSpread spread,
+                       const std::function<void(TrainConfig&)>& change) {
+  const MpiSession& session = context.mpi();
+  LoadedModel loaded(checkpoint, session, spread, change);
   const int threads = thread_count(loaded.config, *loaded.mesh);
   at::set_num_threads(threads);
-  context.log.info(concat("loaded ", loaded.folder.string(), ": step ", loaded.step, "; ", counted(threads, "thread")));
+  const bool several = loaded.mesh->size() > 1;
+  context.log.info(concat("loaded ", loaded.folder.string(), ": step ", loaded.step, "; ", several ? layout_text(*loaded.mesh) + ", " : "",
+                          counted(threads, "thread"), several ? " a rank" : ""));
   context.log.info(loaded.proof);
   return loaded;
 }

@@ -7,6 +7,7 @@
 #include "train/train_config.h"
 
 #include <filesystem>
+#include <functional>
 #include <string>
 
 namespace pimoe {
@@ -21,8 +22,9 @@ struct RunSetup {
   const ProcessMesh mesh;
 };
 
-/// A checkpoint's model, whole on this process, with train.threads of its configuration.
-LoadedModel load_whole_model(const std::filesystem::path& checkpoint, AppContext& context);
+/// A checkpoint's model, with train.threads of its configuration; loaded_model.h says what the rest is. With kShared collective.
+LoadedModel load_model(const std::filesystem::path& checkpoint, AppContext& context, ModelSpread spread,
+                       const std::function<void(TrainConfig&)>& change = nullptr);
 
 /// Threads of this rank: train.threads, else OMP_NUM_THREADS (launch/slurm.sbatch sets it), else the cores it is bound to, or where it is bound
 /// to none its share of the node's.

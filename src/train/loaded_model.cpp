@@ -4,13 +4,30 @@
 #include "checkpoint/training_state.h"
 #include "train/load_proof.h"
 #include "train/router_state.h"
+#include "train/seen_by_rank_0.h"
 
 namespace pimoe {
+namespace {
 
-LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSession& session) : folder(find_checkpoint(checkpoint)) {
-  config = parse_train_config(read_manifest(folder).config, (folder / "manifest.json").string());
-  mesh.reset(new ProcessMesh(one_rank_mesh(config.mesh, session, config.model.moe.common_divisor())));
-  model = std::make_unique<Transformer>(config.model, compute_dtype(config.train.precision, mesh->device()), *mesh);
+std::unique_ptr<ProcessMesh> mesh_for(MeshConfig config, int64_t experts, const MpiSession& session, ModelSpread spread) {
+  if (spread == ModelSpread::kWhole) return std::unique_ptr<ProcessMesh>(new ProcessMesh(one_rank_mesh(config, session, experts)));
+  config.expert_parallel = 0;
+  config.transport = Transport::kAuto;
+  return std::make_unique<ProcessMesh>(config, session.world(), session.node(), experts);
+}
+
+}  // namespace
+
+LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSession& session, ModelSpread spread,
+                         const std::function<void(TrainConfig&)>& change) {
+  const std::unique_ptr<HostCommunicator> ranks = spread == ModelSpread::kShared ? session.world() : session.self();
+  folder = seen_by_rank_0(*ranks, [&] { return find_checkpoint(checkpoint).string(); });
+  const std::string yaml = seen_by_rank_0(*ranks, [&] { return read_manifest(folder).config; });
+  const TrainConfig saved = parse_train_config(yaml, (folder / "manifest.json").string());
+  config = saved;
+  if (change) change(config);
+  mesh = mesh_for(config.mesh, config.model.moe.common_divisor(), session, spread);
+  model = std::make_unique<Transformer>(config.model, agreed_dtype(config.train.precision, *mesh), *mesh);
   buckets = std::make_unique<ParameterBuckets>(model->parameters(), *mesh, ParameterBuckets::kBucketBytes, /*trained=*/false);
 
   Snapshot wanted;
@@ -22,7 +39,7 @@ LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSessi
   restore_snapshot(folder, wanted);
   for (MoELayer* layer : model->moe_layers()) layer->router().set_temperature(temperature_of(config, wanted.numbers));
   step = wanted.step;
-  proof = prove_loaded(wanted, config, *model, config, *mesh).said;
+  proof = prove_loaded(wanted, saved, *model, config, *mesh).said;
 }
 
 }  // namespace pimoe

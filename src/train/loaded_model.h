@@ -6,16 +6,25 @@
 #include "train/train_config.h"
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 
 namespace pimoe {
 
-/// A model out of a checkpoint, whole on this process, without optimizer state: for generate and experts.
+/// Where a loaded model's experts lie.
+enum class ModelSpread {
+  kWhole,   ///< all on this process
+  kShared,  ///< shared out over all ranks that were started, as mesh.expert_parallel=auto would, whatever layout trained it
+};
+
+/// A model out of a checkpoint, without optimizer state: for generate, evaluate and experts.
 struct LoadedModel {
-  /// @param checkpoint  a step-* folder or a run folder; whatever layout wrote it
-  /// @throws CheckpointError, ConfigError
-  LoadedModel(const std::filesystem::path& checkpoint, const MpiSession& session);
+  /// @param checkpoint  a step-* folder or a run folder; whatever layout wrote it. Shared: rank 0 finds it and reads its configuration
+  /// @param change      made to the checkpoint's configuration before the model is built; null: none
+  /// @throws CheckpointError, ConfigError. With kShared collective
+  LoadedModel(const std::filesystem::path& checkpoint, const MpiSession& session, ModelSpread spread = ModelSpread::kWhole,
+              const std::function<void(TrainConfig&)>& change = nullptr);
 
   std::filesystem::path folder;  ///< of the checkpoint
   int64_t step = 0;

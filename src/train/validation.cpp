@@ -11,33 +11,73 @@
 #include <algorithm>
 
 namespace pimoe {
+namespace {
 
-std::optional<double> validation_loss(const Transformer& model, const TokenFile& corpus, const ValidationPlan& plan,
-                                      const ProcessMesh& mesh, const std::function<bool()>& leaves) {
+/// What one rank computes of one forward pass.
+struct Share {
+  int64_t first_token;  ///< of the corpus
+  int64_t sequences;
+  int64_t length;
+};
+
+at::Tensor cross_entropy_of_share(const Transformer& model, const TokenFile& corpus, const Share& share, const BatchContext& context,
+                                  const ProcessMesh& mesh) {
+  const at::Tensor rows = at::zeros({share.sequences, share.length + 1}, at::kLong);
+  for (int64_t row = 0; row < share.sequences; ++row) {
+    int64_t* ids = rows.mutable_data_ptr<int64_t>() + row * (share.length + 1);
+    const int64_t begin = share.first_token + row * share.length;
+    corpus.read(begin, share.length + 1, ids);
+    corpus.require_ids_below(model.config().vocabulary, begin, ids, share.length + 1);
+  }
+  const at::Tensor tokens = rows.narrow(1, 0, share.length).contiguous().to(mesh.device());
+  const at::Tensor targets = rows.narrow(1, 1, share.length).contiguous().to(mesh.device());
+  return model.forward(tokens, targets, context).cross_entropy_sum.to(at::kDouble);
+}
+
+}  // namespace
+
+ValidationPart::ValidationPart(const TokenFile& corpus, int64_t sequence_length, const ValidationPlan& plan) {
+  const SampleReader reader(corpus, sequence_length, 0, /*shuffle=*/false);
+  const int64_t all = corpus.token_count() - 1;
+  whole = plan.batches == 0 ? reader.samples_per_epoch() : std::min(reader.samples_per_epoch(), plan.batches * plan.batch);
+  rest = plan.batches == 0 ? all - whole * sequence_length : 0;
+  targets = whole * sequence_length + rest;
+  left_out = all - targets;
+}
+
+std::optional<double> cross_entropy_of(const Transformer& model, const TokenFile& corpus, const ValidationPlan& plan,
+                                       const ProcessMesh& mesh, const ValidationWatch& watch) {
   const ProgressPhase phase("validation");
   const at::NoGradGuard no_gradients;
   const int64_t length = model.config().sequence_length;
-  const SampleReader reader(corpus, length, 0, /*shuffle=*/false);
-  const int64_t sequences = std::min(reader.samples_per_epoch(), plan.batches * plan.batch);
+  const ValidationPart part(corpus, length, plan);
   const Communicator& group = mesh.group(Group::kBatch);
-  const StepPlan steps(sequences, group.size(), plan.micro_batch);
+  const StepPlan steps(part.whole, group.size(), plan.micro_batch);
+  const int64_t all = steps.micro_steps() + (part.rest > 0 ? 1 : 0);
   at::Tensor sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(mesh.device()));
-  for (int64_t micro_step = 0; micro_step < steps.micro_steps(); ++micro_step) {
-    if (leaves && leaves()) return std::nullopt;
-    const auto [first, count] = steps.share(micro_step, group.rank());
-    const at::Tensor rows = at::zeros({count, length + 1}, at::kLong);
-    for (int64_t row = 0; row < count; ++row) {
-      int64_t* ids = rows.mutable_data_ptr<int64_t>() + row * (length + 1);
-      reader.read(first + row, ids);
-      corpus.require_ids_below(model.config().vocabulary, (first + row) * length, ids, length + 1);
+  for (int64_t micro_step = 0; micro_step < all; ++micro_step) {
+    if (watch && watch(micro_step, all)) return std::nullopt;
+    if (micro_step < steps.micro_steps()) {
+      const auto [first, count] = steps.share(micro_step, group.rank());
+      const BatchContext context = batch_context(first, steps.micro_step_sequences(micro_step), length, mesh);
+      sum += cross_entropy_of_share(model, corpus, {first * length, count, length}, context, mesh);
+    } else {
+      // Shorter than the others, and not filled up: padding would be routed, and take others' places under a capacity.
+      const int64_t begin = part.whole * length;
+      sum += cross_entropy_of_share(model, corpus, {begin, group.rank() == 0 ? 1 : 0, part.rest}, {begin, part.rest}, mesh);
     }
-    const at::Tensor tokens = rows.narrow(1, 0, length).contiguous().to(mesh.device());
-    const at::Tensor targets = rows.narrow(1, 1, length).contiguous().to(mesh.device());
-    const BatchContext context = batch_context(first, steps.micro_step_sequences(micro_step), length, mesh);
-    sum += model.forward(tokens, targets, context).cross_entropy_sum.to(at::kDouble);
   }
   group.all_reduce(sum);
-  return sum.item<double>() / static_cast<double>(sequences * length);
+  return sum.item<double>();
+}
+
+std::optional<double> validation_loss(const Transformer& model, const TokenFile& corpus, const ValidationPlan& plan,
+                                      const ProcessMesh& mesh, const std::function<bool()>& leaves) {
+  const ValidationPart part(corpus, model.config().sequence_length, plan);
+  const ValidationWatch watch = leaves ? ValidationWatch([&](int64_t, int64_t) { return leaves(); }) : nullptr;
+  const std::optional<double> sum = cross_entropy_of(model, corpus, plan, mesh, watch);
+  if (!sum) return std::nullopt;
+  return *sum / static_cast<double>(part.targets);
 }
 
 }  // namespace pimoe

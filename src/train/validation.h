@@ -13,10 +13,32 @@ namespace pimoe {
 struct ValidationPlan {
   int64_t batch = 1;        ///< sequences that all ranks compute together
   int64_t micro_batch = 1;  ///< sequences that a rank computes at a time, at most
-  int64_t batches = 1;      ///< at most so many, from the corpus' beginning
+  int64_t batches = 1;      ///< at most so many, of whole sequences from the corpus' beginning; 0: the whole corpus, to its last token
 };
 
-/// Mean cross-entropy of a token over a corpus' first sequences, in corpus order: the same number in every layout. Collective.
+/// What a plan reads of a corpus: whole sequences of S tokens from its beginning, neighbours sharing one token (the last target of one is the first
+/// token of the next), so that each token but the corpus' first is the target of one; then, of the whole corpus, one shorter sequence of what is left.
+struct ValidationPart {
+  /// @throws DataError if the corpus is shorter than S + 1 tokens
+  ValidationPart(const TokenFile& corpus, int64_t sequence_length, const ValidationPlan& plan);
+
+  int64_t whole = 0;     ///< sequences of S tokens
+  int64_t rest = 0;      ///< targets of the shorter one; 0: there is none
+  int64_t targets = 0;   ///< tokens that are predicted, whose loss counts
+  int64_t left_out = 0;  ///< tokens of the corpus that would have targets' place in more sequences
+};
+
+/// Asked before each micro-step with how many are done and how many there are, and the same on every rank. @returns whether to break off
+using ValidationWatch = std::function<bool(int64_t done, int64_t micro_steps)>;
+
+/// Sum of the cross-entropy over what a plan reads, in corpus order: the same number in every layout. Collective.
+/// @param watch  null: never breaks off
+/// @returns nothing where it was broken off
+/// @throws DataError for a token beyond the vocabulary, or a corpus shorter than S + 1 tokens
+std::optional<double> cross_entropy_of(const Transformer& model, const TokenFile& corpus, const ValidationPlan& plan,
+                                       const ProcessMesh& mesh, const ValidationWatch& watch = nullptr);
+
+/// The mean of it for a target, as training logs it. Collective.
 /// @param leaves  asked before each micro-step, and the same on every rank: whether to break off; null: never
 /// @returns nothing where it was broken off
 /// @throws DataError for a token beyond the vocabulary

@@ -10,6 +10,7 @@
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <csignal>
 
 namespace pimoe {
@@ -70,6 +71,36 @@ TEST(Validation, AUniformRouterKnowsATokenByItsPlaceAmongAllRanks) {
   config.model.sequence_length = 7;  // 21 slots a sequence: its first expert depends on where it stands
   config.model.moe.router.kind = RouterKind::kUniform;
   expect_one_loss(config);
+}
+
+// Whole sequences of 8 tokens, and what is left, which rank 0 computes: each token but the first is predicted once.
+TEST(Validation, OfAWholeCorpusCountsTheShorterSequenceAtItsEnd) {
+  const SharedFolder folder;
+  TrainConfig config = tiny_config(folder, "run");
+  config.data.train = (folder.path() / "validation").string();
+  const TokenFile corpus(config.data.train);
+  const ValidationPart part(corpus, 8, {.batch = 3, .micro_batch = 2, .batches = 0});
+  ASSERT_GT(part.rest, 0);
+  EXPECT_EQ(part.whole * 8 + part.rest, corpus.token_count() - 1);
+  EXPECT_EQ(part.targets, corpus.token_count() - 1);
+  EXPECT_EQ(part.left_out, 0);
+  const ValidationPart some(corpus, 8, {.batch = 3, .micro_batch = 2, .batches = 2});
+  EXPECT_EQ(some.whole, 6);
+  EXPECT_EQ(some.left_out, corpus.token_count() - 1 - 48);
+
+  const double whole = initial_loss(config, 1, {.batch = 1, .micro_batch = 64, .batches = part.whole});
+  const double all = initial_loss(config, 1, {.batch = 1, .micro_batch = 64, .batches = 0});
+  if (test_session().world()->rank() == 0) {
+    // The rest is some tokens of many: what it adds is its own mean, near log 23 for a model that nothing has trained.
+    const double of_rest =
+        (all * static_cast<double>(part.targets) - whole * static_cast<double>(part.whole * 8)) / static_cast<double>(part.rest);
+    EXPECT_NEAR(of_rest, std::log(23.0), 0.2);
+  }
+  const int ranks = test_session().world()->size();
+  const double shared = initial_loss(config, ranks, {.batch = 3, .micro_batch = 7, .batches = 0});
+  if (test_session().world()->rank() == 0) {
+    EXPECT_NEAR(shared, all, 1e-12);
+  }
 }
 
 // Six steps, of which each is validated; the last rank alone is asked to stop in the third.

@@ -1,0 +1,188 @@
+#include "train/evaluation.h"
+
+#include "base/errors.h"
+#include "base/text.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <numbers>
+#include <set>
+
+namespace pimoe {
+namespace {
+
+constexpr double kFirstLineSeconds = 2.0;
+constexpr double kLineSeconds = 10.0;
+constexpr int64_t kChunk = 1 << 16;
+
+/// Looks at every token that will be read.
+/// @returns bytes of the targets' text; nothing without a tokenizer
+/// @throws DataError for an id beyond the model's vocabulary, or the tokenizer's
+std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPart& part, int64_t vocabulary, const Tokenizer* tokenizer) {
+  std::vector<int64_t> bytes_of_id;
+  for (int64_t id = 0; tokenizer != nullptr && id < tokenizer->vocabulary(); ++id) {
+    bytes_of_id.push_back(static_cast<int64_t>(tokenizer->text(static_cast<int32_t>(id)).size()));
+  }
+  const auto known = static_cast<int64_t>(bytes_of_id.size());
+  std::vector<int64_t> ids(kChunk);
+  int64_t bytes = 0;
+  for (int64_t begin = 0; begin <= part.targets; begin += kChunk) {
+    const int64_t count = std::min(kChunk, part.targets + 1 - begin);
+    corpus.read(begin, count, ids.data());
+    corpus.require_ids_below(vocabulary, begin, ids.data(), count);
+    if (tokenizer == nullptr) continue;
+    for (int64_t at = begin == 0 ? 1 : 0; at < count; ++at) {  // the first token is nobody's target
+      const int64_t id = ids[static_cast<size_t>(at)];
+      if (id >= known) {
+        throw DataError(
+            concat(corpus.prefix().string(), ".bin: the id at position ", begin + at, " (", id, ") must be in [0, ", known,
+                   "), the tokenizer's vocabulary: give --tokenizer FILE, the one that the corpus was built with, or --tokenizer none"));
+      }
+      bytes += bytes_of_id[static_cast<size_t>(id)];
+    }
+  }
+  if (tokenizer == nullptr) return std::nullopt;
+  return bytes;
+}
+
+/// Says how far it is, where that takes longer than a moment.
+class ProgressLines {
+ public:
+  ProgressLines(std::string name, Logger& log) : name_(std::move(name)), log_(log) {}
+
+  void at(int64_t done, int64_t all) {
+    const double now = std::chrono::duration<double>(Clock::now() - begun_).count();
+    if (done == 0 || now < next_) return;
+    next_ = now + kLineSeconds;
+    const double share = static_cast<double>(done) / static_cast<double>(all);
+    log_.info(concat(name_, ": ", percent_text(share), " of ", counted(all, "micro-step"), "  left ", human_duration(now / share - now)));
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  std::string name_;
+  Logger& log_;
+  Clock::time_point begun_ = Clock::now();
+  double next_ = kFirstLineSeconds;
+};
+
+std::string text_of(const std::optional<double>& value, int decimals) { return value ? fixed(*value, decimals) : "unknown"; }
+
+nlohmann::ordered_json figures(const EvaluationRow& row) {
+  nlohmann::ordered_json json = {{"loss", row.loss()}, {"perplexity", row.perplexity()}, {"tokens", row.tokens}};
+  const std::optional<double> bits = row.bits_per_byte();
+  json["bits_per_byte"] = bits ? nlohmann::ordered_json(*bits) : nullptr;
+  json["bytes"] = row.bytes ? nlohmann::ordered_json(*row.bytes) : nullptr;
+  json["tokens_left_out"] = row.left_out;
+  return json;
+}
+
+}  // namespace
+
+double EvaluationRow::perplexity() const { return std::exp(loss()); }
+
+std::optional<double> EvaluationRow::bits_per_byte() const {
+  if (!bytes || *bytes == 0) return std::nullopt;
+  return cross_entropy / std::numbers::ln2 / static_cast<double>(*bytes);
+}
+
+EvaluationRow EvaluationReport::total() const {
+  EvaluationRow all;
+  all.name = "all";
+  all.bytes = 0;
+  for (const EvaluationRow& row : rows) {
+    all.cross_entropy += row.cross_entropy;
+    all.tokens += row.tokens;
+    all.left_out += row.left_out;
+    if (!row.bytes) all.bytes.reset();
+    if (all.bytes) *all.bytes += *row.bytes;
+  }
+  return all;
+}
+
+EvaluationReport evaluate_corpora(const LoadedModel& loaded, const std::vector<NamedCorpus>& corpora, const ValidationPlan& plan,
+                                  const Tokenizer* tokenizer, Logger& log) {
+  const ModelConfig& model = loaded.model->config();
+  EvaluationReport report{.checkpoint = loaded.folder.string(), .step = loaded.step, .rows = {}};
+  std::vector<TokenFile> files;
+  files.reserve(corpora.size());
+  for (const NamedCorpus& corpus : corpora) {
+    const TokenFile& file = files.emplace_back(corpus.prefix);
+    const ValidationPart part(file, model.sequence_length, plan);
+    report.rows.push_back({.name = corpus.name,
+                           .data = corpus.prefix.string(),
+                           .tokens = part.targets,
+                           .left_out = part.left_out,
+                           .bytes = look_through(file, part, model.vocabulary, tokenizer)});
+  }
+  for (size_t index = 0; index < files.size(); ++index) {
+    EvaluationRow& row = report.rows[index];
+    ProgressLines progress(row.name, log);
+    row.cross_entropy = cross_entropy_of(*loaded.model, files[index], plan, *loaded.mesh, [&](int64_t done, int64_t all) {
+                          progress.at(done, all);
+                          return false;
+                        }).value();
+  }
+  return report;
+}
+
+nlohmann::ordered_json to_json(const EvaluationReport& report) {
+  nlohmann::ordered_json json = figures(report.total());
+  json["checkpoint"] = report.checkpoint;
+  json["step"] = report.step;
+  json["domains"] = nlohmann::ordered_json::array();
+  for (const EvaluationRow& row : report.rows) {
+    nlohmann::ordered_json each = {{"name", row.name}, {"data", row.data}};
+    each.update(figures(row));
+    json["domains"].push_back(std::move(each));
+  }
+  return json;
+}
+
+std::string to_text(const EvaluationReport& report) {
+  std::vector<EvaluationRow> rows = report.rows;
+  if (rows.size() > 1) rows.push_back(report.total());
+  std::vector<std::vector<std::string>> lines = {{"corpus", "tokens", "loss", "perplexity", "bits per byte", "tokens left out"}};
+  for (const EvaluationRow& row : rows) {
+    lines.push_back({row.name, grouped(row.tokens), fixed(row.loss(), 4), fixed(row.perplexity(), 2), text_of(row.bits_per_byte(), 4),
+                     grouped(row.left_out)});
+  }
+  std::string text;
+  for (const std::vector<std::string>& line : lines) {
+    for (size_t column = 0; column < line.size(); ++column) {
+      size_t width = 0;
+      for (const auto& other : lines) width = std::max(width, other[column].size());
+      const std::string gap(width - line[column].size(), ' ');
+      text += column == 0 ? line[column] + gap : "  " + gap + line[column];
+    }
+    text += "\n";
+  }
+  return text;
+}
+
+std::vector<NamedCorpus> named_corpora(const std::vector<std::string>& arguments) {
+  std::vector<NamedCorpus> corpora;
+  std::set<std::string> names;
+  for (const std::string& argument : arguments) {
+    const size_t equals = argument.find('=');
+    std::error_code ignored;
+    const bool is_prefix =
+        equals == std::string::npos || argument.find('/') < equals || std::filesystem::exists(argument + ".idx", ignored);
+    NamedCorpus corpus = is_prefix ? NamedCorpus{std::filesystem::path(argument).filename().string(), argument}
+                                   : NamedCorpus{argument.substr(0, equals), argument.substr(equals + 1)};
+    if (corpus.name.empty() || corpus.prefix.empty()) {
+      throw UsageError(concat("--data ('", argument, "') must be PREFIX or NAME=PREFIX, of PREFIX.bin and PREFIX.idx"));
+    }
+    if (!names.insert(corpus.name).second) {
+      throw UsageError(concat("--data: two corpora are called '", corpus.name, "': give them names, as in --data web=", argument));
+    }
+    corpora.push_back(std::move(corpus));
+  }
+  return corpora;
+}
+
+}  // namespace pimoe
