@@ -219,11 +219,12 @@ int64_t dense_layers_of(ConfigReader& config, int64_t layers) {
   return count;
 }
 
-void read_experts(ConfigReader& config, HfFamily family, ModelConfig& model) {
+/// @param inner  intermediate_size
+void read_experts(ConfigReader& config, HfFamily family, int64_t inner, ModelConfig& model) {
   MoeConfig& moe = model.moe;
   if (family == HfFamily::kMixtral) {
     moe.experts = config.integer("num_local_experts", 1, 1023);
-    moe.expert_width = model.feed_forward_width;
+    moe.expert_width = inner;
   } else {
     const std::optional<int64_t> experts = config.maybe_integer("num_experts", 0, 1023);
     const std::optional<int64_t> also = config.maybe_integer("num_local_experts", 0, 1023);  // as transformers 5 spells it
@@ -250,7 +251,7 @@ HfModel model_of_config(const Json& json, const std::string& name, int64_t seque
   model.heads = config.integer("num_attention_heads", 1, 1 << 16);
   model.kv_heads = config.maybe_integer("num_key_value_heads", 1, 1 << 16).value_or(model.heads);
   model.vocabulary = config.integer("vocab_size", 1, 1 << 24);
-  model.feed_forward_width = config.integer("intermediate_size", 1, 1 << 24);
+  const int64_t inner = config.integer("intermediate_size", 1, 1 << 24);
   if (const auto head_width = config.maybe_integer("head_dim", 2, 1 << 16)) {
     model.head_width = *head_width;
   } else if (traits.family == HfFamily::kQwen3) {
@@ -284,7 +285,8 @@ HfModel model_of_config(const Json& json, const std::string& name, int64_t seque
   if (config.look("clip_qkv") != nullptr) config.refuse("clip_qkv", "clips queries, keys and values, which PiMoE does not");
   require_whole_attention(config, traits.family, model.sequence_length);
   model.moe.experts = 0;
-  if (traits.has_experts) read_experts(config, traits.family, model);
+  if (traits.has_experts) read_experts(config, traits.family, inner, model);
+  if (model.moe_layers() < model.layers) model.feed_forward_width = inner;
 
   for (const char* key : {"attention_dropout", "router_jitter_noise"}) {
     if (config.maybe_number(key).value_or(0.0) == 0.0) continue;

@@ -112,8 +112,8 @@ Json config_of_model(const ModelConfig& model, const Json& carried, const std::s
     config["intermediate_size"] = moe.expert_groups()[0].width;
     config["num_local_experts"] = moe.experts;
     config["num_experts_per_tok"] = moe.choices;
-  } else {
-    config["intermediate_size"] = model.feed_forward_width;
+  } else if (model.moe_layers() < model.layers || !config.contains("intermediate_size")) {
+    config["intermediate_size"] = model.feed_forward_width;  // without dense layers it says nothing
   }
   if (family == HfFamily::kQwen3Moe) {
     config.erase("num_local_experts");  // transformers 5 writes the one, and all versions read the other

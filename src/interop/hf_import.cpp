@@ -17,6 +17,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <exception>
 #include <map>
 #include <set>
 
@@ -177,18 +178,33 @@ void HfImport::write(const fs::path& checkpoint, const std::string& config, Logg
     manifest.counters[counter] = 0;
   }
   TransferProgress progress(total, log);
-  write_checkpoint(checkpoint, std::move(manifest), [&](ShardWriter& writer) {
+  std::exception_ptr of_data;  // what is wrong with the model is not an error of saving
+  const auto write_files = [&](ShardWriter& writer) {
     size_t part = 0;
     for (std::vector<StatePiece>& states : plan_parts(pieces, kPartBytes)) {
       for (StatePiece& state : states) {
         const int64_t count = state.piece.numel();
-        state.values = state.kind == state_kind::kMaster ? read(*plan_of.at(state.piece.name), state.piece.begin, count)
-                                                         : at::zeros({count}, state.values.options());
+        const bool is_master = state.kind == state_kind::kMaster;
+        state.values =
+            is_master ? read(*plan_of.at(state.piece.name), state.piece.begin, count) : at::zeros({count}, state.values.options());
         progress.moved(static_cast<int64_t>(state.values.nbytes()));
       }
       writer.add(shard_name(0, 1, part++), states);
     }
-  });
+  };
+  try {
+    write_checkpoint(checkpoint, std::move(manifest), [&](ShardWriter& writer) {
+      try {
+        write_files(writer);
+      } catch (const DataError&) {  // the contract
+        of_data = std::current_exception();
+        throw;
+      }
+    });
+  } catch (const SaveError&) {  // likewise
+    if (of_data) std::rethrow_exception(of_data);
+    throw;
+  }
 }
 
 }  // namespace pimoe

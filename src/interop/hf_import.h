@@ -29,7 +29,7 @@ class HfImport {
   /// Writes a checkpoint of step 0, as a run has one that has not taken a step: these masters, exactly (float32, or float64 where they were), and
   /// moments of zeros.
   /// @param config  resolved, YAML
-  /// @throws SaveError; DataError, as its reason, naming a tensor whose numbers are not finite
+  /// @throws SaveError; DataError naming a tensor whose numbers are not finite; nothing is left of the checkpoint
   /// @cost   reads the weights once; memory of three parts
   void write(const std::filesystem::path& checkpoint, const std::string& config, Logger& log) const;
 

@@ -38,12 +38,12 @@ TEST(HfConfig, EachFamilyBecomesItsModel) {
   HfJson config = tiny_config(HfFamily::kQwen3Moe);
   const ModelConfig qwen = model_of(config);
   EXPECT_EQ(qwen.moe.expert_width, 6);
-  EXPECT_EQ(qwen.feed_forward_width, 12);
   EXPECT_TRUE(qwen.qk_norm);
   EXPECT_TRUE(qwen.moe.router.renormalize);
   config.erase("norm_topk_prob");
   EXPECT_FALSE(model_of(config).moe.router.renormalize);
   EXPECT_EQ(model_of(tiny_config(HfFamily::kLlama)).moe.experts, 0);
+  EXPECT_EQ(model_of(tiny_config(HfFamily::kLlama)).feed_forward_width, 12);
   EXPECT_TRUE(model_of(tiny_config(HfFamily::kQwen3)).qk_norm);
   EXPECT_EQ(model_of(config, 8).sequence_length, 8);
 }
@@ -144,6 +144,7 @@ TEST(HfConfig, DenseLayersMayComeFirst) {
   config["num_hidden_layers"] = 3;
   config["mlp_only_layers"] = {0, 1, 99};
   EXPECT_EQ(model_of(config).moe.first_dense_layers, 2);
+  EXPECT_EQ(model_of(config).feed_forward_width, 12);
   config["mlp_only_layers"] = HfJson::array();
   config["num_hidden_layers"] = 2;
   config["decoder_sparse_step"] = 2;  // layer 1 has experts

@@ -165,7 +165,7 @@ TEST(HfImport, RefusesNumbersThatAreNotFinite) {
   try {
     HfImport(path, 0).write(folder / "step-00000000", "", log);
     FAIL();
-  } catch (const SaveError& error) {
+  } catch (const DataError& error) {
     EXPECT_NE(std::string(error.what()).find("model.norm.weight has numbers that are not finite"), std::string::npos) << error.what();
   }
   EXPECT_FALSE(fs::exists(folder / "step-00000000"));
