@@ -6,7 +6,7 @@
 #   unit     one program for each folder of src/        ranks    the same under mpirun with 1, 2, 3 and 4 ranks
 #   system   the binary as a user runs it               gpu      needs a GPU, and a CUDA build
 #   slurm    jobs on a Slurm of its own; only when asked for
-#   interop  the MoE layer against Hugging Face transformers, fetched from PyPI; only when asked for
+#   interop  the MoE layer, and imported models, against Hugging Face transformers, fetched from PyPI; only when asked for
 #
 # Without a label: all but slurm and interop. PIMOE_CUDA, PIMOE_BUILD and PIMOE_DEPS as for launch/setup.sh.
 source "$(dirname "$0")/common.sh"

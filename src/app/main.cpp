@@ -7,6 +7,7 @@
 #include "app/evaluate.h"
 #include "app/experts.h"
 #include "app/generate.h"
+#include "app/interop.h"
 #include "app/parity.h"
 #include "app/train.h"
 #include "base/errors.h"
@@ -63,7 +64,7 @@ std::string suggestion(const CLI::App& app, int argc, char** argv) {
 }
 
 /// Commands that run as one process: under mpirun every rank would do the whole work, print it, and write the same files.
-constexpr std::array<const char*, 4> kOneProcessCommands = {"data", "checkpoint", "experts", "generate"};
+constexpr std::array<const char*, 6> kOneProcessCommands = {"data", "checkpoint", "experts", "generate", "import", "export"};
 
 /// @throws UsageError where several processes were started of such a command
 void require_one_process(const CLI::App& app) {
@@ -139,6 +140,8 @@ int run(int argc, char** argv) {
   add_experts_command(app, context);
   add_generate_command(app, context);
   add_evaluate_command(app, context);
+  add_import_command(app, context);
+  add_export_command(app, context);
   add_parity_command(app, context);
   add_drill_command(app, context);
   add_bench_command(app, context);

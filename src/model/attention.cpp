@@ -3,11 +3,13 @@
 #include "ops/causal_attention.h"
 #include "ops/grouped_product.h"
 #include "ops/normed_rotary.h"
+#include "ops/rms_norm.h"
 #include "ops/rotary.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/outer.h>
 #include <ATen/ops/pow.h>
 
@@ -34,26 +36,41 @@ Parameter& declare_norm(ParameterList& parameters, const std::string& name, int6
 
 Attention::Attention(ParameterList& parameters, const std::string& name, const ModelConfig& config, at::ScalarType dtype,
                      InitialDeviation deviation)
-    : heads_(config.heads), kv_heads_(config.kv_heads), head_size_(config.head_size()), norm_epsilon_(config.norm_epsilon) {
+    : heads_(config.heads),
+      kv_heads_(config.kv_heads),
+      head_size_(config.head_size()),
+      norm_epsilon_(config.norm_epsilon),
+      norms_projections_(config.norms_projections()) {
   const Box qkv = Box::whole({(heads_ + 2 * kv_heads_) * head_size_, config.width});
   const Box output = Box::whole({config.width, heads_ * head_size_});
   qkv_ = &declare_weight(parameters, name + ".qkv.weight", qkv, Group::kDense, dtype, deviation.inner);
   output_ = &declare_weight(parameters, name + ".output.weight", output, Group::kDense, dtype, deviation.output);
   if (config.qk_norm) {
-    query_norm_ = &declare_norm(parameters, name + ".q_norm", head_size_, dtype);
-    key_norm_ = &declare_norm(parameters, name + ".k_norm", head_size_, dtype);
+    query_norm_ = &declare_norm(parameters, name + ".q_norm", norms_projections_ ? heads_ * head_size_ : head_size_, dtype);
+    key_norm_ = &declare_norm(parameters, name + ".k_norm", norms_projections_ ? kv_heads_ * head_size_ : head_size_, dtype);
   }
+}
+
+at::Tensor Attention::norm_projections(const at::Tensor& projected) const {
+  const int64_t queries = heads_ * head_size_;
+  const int64_t both = kv_heads_ * head_size_;
+  const std::vector<at::Tensor> parts = projected.split_with_sizes({queries, both, both}, -1);
+  return at::cat({rms_norm(parts[0].contiguous(), query_norm_->value, norm_epsilon_),
+                  rms_norm(parts[1].contiguous(), key_norm_->value, norm_epsilon_), parts[2]},
+                 -1);
 }
 
 at::Tensor Attention::forward(const at::Tensor& hidden, const RotaryTable& table) const {
   const int64_t batch = hidden.size(0);
   const int64_t positions = hidden.size(1);
-  const at::Tensor projected = linear_layer(hidden, qkv_->value).view({batch, positions, heads_ + 2 * kv_heads_, head_size_});
+  at::Tensor projected = linear_layer(hidden, qkv_->value);
+  if (norms_projections_) projected = norm_projections(projected);
+  projected = projected.view({batch, positions, heads_ + 2 * kv_heads_, head_size_});
   const at::Tensor cosine = table.cosine.slice(0, 0, positions);
   const at::Tensor sine = table.sine.slice(0, 0, positions);
-  const AttentionHeads heads =
-      query_norm_ ? normed_rotary(projected, query_norm_->value, key_norm_->value, norm_epsilon_, cosine, sine, heads_, kv_heads_)
-                  : rotary(projected, cosine, sine, heads_, kv_heads_);
+  const AttentionHeads heads = query_norm_ && !norms_projections_ ? normed_rotary(projected, query_norm_->value, key_norm_->value,
+                                                                                  norm_epsilon_, cosine, sine, heads_, kv_heads_)
+                                                                  : rotary(projected, cosine, sine, heads_, kv_heads_);
   return linear_layer(causal_attention(heads), output_->value);
 }
 
@@ -64,9 +81,11 @@ AttentionBytes attention_bytes(const ModelConfig& config, int64_t tokens, Elemen
   AttentionBytes result;
   result.kept = tokens * (queries + 2 * both) * element;                    // turned queries, keys and values: one tensor
   result.kept += tokens * (queries * element + config.heads * bytes.wide);  // the mixed values, and each head's logsumexp
-  if (config.qk_norm) result.kept += tokens * ((queries + 2 * both) * element + (config.heads + config.kv_heads) * bytes.wide);
+  if (config.norms_heads()) result.kept += tokens * ((queries + 2 * both) * element + (config.heads + config.kv_heads) * bytes.wide);
+  if (config.norms_projections()) result.kept += tokens * ((queries + both) * element + 2 * bytes.wide);  // what is normed, copied out
   // Gradients of all of that, of the projections' results and of the block's input; fused kernels add up the queries' in float32.
   result.workspace = tokens * ((2 * queries + 2 * (queries + 2 * both) + config.width) * element + queries * bytes.wide);
+  if (config.norms_projections()) result.workspace += tokens * (2 * queries + 4 * both) * element;
   const bool grouped = config.heads != config.kv_heads;
   if (on_gpu && (element == 8 || (element == 4 && grouped))) {
     const int64_t square = tokens * config.heads * config.sequence_length * element;

@@ -16,11 +16,11 @@ struct RotaryTable {
 };
 
 /// Causal grouped-query self-attention with rotary positions and, by setting, RMSNorm of queries and keys.
-/// @source grouped queries arXiv 2305.13245; rotary arXiv 2104.09864; QK-norm as in Qwen3 (on each head).
+/// @source grouped queries arXiv 2305.13245; rotary arXiv 2104.09864; QK-norm as in Qwen3 (on each head), or OLMoE, arXiv 2409.02060 (on all together).
 class Attention {
  public:
   /// Declares name.qkv.weight [(heads + 2 kv_heads) d, D] (queries, keys, values), name.output.weight [D, heads d], and with qk_norm
-  /// name.q_norm.weight and name.k_norm.weight [d].
+  /// name.q_norm.weight and name.k_norm.weight [d], or of all heads [heads d] and [kv_heads d].
   Attention(ParameterList& parameters, const std::string& name, const ModelConfig& config, at::ScalarType dtype,
             InitialDeviation deviation);
 
@@ -28,10 +28,14 @@ class Attention {
   at::Tensor forward(const at::Tensor& hidden, const RotaryTable& table) const;
 
  private:
+  /// @param projected [B, S, (heads + 2 kv_heads) d]  @returns the same with normed queries and keys
+  at::Tensor norm_projections(const at::Tensor& projected) const;
+
   int64_t heads_;
   int64_t kv_heads_;
   int64_t head_size_;
   double norm_epsilon_;
+  bool norms_projections_;
   Parameter* qkv_;
   Parameter* output_;
   Parameter* query_norm_ = nullptr;

@@ -59,7 +59,10 @@ double expert_flops(const ModelConfig& config) { return 6 * sizes_of(config).cho
 
 ParameterCount parameter_count(const ModelConfig& config) {
   const Sizes sizes = sizes_of(config);
-  const int64_t norms = config.layers * (2 * config.width + (config.qk_norm ? 2 * config.head_size() : 0)) + config.width;
+  const int64_t qk_norm = config.norms_heads()         ? 2 * config.head_size()
+                          : config.norms_projections() ? (config.heads + config.kv_heads) * config.head_size()
+                                                       : 0;
+  const int64_t norms = config.layers * (2 * config.width + qk_norm) + config.width;
   const int64_t beside = 3 * config.width * config.moe.fallback_width + (config.moe.router.linear_bias ? config.moe.experts : 0);
   const int64_t everywhere = norms + config.layers * sizes.attention + sizes.dense_layers * sizes.dense +
                              sizes.moe_layers * (sizes.shared + sizes.router) + sizes.head;

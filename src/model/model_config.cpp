@@ -41,7 +41,9 @@ void ModelConfig::fields(FieldVisitor& visit) {
   visit.integer("vocabulary", vocabulary, {.at_least = 0, .at_most = 1 << 24}, "token ids; 0 takes the tokenizer's");
   visit.integer("feed_forward_width", feed_forward_width, {.at_least = 1, .at_most = 1 << 24}, "hidden width of dense layers");
   visit.flag("tie_embeddings", tie_embeddings, "use the embedding as the head");
-  visit.flag("qk_norm", qk_norm, "RMSNorm of each head's queries and keys");
+  visit.flag("qk_norm", qk_norm, "RMSNorm of queries and keys");
+  visit.choice("qk_norm_over", qk_norm_over, {{"head", QkNormOver::kHead}, {"projection", QkNormOver::kProjection}},
+               "each head by itself (Qwen3), or all heads together (OLMoE)");
   visit.number("rope_theta", rope_theta, {.above = 0, .at_most = 1e30}, "base of the rotary frequencies");
   visit.number("norm_epsilon", norm_epsilon, {.above = 0, .at_most = 1}, "epsilon of every RMSNorm");
   visit.number("initial_deviation", initial_deviation, {.at_least = 0, .at_most = kMostCoefficient},

@@ -8,6 +8,12 @@
 
 namespace pimoe {
 
+/// What a norm of queries and keys goes over.
+enum class QkNormOver {
+  kHead,        ///< each head, with a weight that all heads share (Qwen3)
+  kProjection,  ///< all heads together (OLMoE)
+};
+
 /// `model:`
 struct ModelConfig {
   int64_t layers = 6;
@@ -19,7 +25,8 @@ struct ModelConfig {
   int64_t vocabulary = 0;             ///< V; 0 takes the tokenizer's
   int64_t feed_forward_width = 1024;  ///< of dense layers
   bool tie_embeddings = false;        ///< the head is the embedding
-  bool qk_norm = false;               ///< RMSNorm of each head's queries and keys (Qwen3)
+  bool qk_norm = false;               ///< RMSNorm of queries and keys
+  QkNormOver qk_norm_over = QkNormOver::kHead;
   double rope_theta = 10000.0;
   double norm_epsilon = 1e-5;
   double initial_deviation = 0.02;
@@ -29,6 +36,8 @@ struct ModelConfig {
   void validate(Violations& violations) const;
 
   int64_t head_size() const { return head_width > 0 ? head_width : width / heads; }
+  bool norms_heads() const { return qk_norm && qk_norm_over == QkNormOver::kHead; }
+  bool norms_projections() const { return qk_norm && qk_norm_over == QkNormOver::kProjection; }
   bool is_moe_layer(int64_t layer) const { return moe.experts > 0 && layer >= moe.first_dense_layers; }
   int64_t moe_layers() const;
   /// The name of each layer's router that has one, in order: "layers.3.moe.router", as the model's own say too.

@@ -13,6 +13,8 @@ constexpr double kStreamPasses = 20.0;
 constexpr double kHeadPasses = 4.0;
 /// Norms of queries and keys go with them; backward reads what was normed once more.
 constexpr double kHeadPassesOfNorms = 1.0;
+/// Norms over all heads go by themselves: copied out, normed and put together forward, and likewise backward.
+constexpr double kHeadPassesOfWholeNorms = 12.0;
 /// Per number of an expert's row: fused, results and gradients of rows are written by products and read once; exchanged, rows are gathered, permuted
 /// to experts and back, and added up, and so are their gradients.
 constexpr double kFusedRowPasses = 2.0;
@@ -108,7 +110,9 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
   clock.add("attention", (all_again ? 9 : 7) * tokens * layers * static_cast<double>(model.sequence_length) * heads * head, rates.attention,
             "products");
   const double in_heads = (heads + 2 * kv_heads) * head;
-  const double head_passes = kHeadPasses + (model.qk_norm ? kHeadPassesOfNorms : 0.0);
+  const double head_passes = kHeadPasses + (model.norms_heads()         ? kHeadPassesOfNorms
+                                            : model.norms_projections() ? kHeadPassesOfWholeNorms
+                                                                        : 0.0);
   clock.add("norms, residuals, positions", tokens * element * again * (kStreamPasses * width + head_passes * in_heads) * layers, rates.copy,
             "memory");
   clock.add("dense feed-forward",

@@ -45,8 +45,12 @@ at::Tensor attention(const at::Tensor& hidden, const Weights& weights, const std
   at::Tensor keys = qkv.slice(2, config.heads, config.heads + config.kv_heads);
   const at::Tensor values = qkv.slice(2, config.heads + config.kv_heads);
   if (config.qk_norm) {
-    queries = rms_norm(queries, weights.at(name + ".q_norm.weight"), config.norm_epsilon);
-    keys = rms_norm(keys, weights.at(name + ".k_norm.weight"), config.norm_epsilon);
+    const auto normed = [&](const at::Tensor& heads, const std::string& weight) {
+      const bool together = config.qk_norm_over == QkNormOver::kProjection;
+      return rms_norm(together ? heads.flatten(2) : heads, weights.at(name + weight), config.norm_epsilon).view(heads.sizes());
+    };
+    queries = normed(queries, ".q_norm.weight");
+    keys = normed(keys, ".k_norm.weight");
   }
   queries = rotated(queries, config.rope_theta);
   keys = rotated(keys, config.rope_theta);

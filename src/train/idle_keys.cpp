@@ -100,6 +100,7 @@ Reasons reasons_of(const TrainConfig& config) {
     idle("train.recompute", config.train.recompute == RecomputePolicy::kMoe, because);
   }
   idle("model.feed_forward_width", model.moe_layers() == model.layers, "every layer has experts in place of a dense network");
+  idle("model.qk_norm_over", !model.qk_norm, "model.qk_norm is false");
   idle("run.walltime_margin", config.run.walltime.empty(), "run.walltime is empty: the run never leaves by the clock");
   for (const char* key : {"train.validate_every", "train.validation_batches"}) {
     idle(key, config.data.validation.empty(), "data.validation is empty");

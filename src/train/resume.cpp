@@ -118,6 +118,7 @@ std::string command_to_go_on(const TrainConfig& config) {
 std::vector<std::string> changes_of_data(const TrainConfig& saved, const DataFacts& facts_saved, const TrainConfig& wanted,
                                          const DataFacts& facts_now) {
   std::vector<std::string> changes;
+  if (saved.data.train.empty()) return changes;  // an imported model: its data begins here
   const auto compare_values = [&](const std::string& key, const auto& was, const auto& is, const char* meaning) {
     const auto shown = [](const auto& value) { return concat(value).empty() ? std::string("empty") : concat(value); };
     if (was != is) changes.push_back(concat(key, ": ", shown(was), " ", kBefore, ", ", shown(is), " ", kNow, "; ", meaning));

@@ -145,7 +145,7 @@ TrainConfig load_train_config(const ConfigSource& file, const std::vector<std::s
 }
 
 TrainConfig parse_train_config(const std::string& yaml, const std::string& name_for_messages) {
-  return load({yaml, name_for_messages}, {}, /*needs_corpus=*/true);
+  return load({yaml, name_for_messages}, {}, /*needs_corpus=*/false);
 }
 
 DataStreamOptions stream_options(const TrainConfig& config, const ProcessMesh& mesh) {

@@ -80,7 +80,8 @@ TrainConfig load_train_config(const std::filesystem::path& file, const std::vect
 /// The same for a file that was read: a pipe can be read once.
 TrainConfig load_train_config(const ConfigSource& file, const std::vector<std::string>& overrides, bool needs_corpus = true);
 
-/// The same from text that a checkpoint carries: nothing is filled in, and as it has every key its preset changes nothing.
+/// The same from text that a checkpoint carries: nothing is filled in, and as it has every key its preset changes nothing. It may know no corpus:
+/// that of an imported model does not.
 TrainConfig parse_train_config(const std::string& yaml, const std::string& name_for_messages);
 
 /// @returns which of the corpus' sequences this rank reads, and how

@@ -38,6 +38,7 @@ TEST_F(ParityCommand, LayoutsOneRankAndTheLoopAgreeInFloat64) {
   expect_agrees(2, "model.moe.router.kind=expert_choice model.moe.fallback_width=5");
   expect_agrees(2, "model.moe.router.kind=hash model.moe.first_dense_layers=1");
   expect_agrees(2, "model.moe.experts=0");
+  expect_agrees(2, "model.qk_norm=true model.qk_norm_over=projection train.recompute=full");
 }
 
 TEST_F(ParityCommand, LowPrecisionsAgreeWithinTheirRoundings) {

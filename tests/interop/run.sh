@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Compares the MoE layer with the MoE blocks of Hugging Face transformers, on the CPU in float32 (docs/interop.md).
+# Compares with Hugging Face transformers, on the CPU in float32 (docs/interop.md): the MoE layer with its MoE blocks, and whole models that are
+# imported and exported.
 #
-#   tests/interop/run.sh [OPTION ...]     options of transformers_blocks.py
+#   tests/interop/run.sh [--seeds N]
 #
-# PIMOE_BUILD (default: build) holds tests/moe_block. transformers and torch come from PyPI into $PIMOE_DEPS/interop, once.
+# PIMOE_BUILD (default: build) holds pimoe, tests/moe_block and tests/whole_model. transformers and torch come from PyPI into $PIMOE_DEPS/interop, once.
 source "$(dirname "$0")/../../launch/common.sh"
 source "$launch/versions.env"
 script=interop
 
-program=$PIMOE_BUILD/tests/moe_block
-[ -x "$program" ] || fail "$program is not there." "launch/build.sh moe_block builds it; PIMOE_BUILD names the build folder."
+for program in pimoe tests/moe_block tests/whole_model; do
+  [ -x "$PIMOE_BUILD/$program" ] || fail "$PIMOE_BUILD/$program is not there." "launch/build.sh builds it; PIMOE_BUILD names the build folder."
+done
 [ -e "$PIMOE_DEPS/env.sh" ] || fail "there is no $PIMOE_DEPS/env.sh." "launch/setup.sh writes it; run that first."
 source "$PIMOE_DEPS/env.sh"
 
@@ -30,4 +32,6 @@ if [ "$(cat "$environment/installed" 2>/dev/null)" != "$wanted" ]; then
   echo "$wanted" >"$environment/installed"
 fi
 
-"$environment/bin/python3" "$repository/tests/interop/transformers_blocks.py" --program "$program" "$@"
+"$environment/bin/python3" "$repository/tests/interop/transformers_blocks.py" --program "$PIMOE_BUILD/tests/moe_block" "$@"
+"$environment/bin/python3" "$repository/tests/interop/transformers_models.py" --pimoe "$PIMOE_BUILD/pimoe" \
+  --whole-model "$PIMOE_BUILD/tests/whole_model" "$@"

@@ -60,6 +60,12 @@ TEST(Transformer, GradientsEqualFiniteDifferencesWithATiedHead) {
   expect_gradients_right(config, 2, 4, RecomputePolicy::kNone);
 }
 
+TEST(Transformer, GradientsEqualFiniteDifferencesWithNormsOverAllHeads) {
+  ModelConfig config = tiny_model();
+  config.qk_norm_over = QkNormOver::kProjection;
+  expect_gradients_right(config, 3, 5, RecomputePolicy::kNone);
+}
+
 TEST(Transformer, GradientsEqualFiniteDifferencesUnderRecompute) { expect_gradients_right(tiny_model(), 2, 5, RecomputePolicy::kFull); }
 
 TEST(Transformer, OneTokenTrains) { expect_gradients_right(tiny_model(), 1, 1, RecomputePolicy::kNone); }
@@ -74,7 +80,9 @@ TEST(Transformer, RecomputeGivesTheSameBits) {
   config.moe.shared_width = 16;
   const at::Tensor tokens = random_tokens(3, 5, config.vocabulary, 1);
   const at::Tensor targets = random_tokens(3, 5, config.vocabulary, 2);
-  for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
+  for (const auto& [dtype, over] : {std::pair(at::kDouble, QkNormOver::kHead), std::pair(at::kFloat, QkNormOver::kHead),
+                                    std::pair(at::kBFloat16, QkNormOver::kHead), std::pair(at::kFloat, QkNormOver::kProjection)}) {
+    config.qk_norm_over = over;
     ModelFixture plain(config, dtype);
     const at::Tensor loss = plain.loss(tokens, targets);
     loss.backward();

@@ -332,6 +332,10 @@ TEST(Forecast, KeptForBackwardIsWhatTheRestOfTheModelKeeps) {
   };
   expect("a dense model", [](auto& c) { c.model.moe.experts = 0; });
   expect("QK-norm", [](auto& c) { c.model.qk_norm = true; });
+  expect("QK-norm over the projection", [](auto& c) {
+    c.model.qk_norm = true;
+    c.model.qk_norm_over = QkNormOver::kProjection;
+  });
   expect("as many key heads", [](auto& c) { c.model.kv_heads = 4; });
   expect("wide heads, tied", [](auto& c) {
     c.model.head_width = 32;

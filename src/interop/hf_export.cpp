@@ -1,0 +1,129 @@
+#include "interop/hf_export.h"
+
+#include "base/errors.h"
+#include "base/file_io.h"
+#include "base/text.h"
+#include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/training_state.h"
+#include "interop/hf_import.h"
+#include "interop/safetensors_folder.h"
+#include "interop/strict_json.h"
+#include "interop/transfer_progress.h"
+#include "interop/weight_names.h"
+#include "moe/adaptive_control.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/isfinite.h>
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr uint64_t kLargestConfigBytes = 16 << 20;
+constexpr uint64_t kLargestCompanionBytes = 1 << 30;
+
+/// A tensor of theirs: a stretch of one of ours.
+struct Source {
+  std::string ours;  ///< "master/layers.0.attention.qkv.weight"
+  int64_t begin = 0;
+};
+
+void require_unbiased_routers(CheckpointReader& reader, const ModelConfig& model) {
+  if (model.moe_layers() == 0) return;
+  const double temperature = AdaptiveControl::temperature_in(reader.manifest().numbers).value_or(model.moe.router.temperature);
+  if (temperature != 1) {
+    throw DataError(concat("the routers' temperature (", temperature, ") cannot be exported: Mixtral and Qwen3-MoE have none"));
+  }
+  const auto tensors = reader.tensors();
+  for (const std::string& router : model.router_names()) {
+    const std::string bias = concat(state_kind::kState, "/", router, ".bias");
+    if (!tensors.contains(bias)) continue;
+    if (reader.read(bias, 0, model.moe.experts).ne(0).any().item<bool>()) {
+      throw DataError(
+          concat(bias,
+                 ", the bias of loss-free balancing, is not zero, and cannot be exported: Mixtral and Qwen3-MoE have none, and would "
+                 "choose other experts"));
+    }
+  }
+}
+
+void require_shape(const std::map<std::string, CheckpointReader::Tensor>& tensors, const WeightPlan& plan) {
+  const auto found = tensors.find(concat(state_kind::kMaster, "/", plan.name));
+  if (found != tensors.end() && found->second.shape != plan.shape) {
+    throw CheckpointError(concat(plan.name, " is ", shape_text(found->second.shape),
+                                 " in the checkpoint, and by its configuration must be ", shape_text(plan.shape)));
+  }
+}
+
+void write_text(const fs::path& file, const std::string& text) { write_durably(file, text.data(), text.size()); }
+
+}  // namespace
+
+HfExportFacts export_to_hf(const fs::path& checkpoint, const ModelConfig& model, const fs::path& folder, const HfExportOptions& options,
+                           Logger& log) {
+  HfExportFacts facts;
+  facts.family = family_of(model);
+  const bool has_config = !options.companions.empty() && is_there(options.companions / "config.json");
+  const Json carried = has_config ? read_strict_json(options.companions / "config.json", kLargestConfigBytes) : Json::object();
+  const char* const dtype = options.dtype == at::kBFloat16 ? "bfloat16" : options.dtype == at::kHalf ? "float16" : "float32";
+  Json config = config_of_model(model, carried, dtype);
+  if (!has_config && options.end_of_document >= 0) config["eos_token_id"] = options.end_of_document;
+
+  CheckpointReader reader(checkpoint);
+  require_unbiased_routers(reader, model);
+  std::vector<SafetensorsTensor> tensors;
+  std::vector<Source> sources;
+  const auto stored = reader.tensors();
+  const auto none = [](const std::string&) { return false; };
+  for (const WeightPlan& plan : weight_plans(facts.family, model, none, [](const HfPart&) {})) {
+    require_shape(stored, plan);
+    int64_t begin = 0;
+    for (const HfPart& part : plan.parts) {
+      tensors.push_back({part.name, part.shape});
+      sources.push_back({concat(state_kind::kMaster, "/", plan.name), begin});
+      begin += Box::whole(part.shape).numel();
+    }
+    facts.parameters += begin;
+  }
+  facts.bytes = facts.parameters * static_cast<int64_t>(c10::elementSize(options.dtype));
+
+  TransferProgress progress(facts.bytes, log);
+  const auto elements = [&](size_t index, int64_t begin, int64_t count) {
+    const Source& source = sources[index];
+    const at::Tensor values = reader.read(source.ours, source.begin + begin, source.begin + begin + count).to(options.dtype).contiguous();
+    if (!at::isfinite(values).all().item<bool>()) {
+      throw DataError(concat(tensors[index].name, " has numbers that are not finite in ", dtype));
+    }
+    progress.moved(static_cast<int64_t>(values.nbytes()));
+    return values;
+  };
+  facts.files = write_safetensors_folder(folder, tensors, options.dtype, options.shard_bytes, elements);
+
+  bool has_tokenizer = false;
+  for (const std::string& name : companion_names()) {
+    if (name == "config.json" || options.companions.empty() || !is_there(options.companions / name)) continue;
+    write_text(folder / name, read_regular_file(options.companions / name, kLargestCompanionBytes));
+    has_tokenizer = has_tokenizer || name.starts_with("tokenizer.");
+    facts.files.push_back(name);
+  }
+  if (!has_tokenizer && !options.sentencepiece.empty()) {
+    write_text(folder / "tokenizer.model", read_regular_file(options.sentencepiece, kLargestCompanionBytes));
+    facts.files.emplace_back("tokenizer.model");
+  }
+  if (!is_there(folder / "generation_config.json")) {
+    Json generation = {{"_from_model_config", true}};
+    for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
+      if (!config[id].is_null()) generation[id] = config[id];
+    }
+    write_text(folder / "generation_config.json", generation.dump(2) + "\n");
+    facts.files.emplace_back("generation_config.json");
+  }
+  write_text(folder / "config.json", config.dump(2) + "\n");  // last: without it the folder is no model
+  facts.files.emplace_back("config.json");
+  sync_folder(folder);
+  return facts;
+}
+
+}  // namespace pimoe

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <filesystem>
+#include <string>
+
+namespace pimoe {
+
+/// Parses JSON that others wrote; what nlohmann's parser would let pass is refused.
+/// @param name  for messages
+/// @throws DataError where it is no JSON, nested deeper than 32, has a key twice in one object, or is no object at the top
+nlohmann::ordered_json parse_strict_json(const std::string& text, const std::string& name);
+
+/// The same of a regular file of at most `limit_bytes`. @throws IoError, DataError
+nlohmann::ordered_json read_strict_json(const std::filesystem::path& file, uint64_t limit_bytes);
+
+}  // namespace pimoe

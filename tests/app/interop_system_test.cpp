@@ -1,0 +1,107 @@
+#include "app/user.h"
+#include "interop/hf_fixture.h"
+
+namespace pimoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Interop : public User {
+ protected:
+  /// Writes a tiny model of a family into the user's folder.
+  void write_model(const std::string& name, HfJson config, at::ScalarType dtype = at::kBFloat16) const {
+    config["vocab_size"] = 300;
+    fs::create_directories(folder_ / name);
+    replace_file(folder_ / name / "config.json", config.dump());
+    replace_file(folder_ / name / "tokenizer.json", std::string("{\"a\": 1}"));
+    replace_file(folder_ / name / "generation_config.json", std::string("{\"eos_token_id\": 2}"));
+    write_tiny_weights(folder_ / name, config, dtype);
+  }
+};
+
+TEST_F(Interop, AModelIsImportedTrainedOnAndExported) {
+  write_model("hf", tiny_config(HfFamily::kQwen3Moe));
+  Outcome outcome = run("pimoe import hf --output run --json");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const HfJson facts = HfJson::parse(outcome.out);
+  EXPECT_EQ(facts["path"], "run/checkpoints/step-00000000");
+  EXPECT_EQ(facts["family"], "qwen3_moe");
+  EXPECT_EQ(facts["precision"], "bfloat16");
+  EXPECT_EQ(run("pimoe checkpoint verify run").code, 0);
+  EXPECT_EQ(run("pimoe checkpoint list run --json").code, 0);
+
+  ASSERT_EQ(run("pimoe export run --output back").code, 0);
+  EXPECT_EQ(run("cmp hf/model.safetensors back/model.safetensors").code, 0);
+  EXPECT_EQ(run("cmp hf/tokenizer.json back/tokenizer.json").code, 0);
+  EXPECT_EQ(run("cmp hf/generation_config.json back/generation_config.json").code, 0);
+  EXPECT_EQ(HfJson::parse(read_file(folder_ / "back/config.json"))["eos_token_id"], 2);
+
+  ASSERT_EQ(run("seq -f 'line %g of the text' 1 3000 >text.txt; pimoe data build --output corpus --vocabulary 285 text.txt").code, 0);
+  outcome =
+      run("pimoe train run/config.yaml data.train=corpus run.directory=tuned checkpoint.resume=run train.steps=2 mesh.device=cpu "
+          "train.threads=1 train.global_batch=2 train.micro_batch=2");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("resumed from"), std::string::npos) << outcome.err;
+  EXPECT_EQ(outcome.err.find("another corpus"), std::string::npos) << outcome.err;
+  outcome = run("pimoe export tuned --output after");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(run("cmp hf/tokenizer.json after/tokenizer.json").code, 0);
+  EXPECT_EQ(run("cmp hf/model.safetensors after/model.safetensors").code, 1);
+  EXPECT_EQ(run("pimoe import after --output again").code, 0);
+
+  ASSERT_EQ(run("$MPIRUN -n 2 $PIMOE train run/config.yaml data.train=corpus train.steps=1 mesh.device=cpu train.threads=1").code, 0);
+  EXPECT_EQ(steps("run"), (std::vector<int64_t>{1}));
+  EXPECT_EQ(run("pimoe export run --output third --dtype float32 --shard-bytes 3000").code, 0);
+  EXPECT_TRUE(fs::exists(folder_ / "third/model.safetensors.index.json"));
+}
+
+TEST_F(Interop, WhatIsRefusedLeavesNothing) {
+  HfJson config = tiny_config(HfFamily::kLlama);
+  config["attention_bias"] = true;
+  write_model("biased", tiny_config(HfFamily::kLlama));
+  replace_file(folder_ / "biased/config.json", config.dump());
+  Outcome outcome = run("pimoe import biased --output run");
+  EXPECT_EQ(outcome.code, 65);
+  EXPECT_NE(outcome.err.find("biased/config.json: attention_bias (true)"), std::string::npos) << outcome.err;
+  EXPECT_EQ(run("ls -d run*").code, 2);
+
+  write_model("good", tiny_config(HfFamily::kMixtral));
+  EXPECT_EQ(run("pimoe import missing --output run").code, 65);
+  EXPECT_EQ(run("pimoe import good --output good").code, 64);
+  EXPECT_EQ(run("pimoe import good").code, 64);
+  EXPECT_EQ(run("pimoe import good --output run --sequence-length 17").code, 65);
+  EXPECT_EQ(run("$MPIRUN -n 2 $PIMOE import good --output run").code, 64);
+  EXPECT_EQ(run("ls -d run*").code, 2);
+  ASSERT_EQ(run("pimoe import good --output run --sequence-length 16").code, 0);
+  EXPECT_EQ(run("pimoe import good --output run").code, 64);
+
+  EXPECT_EQ(run("pimoe export run --output back --dtype int8").code, 64);
+  EXPECT_EQ(run("pimoe export run --output good").code, 64);
+  outcome = run("pimoe export run --output back --like biased");
+  EXPECT_EQ(outcome.code, 65);
+  EXPECT_NE(outcome.err.find("is a mixtral, and config.json"), std::string::npos) << outcome.err;
+  ASSERT_EQ(run("printf x | dd of=run/checkpoints/step-00000000/rank-0000-of-0001-part-000.h5 bs=1 seek=5000 conv=notrunc").code, 0);
+  EXPECT_EQ(run("pimoe export run --output back").code, 65);
+  EXPECT_EQ(run("pimoe export run/checkpoints/step-00000000 --output back").code, 65);
+  EXPECT_EQ(run("ls -d back*").code, 2);
+}
+
+TEST_F(Interop, AFullDiskIsAnErrorAndLeavesNothing) {
+  write_model("hf", tiny_config(HfFamily::kLlama));
+  EXPECT_EQ(run("ulimit -f 8; pimoe import hf --output run").code, 74);
+  EXPECT_EQ(run("ls -d run*").code, 2);
+  ASSERT_EQ(run("pimoe import hf --output run").code, 0);
+  EXPECT_EQ(run("ulimit -f 4; pimoe export run --output back").code, 74);
+  EXPECT_EQ(run("ls -d back*").code, 2);
+}
+
+TEST_F(Interop, HelpShowsAnExample) {
+  for (const char* command : {"import", "export"}) {
+    const Outcome outcome = run(concat("pimoe ", command, " --help"));
+    EXPECT_EQ(outcome.code, 0);
+    EXPECT_NE(outcome.out.find(concat("Example:\n  pimoe ", command)), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace pimoe

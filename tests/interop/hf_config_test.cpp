@@ -1,0 +1,220 @@
+#include "base/errors.h"
+#include "base/text.h"
+#include "interop/hf_family.h"
+#include "interop/hf_fixture.h"
+
+#include <gtest/gtest.h>
+
+namespace pimoe {
+namespace {
+
+ModelConfig model_of(const HfJson& config, int64_t sequence_length = 0) {
+  return model_of_config(config, "config.json", sequence_length).model;
+}
+
+/// @returns what reading a config.json with another value says; a null value takes the key away
+std::string refusal_with(HfJson config, const std::string& key, const HfJson& value, int64_t sequence_length = 0) {
+  if (value.is_null()) {
+    config.erase(key);
+  } else {
+    config[key] = value;
+  }
+  try {
+    model_of(config, sequence_length);
+    return "";
+  } catch (const DataError& error) {
+    return error.what();
+  }
+}
+
+TEST(HfConfig, EachFamilyBecomesItsModel) {
+  const ModelConfig mixtral = model_of(tiny_config(HfFamily::kMixtral));
+  EXPECT_EQ(mixtral.moe.experts, 4);
+  EXPECT_EQ(mixtral.moe.expert_width, 12);
+  EXPECT_TRUE(mixtral.moe.router.renormalize);
+  EXPECT_FALSE(mixtral.qk_norm);
+  EXPECT_EQ(mixtral.sequence_length, 16);
+  EXPECT_EQ(mixtral.kv_heads, 1);
+  HfJson config = tiny_config(HfFamily::kQwen3Moe);
+  const ModelConfig qwen = model_of(config);
+  EXPECT_EQ(qwen.moe.expert_width, 6);
+  EXPECT_TRUE(qwen.qk_norm);
+  EXPECT_TRUE(qwen.moe.router.renormalize);
+  config.erase("norm_topk_prob");
+  EXPECT_FALSE(model_of(config).moe.router.renormalize);
+  EXPECT_EQ(model_of(tiny_config(HfFamily::kLlama)).moe.experts, 0);
+  EXPECT_EQ(model_of(tiny_config(HfFamily::kLlama)).feed_forward_width, 12);
+  EXPECT_TRUE(model_of(tiny_config(HfFamily::kQwen3)).qk_norm);
+  EXPECT_EQ(model_of(config, 8).sequence_length, 8);
+}
+
+TEST(HfConfig, ReadsBothSpellingsOfWhatTransformersRenamed) {
+  HfJson config = tiny_config(HfFamily::kQwen3Moe);
+  config["rope_theta"] = 5e6;
+  EXPECT_EQ(model_of(config).rope_theta, 5e6);
+  config.erase("rope_theta");
+  EXPECT_NE(refusal_with(config, "rope_theta", nullptr).find("rope_theta (missing)"), std::string::npos);
+  config["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 1e6}};
+  EXPECT_EQ(model_of(config).rope_theta, 1e6);
+  config["rope_theta"] = 1e6;
+  EXPECT_EQ(model_of(config).rope_theta, 1e6);
+  EXPECT_NE(refusal_with(config, "rope_theta", 5e6).find("is not what rope_parameters.rope_theta says"), std::string::npos);
+  config.erase("num_experts");
+  config["num_local_experts"] = 4;
+  EXPECT_EQ(model_of(config).moe.experts, 4);
+  EXPECT_NE(refusal_with(config, "num_experts", 5).find("num_experts (5) is not what num_local_experts says (4)"), std::string::npos);
+  HfJson llama = tiny_config(HfFamily::kLlama);
+  llama.erase("rope_theta");
+  llama.erase("num_key_value_heads");
+  llama["head_dim"] = nullptr;
+  EXPECT_EQ(model_of(llama).rope_theta, 10000.0);
+  EXPECT_EQ(model_of(llama).kv_heads, 2);
+  EXPECT_EQ(model_of(llama).head_size(), 4);
+}
+
+TEST(HfConfig, RefusesByKeyValueAndFeatureWhatTheModelDoesNotCompute) {
+  struct Case {
+    HfFamily family;
+    std::string key;
+    HfJson value;
+    std::string says;
+  };
+  const HfFamily llama = HfFamily::kLlama;
+  const HfFamily qwen = HfFamily::kQwen3Moe;
+  const std::vector<Case> cases = {
+      {llama, "model_type", "gpt2", "is not among the families that PiMoE reads: llama, qwen3, mixtral, qwen3_moe"},
+      {llama, "model_type", "olmoe", "model_type (\"olmoe\") normalises queries and keys over their whole projection"},
+      {llama, "model_type", "deepseek_v3", "has latent attention"},
+      {llama, "model_type", "qwen2_moe", "a gated shared expert"},
+      {llama, "model_type", nullptr, "model_type (missing)"},
+      {llama, "architectures", {"LlamaForSequenceClassification"}, "language models alone"},
+      {llama, "quantization_config", {{"bits", 4}}, "quantized"},
+      {llama, "auto_map", {{"AutoModel", "x.Y"}}, "code of its own"},
+      {llama,
+       "rope_scaling",
+       {{"rope_type", "llama3"}, {"factor", 8.0}},
+       "rope_scaling.rope_type (\"llama3\") is a scaling of rotary positions"},
+      {llama, "rope_scaling", {{"type", "linear"}, {"factor", 2.0}}, "rope_scaling.type (\"linear\")"},
+      {llama, "rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}, "rope_parameters.rope_type (\"yarn\")"},
+      {llama, "rope_parameters", {{"rope_type", "default"}, {"factor", 4.0}}, "rope_parameters.factor (4.0)"},
+      {llama, "rope_parameters", 3, "must be an object"},
+      {llama, "partial_rotary_factor", 0.5, "a part of a head alone"},
+      {llama, "rope_theta", -1, "not below 0"},
+      {llama, "attention_bias", true, "attention_bias (true) adds biases in attention"},
+      {llama, "mlp_bias", true, "adds biases in feed-forward layers"},
+      {llama, "hidden_act", "gelu", "hidden_act (\"gelu\") is not SwiGLU's silu"},
+      {llama, "hidden_act", nullptr, "hidden_act (missing)"},
+      {llama, "clip_qkv", 8.0, "clips queries"},
+      {llama, "hidden_size", "8", "must be a whole number from 1 to"},
+      {llama, "hidden_size", 8.5, "must be a whole number"},
+      {llama, "hidden_size", 18446744073709551615ULL, "must be a whole number"},
+      {llama, "num_hidden_layers", 10'001, "must be a whole number from 1 to 10000"},
+      {llama, "num_key_value_heads", 3, "must divide num_attention_heads (2)"},
+      {llama, "head_dim", 5, "must be even"},
+      {llama, "rms_norm_eps", 0, "must be a number above 0"},
+      {llama, "tie_word_embeddings", "yes", "must be true or false"},
+      {HfFamily::kMixtral, "sliding_window", 8, "with --sequence-length 8 or less both are the same"},
+      {HfFamily::kMixtral, "num_experts_per_tok", 5, "from 1 to 4"},
+      {HfFamily::kQwen3, "layer_types", {"full_attention", "linear_attention"}, "layers that PiMoE has not"},
+      {qwen, "mlp_only_layers", {1}, "has layers without experts behind layers with experts"},
+      {qwen, "mlp_only_layers", {"0"}, "must be a list of layers"},
+      {qwen, "num_experts", nullptr, "num_experts (missing)"},
+      {qwen, "num_experts", 4096, "from 0 to 1023"},
+  };
+  for (const Case& each : cases) {
+    const std::string said = refusal_with(tiny_config(each.family), each.key, each.value);
+    EXPECT_NE(said.find(each.says), std::string::npos) << each.key << " " << each.value << "\n  says: " << said;
+  }
+}
+
+TEST(HfConfig, AWindowThatIsAsWideAsTheSequencesIsNone) {
+  HfJson config = tiny_config(HfFamily::kMixtral);
+  config["sliding_window"] = 8;
+  EXPECT_EQ(model_of(config, 8).sequence_length, 8);
+  HfJson qwen = tiny_config(HfFamily::kQwen3);
+  qwen["sliding_window"] = 8;
+  qwen["use_sliding_window"] = false;
+  EXPECT_EQ(model_of(qwen).sequence_length, 16);
+  EXPECT_NE(refusal_with(qwen, "use_sliding_window", true).find("sliding_window (8)"), std::string::npos);
+  EXPECT_NE(refusal_with(qwen, "max_position_embeddings", 4, 5).find("is less than --sequence-length (5)"), std::string::npos);
+}
+
+TEST(HfConfig, DenseLayersMayComeFirst) {
+  HfJson config = tiny_config(HfFamily::kQwen3Moe);
+  config["num_hidden_layers"] = 3;
+  config["mlp_only_layers"] = {0, 1, 99};
+  EXPECT_EQ(model_of(config).moe.first_dense_layers, 2);
+  EXPECT_EQ(model_of(config).feed_forward_width, 12);
+  config["mlp_only_layers"] = HfJson::array();
+  config["num_hidden_layers"] = 2;
+  config["decoder_sparse_step"] = 2;  // layer 1 has experts
+  EXPECT_EQ(model_of(config).moe.first_dense_layers, 1);
+  EXPECT_NE(refusal_with(config, "num_hidden_layers", 3).find("decoder_sparse_step (2)"), std::string::npos);
+}
+
+TEST(HfConfig, WhatHasNoMeaningIsSaid) {
+  HfJson config = tiny_config(HfFamily::kMixtral);
+  EXPECT_TRUE(model_of_config(config, "config.json", 0).remarks.empty());
+  config["router_jitter_noise"] = 0.1;
+  config["attention_dropout"] = 0.0;
+  config["novelty"] = 3;
+  const auto remarks = model_of_config(config, "config.json", 0).remarks;
+  ASSERT_EQ(remarks.size(), 2u);
+  EXPECT_EQ(remarks[0].find("router_jitter_noise"), 0u);
+  EXPECT_NE(remarks[1].find("novelty"), std::string::npos);
+}
+
+TEST(HfConfig, WhatIsWrittenIsReadAsTheSameModel) {
+  for (const HfFamily family : {HfFamily::kLlama, HfFamily::kQwen3, HfFamily::kMixtral, HfFamily::kQwen3Moe}) {
+    const ModelConfig model = model_of(tiny_config(family));
+    EXPECT_EQ(family_of(model), family);
+    for (const HfJson& carried : {HfJson::object(), tiny_config(family)}) {
+      const HfJson written = config_of_model(model, carried, "bfloat16");
+      const HfModel read = model_of_config(written, "config.json", 0);
+      EXPECT_EQ(config_of_model(read.model, carried, "bfloat16"), written);
+      EXPECT_TRUE(read.remarks.empty());
+      EXPECT_EQ(written["rope_theta"], 10000.0);
+      EXPECT_EQ(written["rope_parameters"]["rope_theta"], 10000.0);
+      EXPECT_EQ(written["torch_dtype"], "bfloat16");
+      EXPECT_EQ(written["dtype"], "bfloat16");
+      EXPECT_EQ(written["eos_token_id"], carried.empty() ? HfJson() : HfJson(2));
+    }
+  }
+  ModelConfig shorter = model_of(tiny_config(HfFamily::kLlama), 8);
+  EXPECT_EQ(config_of_model(shorter, tiny_config(HfFamily::kLlama), "float32")["max_position_embeddings"], 16);
+  EXPECT_EQ(config_of_model(shorter, HfJson::object(), "float32")["max_position_embeddings"], 8);
+  EXPECT_THROW(config_of_model(shorter, tiny_config(HfFamily::kMixtral), "float32"), DataError);
+}
+
+TEST(HfConfig, NamesTheKeyOfOursThatNoFamilyHas) {
+  const ModelConfig qwen = model_of(tiny_config(HfFamily::kQwen3Moe));
+  const ModelConfig mixtral = model_of(tiny_config(HfFamily::kMixtral));
+  const auto refusal = [](ModelConfig model, const auto& change) {
+    change(model);
+    try {
+      family_of(model);
+      return std::string();
+    } catch (const DataError& error) {
+      return std::string(error.what());
+    }
+  };
+  EXPECT_EQ(refusal(qwen, [](ModelConfig& model) { model.moe.router.kind = RouterKind::kSigmoid; })
+                .find("model.moe.router.kind (sigmoid) cannot be exported"),
+            0u);
+  EXPECT_EQ(refusal(qwen, [](ModelConfig& model) { model.moe.router.route_scale = 2.5; }).find("model.moe.router.route_scale (2.5)"), 0u);
+  EXPECT_EQ(refusal(qwen, [](ModelConfig& model) { model.moe.router.groups = 2; }).find("model.moe.router.groups (2)"), 0u);
+  EXPECT_EQ(refusal(qwen, [](ModelConfig& model) { model.moe.router.projection = 2; }).find("model.moe.router.projection (2)"), 0u);
+  EXPECT_EQ(refusal(qwen, [](ModelConfig& model) { model.moe.router.linear_bias = true; }).find("model.moe.router.linear_bias"), 0u);
+  EXPECT_EQ(refusal(qwen, [](ModelConfig& model) { model.moe.shared_width = 4; }).find("model.moe.shared_width (4)"), 0u);
+  EXPECT_EQ(refusal(qwen, [](ModelConfig& model) { model.moe.fallback_width = 4; }).find("model.moe.fallback_width (4)"), 0u);
+  EXPECT_EQ(refusal(qwen, [](ModelConfig& model) { model.moe.groups = {{.name = "a", .count = 4, .activation = Activation::kRelu}}; })
+                .find("model.moe.groups ('a')"),
+            0u);
+  EXPECT_EQ(refusal(mixtral, [](ModelConfig& model) { model.moe.router.renormalize = false; }).find("model.moe.router.renormalize (false)"),
+            0u);
+  EXPECT_EQ(refusal(mixtral, [](ModelConfig& model) { model.moe.first_dense_layers = 1; }).find("model.moe.first_dense_layers (1)"), 0u);
+  EXPECT_EQ(refusal(mixtral, [](ModelConfig& model) { model.moe.router.pre_softmax = false; }), "");
+}
+
+}  // namespace
+}  // namespace pimoe
