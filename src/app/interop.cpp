@@ -185,6 +185,7 @@ fs::path companions_of(const fs::path& checkpoint, const TrainConfig& config) {
 }
 
 ExitCode export_model(const ExportOptions& options, Logger& log) {
+  log.info(concat("verifying ", options.path.string()));
   const fs::path checkpoint = find_checkpoint(options.path);
   const Manifest manifest = read_manifest(checkpoint);
   const TrainConfig config = parse_train_config(manifest.config, (checkpoint / "manifest.json").string());
@@ -235,7 +236,7 @@ CLI::Validator a_name() {
 
 void add_import_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<ImportOptions>();
-  CLI::App* command = app.add_subcommand("import", "Makes a run of a Hugging Face model: Mixtral, Qwen3-MoE, Llama, Qwen3");
+  CLI::App* command = app.add_subcommand("import", "Makes a run of a Hugging Face model: Mixtral, Qwen3-MoE, OLMoE, Llama, Qwen3");
   command->add_option("source", options->source, "folder with config.json and safetensors files")->required()->type_name("HF_DIRECTORY");
   command->add_option("--output", options->output, "run folder to make: config.yaml, checkpoints/step-00000000, hf/ (tokenizer and others)")
       ->required()

@@ -117,15 +117,11 @@ const HfFamilyTraits& family_named_by(ConfigReader& config) {
   const std::string type = config.word("model_type");
   std::vector<std::string> known;
   const HfFamilyTraits* found = nullptr;
-  for (const HfFamily family : {HfFamily::kLlama, HfFamily::kQwen3, HfFamily::kMixtral, HfFamily::kQwen3Moe}) {
+  for (const HfFamily family : kHfFamilies) {
     known.emplace_back(traits_of(family).model_type);
     if (type == known.back()) found = &traits_of(family);
   }
   const std::string list = join(known, ", ");
-  if (type == "olmoe") {
-    config.refuse("model_type",
-                  concat("normalises queries and keys over their whole projection, where PiMoE has a norm of each head; read are ", list));
-  }
   if (type.starts_with("deepseek")) config.refuse("model_type", concat("has latent attention, which PiMoE has not; read are ", list));
   if (type == "qwen2_moe" || type == "qwen2") {
     config.refuse(
@@ -167,7 +163,7 @@ double rope_theta_of(ConfigReader& config, HfFamily family) {
   for (const char* key : {"rope_parameters.rope_theta", "rope_scaling.rope_theta", "rope_theta"}) {
     const std::optional<double> given = config.maybe_number(key);
     if (!given) continue;
-    if (*given <= 0) config.refuse(key, "must be above 0");
+    if (*given <= 0 || *given > 1e30) config.refuse(key, "must be above 0, and at most 1e30");
     if (theta && *theta != *given) config.refuse(key, concat("is not what rope_parameters.rope_theta says (", *theta, ")"));
     theta = given;
   }
@@ -231,8 +227,8 @@ void read_experts(ConfigReader& config, HfFamily family, int64_t inner, ModelCon
     if (!experts && !also) config.refuse("num_experts", "must be given");
     if (experts && also && *experts != *also) config.refuse("num_experts", concat("is not what num_local_experts says (", *also, ")"));
     moe.experts = experts ? *experts : *also;
-    moe.expert_width = config.integer("moe_intermediate_size", 1, 1 << 24);
-    moe.first_dense_layers = dense_layers_of(config, model.layers);
+    moe.expert_width = family == HfFamily::kOlmoe ? inner : config.integer("moe_intermediate_size", 1, 1 << 24);
+    if (family == HfFamily::kQwen3Moe) moe.first_dense_layers = dense_layers_of(config, model.layers);
   }
   if (moe.experts == 0) return;
   moe.choices = config.integer("num_experts_per_tok", 1, moe.experts);
@@ -275,7 +271,9 @@ HfModel model_of_config(const Json& json, const std::string& name, int64_t seque
   model.rope_theta = rope_theta_of(config, traits.family);
   model.tie_embeddings = config.flag("tie_word_embeddings", false);
   model.qk_norm = traits.has_qk_norm;
-  model.initial_deviation = config.maybe_number("initializer_range").value_or(model.initial_deviation);
+  if (traits.family == HfFamily::kOlmoe) model.qk_norm_over = QkNormOver::kProjection;
+  const double deviation = config.maybe_number("initializer_range").value_or(model.initial_deviation);
+  if (deviation <= 1) model.initial_deviation = deviation;
 
   if (const std::string activation = config.word("hidden_act"); activation != "silu" && activation != "swish") {
     config.refuse("hidden_act", "is not SwiGLU's silu, which is what PiMoE's layers have");
@@ -291,6 +289,12 @@ HfModel model_of_config(const Json& json, const std::string& name, int64_t seque
   for (const char* key : {"attention_dropout", "router_jitter_noise"}) {
     if (config.maybe_number(key).value_or(0.0) == 0.0) continue;
     read.remarks.push_back(concat(key, " is for training with transformers: it changes no result, and is not taken over"));
+  }
+  Violations violations;
+  model.validate(violations);
+  if (!violations.empty()) {
+    const auto& [key, rule] = violations.lines().front();
+    throw DataError(concat(name, ": describes a model that PiMoE cannot build: ", key, " ", rule));
   }
   if (const std::vector<std::string> unknown = config.unseen(); !unknown.empty()) {
     read.remarks.push_back(concat("config.json has keys that say nothing to PiMoE: ", join(unknown, ", ")));

@@ -34,7 +34,7 @@ void require_unbiased_routers(CheckpointReader& reader, const ModelConfig& model
   if (model.moe_layers() == 0) return;
   const double temperature = AdaptiveControl::temperature_in(reader.manifest().numbers).value_or(model.moe.router.temperature);
   if (temperature != 1) {
-    throw DataError(concat("the routers' temperature (", temperature, ") cannot be exported: Mixtral and Qwen3-MoE have none"));
+    throw DataError(concat("the routers' temperature (", temperature, ") cannot be exported: transformers' families have none"));
   }
   const auto tensors = reader.tensors();
   for (const std::string& router : model.router_names()) {
@@ -43,7 +43,7 @@ void require_unbiased_routers(CheckpointReader& reader, const ModelConfig& model
     if (reader.read(bias, 0, model.moe.experts).ne(0).any().item<bool>()) {
       throw DataError(
           concat(bias,
-                 ", the bias of loss-free balancing, is not zero, and cannot be exported: Mixtral and Qwen3-MoE have none, and would "
+                 ", the bias of loss-free balancing, is not zero, and cannot be exported: transformers' families have none, and would "
                  "choose other experts"));
     }
   }

@@ -10,11 +10,12 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::array<HfFamilyTraits, 4> kFamilies = {{
+constexpr std::array<HfFamilyTraits, 5> kFamilies = {{
     {HfFamily::kLlama, "llama", "LlamaForCausalLM", false, false},
     {HfFamily::kQwen3, "qwen3", "Qwen3ForCausalLM", false, true},
     {HfFamily::kMixtral, "mixtral", "MixtralForCausalLM", true, false},
     {HfFamily::kQwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM", true, true},
+    {HfFamily::kOlmoe, "olmoe", "OlmoeForCausalLM", true, true},
 }};
 
 /// Whether the chosen experts' gates add up to 1.
@@ -26,7 +27,7 @@ void require_plain_experts(const MoeConfig& moe) {
     throw DataError(concat("model.moe.", key, " (", value, ") cannot be exported: ", why));
   };
   const RouterConfig& router = moe.router;
-  if (router.kind != RouterKind::kSoftmax) refuse("router.kind", moe.router_kind(), "Mixtral and Qwen3-MoE route by softmax");
+  if (router.kind != RouterKind::kSoftmax) refuse("router.kind", moe.router_kind(), "transformers' families route by softmax");
   if (router.route_scale != 1) refuse("router.route_scale", router.route_scale, "their gates are not scaled");
   if (router.groups > 1 && router.group_choices < router.groups) refuse("router.groups", router.groups, "their experts are in one group");
   if (router.projection > 0) refuse("router.projection", router.projection, "their routers score the tokens themselves");
@@ -44,9 +45,24 @@ void require_plain_experts(const MoeConfig& moe) {
 const HfFamilyTraits& traits_of(HfFamily family) { return kFamilies.at(static_cast<size_t>(family)); }
 
 HfFamily family_of(const ModelConfig& model) {
-  if (model.moe_layers() == 0) return model.qk_norm ? HfFamily::kQwen3 : HfFamily::kLlama;
+  if (model.moe_layers() == 0) {
+    if (model.norms_projections())
+      throw DataError("model.qk_norm_over (projection) cannot be exported without experts: OLMoE alone has such norms");
+    return model.qk_norm ? HfFamily::kQwen3 : HfFamily::kLlama;
+  }
   require_plain_experts(model.moe);
-  if (model.qk_norm) return HfFamily::kQwen3Moe;
+  if (model.norms_heads()) return HfFamily::kQwen3Moe;
+  if (model.norms_projections()) {
+    if (model.moe.first_dense_layers > 0) {
+      throw DataError(concat("model.moe.first_dense_layers (", model.moe.first_dense_layers,
+                             ") cannot be exported with model.qk_norm_over (projection): every layer of OLMoE has experts"));
+    }
+    if (model.heads * model.head_size() != model.width) {
+      throw DataError(concat("model.head_width (", model.head_size(),
+                             ") cannot be exported with model.qk_norm_over (projection): OLMoE's is width / heads"));
+    }
+    return HfFamily::kOlmoe;
+  }
   if (!normalises(model.moe.router)) {
     throw DataError("model.moe.router.renormalize (false) cannot be exported without model.qk_norm: Mixtral's gates add up to 1");
   }
@@ -106,9 +122,15 @@ Json config_of_model(const ModelConfig& model, const Json& carried, const std::s
   config["dtype"] = dtype;
   if (family != HfFamily::kMixtral) config["attention_bias"] = false;
   if (family == HfFamily::kLlama) config["mlp_bias"] = false;
-  if (!config.contains("sliding_window") && family != HfFamily::kLlama) config["sliding_window"] = nullptr;
+  if (!config.contains("sliding_window") && family != HfFamily::kLlama && family != HfFamily::kOlmoe) config["sliding_window"] = nullptr;
   const MoeConfig& moe = model.moe;
-  if (family == HfFamily::kMixtral) {
+  if (family == HfFamily::kOlmoe) {
+    config["intermediate_size"] = moe.expert_groups()[0].width;
+    config["num_experts"] = moe.experts;
+    config["num_experts_per_tok"] = moe.choices;
+    config["norm_topk_prob"] = normalises(moe.router);
+    config["clip_qkv"] = nullptr;
+  } else if (family == HfFamily::kMixtral) {
     config["intermediate_size"] = moe.expert_groups()[0].width;
     config["num_local_experts"] = moe.experts;
     config["num_experts_per_tok"] = moe.choices;

@@ -4,13 +4,15 @@
 
 #include <nlohmann/json.hpp>
 
+#include <array>
 #include <string>
 #include <vector>
 
 namespace pimoe {
 
 /// The model families of Hugging Face transformers that our model computes exactly.
-enum class HfFamily { kLlama, kQwen3, kMixtral, kQwen3Moe };
+enum class HfFamily { kLlama, kQwen3, kMixtral, kQwen3Moe, kOlmoe };
+inline constexpr std::array kHfFamilies = {HfFamily::kLlama, HfFamily::kQwen3, HfFamily::kMixtral, HfFamily::kQwen3Moe, HfFamily::kOlmoe};
 
 struct HfFamilyTraits {
   HfFamily family;

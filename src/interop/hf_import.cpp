@@ -27,7 +27,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kLargestConfigBytes = 16 << 20;
-constexpr int64_t kPartBytes = int64_t{1} << 30;  // as checkpoint.part_bytes
+constexpr int64_t kPartBytes = int64_t{1} << 28;
 constexpr int64_t kLookElements = 8 << 20;
 
 /// What early versions saved beside the weights, and every version computes.
@@ -98,7 +98,8 @@ void HfImport::check_leftovers() {
       const int64_t count = weights_.entry(name).numel();
       for (int64_t begin = 0; begin < count; begin += kLookElements) {
         const int64_t length = std::min(kLookElements, count - begin);
-        if (at::equal(weights_.read(name, begin, length), weights_.read("model.embed_tokens.weight", begin, length))) continue;
+        const auto read = [&](const std::string& tensor) { return weights_.read(tensor, begin, length).to(at::kDouble); };
+        if (at::equal(read(name), read("model.embed_tokens.weight"))) continue;
         throw DataError(concat(folder_.string(), ": tie_word_embeddings is true in config.json, and lm_head.weight is not the embedding"));
       }
       remarks_.emplace_back("lm_head.weight is the embedding (tie_word_embeddings), and is left out");
@@ -190,6 +191,7 @@ void HfImport::write(const fs::path& checkpoint, const std::string& config, Logg
         progress.moved(static_cast<int64_t>(state.values.nbytes()));
       }
       writer.add(shard_name(0, 1, part++), states);
+      states.clear();  // or all parts would stay in memory to the end
     }
   };
   try {

@@ -30,7 +30,7 @@ class HfImport {
   /// moments of zeros.
   /// @param config  resolved, YAML
   /// @throws SaveError; DataError naming a tensor whose numbers are not finite; nothing is left of the checkpoint
-  /// @cost   reads the weights once; memory of three parts
+  /// @cost   reads the weights once; memory of three parts of 256 MiB
   void write(const std::filesystem::path& checkpoint, const std::string& config, Logger& log) const;
 
   /// Files of the folder that belong to the model and not to its weights: tokenizer, generation, config.json.

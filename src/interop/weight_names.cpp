@@ -48,8 +48,9 @@ class Planner {
     add(attention + "v_proj.weight", keys);
     same(ours + "attention.output.weight", {width, queries[0]}, attention + "o_proj.weight");
     if (model_.qk_norm) {
-      same(ours + "attention.q_norm.weight", {head}, attention + "q_norm.weight");
-      same(ours + "attention.k_norm.weight", {head}, attention + "k_norm.weight");
+      const bool together = model_.norms_projections();
+      same(ours + "attention.q_norm.weight", {together ? queries[0] : head}, attention + "q_norm.weight");
+      same(ours + "attention.k_norm.weight", {together ? keys[0] : head}, attention + "k_norm.weight");
     }
     same(ours + "feed_forward_norm.weight", {width}, theirs + "post_attention_layernorm.weight");
     if (model_.is_moe_layer(layer)) {

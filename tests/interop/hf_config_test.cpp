@@ -44,7 +44,9 @@ TEST(HfConfig, EachFamilyBecomesItsModel) {
   EXPECT_FALSE(model_of(config).moe.router.renormalize);
   EXPECT_EQ(model_of(tiny_config(HfFamily::kLlama)).moe.experts, 0);
   EXPECT_EQ(model_of(tiny_config(HfFamily::kLlama)).feed_forward_width, 12);
-  EXPECT_TRUE(model_of(tiny_config(HfFamily::kQwen3)).qk_norm);
+  EXPECT_TRUE(model_of(tiny_config(HfFamily::kQwen3)).norms_heads());
+  EXPECT_TRUE(model_of(tiny_config(HfFamily::kOlmoe)).norms_projections());
+  EXPECT_EQ(model_of(tiny_config(HfFamily::kOlmoe)).moe.expert_width, 12);
   EXPECT_EQ(model_of(config, 8).sequence_length, 8);
 }
 
@@ -82,8 +84,8 @@ TEST(HfConfig, RefusesByKeyValueAndFeatureWhatTheModelDoesNotCompute) {
   const HfFamily llama = HfFamily::kLlama;
   const HfFamily qwen = HfFamily::kQwen3Moe;
   const std::vector<Case> cases = {
-      {llama, "model_type", "gpt2", "is not among the families that PiMoE reads: llama, qwen3, mixtral, qwen3_moe"},
-      {llama, "model_type", "olmoe", "model_type (\"olmoe\") normalises queries and keys over their whole projection"},
+      {llama, "model_type", "gpt2", "is not among the families that PiMoE reads: llama, qwen3, mixtral, qwen3_moe, olmoe"},
+      {HfFamily::kOlmoe, "clip_qkv", 8.0, "clips queries"},
       {llama, "model_type", "deepseek_v3", "has latent attention"},
       {llama, "model_type", "qwen2_moe", "a gated shared expert"},
       {llama, "model_type", nullptr, "model_type (missing)"},
@@ -112,6 +114,7 @@ TEST(HfConfig, RefusesByKeyValueAndFeatureWhatTheModelDoesNotCompute) {
       {llama, "num_key_value_heads", 3, "must divide num_attention_heads (2)"},
       {llama, "head_dim", 5, "must be even"},
       {llama, "rms_norm_eps", 0, "must be a number above 0"},
+      {llama, "rope_theta", 1e31, "at most 1e30"},
       {llama, "tie_word_embeddings", "yes", "must be true or false"},
       {HfFamily::kMixtral, "sliding_window", 8, "with --sequence-length 8 or less both are the same"},
       {HfFamily::kMixtral, "num_experts_per_tok", 5, "from 1 to 4"},
@@ -165,7 +168,7 @@ TEST(HfConfig, WhatHasNoMeaningIsSaid) {
 }
 
 TEST(HfConfig, WhatIsWrittenIsReadAsTheSameModel) {
-  for (const HfFamily family : {HfFamily::kLlama, HfFamily::kQwen3, HfFamily::kMixtral, HfFamily::kQwen3Moe}) {
+  for (const HfFamily family : kHfFamilies) {
     const ModelConfig model = model_of(tiny_config(family));
     EXPECT_EQ(family_of(model), family);
     for (const HfJson& carried : {HfJson::object(), tiny_config(family)}) {
@@ -212,6 +215,10 @@ TEST(HfConfig, NamesTheKeyOfOursThatNoFamilyHas) {
             0u);
   EXPECT_EQ(refusal(mixtral, [](ModelConfig& model) { model.moe.router.renormalize = false; }).find("model.moe.router.renormalize (false)"),
             0u);
+  const ModelConfig olmoe = model_of(tiny_config(HfFamily::kOlmoe));
+  EXPECT_EQ(refusal(olmoe, [](ModelConfig& model) { model.moe.experts = 0; }).find("model.qk_norm_over (projection)"), 0u);
+  EXPECT_EQ(refusal(olmoe, [](ModelConfig& model) { model.moe.first_dense_layers = 1; }).find("model.moe.first_dense_layers (1)"), 0u);
+  EXPECT_EQ(refusal(olmoe, [](ModelConfig& model) { model.head_width = 6; }).find("model.head_width (6)"), 0u);
   EXPECT_EQ(refusal(mixtral, [](ModelConfig& model) { model.moe.first_dense_layers = 1; }).find("model.moe.first_dense_layers (1)"), 0u);
   EXPECT_EQ(refusal(mixtral, [](ModelConfig& model) { model.moe.router.pre_softmax = false; }), "");
 }

@@ -38,6 +38,11 @@ inline HfJson tiny_config(HfFamily family) {
                    {"eos_token_id", 2}};
   if (traits_of(family).has_experts) config["num_experts_per_tok"] = 2;
   if (family == HfFamily::kMixtral) config["num_local_experts"] = 4;
+  if (family == HfFamily::kOlmoe) {
+    config["num_experts"] = 4;
+    config["norm_topk_prob"] = false;
+    config["clip_qkv"] = nullptr;
+  }
   if (family == HfFamily::kQwen3Moe) {
     config["num_experts"] = 4;
     config["moe_intermediate_size"] = 6;

@@ -30,7 +30,7 @@ std::string bytes_of(const SafetensorsFolder& folder, const std::string& tensor)
 }
 
 TEST(HfImport, EveryElementGoesToItsPlaceAndBackToTheSameBytes) {
-  for (const HfFamily family : {HfFamily::kLlama, HfFamily::kQwen3, HfFamily::kMixtral, HfFamily::kQwen3Moe}) {
+  for (const HfFamily family : kHfFamilies) {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
       const TemporaryFolder folder;
       HfJson config = tiny_config(family);

@@ -65,6 +65,10 @@ def qwen3(**more):
     return transformers.Qwen3Config(**(BASE | {"head_dim": 8, "intermediate_size": 48} | more))
 
 
+def olmoe(**more):
+    return transformers.OlmoeConfig(**(BASE | {"intermediate_size": 24, "num_experts": 8, "num_experts_per_tok": 3} | more))
+
+
 SHARDS = {"max_shard_size": "50KB"}
 MERGED = {"save_original_format": False}
 MODELS = [
@@ -76,6 +80,8 @@ MODELS = [
     Model(qwen3_moe(norm_topk_prob=False, mlp_only_layers=[0], rope_parameters={"rope_type": "default", "rope_theta": 5e6}), "gates not normalised, dense first"),
     Model(qwen3_moe(tie_word_embeddings=True), "bfloat16, merged, tied", torch.bfloat16, MERGED),
     Model(qwen3_moe(), "shards, keys of transformers 4", save=SHARDS, v4=True),
+    Model(olmoe()),
+    Model(olmoe(num_key_value_heads=4, norm_topk_prob=True), "bfloat16, merged, gates normalised", torch.bfloat16, MERGED),
     Model(llama()),
     Model(llama(num_key_value_heads=4, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 5e5}), "bfloat16, tied", torch.bfloat16),
     Model(llama(head_dim=12), "float16, keys of transformers 4", torch.float16, v4=True),
@@ -260,9 +266,9 @@ def change_config(**values):
 WRONG = [  # what is wrong, in which model, and how
     ("norm_topk_prob: false", MODELS[4], change_config(norm_topk_prob=False)),
     ("num_experts_per_tok: 2", MODELS[4], change_config(num_experts_per_tok=2)),
-    ("rope_theta: 1e6", MODELS[8], change_config(rope_parameters={"rope_type": "default", "rope_theta": 1e6})),
-    ("rms_norm_eps: 0.1", MODELS[8], change_config(rms_norm_eps=0.1)),
-    ("query heads 8, of half the width", MODELS[9], change_config(num_attention_heads=8, num_key_value_heads=8, head_dim=4)),
+    ("rope_theta: 1e6", MODELS[10], change_config(rope_parameters={"rope_type": "default", "rope_theta": 1e6})),
+    ("rms_norm_eps: 0.1", MODELS[10], change_config(rms_norm_eps=0.1)),
+    ("query heads 8, of half the width", MODELS[11], change_config(num_attention_heads=8, num_key_value_heads=8, head_dim=4)),
 ]
 
 

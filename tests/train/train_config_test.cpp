@@ -122,6 +122,14 @@ TEST(ChangesOfData, FilesThatWereBuiltAgainAreOtherDataAndMovedOnesAreNot) {
   EXPECT_EQ(as_long[0].find("data.train: corpus was built again: other content than in the checkpoint; "), 0u) << as_long[0];
 }
 
+TEST(ChangesOfData, AnImportedModelHadNone) {
+  const TrainConfig saved = parse_train_config("model: {vocabulary: 40}\n", "a.yaml");
+  TrainConfig wanted = saved;
+  wanted.data.train = "corpus";
+  wanted.run.seed = 7;
+  EXPECT_TRUE(changes_of_data(saved, {}, wanted, {}).empty());
+}
+
 TEST(RequireSameModel, NamesEachKeyByItsPathWithBothValues) {
   const TrainConfig saved = parse_train_config(kSmall, "a.yaml");
   TrainConfig wanted = saved;
