@@ -3,13 +3,17 @@
 #include "app/number_checks.h"
 #include "app/print_json.h"
 #include "app/run_setup.h"
+#include "base/file_io.h"
 #include "base/text.h"
-#include "model/sampling.h"
-#include "parallel/device.h"
+#include "model/generation.h"
+#include "proof/layout_dependence.h"
+#include "train/seen_by_rank_0.h"
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <chrono>
 #include <iostream>
 #include <limits>
 
@@ -17,36 +21,141 @@ namespace pimoe {
 namespace {
 
 constexpr int64_t kMostTokens = 1'000'000'000;
+constexpr int64_t kMostBatch = 1 << 16;
+constexpr uint64_t kPromptBytesLimit = uint64_t{1} << 30;
 
 struct GenerateOptions {
   std::filesystem::path checkpoint;
   std::filesystem::path tokenizer;
-  std::string prompt;
-  SamplingOptions sampling;
+  std::vector<std::string> prompts;
+  std::filesystem::path prompts_file;
+  std::vector<std::string> stops;
+  GenerationOptions generation;
+  bool no_cache = false;
   bool json = false;
 };
 
-ExitCode generate(GenerateOptions options, AppContext& context) {
-  const LoadedModel loaded = load_model(options.checkpoint, context, ModelSpread::kWhole);
+/// The lines of the file that --prompts names. What stands behind the last newline is a line if it is not empty.
+std::vector<std::string> lines_of(const std::filesystem::path& file, const HostCommunicator& ranks) {
+  const std::string text = seen_by_rank_0(ranks, [&] { return read_file(file, kPromptBytesLimit); });
+  std::vector<std::string> lines = split(text, '\n');
+  if (lines.back().empty()) lines.pop_back();
+  for (std::string& line : lines) {
+    if (line.ends_with('\r')) line.pop_back();
+  }
+  if (lines.empty()) throw DataError(concat("--prompts ", file.string(), " has no line"));
+  return lines;
+}
+
+Tokenizer tokenizer_for(GenerateOptions& options, const LoadedModel& loaded) {
   if (options.tokenizer.empty()) options.tokenizer = loaded.config.data.tokenizer;
   if (options.tokenizer.empty()) throw UsageError("the checkpoint's configuration names no tokenizer: give --tokenizer FILE");
   if (std::error_code ignored; !std::filesystem::is_regular_file(options.tokenizer, ignored)) {
     throw DataError(concat("tokenizer ", options.tokenizer.string(), " is no file: give --tokenizer FILE, the model's own"));
   }
-  const Tokenizer tokenizer(options.tokenizer);
+  Tokenizer tokenizer(options.tokenizer);
   if (tokenizer.vocabulary() > loaded.config.model.vocabulary) {
     throw DataError(options.tokenizer.string() + " has more tokens than the model: it is another model's tokenizer");
   }
-  std::vector<int32_t> prompt = tokenizer.encode(options.prompt);
-  if (prompt.empty()) prompt.push_back(tokenizer.end_of_document());  // what stands before a document's first token in training
-  options.sampling.stop_token = tokenizer.end_of_document();
-  const std::vector<int32_t> added = sample_tokens(*loaded.model, prompt, loaded.mesh->device(), options.sampling, nullptr);
-  const std::string text = tokenizer.decode(added);
-  if (options.json) {
-    print_json({{"text", text}, {"tokens", added}}, /*indent=*/-1);
-  } else {
-    std::cout << options.prompt << text << "\n";
+  return tokenizer;
+}
+
+/// Where the first of `stops` begins in a text; npos if none is in it.
+size_t first_stop(const std::string& text, const std::vector<std::string>& stops) {
+  size_t first = std::string::npos;
+  for (const std::string& stop : stops) first = std::min(first, text.find(stop));
+  return first;
+}
+
+/// What the model was trained with and is not continued with. The notes are for rank 0's log.
+std::vector<std::string> leave_out_what_batches_change(TrainConfig& config) {
+  if (config.model.moe_layers() == 0) return {};
+  MoeConfig& moe = config.model.moe;
+  const double capacity = moe.capacity_factor;
+  const bool drops = moe.drops_above_budget();
+  leave_out_what_layouts_change(moe);
+  std::vector<std::string> notes;
+  if (capacity > 0) {
+    notes.push_back(concat("model.moe.capacity_factor (", capacity,
+                           ") is left out: what it drops goes by the other tokens of a batch, and one token at a time has none"));
   }
+  if (drops) notes.push_back("model.moe.rank_overflow (drop) is left out: what it drops goes by the other tokens of a batch");
+  if (routes_by_batch(moe)) {
+    notes.push_back(concat("model.moe.router.kind (", moe.router_kind(),
+                           ") goes by the other tokens of a sequence: each token computes all of them again, one prompt at a time"));
+  }
+  return notes;
+}
+
+const char* ending_name(Ending ending) {
+  switch (ending) {
+    case Ending::kStopToken: return "end_of_document";
+    case Ending::kStopped: return "stop";
+    case Ending::kTokens: break;
+  }
+  return "tokens";
+}
+
+/// Prompts or texts that are longer than what the model sees.
+void warn_of_window(const std::vector<Continuation>& results, const ModelConfig& model, Logger& log) {
+  const auto longer = std::count_if(results.begin(), results.end(), [](const Continuation& each) { return each.forgotten > 0; });
+  if (longer == 0) return;
+  const int64_t most = std::max_element(results.begin(), results.end(), [](const Continuation& one, const Continuation& other) {
+                         return one.forgotten < other.forgotten;
+                       })->forgotten;
+  log.warning(concat(longer == 1 ? "a text" : concat(longer, " texts"), " went past the ", model.sequence_length,
+                     " tokens that the model sees at a time (model.sequence_length): it saw the last ", model.sequence_length,
+                     " of them, without up to ", most, " at the beginning, and computed all of them for each token"));
+}
+
+ExitCode generate(GenerateOptions options, AppContext& context) {
+  std::vector<std::string> notes;
+  const LoadedModel loaded = load_model(options.checkpoint, context, ModelSpread::kShared,
+                                        [&](TrainConfig& config) { notes = leave_out_what_batches_change(config); });
+  const bool speaks = loaded.mesh->rank() == 0;
+  if (speaks) {
+    for (const std::string& note : notes) context.log.warning(note);
+  }
+  const bool several = options.prompts.size() > 1 || !options.prompts_file.empty();
+  if (!options.prompts_file.empty()) {
+    for (std::string& line : lines_of(options.prompts_file, loaded.mesh->control())) options.prompts.push_back(std::move(line));
+  }
+  const Tokenizer tokenizer = tokenizer_for(options, loaded);
+  std::vector<std::vector<int32_t>> prompts;
+  for (const std::string& prompt : options.prompts) {
+    prompts.push_back(tokenizer.encode(prompt));
+    if (prompts.back().empty()) prompts.back().push_back(tokenizer.end_of_document());  // what stands before a document in training
+  }
+  options.generation.cached = !options.no_cache;
+  options.generation.sampling.stop_token = tokenizer.end_of_document();
+  const ContinuationEnds ends = [&](size_t /*prompt*/, const std::vector<int32_t>& added) {
+    return first_stop(tokenizer.decode(added), options.stops) != std::string::npos;
+  };
+  const auto begun = std::chrono::steady_clock::now();
+  const std::vector<Continuation> results =
+      continue_prompts(*loaded.model, prompts, *loaded.mesh, options.generation, options.stops.empty() ? nullptr : ends);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+  if (!speaks) return ExitCode::kDone;
+
+  int64_t tokens = 0;
+  for (const Continuation& each : results) tokens += static_cast<int64_t>(each.tokens.size());
+  warn_of_window(results, loaded.config.model, context.log);
+  context.log.info(concat(counted(static_cast<int64_t>(results.size()), "prompt"), ", ", counted(tokens, "new token"), " in ",
+                          human_duration(seconds), ", ", fixed(static_cast<double>(tokens) / seconds, 1), " tok/s"));
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  for (size_t index = 0; index < results.size(); ++index) {
+    const Continuation& result = results[index];
+    std::string text = tokenizer.decode(result.tokens);
+    text.resize(std::min(text.size(), first_stop(text, options.stops)));
+    if (options.json) {
+      all.push_back({{"text", text}, {"tokens", result.tokens}, {"ending", ending_name(result.ending)}, {"forgotten", result.forgotten}});
+      if (several) all.back()["prompt"] = options.prompts[index];
+    } else {
+      if (several) std::cout << "==> prompt " << index + 1 << " of " << results.size() << " <==\n";
+      std::cout << options.prompts[index] << text << "\n";
+    }
+  }
+  if (options.json) print_json(several ? all : all.front(), /*indent=*/-1);
   return ExitCode::kDone;
 }
 
@@ -54,25 +163,57 @@ ExitCode generate(GenerateOptions options, AppContext& context) {
 
 void add_generate_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<GenerateOptions>();
-  CLI::App* command = app.add_subcommand("generate", "Continue a text with a trained model");
+  CLI::App* command = app.add_subcommand("generate", "Continue texts with a trained model");
   command->add_option("--checkpoint", options->checkpoint, "a step-* folder, or a run folder (its newest good checkpoint)")->required();
-  command->add_option("--prompt", options->prompt, "text to continue")->required();
-  command->add_option("--tokens", options->sampling.tokens, "most tokens to add")
-      ->check(whole_number_in(0, kMostTokens))
-      ->capture_default_str();
-  command->add_option("--temperature", options->sampling.temperature, "0: always the likeliest token")
+  auto* prompt =
+      command->add_option("--prompt", options->prompts, "text to continue, several times for several texts")->allow_extra_args(false);
+  auto* file =
+      command->add_option("--prompts", options->prompts_file, "a file of prompts, one a line")->type_name("FILE")->excludes(prompt);
+  prompt->excludes(file);
+  SamplingOptions& sampling = options->generation.sampling;
+  command->add_option("--tokens", sampling.tokens, "most tokens to add")->check(whole_number_in(0, kMostTokens))->capture_default_str();
+  command->add_option("--temperature", sampling.temperature, "0: always the likeliest token")
       ->check(number_in(0, 1000))
       ->capture_default_str();
-  command->add_option("--top-p", options->sampling.top_p, "draw from the likeliest tokens that hold this probability")
+  command->add_option("--top-k", sampling.top_k, "draw from so many likeliest tokens; 0: all")
+      ->check(whole_number_in(0, kMostTokens))
+      ->capture_default_str();
+  command->add_option("--top-p", sampling.top_p, "draw from the likeliest tokens that hold this probability")
       ->check(number_in(0, 1))
       ->capture_default_str();
-  command->add_option("--seed", options->sampling.seed, "seed of the random draws: the same seed gives the same text")
+  command
+      ->add_option("--repetition-penalty", sampling.repetition_penalty,
+                   "scores of tokens that are in the text are divided by it, negative ones multiplied; 1: not")
+      ->check(number_in(0.01, 100))
+      ->capture_default_str();
+  command->add_option("--stop", options->stops, "text that ends a continuation and is cut off with what follows; may be repeated")
+      ->allow_extra_args(false);
+  command->add_option("--seed", sampling.seed, "seed of the random draws: the same seed gives the same text")
       ->check(whole_number_in(0, std::numeric_limits<int64_t>::max()))
       ->capture_default_str();
+  command->add_option("--batch", options->generation.batch, "texts that a rank continues at a time")
+      ->check(whole_number_in(1, kMostBatch))
+      ->capture_default_str();
+  command->add_flag("--no-cache", options->no_cache, "compute all tokens again for each new one: slow, to compare with");
   command->add_option("--tokenizer", options->tokenizer, "SentencePiece model, if not the one that the checkpoint names");
-  command->add_flag("--json", options->json, "print {\"text\", \"tokens\"}, the text without the prompt");
-  command->footer("Example:\n  pimoe generate --checkpoint runs/quickstart --prompt 'def forward(self' --tokens 100");
-  command->callback([options, &context] { context.action = [options, &context] { return generate(*options, context); }; });
+  command->add_flag(
+      "--json", options->json,
+      "print {\"text\", \"tokens\", \"ending\", \"forgotten\"}, the text without the prompt; a list of them, with \"prompt\", for several");
+  command->footer(
+      "The model sees model.sequence_length tokens at a time, prompt included. Up to there each token is computed once; a text that goes "
+      "on\n"
+      "behind them loses its beginning from the model's sight, and each token costs as much as sequence_length: the log says so.\n"
+      "Tokens that batches change in training are not dropped here: capacity_factor and rank_overflow: drop are left out, with a warning.\n"
+      "Under mpirun prompts and experts are shared out over the ranks, whatever layout trained the model; texts do not depend on it.\n"
+      "Example:\n  pimoe generate --checkpoint runs/quickstart --prompt 'def forward(self' --tokens 100\n"
+      "  mpirun -n 2 pimoe generate --checkpoint runs/quickstart --prompts questions.txt --temperature 0 --stop $'\\n\\n' --json");
+  command->callback([options, &context] {
+    context.action = [options, &context] {
+      if (options->prompts.empty() && options->prompts_file.empty()) throw UsageError("generate needs --prompt TEXT or --prompts FILE");
+      if (std::find(options->stops.begin(), options->stops.end(), "") != options->stops.end()) throw UsageError("--stop must not be empty");
+      return generate(*options, context);
+    };
+  });
 }
 
 }  // namespace pimoe

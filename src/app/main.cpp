@@ -64,7 +64,7 @@ std::string suggestion(const CLI::App& app, int argc, char** argv) {
 }
 
 /// Commands that run as one process: under mpirun every rank would do the whole work, print it, and write the same files.
-constexpr std::array<const char*, 6> kOneProcessCommands = {"data", "checkpoint", "experts", "generate", "import", "export"};
+constexpr std::array<const char*, 5> kOneProcessCommands = {"data", "checkpoint", "experts", "import", "export"};
 
 /// @throws UsageError where several processes were started of such a command
 void require_one_process(const CLI::App& app) {

@@ -1,5 +1,6 @@
 #include "model/attention.h"
 
+#include "ops/cached_attention.h"
 #include "ops/causal_attention.h"
 #include "ops/grouped_product.h"
 #include "ops/normed_rotary.h"
@@ -10,8 +11,11 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/outer.h>
 #include <ATen/ops/pow.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros_like.h>
 
 namespace pimoe {
 RotaryTable::RotaryTable(const ModelConfig& config, at::ScalarType compute_dtype, c10::Device device) {
@@ -60,18 +64,52 @@ at::Tensor Attention::norm_projections(const at::Tensor& projected) const {
                  -1);
 }
 
-at::Tensor Attention::forward(const at::Tensor& hidden, const RotaryTable& table) const {
-  const int64_t batch = hidden.size(0);
-  const int64_t positions = hidden.size(1);
+AttentionHeads Attention::heads_of(const at::Tensor& hidden, const at::Tensor& cosine, const at::Tensor& sine) const {
   at::Tensor projected = linear_layer(hidden, qkv_->value);
   if (norms_projections_) projected = norm_projections(projected);
-  projected = projected.view({batch, positions, heads_ + 2 * kv_heads_, head_size_});
-  const at::Tensor cosine = table.cosine.slice(0, 0, positions);
-  const at::Tensor sine = table.sine.slice(0, 0, positions);
-  const AttentionHeads heads = query_norm_ && !norms_projections_ ? normed_rotary(projected, query_norm_->value, key_norm_->value,
-                                                                                  norm_epsilon_, cosine, sine, heads_, kv_heads_)
-                                                                  : rotary(projected, cosine, sine, heads_, kv_heads_);
+  projected = projected.view({hidden.size(0), hidden.size(1), heads_ + 2 * kv_heads_, head_size_});
+  return query_norm_ && !norms_projections_
+             ? normed_rotary(projected, query_norm_->value, key_norm_->value, norm_epsilon_, cosine, sine, heads_, kv_heads_)
+             : rotary(projected, cosine, sine, heads_, kv_heads_);
+}
+
+at::Tensor Attention::forward(const at::Tensor& hidden, const RotaryTable& table) const {
+  const int64_t positions = hidden.size(1);
+  const AttentionHeads heads = heads_of(hidden, table.cosine.slice(0, 0, positions), table.sine.slice(0, 0, positions));
   return linear_layer(causal_attention(heads), output_->value);
+}
+
+at::Tensor Attention::extend(const at::Tensor& hidden, const CachedTokens& tokens, LayerCache& cache) const {
+  if (tokens.count == 0) return at::zeros_like(hidden);
+  // Tokens of all sequences stand where one sequence's positions would: each has its own angles.
+  const AttentionHeads heads = heads_of(hidden, tokens.cosine, tokens.sine);
+  const auto keep = [&](at::Tensor& kept, const at::Tensor& values) {
+    kept.view({-1, kv_heads_, head_size_}).index_copy_(0, tokens.places, values.squeeze(0));
+  };
+  keep(cache.keys, heads.keys);
+  keep(cache.values, heads.values);
+
+  const at::Tensor mixed = at::empty({tokens.count, heads_ * head_size_}, hidden.options());
+  std::vector<int64_t> rows, sequences, lengths;  // of parts of one token behind others
+  int64_t row = 0;
+  for (const CachedPart& part : tokens.parts) {
+    if (part.first == 0) {
+      const auto of_part = [&](const at::Tensor& all) { return all.narrow(1, row, part.count); };
+      const at::Tensor own = causal_attention({of_part(heads.queries), of_part(heads.keys), of_part(heads.values)});
+      mixed.narrow(0, row, part.count).copy_(own.squeeze(0));
+    } else {
+      rows.push_back(row);
+      sequences.push_back(part.sequence);
+      lengths.push_back(part.first + 1);
+    }
+    row += part.count;
+  }
+  if (!rows.empty()) {
+    const at::Tensor places = at::tensor(rows, at::kLong).to(hidden.device());
+    const at::Tensor queries = heads.queries.squeeze(0).index_select(0, places);
+    mixed.index_copy_(0, places, cached_attention(queries, cache.keys, cache.values, sequences, lengths));
+  }
+  return linear_layer(mixed.unsqueeze(0), output_->value);
 }
 
 AttentionBytes attention_bytes(const ModelConfig& config, int64_t tokens, ElementBytes bytes, bool on_gpu) {

@@ -1,7 +1,9 @@
 #pragma once
 
+#include "model/key_value_cache.h"
 #include "model/model_config.h"
 #include "moe/weights.h"
+#include "ops/attention_heads.h"
 #include "parallel/precision.h"
 
 #include <string>
@@ -27,9 +29,16 @@ class Attention {
   /// @param hidden [B, S, D] contiguous, B may be 0, S at most the table's  @returns [B, S, D]
   at::Tensor forward(const at::Tensor& hidden, const RotaryTable& table) const;
 
+  /// The same for tokens behind others whose keys and values are kept; keeps theirs. Not differentiable.
+  /// @param hidden [1, T, D] contiguous, of `tokens`  @returns [1, T, D]
+  /// @cost of a part's one token: reads what is kept of its sequence; of parts from the beginning one attention each
+  at::Tensor extend(const at::Tensor& hidden, const CachedTokens& tokens, LayerCache& cache) const;
+
  private:
   /// @param projected [B, S, (heads + 2 kv_heads) d]  @returns the same with normed queries and keys
   at::Tensor norm_projections(const at::Tensor& projected) const;
+  /// @returns queries and keys normed (with qk_norm) and turned, and values, of [B, S, D]
+  AttentionHeads heads_of(const at::Tensor& hidden, const at::Tensor& cosine, const at::Tensor& sine) const;
 
   int64_t heads_;
   int64_t kv_heads_;

@@ -1,30 +1,29 @@
 #pragma once
 
-#include "model/transformer.h"
+#include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 namespace pimoe {
 
 struct SamplingOptions {
-  int64_t tokens = 128;      ///< most tokens to add
-  double temperature = 0.8;  ///< 0: the likeliest token, of equals the first
-  double top_p = 0.95;       ///< the fewest likeliest tokens that hold this probability; 1: all
+  int64_t tokens = 128;             ///< most tokens to add
+  double temperature = 0.8;         ///< 0: the likeliest token, of equals the first
+  int64_t top_k = 0;                ///< draw from so many likeliest tokens; 0: all
+  double top_p = 0.95;              ///< of these the fewest likeliest that hold this probability; 1: all
+  double repetition_penalty = 1.0;  ///< how much less likely tokens become that are there already; 1: not
   uint64_t seed = 1234;
   int32_t stop_token = -1;  ///< ends the text, and is not returned; -1: none
 };
 
-/// Draws one token. @param logits [V] on the host  @param draw in [0, 1)
-/// @source nucleus sampling: arXiv 1904.09751.
-int32_t sample_token(const at::Tensor& logits, double temperature, double top_p, double draw);
+/// Scores after the penalty of what was there: divided by it where they are positive, multiplied where they are not.
+/// @param logits [V] on the host  @param seen  ids, each counts once; outside [0, V): ShapeError
+/// @source CTRL, arXiv 1909.05858, section 4.1, in the form that keeps negative scores from rising.
+at::Tensor penalised(const at::Tensor& logits, const std::vector<int64_t>& seen, double penalty);
 
-/// Continues `prompt` (at least one token) with a single-rank model; the last sequence_length tokens are seen.
-/// @param each  called with every token as it comes; may be null
-/// @returns the new tokens alone
-/// @cost one forward pass over the whole context for each token.
-std::vector<int32_t> sample_tokens(const Transformer& model, const std::vector<int32_t>& prompt, c10::Device device,
-                                   const SamplingOptions& options, const std::function<void(int32_t)>& each);
+/// Draws one token. @param logits [V] on the host  @param draw in [0, 1)
+/// @source nucleus sampling: arXiv 1904.09751; top-k: arXiv 1805.04833, section 5.4.
+int32_t sample_token(const at::Tensor& logits, const SamplingOptions& options, double draw);
 
 }  // namespace pimoe

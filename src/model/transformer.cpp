@@ -1,5 +1,6 @@
 #include "model/transformer.h"
 
+#include "base/errors.h"
 #include "base/progress.h"
 #include "base/text.h"
 #include "moe/moe_memory.h"
@@ -100,6 +101,14 @@ TransformerBlock::Output TransformerBlock::forward(const ResidualStream& stream,
   return {after, std::move(result)};
 }
 
+ResidualStream TransformerBlock::extend(const ResidualStream& stream, const CachedTokens& tokens, LayerCache& cache,
+                                        const BatchContext& context) const {
+  ResidualNorm norm = residual_rms_norm(stream.hidden, stream.update, attention_norm_->value, norm_epsilon_);
+  const ResidualStream attended{std::move(norm.sum), attention_.extend(norm.normed, tokens, cache)};
+  std::optional<RoutingMemo> memo;
+  return feed_forward(attended, context, memo).stream;
+}
+
 Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, const ProcessMesh& mesh)
     : config_(config), dtype_(dtype), parameters_(std::make_unique<ParameterList>()), rotary_(config, dtype, mesh.device()) {
   embedding_ = &declare_table(*parameters_, "embedding.weight", config, dtype);
@@ -148,10 +157,27 @@ at::Tensor Transformer::logits(const at::Tensor& tokens, const BatchContext& con
   return at::linear(hidden_states(tokens, context, RecomputePolicy::kNone, routing), head_weight()).to(at_least_float32(dtype_));
 }
 
-at::Tensor Transformer::next_token_logits(const at::Tensor& tokens) const {
-  std::vector<RoutingRecord> routing;
-  const at::Tensor hidden = hidden_states(tokens, {0, tokens.numel()}, RecomputePolicy::kNone, routing);
-  return at::linear(hidden.select(1, hidden.size(1) - 1), head_weight()).to(at_least_float32(dtype_));
+at::Tensor Transformer::extend(const at::Tensor& tokens, const std::vector<CachedPart>& parts, KeyValueCache& cache,
+                               int64_t most_tokens) const {
+  const CachedTokens cached(parts, rotary_, tokens.device());
+  if (tokens.dim() != 1 || tokens.size(0) != cached.count || cache.layers.size() != blocks_.size()) {
+    throw ShapeError(concat("Transformer::extend: ", tokens.numel(), " tokens for parts of ", cached.count, ", a cache of ",
+                            cache.layers.size(), " layers for ", blocks_.size()));
+  }
+  BatchContext context(0, most_tokens);
+  context.token_ids = tokens.unsqueeze(0);
+  const bool whole_sequence = parts.size() == 1 && parts[0].first == 0;
+  context.sequence_length = whole_sequence ? cached.count : 1;
+  ResidualStream stream{at::embedding(embedding_->value, context.token_ids), {}};
+  for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+    progress_layer(static_cast<int64_t>(layer));
+    stream = blocks_[layer].extend(stream, cached, cache.layers[layer], context);
+  }
+  progress_layer(-1);
+  // Of each part the last token alone goes through the head.
+  const at::Tensor last = stream.sum().squeeze(0).index_select(0, cached.last);
+  const at::Tensor hidden = residual_rms_norm(last, {}, final_norm_->value, config_.norm_epsilon).normed;
+  return at::linear(hidden, head_weight()).to(at_least_float32(dtype_));
 }
 
 const at::Tensor& Transformer::head_weight() const { return head_ ? head_->value : embedding_->value; }

@@ -34,6 +34,8 @@ class TransformerBlock {
     std::optional<RoutingRecord> record;  ///< of a MoE layer
   };
   Output forward(const ResidualStream& stream, const RotaryTable& table, const BatchContext& context, RecomputePolicy policy) const;
+  /// For tokens behind others, as Attention::extend. @param stream [1, T, D]
+  ResidualStream extend(const ResidualStream& stream, const CachedTokens& tokens, LayerCache& cache, const BatchContext& context) const;
 
   bool is_moe() const { return moe_.has_value(); }
   MoELayer& moe() { return *moe_; }
@@ -74,9 +76,14 @@ class Transformer {
   /// @param tokens, context  as for forward  @returns [B, S, V], at least float32
   at::Tensor logits(const at::Tensor& tokens, const BatchContext& context) const;
 
-  /// For generation: every rank, if there are several, has the same tokens.
-  /// @param tokens [B, S]  @returns [B, V] logits of the token after the last position, at least float32
-  at::Tensor next_token_logits(const at::Tensor& tokens) const;
+  /// For generation: computes tokens behind those whose keys and values are kept, and keeps theirs. Call it without gradients; every rank of an
+  /// expert group calls it equally often, with tokens or without.
+  ///
+  /// Where routers go by more than the token (RouterTraits::even) it is what `logits` says for one part from the beginning alone.
+  /// @param tokens       [T] int64 on the model's device, part after part; T may be 0
+  /// @param most_tokens  the largest T over the ranks
+  /// @returns [parts, V] scores of the token after each part's last, at least float32
+  at::Tensor extend(const at::Tensor& tokens, const std::vector<CachedPart>& parts, KeyValueCache& cache, int64_t most_tokens) const;
 
   ParameterList& parameters() { return *parameters_; }
   const ModelConfig& config() const { return config_; }

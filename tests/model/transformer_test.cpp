@@ -152,11 +152,11 @@ TEST(Transformer, APositionSeesNothingThatFollowsIt) {
   ModelFixture fixture(tiny_model(), at::kDouble);
   const at::NoGradGuard no_gradients;
   at::Tensor tokens = random_tokens(1, 5, 11, 1);
-  const at::Tensor prefix = fixture.model.next_token_logits(tokens.narrow(1, 0, 3).contiguous());
+  const at::Tensor prefix = fixture.model.logits(tokens.narrow(1, 0, 3).contiguous(), {0, 3})[0][2];
   // The loss of position 2 alone, in a longer sequence whose end differs.
   at::Tensor targets = at::full({1, 5}, -1, at::kLong);
   targets[0][2] = 4;
-  const double expected = -at::log_softmax(prefix[0], 0)[4].item<double>();
+  const double expected = -at::log_softmax(prefix, 0)[4].item<double>();
   for (const int64_t last : {0, 7}) {
     tokens[0][4] = last;
     EXPECT_NEAR(fixture.model.forward(tokens, targets, {0, tokens.numel()}).cross_entropy_sum.item<double>(), expected, 1e-12);
