@@ -16,6 +16,7 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <fstream>
 #include <iomanip>
 #include <iostream>
 #include <memory>
@@ -189,18 +190,32 @@ ExitCode diff(const Options& options) {
   return comparison.same() ? ExitCode::kDone : ExitCode::kCheckSaysNo;
 }
 
-void require_outside(const fs::path& checkpoint, const fs::path& output) {
-  const fs::path inside = fs::weakly_canonical(fs::absolute(output)).lexically_relative(fs::canonical(checkpoint));
-  if (inside.empty() || *inside.begin() == "..") return;
-  throw UsageError(concat("--output (", output.string(), ") must not be inside the checkpoint: its files stay as they are"));
+void require_outside_checkpoints(const fs::path& output) {
+  for (fs::path folder = fs::weakly_canonical(fs::absolute(output)).parent_path(); folder.has_relative_path();
+       folder = folder.parent_path()) {
+    if (!step_of(folder.filename().string()) || !is_there(folder / "manifest.json")) continue;
+    throw UsageError(
+        concat("--output (", output.string(), ") must not be inside a checkpoint (", folder.string(), "): its files stay as they are"));
+  }
+}
+
+/// What is there already may be replaced if it is what this writes.
+void require_hdf5_or_nothing(const fs::path& output) {
+  constexpr std::string_view kSignature = "\x89HDF\r\n\x1a\n";
+  if (!is_there(output)) return;
+  if (!fs::is_regular_file(output)) throw UsageError(concat("--output (", output.string(), ") must be a file"));
+  std::ifstream file(output, std::ios::binary);
+  std::string begin(kSignature.size(), '\0');
+  file.read(begin.data(), static_cast<std::streamsize>(begin.size()));
+  if (fs::file_size(output) > 0 && begin != kSignature) {
+    throw UsageError(concat("--output (", output.string(), ") is there, and is no HDF5 file: it is not overwritten"));
+  }
 }
 
 ExitCode extract(const Options& options) {
   const fs::path folder = find_checkpoint(options.path);
-  if (is_there(options.output) && !fs::is_regular_file(options.output)) {
-    throw UsageError(concat("--output (", options.output.string(), ") must be a file"));
-  }
-  require_outside(folder, options.output);
+  require_outside_checkpoints(options.output);
+  require_hdf5_or_nothing(options.output);
   CheckpointReader reader(folder);
   const std::string name =
       options.tensor.find('/') == std::string::npos ? concat(state_kind::kMaster, "/", options.tensor) : options.tensor;
@@ -234,7 +249,7 @@ fs::path place_of_step(int64_t step, const fs::path& output) {
 ExitCode reshard(const Options& options, Logger& log) {
   const fs::path from = find_checkpoint(options.path);
   const int64_t step = read_manifest(from).step;
-  require_outside(from, options.output);
+  require_outside_checkpoints(options.output);
   const fs::path to = place_of_step(step, without_slash(options.output));
   if (fs::exists(to)) throw UsageError(concat("--output (", to.string(), ") must not exist yet"));
   if (options.target.ranks % options.target.expert_parallel != 0) {

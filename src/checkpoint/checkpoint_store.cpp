@@ -7,6 +7,7 @@
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/collective_save.h"
 #include "checkpoint/step_folders.h"
+#include "checkpoint/training_state.h"
 #include "checkpoint/trouble.h"
 #include "checkpoint/verification.h"
 
@@ -145,7 +146,11 @@ int64_t CheckpointStore::write(const Snapshot& snapshot, const HostCommunicator&
   if (ranks.rank() != 0) return save.total_bytes();
   // The checkpoint is safe by now: what goes wrong from here on is worth a warning, not the run.
   const std::string trouble = trouble_of([&] {
-    for (const fs::path& path : prune_steps(folder_, snapshot.step, std::max(config_.keep, kFewestKept))) {
+    // A run that skips steps and is asked to stop, again and again, must not push out those from before.
+    const auto skipped = snapshot.counters.find(state_counter::kSkippedInARow);
+    const bool is_healthy = skipped == snapshot.counters.end() || skipped->second == 0;
+    for (const fs::path& path :
+         is_healthy ? prune_steps(folder_, snapshot.step, std::max(config_.keep, kFewestKept)) : std::vector<fs::path>{}) {
       log_.debug(concat("deleted ", path.string(), ": checkpoint.keep is ", config_.keep));
     }
     const std::optional<int64_t> newest = newest_step(folder_);  // nothing where the folder was moved away since

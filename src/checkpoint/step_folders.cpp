@@ -36,7 +36,8 @@ std::vector<std::string> names_in(const fs::path& folder) {
 
 void remove_folder(const fs::path& path) {
   std::error_code failed;
-  fs::remove(path / "manifest.json", failed);  // first: what is half deleted must not look like a checkpoint
+  // First the manifest: what is half deleted must not look like a checkpoint. Of a link the link alone goes: what it leads to is not this run's.
+  if (!fs::is_symlink(path)) fs::remove(path / "manifest.json", failed);
   fs::remove_all(path, failed);
   if (failed) refuse("remove", path, failed);
 }
@@ -115,7 +116,7 @@ SetAside set_aside(const fs::path& checkpoint, const std::string& reason) {
   for (int number = 2; fs::exists(bad); ++number) bad = with_suffix(checkpoint, concat(kBad, "-", number));
   try {
     rename_durably(checkpoint, bad);
-    replace_file(bad / "reason.txt", reason + "\n");
+    if (!fs::is_symlink(bad)) replace_file(bad / "reason.txt", reason + "\n");
   } catch (const IoError& error) {
     if (!is_there(bad)) throw;
     return {bad, error.what()};

@@ -70,7 +70,7 @@ void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, con
   const auto values = [&](const TrainConfig& config) {
     ModelConfig model = config.model;
     model.initial_deviation = wanted.model.initial_deviation;
-    // How experts are balanced, limited, checked and kept in memory may change from run to run; what they compute may not.
+    // How experts are balanced, limited, checked, kept in memory and sent tokens may change from run to run; what they compute may not.
     MoeConfig& moe = model.moe;
     const MoeConfig& other = wanted.model.moe;
     moe.balance = other.balance;
@@ -79,6 +79,7 @@ void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, con
     moe.capacity_drop = other.capacity_drop;
     moe.capacity_pad = other.capacity_pad;
     moe.rank_budget = other.rank_budget;
+    moe.exchange = other.exchange;
     moe.rank_overflow = other.rank_overflow;
     moe.memory = other.memory;
     moe.checks = other.checks;

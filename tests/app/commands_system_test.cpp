@@ -156,7 +156,11 @@ TEST_F(Commands, ExtractLeavesTheCheckpointAsItIs) {
       run("pimoe checkpoint extract runs/tiny final_norm.weight --output runs/../runs/tiny/checkpoints/step-00000002/manifest.json");
   EXPECT_EQ(inside.code, 64) << inside.err;
   EXPECT_EQ(run("pimoe checkpoint verify runs/tiny").code, 0);
+  const Outcome over = run("pimoe checkpoint extract runs/tiny final_norm.weight --output runs/tiny/metrics.jsonl");
+  EXPECT_EQ(over.code, 64) << over.err;
+  EXPECT_NE(over.err.find("is no HDF5 file: it is not overwritten"), std::string::npos) << over.err;
   EXPECT_EQ(run("pimoe checkpoint extract runs/tiny final_norm.weight --output norm.h5").code, 0);
+  EXPECT_EQ(run("pimoe checkpoint extract runs/tiny final_norm.weight --output norm.h5").code, 0) << "its own is replaced";
   EXPECT_TRUE(std::filesystem::exists(folder_ / "norm.h5"));
 }
 

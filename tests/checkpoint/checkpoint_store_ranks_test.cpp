@@ -2,6 +2,7 @@
 #include "checkpoint/checkpoint_store.h"
 #include "checkpoint/step_folders.h"
 #include "checkpoint/tiny_checkpoint.h"
+#include "checkpoint/training_state.h"
 #include "checkpoint/verification.h"
 #include "support/ranks.h"
 
@@ -320,6 +321,11 @@ TEST_F(StoreOnRanks, TheOldestBeyondKeepGoAndLeftoversAreSwept) {
   EXPECT_EQ(names(), Names{});
   for (const int64_t step : {100, 200, 300, 400, 500}) store.save(snapshot_of(*mesh, step));
   EXPECT_EQ(names(), (Names{"step-00000300", "step-00000400", "step-00000500"}));
+  // One that is saved amid skipped steps pushes nothing out.
+  Snapshot skipping = snapshot_of(*mesh, 600);
+  skipping.counters[state_counter::kSkippedInARow] = 2;
+  store.save(skipping);
+  EXPECT_EQ(names(), (Names{"step-00000300", "step-00000400", "step-00000500", "step-00000600"}));
 }
 
 TEST_F(StoreOnRanks, SavingAStepAgainReplacesIt) {

@@ -127,6 +127,28 @@ TEST_F(StepFolders, PruneKeepsTheNewestGoodOnes) {
   EXPECT_EQ(names(), (Names{"step-00000200", "step-00000300", "step-00000400"}));
 }
 
+TEST_F(StepFolders, OfALinkTheLinkAloneIsRemovedAndSetAside) {
+  TemporaryFolder archive;
+  const auto archived = [&](const char* name) {
+    save(name);
+    fs::rename(path(name), archive.path() / name);
+    return archive.path() / name;
+  };
+  fs::create_directory_symlink(archived("step-00000100"), path("step-00000100"));
+  fs::create_directory_symlink(archived("step-00000200"), path("step-00000900.tmp"));
+  fs::create_directory_symlink(archived("step-00000300"), path("step-00000300"));
+  save("step-00000400");
+  save("step-00000500");
+  sweep_leftovers(folder_.path());
+  set_aside(path("step-00000300"), "for a reason");
+  EXPECT_EQ(prune_steps(folder_.path(), 500, 2), (std::vector<fs::path>{path("step-00000100")}));
+  EXPECT_EQ(names(), (Names{"step-00000300.bad", "step-00000400", "step-00000500"}));
+  for (const char* name : {"step-00000100", "step-00000200", "step-00000300"}) {
+    EXPECT_TRUE(verify_checkpoint(archive.path() / name, /*full=*/true).empty()) << name;
+    EXPECT_FALSE(fs::exists(archive.path() / name / "reason.txt"));
+  }
+}
+
 TEST_F(StepFolders, ARenamedCheckpointIsDamaged) {
   save("step-00000100");
   EXPECT_EQ(verify_checkpoint(path("step-00000100"), /*full=*/true), "");

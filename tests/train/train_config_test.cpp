@@ -136,7 +136,8 @@ TEST(RequireSameModel, NamesEachKeyByItsPathWithBothValues) {
   wanted.model.layers = 3;
   wanted.model.moe.experts = 16;
   wanted.model.moe.groups = {{.name = "a", .count = 16}};
-  wanted.model.moe.balance.z_loss = 0.5;  // may differ
+  wanted.model.moe.balance.z_loss = 0.5;           // may differ
+  wanted.model.moe.exchange = MoeExchange::kRows;  // likewise
   try {
     require_same_model(saved, wanted, "step-00000006");
     FAIL();
@@ -149,6 +150,7 @@ TEST(RequireSameModel, NamesEachKeyByItsPathWithBothValues) {
               0u)
         << error.what();
     EXPECT_EQ(std::string(error.what()).find("z_loss"), std::string::npos) << error.what();
+    EXPECT_EQ(std::string(error.what()).find("exchange"), std::string::npos) << error.what();
   }
 }
 
