@@ -14,7 +14,7 @@
 #include "base/text.h"
 #include "checkpoint/checkpoint_store.h"
 #include "checkpoint/training_state.h"
-#include "model/sampling.h"
+#include "model/generation.h"
 #include "parallel/parameter_buckets.h"
 #include "support/ranks.h"
 #include "train/train_config.h"
@@ -81,10 +81,10 @@ void run(const fs::path& checkpoint, const fs::path& folder) {
     write_tensor(folder / "logits.f32", model.logits(tokens, context));
     std::vector<int32_t> prompt;
     for (int64_t i = 0; i < given.length; ++i) prompt.push_back(tokens[0][i].item<int32_t>());
-    SamplingOptions sampling;
-    sampling.tokens = given.generate;
-    sampling.temperature = 0;
-    const std::vector<int32_t> added = sample_tokens(model, prompt, mesh->device(), sampling, nullptr);
+    GenerationOptions generation;
+    generation.sampling.tokens = given.generate;
+    generation.sampling.temperature = 0;
+    const std::vector<int32_t> added = continue_prompts(model, {prompt}, *mesh, generation)[0].tokens;
     write_tensor(folder / "generated.i64", at::tensor(std::vector<int64_t>(added.begin(), added.end())));
   }
   at::Tensor targets = at::full({given.sequences, given.length}, -1, at::kLong);
