@@ -95,6 +95,7 @@ void reshard_checkpoint(const fs::path& from, const fs::path& to, const ReshardT
         for (StatePiece& state : pieces) state.values = at::empty({state.piece.numel()}, state.values.options());
         reader.fill(pieces);
         writer.add(shard_name(rank, target.ranks, part++), pieces);
+        pieces.clear();  // or all of a rank would stay in memory to its end
       }
     }
   };
