@@ -6,8 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 
 namespace pimoe {
+
+class Descriptor;
 
 /// A regular file of which parts are read.
 class LargeFileReader {
@@ -17,15 +20,14 @@ class LargeFileReader {
   LargeFileReader(LargeFileReader&& other) noexcept;
   LargeFileReader& operator=(LargeFileReader&& other) noexcept;
 
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const;
   /// As it was when the file was opened.
   uint64_t size() const { return size_; }
   /// @throws IoError with code EIO too where the file ends before: somebody has cut it
   void read(uint64_t offset, void* out, size_t count) const;
 
  private:
-  std::filesystem::path path_;
-  int descriptor_ = -1;
+  std::unique_ptr<Descriptor> file_;
   uint64_t size_ = 0;
 };
 
@@ -42,8 +44,7 @@ class LargeFileWriter {
   void finish();
 
  private:
-  std::filesystem::path path_;
-  int descriptor_ = -1;
+  std::unique_ptr<Descriptor> file_;
 };
 
 }  // namespace pimoe

@@ -2,7 +2,7 @@
 
 #include "base/text.h"
 #include "bench/report.h"
-#include "moe/direct_dispatcher.h"
+#include "moe/make_dispatcher.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>

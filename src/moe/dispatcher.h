@@ -42,8 +42,8 @@ struct DirectRoute {
 struct DispatchPlan {
   SlotOrder order;  ///< this rank's slots by place (ExpertPlacement), and with that by rank of the expert group; padding among them
   at::Tensor ends;  ///< [L] int32 on the device: local expert l has rows [ends[l-1], ends[l])
-  int64_t rows =
-      0;  ///< R, rows received; on one GPU, where nothing is read to the host, an upper bound of ends[L-1]; not where tokens travel
+  /// R, rows received; on one GPU, where nothing is read to the host, an upper bound of ends[L-1]; not where tokens travel.
+  int64_t rows = 0;
   /// Where tokens travel, not rows: the arrived tokens' choices [U K] by local expert.
   std::optional<SlotOrder> by_token;
   ExchangeRoute route;

@@ -1,7 +1,7 @@
 #include "moe/moe_layer.h"
 
-#include "moe/direct_dispatcher.h"
 #include "moe/layer_checks.h"
+#include "moe/make_dispatcher.h"
 #include "moe/recompute.h"
 #include "ops/row_moves.h"
 #include "parallel/precision.h"

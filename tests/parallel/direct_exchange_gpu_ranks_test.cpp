@@ -8,11 +8,15 @@
 namespace pimoe {
 namespace {
 
-// A kernel that went ahead of another rank's would read, or overwrite, what is not its own: thousands of calls without a pause between them.
-TEST(DirectExchangeOnGpus, EqualsTheLoopThousandsOfTimes) {
+std::unique_ptr<ProcessMesh> gpu_mesh() {
   MeshConfig config;
   config.device = DeviceChoice::kCuda;
-  const auto mesh = world_mesh(config, 4);
+  return world_mesh(config, 4);
+}
+
+// A kernel that went ahead of another rank's would read, or overwrite, what is not its own: thousands of calls without a pause between them.
+TEST(DirectExchangeOnGpus, EqualsTheLoopThousandsOfTimes) {
+  const auto mesh = gpu_mesh();
   const Communicator& group = mesh->group(Group::kWorld);
   DirectExchange* direct = group.direct_exchange(mesh->device());
   if (mesh->transport() == Transport::kMpi) {
@@ -32,9 +36,7 @@ TEST(DirectExchangeOnGpus, EqualsTheLoopThousandsOfTimes) {
 /// 10,000 random steps there and back, checked on the device without waiting for it: what each rank made of a row is the row itself, so that it
 /// comes back as often as it went.
 TEST(DirectExchangeOnGpus, HoldsForTenThousandStepsOfEverySkew) {
-  MeshConfig config;
-  config.device = DeviceChoice::kCuda;
-  const auto mesh = world_mesh(config, 4);
+  const auto mesh = gpu_mesh();
   const Communicator& group = mesh->group(Group::kWorld);
   DirectExchange* direct = group.direct_exchange(mesh->device());
   if (direct == nullptr) return;  // one GPU for both
