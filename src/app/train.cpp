@@ -21,6 +21,7 @@ struct TrainOptions {
   std::filesystem::path config;
   std::vector<std::string> overrides;
   bool print_config = false;
+  std::string profile;
 };
 
 /// What may take long without a sign of progress.
@@ -44,6 +45,8 @@ std::string preset_lines() {
 
 ExitCode train(const TrainOptions& options, AppContext& context) {
   Logger& log = context.log;
+  std::optional<ProfileRequest> profile;
+  if (!options.profile.empty()) profile = ProfileRequest::parse(options.profile);
   const ConfigSource file = read_config_source(options.config);
   TrainConfig config = load_train_config(file, options.overrides);
   if (options.print_config) {
@@ -67,6 +70,7 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   }
   if (context.stop != nullptr) context.stop->raise_after(config.run.seconds_until_leaving());
   const std::unique_ptr<Trainer> trainer = set_up(config, mesh, log, context.stop, lock);
+  if (profile) trainer->profile(*profile);
   return trainer->run() == TrainOutcome::kStopped ? ExitCode::kRequeue : ExitCode::kDone;
 }
 
@@ -100,6 +104,9 @@ void add_train_command(CLI::App& app, AppContext& context) {
   command->add_option("overrides", options->overrides, "key.path=value, stronger than the file");
   command->add_flag("--print-config", options->print_config,
                     "print every key with its value and what it means, as the configuration resolves them, and leave");
+  command->add_option("--profile", options->profile,
+                      "steps=FIRST:LAST: a Chrome trace of each rank of these steps in RUN/profile, and a table of time by phase and rank; "
+                      "with ,memory also each GPU's allocations");
   command->footer(
       concat("Every key is explained by --print-config: pimoe train configs/quickstart.yaml --print-config\n"
              "Presets, as preset=NAME or `preset: NAME` in the file; every key that is written out is stronger:\n",

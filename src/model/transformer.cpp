@@ -7,6 +7,7 @@
 #include "moe/recompute.h"
 #include "ops/cross_entropy.h"
 #include "ops/rms_norm.h"
+#include "ops/trace_range.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
@@ -48,6 +49,7 @@ TransformerBlock::TransformerBlock(ParameterList& parameters, const std::string&
 at::Tensor ResidualStream::sum() const { return update.defined() ? hidden + update : hidden; }
 
 ResidualStream TransformerBlock::attend(const ResidualStream& stream, const RotaryTable& table) const {
+  const TraceRange range("attention");
   ResidualNorm norm = residual_rms_norm(stream.hidden, stream.update, attention_norm_->value, norm_epsilon_);
   return {std::move(norm.sum), attention_.forward(norm.normed, table)};
 }
@@ -56,7 +58,10 @@ TransformerBlock::Output TransformerBlock::feed_forward(const ResidualStream& st
                                                         std::optional<RoutingMemo>& memo) const {
   ResidualNorm norm = residual_rms_norm(stream.hidden, stream.update, feed_forward_norm_->value, norm_epsilon_);
   const at::Tensor tokens = norm.normed.view({-1, norm.sum.size(-1)});
-  if (dense_) return {{norm.sum, dense_->forward(tokens).view_as(norm.sum)}, std::nullopt};
+  if (dense_) {
+    const TraceRange range("feed forward");
+    return {{norm.sum, dense_->forward(tokens).view_as(norm.sum)}, std::nullopt};
+  }
   MoEOutput output = moe_->forward(tokens, context, memo);
   return {{norm.sum, output.tokens.view_as(norm.sum)}, std::move(output.record)};
 }
@@ -148,6 +153,7 @@ Prediction Transformer::forward(const at::Tensor& tokens, const at::Tensor& targ
                                 RecomputePolicy policy) const {
   Prediction prediction;
   const at::Tensor hidden = hidden_states(tokens, context, policy, prediction.routing);
+  const TraceRange range("head and loss");
   prediction.cross_entropy_sum = linear_cross_entropy(hidden.view({-1, config_.width}), head_weight(), targets.reshape({-1}));
   return prediction;
 }

@@ -4,6 +4,7 @@
 #include "moe/make_dispatcher.h"
 #include "moe/recompute.h"
 #include "ops/row_moves.h"
+#include "ops/trace_range.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
@@ -52,17 +53,23 @@ MoELayer::MoELayer(ParameterList& parameters, const std::string& name, const Moe
 
 MoEOutput MoELayer::forward(const at::Tensor& tokens, const BatchContext& context, std::optional<RoutingMemo>& memo) const {
   if (config_.checks != MoeValidate::kOff) check_tokens(name_, tokens, context, {width_, dtype_, mesh_.device()});
+  std::optional<TraceRange> range("router");
   const Routing routing = router_.route(tokens, context, memo ? memo->experts : at::Tensor());
   if (config_.checks != MoeValidate::kOff && !memo) check_expert_ids(name_, routing.experts, config_.experts, config_.checks);
+  range.emplace("plan");
   if (!memo) memo = limit(tokens, routing, context);
 
   MoEOutput output{.tokens = {}, .record = record_of(routing, context, *memo)};
+  range.reset();
   for (const DispatchPlan& plan : memo->plans) {
     const at::Tensor part = through_round(tokens, routing.weights, plan, memo->plans.size() > 1, output.record.phases);
     output.tokens = output.tokens.defined() ? output.tokens + part : part;
   }
   if (memo->unserved.defined()) output.tokens = served_by_others(tokens, output.tokens, *memo);
-  if (shared_) output.tokens = output.tokens + shared_->forward(tokens);
+  if (shared_) {
+    const TraceRange shared("shared expert");
+    output.tokens = output.tokens + shared_->forward(tokens);
+  }
   return output;
 }
 
@@ -86,31 +93,38 @@ at::Tensor MoELayer::through_round(const at::Tensor& tokens, const at::Tensor& w
 
 at::Tensor MoELayer::through_experts(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan,
                                      PhaseMarks& marks) const {
+  std::optional<TraceRange> range("dispatch");
+  const auto next = [&](TimeMark& mark, const char* name) {
+    mark = TimeMark::now(mesh_.device());
+    range.reset();
+    if (name != nullptr) range.emplace(name);
+  };
   marks.begin = TimeMark::now(mesh_.device());
   if (banks_.size() == 1 && dispatcher_->stays_here(plan) && banks_[0].fuses_routing(tokens)) {
-    marks.dispatched = TimeMark::now(mesh_.device());
+    next(marks.dispatched, "experts");
     at::Tensor output = banks_[0].from_tokens(tokens, weights, plan.order.slots.narrow(0, 0, plan.rows), plan.order.positions, plan.ends);
-    marks.computed = marks.combined = TimeMark::now(mesh_.device());
+    next(marks.computed, nullptr);
+    marks.combined = marks.computed;
     return output;
   }
   if (plan.by_token) {
     const ArrivedTokens arrived = dispatcher_->dispatch_tokens(tokens, weights, plan);
-    marks.dispatched = TimeMark::now(mesh_.device());
+    next(marks.dispatched, "experts");
     const at::Tensor sums = compute_tokens(arrived, plan);
-    marks.computed = TimeMark::now(mesh_.device());
+    next(marks.computed, "combine");
     at::Tensor output = dispatcher_->combine_tokens(sums, plan);
-    marks.combined = TimeMark::now(mesh_.device());
+    next(marks.combined, nullptr);
     return output;
   }
   const bool weigh_late = config_.memory == MoeMemory::kFast;
   const at::Tensor rows = dispatcher_->dispatch(tokens, plan);
   // Otherwise the gates weigh the rows where they are computed, so that no result has to be kept for the gates' gradient.
   const at::Tensor row_weights = weigh_late ? at::Tensor() : dispatcher_->dispatch_slots(weights, plan);
-  marks.dispatched = TimeMark::now(mesh_.device());
+  next(marks.dispatched, "experts");
   const at::Tensor results = compute_experts(rows, row_weights, plan);
-  marks.computed = TimeMark::now(mesh_.device());
+  next(marks.computed, "combine");
   at::Tensor output = dispatcher_->combine(results, weigh_late ? weights : at::ones_like(weights.detach()), plan);
-  marks.combined = TimeMark::now(mesh_.device());
+  next(marks.combined, nullptr);
   return output;
 }
 

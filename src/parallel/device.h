@@ -38,6 +38,11 @@ MemoryUse memory_use(c10::Device device);
 /// From now on peak_bytes is the most since this call, where the system lets it begin anew.
 void forget_peak_memory(c10::Device device);
 
+/// Begins, or ends, noting a GPU's allocations with the C++ stacks that made them; nothing on the CPU.
+void record_allocations(bool on);
+/// @returns what a GPU's caching allocator holds, and what was noted, as docs.pytorch.org/memory_viz reads it; "" without a GPU
+std::string allocations_as_pickle();
+
 /// @returns CUDA's version, "13.0"; "" in a build without.
 std::string cuda_version();
 

@@ -14,6 +14,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
+#include <torch/csrc/cuda/memory_snapshot.h>
 
 #include <atomic>
 #include <optional>
@@ -100,6 +101,15 @@ void forget_peak_memory(c10::Device device) {
   if (device.is_cpu()) return forget_host_peak_memory();
   c10::cuda::CUDACachingAllocator::resetPeakStats(device.index());
 }
+
+void record_allocations(bool on) {
+  if (gpu_count() == 0) return;
+  constexpr size_t kMostRecords = 1'000'000;  // of a few hundred bytes each; older ones go first
+  torch::cuda::_record_memory_history(on ? std::optional<std::string>("all") : std::nullopt, /*context=*/"all", /*stacks=*/"cpp", kMostRecords,
+                                      /*clearHistory=*/on);
+}
+
+std::string allocations_as_pickle() { return gpu_count() == 0 ? "" : torch::cuda::_memory_snapshot_pickled(); }
 
 std::string cuda_version() {
   int version = 0;

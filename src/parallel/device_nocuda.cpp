@@ -48,6 +48,10 @@ void forget_peak_memory(c10::Device device) {
   forget_host_peak_memory();
 }
 
+void record_allocations(bool /*on*/) {}
+
+std::string allocations_as_pickle() { return ""; }
+
 std::string cuda_version() { return ""; }
 
 bool has_fast_bfloat16(c10::Device device) {

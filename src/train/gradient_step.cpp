@@ -1,7 +1,7 @@
 #include "train/gradient_step.h"
 
-#include "base/progress.h"
 #include "moe/balance.h"
+#include "ops/trace_range.h"
 #include "parallel/device.h"
 
 #include <ATen/TensorOperators.h>
@@ -30,7 +30,7 @@ StepSums accumulate_gradients(const Transformer& model, GradientReducer& reducer
   StepSums sums(model, mesh, terms.step_tokens, terms.balance);
   reducer.begin_step();
   for (const MicroBatch& batch : batches) {
-    std::optional<ProgressPhase> phase("forward");
+    std::optional<TracedPhase> phase("forward");
     const TimeMark begin = TimeMark::now(mesh.device());
     const int64_t before = memory_use(mesh.device()).now_bytes;
     const at::Tensor tokens = batch.tokens.to(mesh.device(), /*non_blocking=*/true);
@@ -52,7 +52,7 @@ StepSums accumulate_gradients(const Transformer& model, GradientReducer& reducer
     (loss * terms.loss_scale).backward();
     sums.note_time(StepPart::kBackward, middle, TimeMark::now(mesh.device()));
   }
-  const ProgressPhase phase("gradients");
+  const TracedPhase phase("gradients");
   const TimeMark begin = TimeMark::now(mesh.device());
   reducer.finish();
   sums.note_time(StepPart::kGradients, begin, TimeMark::now(mesh.device()));

@@ -1,8 +1,8 @@
 #include "train/learner.h"
 
-#include "base/progress.h"
 #include "base/text.h"
 #include "moe/balance.h"
+#include "ops/trace_range.h"
 #include "train/router_state.h"
 
 #include <cmath>
@@ -68,7 +68,7 @@ StepSums Learner::accumulate_gradients(const std::vector<MicroBatch>& batches, c
 }
 
 StepRecord Learner::update(const StepSums& sums) {
-  const ProgressPhase phase("optimizer");
+  const TracedPhase phase("optimizer");
   StepRecord record;
   record.gradient_norm = optimizer_.gradient_norm(loss_scaler_.scale);
   record.learning_rate = learning_rate_at(step_, config_.train.steps, config_.optimizer);

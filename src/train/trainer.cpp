@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "checkpoint/step_folders.h"
 #include "data/tokenizer.h"
+#include "ops/trace_range.h"
 #include "parallel/device.h"
 #include "train/resume.h"
 #include "train/router_state.h"
@@ -91,6 +92,7 @@ TrainOutcome Trainer::run() {
 
   while (step() < config_.train.steps) {
     progress_step(step() + 1);
+    if (profile_) profile_->begin_step(step() + 1);
     const auto begun = std::chrono::steady_clock::now();
     const StepSums sums = accumulate_gradients();
     if (is_verified(step() + 1)) verify_memory(concat("before the update of step ", step() + 1));
@@ -111,6 +113,7 @@ TrainOutcome Trainer::run() {
     if (agreed.save_is_over || is_last()) saves_.collect();
     if (is_save_due(agreed)) save(/*last=*/agreed.stop || is_last());
     if (agreed.stop && divergence_.may_save() && !is_last()) {
+      if (profile_) profile_->finish();
       report_.flush();
       report_.say_stopped(step(), /*by_clock=*/stop_ != nullptr && stop_->out_of_time());
       return TrainOutcome::kStopped;
@@ -130,6 +133,7 @@ bool Trainer::is_save_due(const Agreement& agreed) const {
 }
 
 TrainOutcome Trainer::finish() {
+  if (profile_) profile_->finish();
   saves_.collect();
   report_.flush();
   const int64_t skipped = divergence_.skipped_in_a_row();
@@ -144,7 +148,7 @@ TrainOutcome Trainer::finish() {
 void Trainer::open_data() { data_ = std::make_unique<DataStream>(config_.data.train, stream_options(config_, mesh_), start_); }
 
 void Trainer::verify_memory(const std::string& when) {
-  const ProgressPhase phase("verify");
+  const TracedPhase phase("verify");
   const std::string trouble = replicas_.trouble();
   if (trouble.empty()) return;
   throw Error(concat("memory changed by itself ", when, ": ", trouble,
@@ -153,7 +157,7 @@ void Trainer::verify_memory(const std::string& when) {
 }
 
 void Trainer::save(bool last) {
-  const ProgressPhase phase("save");
+  const TracedPhase phase("save");
   // What flipped since the update would be saved, and be the truth after a restart.
   learner_.optimizer().compare_state();
   synchronize(mesh_.device());
@@ -167,7 +171,7 @@ void Trainer::save(bool last) {
 }
 
 StepSums Trainer::accumulate_gradients() {
-  const ProgressPhase phase("data");
+  const TracedPhase phase("data");
   const StepTerms terms = learner_.begin_step(step_tokens_);
   const auto add_routing = [this](const MicroBatch& batch, const Prediction& prediction) {
     routing_log_->add(step() + 1, batch, prediction);

@@ -11,6 +11,7 @@
 #include "train/replica_check.h"
 #include "train/run_lock.h"
 #include "train/run_report.h"
+#include "train/step_profile.h"
 #include "train/stop_request.h"
 #include "train/train_config.h"
 
@@ -48,6 +49,9 @@ class Trainer {
   /// @throws DataError, IoError, CommError
   /// @cost each step: one synchronisation with the device at its end, and one collective of four numbers beside those of training
   TrainOutcome run();
+
+  /// Before run: these steps are to be profiled. @throws UsageError where the run cannot give what is asked for
+  void profile(const ProfileRequest& request) { profile_.emplace(request, config_.run.directory, mesh_, log_); }
 
   Transformer& model() { return learner_.model(); }
   const Optimizer& optimizer() const { return learner_.optimizer(); }
@@ -129,6 +133,8 @@ class Trainer {
   RunReport report_;
   int64_t step_tokens_;   ///< of a step, over all ranks
   int64_t verify_every_;  ///< steps; 0: never
+
+  std::optional<StepProfile> profile_;
 
   int64_t tokens_seen_ = 0;
   Divergence divergence_;

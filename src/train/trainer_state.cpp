@@ -1,9 +1,9 @@
 /// The trainer's state in checkpoints: what is in them, and how a run goes on from one.
 
 #include "base/errors.h"
-#include "base/progress.h"
 #include "base/text.h"
 #include "checkpoint/training_state.h"
+#include "ops/trace_range.h"
 #include "train/load_proof.h"
 #include "train/resume.h"
 #include "train/router_state.h"
@@ -77,7 +77,7 @@ std::map<std::string, int64_t> Trainer::restore(const std::filesystem::path& che
 }
 
 void Trainer::resume() {
-  const ProgressPhase phase("load");
+  const TracedPhase phase("load");
   const std::optional<ResumePoint> point = checkpoint_to_resume(config_, checkpoints_, mesh_, log_);
   if (!point) {
     log_.info(concat("from scratch: drawing the initial weights with seed ", config_.run.seed));
@@ -97,7 +97,7 @@ void Trainer::resume() {
 }
 
 void Trainer::roll_back() {
-  const ProgressPhase phase("roll back");
+  const TracedPhase phase("roll back");
   require_own_folder();  // the newest checkpoint of a folder in its place would be another run's
   const std::string diverged =
       concat("the run has diverged: its last ", divergence_.skipped_in_a_row(), " steps, up to step ", step(), ", were skipped, because ",

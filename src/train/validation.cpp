@@ -1,7 +1,7 @@
 #include "train/validation.h"
 
-#include "base/progress.h"
 #include "data/data_stream.h"
+#include "ops/trace_range.h"
 #include "train/gradient_step.h"
 
 #include <ATen/TensorOperators.h>
@@ -47,7 +47,7 @@ ValidationPart::ValidationPart(const TokenFile& corpus, int64_t sequence_length,
 
 std::optional<double> cross_entropy_of(const Transformer& model, const TokenFile& corpus, const ValidationPlan& plan,
                                        const ProcessMesh& mesh, const ValidationWatch& watch) {
-  const ProgressPhase phase("validation");
+  const TracedPhase phase("validation");
   const at::NoGradGuard no_gradients;
   const int64_t length = model.config().sequence_length;
   const ValidationPart part(corpus, length, plan);
