@@ -30,6 +30,8 @@ struct AppContext {
   StopRequest* stop = nullptr;
   /// Of `train` on several ranks. Main's, because it must outlive what an exception unwinds: it says goodbye only after a good end.
   std::shared_ptr<Watchdog> watchdog;
+  /// What to tell somebody whose run has no memory left: set where there is a forecast for it.
+  std::function<std::string()> memory_advice;
 };
 
 }  // namespace pimoe

@@ -83,7 +83,8 @@ void let_rank_0_speak_first() {
 }
 
 /// What went wrong, without the stack frames that libtorch adds, and what to change when memory ran out.
-std::string message_of(const std::exception& error) {
+/// @param advice  AppContext::memory_advice
+std::string message_of(const std::exception& error, const std::function<std::string()>& advice) {
   const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
   const bool out_of_heap = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
   const std::string message = of_torch ? of_torch->what_without_backtrace() : out_of_heap ? "" : error.what();
@@ -91,10 +92,14 @@ std::string message_of(const std::exception& error) {
       message.find("you tried to allocate") == std::string::npos) {
     return message;
   }
-  return concat(
-      message, message.empty() ? "" : "\n",
-      "Out of memory. What helps, cheapest first: a smaller train.micro_batch; train.recompute=moe, then full; more ranks (optimizer "
-      "state is shared out over all of them, experts over mesh.expert_parallel); a shorter model.sequence_length.");
+  std::string help =
+      "What helps, cheapest first: a smaller train.micro_batch; train.recompute=moe, then full; more ranks (optimizer state is shared out over all "
+      "of them, experts over mesh.expert_parallel); a shorter model.sequence_length.";
+  try {
+    if (advice) help = advice();
+  } catch (const std::exception&) {  // no memory for that either
+  }
+  return concat(message, message.empty() ? "" : "\n", "Out of memory. ", help);
 }
 
 /// What was printed must have arrived: a full disk behind a redirection shows here alone.
@@ -105,15 +110,17 @@ void require_printed() {
 }
 
 /// Ends the job with what went wrong. @returns the exit code
-int leave_with(const std::exception& error, Logger& log, const std::optional<MpiSession>& session, Watchdog* watchdog) {
+int leave_with(const std::exception& error, const AppContext& context, const std::optional<MpiSession>& session) {
+  Logger& log = context.log;
   const int code = static_cast<int>(exit_code(error));
-  if (watchdog != nullptr && watchdog->leave(message_of(error), code)) {
+  const std::string message = message_of(error, context.memory_advice);
+  if (context.watchdog && context.watchdog->leave(message, code)) {
     log.debug(error.what());                               // into this rank's file, whole and with libtorch's stack frames
     std::this_thread::sleep_for(std::chrono::seconds(8));  // the watchdog says on which rank and where, and ends the job before that
   } else {
     let_rank_0_speak_first();
   }
-  log.error(message_of(error));
+  log.error(message);
   if (dynamic_cast<const c10::Error*>(&error) != nullptr) log.debug(error.what());  // with its stack frames, into this rank's file
   if (session && session->size() > 1) MpiSession::abort(code);
   return code;
@@ -128,7 +135,7 @@ int run(int argc, char** argv) {
   Logger log(MpiSession::launcher_rank());
   std::optional<MpiSession> session;
   AppContext context{
-      log, {}, [&]() -> MpiSession& { return session ? *session : session.emplace(argc, argv); }, stop ? &*stop : nullptr, nullptr};
+      log, {}, [&]() -> MpiSession& { return session ? *session : session.emplace(argc, argv); }, stop ? &*stop : nullptr, nullptr, nullptr};
   CLI::App app{"PiMoE: trains Mixture-of-Experts language models under mpirun or srun", "pimoe"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "pimoe " PIMOE_VERSION);
@@ -158,7 +165,7 @@ int run(int argc, char** argv) {
         require_printed();
         return code;
       } catch (const IoError& lost) {
-        return leave_with(lost, log, session, nullptr);
+        return leave_with(lost, context, session);
       }
     }
     let_rank_0_speak_first();
@@ -173,7 +180,7 @@ int run(int argc, char** argv) {
     require_printed();
     return static_cast<int>(code);
   } catch (const std::exception& error) {
-    return leave_with(error, log, session, context.watchdog.get());
+    return leave_with(error, context, session);
   }
 }
 

@@ -54,8 +54,18 @@ std::string host_of_rank() {
   return name;
 }
 
+/// Collective.
+ForecastPlace place_of(const TrainConfig& config, const ProcessMesh& mesh) {
+  const c10::Device device = mesh.device();
+  return {.ranks = mesh.size(),
+          .node_ranks = mesh.node_size(),
+          .on_gpu = device.is_cuda(),
+          .fuses_mlp = has_routed_mlp_kernels(device),
+          .dtype = agreed_dtype(config.train.precision, mesh)};
+}
+
 /// As much as the rank with the least free memory can compute at a time. Collective.
-int64_t fitting_micro_batch(const TrainConfig& config, const ProcessMesh& mesh) {
+int64_t fitting_micro_batch(const TrainConfig& config, const ProcessMesh& mesh, const ForecastPlace& place) {
   const c10::Device device = mesh.device();
   // Ranks that share a device share what is free of it.
   const std::vector<std::string> devices = mesh.control().all_gather_text(concat(device_identity(device), " of ", host_of_rank()));
@@ -64,11 +74,6 @@ int64_t fitting_micro_batch(const TrainConfig& config, const ProcessMesh& mesh) 
   const int64_t free = device.is_cpu() ? free_bytes(device) / 10 * 9 : free_bytes(device);
   at::Tensor least = at::tensor({free / std::max<int64_t>(1, sharers)}, at::kLong);
   mesh.control().all_reduce(least, ReduceOp::kMin);
-  const ForecastPlace place{.ranks = mesh.size(),
-                            .node_ranks = mesh.node_size(),
-                            .on_gpu = device.is_cuda(),
-                            .fuses_mlp = has_routed_mlp_kernels(device),
-                            .dtype = agreed_dtype(config.train.precision, mesh)};
   TrainConfig planned = config;
   planned.mesh.expert_parallel = mesh.expert_parallel();
   return largest_micro_batch(planned, place, std::max<int64_t>(1, least.item<int64_t>()));
@@ -77,10 +82,10 @@ int64_t fitting_micro_batch(const TrainConfig& config, const ProcessMesh& mesh) 
 }  // namespace
 
 RunSetup::RunSetup(TrainConfig& config, AppContext& context)
-    : session(start_mpi(config, context)), mesh(config.mesh, session.world(), session.node(), config.model.moe.common_divisor()) {
+    : session(start_mpi(config, context)), mesh(config.mesh, session.world(), session.node(), config.model.moe.common_divisor()), place(place_of(config, mesh)) {
   at::set_num_threads(thread_count(config, mesh));
   use_device(mesh.device());
-  if (config.train.micro_batch == 0) config.train.micro_batch = fitting_micro_batch(config, mesh);
+  if (config.train.micro_batch == 0) config.train.micro_batch = fitting_micro_batch(config, mesh, place);
   if (config.run.deterministic) at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
 }
 

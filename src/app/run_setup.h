@@ -3,6 +3,7 @@
 #include "app/command.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/process_mesh.h"
+#include "train/forecast.h"
 #include "train/loaded_model.h"
 #include "train/train_config.h"
 
@@ -20,6 +21,7 @@ struct RunSetup {
 
   const MpiSession& session;
   const ProcessMesh mesh;
+  const ForecastPlace place;  ///< this job's, for forecasts
 };
 
 /// A checkpoint's model, with train.threads of its configuration; loaded_model.h says what the rest is. With kShared collective.

@@ -1,9 +1,12 @@
 #include "app/train.h"
 
 #include "app/run_setup.h"
+#include "base/file_io.h"
 #include "base/progress.h"
 #include "base/text.h"
+#include "parallel/device.h"
 #include "parallel/watchdog.h"
+#include "preflight/memory_advice.h"
 #include "train/idle_keys.h"
 #include "train/presets.h"
 #include "train/run_lock.h"
@@ -60,6 +63,15 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   if (config.run.hang_limit > 0 && mesh.size() > 1) {
     context.watchdog = std::make_shared<Watchdog>(mesh.control(), config.run.hang_limit, config.run.directory / "hang", log);
   }
+  context.memory_advice = [config, place = setup.place] { return memory_advice(config, place); };
+  observe_out_of_memory([file = config.run.directory / "profile" / concat("rank-", padded(mesh.rank(), 4), "-out-of-memory.pickle"), &log] {
+    try {
+      std::filesystem::create_directories(file.parent_path());
+      replace_file(file, allocations_as_pickle());
+      log.warning(concat("out of memory: what the GPU held is in ", file.string(), ", for docs.pytorch.org/memory_viz"));
+    } catch (const std::exception&) {  // the error that follows says what matters
+    }
+  });
   const RunLock lock(config.run.directory, mesh);
   if (mesh.rank() == 0) {
     for (const std::string& idle : idle_keys(file, options.overrides)) log.warning(idle);

@@ -43,6 +43,9 @@ void record_allocations(bool on);
 /// @returns what a GPU's caching allocator holds, and what was noted, as docs.pytorch.org/memory_viz reads it; "" without a GPU
 std::string allocations_as_pickle();
 
+/// From now on `observer` is called when a GPU's memory cannot be had, before the error is thrown; never on the CPU. @param observer  throws nothing
+void observe_out_of_memory(std::function<void()> observer);
+
 /// @returns CUDA's version, "13.0"; "" in a build without.
 std::string cuda_version();
 

@@ -111,6 +111,12 @@ void record_allocations(bool on) {
 
 std::string allocations_as_pickle() { return gpu_count() == 0 ? "" : torch::cuda::_memory_snapshot_pickled(); }
 
+void observe_out_of_memory(std::function<void()> observer) {
+  if (gpu_count() == 0) return;
+  c10::cuda::CUDACachingAllocator::attachOutOfMemoryObserver(
+      [observer = std::move(observer)](int64_t /*device*/, size_t /*allocated*/, size_t /*total*/, size_t /*free*/) { observer(); });
+}
+
 std::string cuda_version() {
   int version = 0;
   (void)cudaRuntimeGetVersion(&version);  // never fails; C10_CUDA_CHECK would ask for a driver, which a machine without GPUs has not

@@ -52,6 +52,8 @@ void record_allocations(bool /*on*/) {}
 
 std::string allocations_as_pickle() { return ""; }
 
+void observe_out_of_memory(std::function<void()> /*observer*/) {}
+
 std::string cuda_version() { return ""; }
 
 bool has_fast_bfloat16(c10::Device device) {

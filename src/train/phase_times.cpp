@@ -48,13 +48,17 @@ class RangesOfNodes {
     if (after == ranges->second.begin()) return nullptr;
     const Nested* nested = &*(after - 1);
     while (nested != nullptr && nested->range->end <= sequence) nested = nested->around;
-    return nested == nullptr ? nullptr : nested->range;
+    // A phase as a whole is no part of another.
+    return nested == nullptr || nested->is_phase() ? nullptr : nested->range;
   }
 
  private:
   struct Nested {
     const NodesOfRange* range;
     const Nested* around;
+
+    bool is_step() const { return range->name.rfind(kStepRange, 0) == 0; }
+    bool is_phase() const { return is_step() || around == nullptr || around->is_step(); }
   };
   std::unordered_map<uint64_t, std::vector<Nested>> of_thread_;
 };

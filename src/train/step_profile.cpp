@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include <charconv>
+#include <cstdlib>
 #include <mutex>
 #include <set>
 
@@ -132,6 +133,8 @@ StepProfile::StepProfile(const ProfileRequest& request, const std::filesystem::p
       folder_(run / "profile" / concat("steps-", request.first, "-", request.last)),
       mesh_(mesh),
       log_(log) {
+  // On a machine without a GPU it complains of that, on every rank.
+  if (!mesh.device().is_cuda()) setenv("KINETO_LOG_LEVEL", "5", /*overwrite=*/0);
   if (request_.memory && !mesh.device().is_cuda()) {
     throw UsageError("--profile with memory records the allocations of a GPU, and this run has none: leave memory out");
   }

@@ -171,12 +171,16 @@ void Trainer::save(bool last) {
 }
 
 StepSums Trainer::accumulate_gradients() {
-  const TracedPhase phase("data");
   const StepTerms terms = learner_.begin_step(step_tokens_);
   const auto add_routing = [this](const MicroBatch& batch, const Prediction& prediction) {
     routing_log_->add(step() + 1, batch, prediction);
   };
-  return learner_.accumulate_gradients(data_->next_step(), terms, add_routing);
+  return learner_.accumulate_gradients(next_batches(), terms, add_routing);
+}
+
+std::vector<MicroBatch> Trainer::next_batches() {
+  const TracedPhase phase("data");
+  return data_->next_step();
 }
 
 void Trainer::record_routing(StepRecord& record) {

@@ -79,6 +79,7 @@ class Trainer {
 
   void open_data();
   StepSums accumulate_gradients();
+  std::vector<MicroBatch> next_batches();
   /// Writes what routers decided in the step, if it is due; what cannot be written on a rank is an alarm of the record. Collective.
   void record_routing(StepRecord& record);
   /// RUN/config.yaml; rank 0 alone. A full disk is a warning where the run has checkpoints. @throws IoError

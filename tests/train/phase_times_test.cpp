@@ -72,8 +72,13 @@ TEST(PhaseTimes, BackwardIsCountedForTheRangeThatMadeItsNodes) {
 }
 
 TEST(PhaseTimes, ANodeBetweenTwoInnerRangesIsTheOuterOnes) {
-  const auto times = by_name(phase_times({host(Kind::kRange, "backward", 0, 10), node(8, 1, 9)}, kNodes));
-  EXPECT_DOUBLE_EQ(times.at("backward/forward").host, 8);
+  std::vector<NodesOfRange> nodes = kNodes;
+  nodes.push_back({"block", 1, 1, 9});
+  nodes.push_back({"forward", 1, 0, 10});
+  const std::vector<TraceEvent> events = {host(Kind::kRange, "backward", 0, 30), node(8, 1, 9), node(9, 10, 20), node(77, 20, 21)};
+  const auto times = by_name(phase_times(events, nodes));
+  EXPECT_DOUBLE_EQ(times.at("backward/block").host, 8);
+  EXPECT_DOUBLE_EQ(times.at("backward/").host, 22) << "a phase is no part of another";
 }
 
 TEST(PhaseTimes, WhatRunsAgainInBackwardIsCountedThere) {
