@@ -93,7 +93,8 @@ std::string message_of(const std::exception& error, const std::function<std::str
     return message;
   }
   std::string help =
-      "What helps, cheapest first: a smaller train.micro_batch; train.recompute=moe, then full; more ranks (optimizer state is shared out over all "
+      "What helps, cheapest first: a smaller train.micro_batch; train.recompute=moe, then full; more ranks (optimizer state is shared out "
+      "over all "
       "of them, experts over mesh.expert_parallel); a shorter model.sequence_length.";
   try {
     if (advice) help = advice();
@@ -135,7 +136,8 @@ int run(int argc, char** argv) {
   Logger log(MpiSession::launcher_rank());
   std::optional<MpiSession> session;
   AppContext context{
-      log, {}, [&]() -> MpiSession& { return session ? *session : session.emplace(argc, argv); }, stop ? &*stop : nullptr, nullptr, nullptr};
+      log,     {},     [&]() -> MpiSession& { return session ? *session : session.emplace(argc, argv); }, stop ? &*stop : nullptr,
+      nullptr, nullptr};
   CLI::App app{"PiMoE: trains Mixture-of-Experts language models under mpirun or srun", "pimoe"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "pimoe " PIMOE_VERSION);

@@ -82,7 +82,9 @@ int64_t fitting_micro_batch(const TrainConfig& config, const ProcessMesh& mesh, 
 }  // namespace
 
 RunSetup::RunSetup(TrainConfig& config, AppContext& context)
-    : session(start_mpi(config, context)), mesh(config.mesh, session.world(), session.node(), config.model.moe.common_divisor()), place(place_of(config, mesh)) {
+    : session(start_mpi(config, context)),
+      mesh(config.mesh, session.world(), session.node(), config.model.moe.common_divisor()),
+      place(place_of(config, mesh)) {
   at::set_num_threads(thread_count(config, mesh));
   use_device(mesh.device());
   if (config.train.micro_batch == 0) config.train.micro_batch = fitting_micro_batch(config, mesh, place);

@@ -105,7 +105,8 @@ void forget_peak_memory(c10::Device device) {
 void record_allocations(bool on) {
   if (gpu_count() == 0) return;
   constexpr size_t kMostRecords = 1'000'000;  // of a few hundred bytes each; older ones go first
-  torch::cuda::_record_memory_history(on ? std::optional<std::string>("all") : std::nullopt, /*context=*/"all", /*stacks=*/"cpp", kMostRecords,
+  torch::cuda::_record_memory_history(on ? std::optional<std::string>("all") : std::nullopt, /*context=*/"all", /*stacks=*/"cpp",
+                                      kMostRecords,
                                       /*clearHistory=*/on);
 }
 

@@ -29,7 +29,8 @@ class RangesOfNodes {
     }
     for (auto& [thread, ranges] : of_thread_) {
       std::sort(ranges.begin(), ranges.end(), [](const Nested& a, const Nested& b) {
-        return std::tuple(a.range->first, -a.range->end) < std::tuple(b.range->first, -b.range->end);  // an outer range before what it holds
+        return std::tuple(a.range->first, -a.range->end) <
+               std::tuple(b.range->first, -b.range->end);  // an outer range before what it holds
       });
       const Nested* open = nullptr;
       for (Nested& nested : ranges) {
@@ -108,7 +109,8 @@ std::vector<PhaseTime> phase_times(std::vector<TraceEvent> events, const std::ve
   for (const TraceEvent& event : events) {
     if (event.kind != TraceEvent::Kind::kDevice) continue;
     const auto launched = launched_in.find(event.correlation);
-    time_of(launched == launched_in.end() ? nowhere : launched->second).device += static_cast<double>(event.end - event.begin) / kMillisecond;
+    time_of(launched == launched_in.end() ? nowhere : launched->second).device +=
+        static_cast<double>(event.end - event.begin) / kMillisecond;
   }
 
   // A phase's parts side by side, in the order of the phases' first events, and what nothing names last.

@@ -129,10 +129,7 @@ ProfileRequest ProfileRequest::parse(const std::string& text) {
 }
 
 StepProfile::StepProfile(const ProfileRequest& request, const std::filesystem::path& run, const ProcessMesh& mesh, Logger& log)
-    : request_(request),
-      folder_(run / "profile" / concat("steps-", request.first, "-", request.last)),
-      mesh_(mesh),
-      log_(log) {
+    : request_(request), folder_(run / "profile" / concat("steps-", request.first, "-", request.last)), mesh_(mesh), log_(log) {
   // On a machine without a GPU it complains of that, on every rank.
   if (!mesh.device().is_cuda()) setenv("KINETO_LOG_LEVEL", "5", /*overwrite=*/0);
   if (request_.memory && !mesh.device().is_cuda()) {

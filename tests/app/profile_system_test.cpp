@@ -1,5 +1,8 @@
 #include "app/user.h"
 
+#include <fstream>
+#include <set>
+
 namespace pimoe {
 namespace {
 
@@ -36,7 +39,8 @@ TEST_F(ProfileCommand, WritesATraceOfEachRankAndATableOfTheStepsAskedFor) {
     for (const auto& event : trace.at("traceEvents")) {
       if (event.contains("name") && event["name"].is_string()) names.insert(event["name"]);
     }
-    for (const char* name : {"ProfilerStep#3", "ProfilerStep#4", "forward", "experts", "backward"}) EXPECT_EQ(names.count(name), 1U) << name;
+    for (const char* name : {"ProfilerStep#3", "ProfilerStep#4", "forward", "experts", "backward"})
+      EXPECT_EQ(names.count(name), 1U) << name;
     EXPECT_EQ(names.count("ProfilerStep#2") + names.count("ProfilerStep#5"), 0U);
   }
 }

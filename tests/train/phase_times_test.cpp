@@ -43,10 +43,17 @@ std::map<std::string, PhaseTime> by_name(const std::vector<PhaseTime>& times) {
 // A step of 100 ms: forward 10..50 with two layers' ranges, backward 50..90, 5 ms that nothing names, the update.
 std::vector<TraceEvent> one_step() {
   return {
-      host(Kind::kRange, "ProfilerStep#3", 0, 100), host(Kind::kRange, "forward", 10, 50), host(Kind::kRange, "attention", 12, 22),
-      host(Kind::kOperation, "mm", 13, 20, 5),      host(Kind::kRange, "experts", 22, 40), host(Kind::kOperation, "mm", 23, 33, 6),
-      host(Kind::kRange, "backward", 50, 90),       node(7, 52, 72, 8),                    node(2, 72, 85, 9),
-      host(Kind::kOperation, "mm", 73, 80, 10),     host(Kind::kRange, "optimizer", 95, 100),
+      host(Kind::kRange, "ProfilerStep#3", 0, 100),
+      host(Kind::kRange, "forward", 10, 50),
+      host(Kind::kRange, "attention", 12, 22),
+      host(Kind::kOperation, "mm", 13, 20, 5),
+      host(Kind::kRange, "experts", 22, 40),
+      host(Kind::kOperation, "mm", 23, 33, 6),
+      host(Kind::kRange, "backward", 50, 90),
+      node(7, 52, 72, 8),
+      node(2, 72, 85, 9),
+      host(Kind::kOperation, "mm", 73, 80, 10),
+      host(Kind::kRange, "optimizer", 95, 100),
   };
 }
 
@@ -90,7 +97,8 @@ TEST(PhaseTimes, WhatRunsAgainInBackwardIsCountedThere) {
 }
 
 TEST(PhaseTimes, AutogradsOwnThreadIsBackward) {
-  const auto times = by_name(phase_times({host(Kind::kRange, "backward", 0, 10), node(7, 1, 6, 3, /*thread=*/2), kernel(20, 23, 3)}, kNodes));
+  const auto times =
+      by_name(phase_times({host(Kind::kRange, "backward", 0, 10), node(7, 1, 6, 3, /*thread=*/2), kernel(20, 23, 3)}, kNodes));
   EXPECT_DOUBLE_EQ(times.at("backward/experts").host, 5);
   EXPECT_DOUBLE_EQ(times.at("backward/experts").device, 3);
 }
@@ -141,8 +149,8 @@ TEST(ProfileRequest, TakesARangeOneStepAndMemory) {
 }
 
 TEST(ProfileRequest, RefusesTheRestByName) {
-  for (const char* text : {"", "10:12", "steps=", "steps=12:10", "steps=0:3", "steps=a:3", "steps=1:2:3", "steps=1:9999", "steps=1:2,gpu", "memory",
-                           "steps=1:99999999999999999999", "steps=-1:2", "steps=1:2,"}) {
+  for (const char* text : {"", "10:12", "steps=", "steps=12:10", "steps=0:3", "steps=a:3", "steps=1:2:3", "steps=1:9999", "steps=1:2,gpu",
+                           "memory", "steps=1:99999999999999999999", "steps=-1:2", "steps=1:2,"}) {
     EXPECT_THROW(ProfileRequest::parse(text), UsageError) << text;
   }
 }
