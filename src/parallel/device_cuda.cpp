@@ -105,7 +105,7 @@ void forget_peak_memory(c10::Device device) {
 void record_allocations(bool on) {
   if (gpu_count() == 0) return;
   constexpr size_t kMostRecords = 1'000'000;  // of a few hundred bytes each; older ones go first
-  torch::cuda::_record_memory_history(on ? std::optional<std::string>("all") : std::nullopt, /*context=*/"all", /*stacks=*/"cpp",
+  torch::cuda::_record_memory_history(on ? std::optional<std::string>("all") : std::nullopt, /*context=*/"all", /*stacks=*/"all",
                                       kMostRecords,
                                       /*clearHistory=*/on);
 }

@@ -34,22 +34,24 @@ std::string memory_advice(const TrainConfig& config, const ForecastPlace& place)
   const ActivationBytes& kept = memory.activations;
   const auto text = [](int64_t bytes) { return human_bytes(static_cast<double>(bytes)); };
 
-  std::string advice =
-      concat("By the forecast the fullest rank needs ", text(memory.peak(place.on_gpu)), " with balanced experts, and ",
-             text(forecast.memory(kWorstSkew).peak(place.on_gpu)), " where one rank's experts take all tokens.\n",
-             "  state:       ", parts_text({{"weights", memory.weights}, {"gradients", memory.gradients}, {"optimizer", memory.optimizer}}),
-             "\n", "  activations: ",
-             parts_text({{"residual stream", kept.stream},
-                         {"norms", kept.norms},
-                         {"attention", kept.attention},
-                         {"dense layers", kept.dense},
-                         {"router", kept.router},
-                         {"dispatch", kept.dispatch},
-                         {"experts", kept.experts},
-                         {"shared and fallback", kept.others},
-                         {"loss", kept.loss},
-                         {"workspace", std::max(kept.layer_workspace, kept.loss_workspace)}}),
-             "\n");
+  const int64_t balanced = memory.peak(place.on_gpu);
+  const int64_t skewed = forecast.memory(kWorstSkew).peak(place.on_gpu);
+  std::string advice = concat(
+      "By the forecast the fullest rank needs ", text(balanced),
+      skewed == balanced ? "" : concat(" with balanced experts, and ", text(skewed), " where one rank's experts take all tokens"), ".\n",
+      "  state:       ", parts_text({{"weights", memory.weights}, {"gradients", memory.gradients}, {"optimizer", memory.optimizer}}), "\n",
+      "  activations: ",
+      parts_text({{"residual stream", kept.stream},
+                  {"norms", kept.norms},
+                  {"attention", kept.attention},
+                  {"dense layers", kept.dense},
+                  {"router", kept.router},
+                  {"dispatch", kept.dispatch},
+                  {"experts", kept.experts},
+                  {"shared and fallback", kept.others},
+                  {"loss", kept.loss},
+                  {"workspace", std::max(kept.layer_workspace, kept.loss_workspace)}}),
+      "\n");
   const std::vector<Remedy> all = remedies(config, place, kWorstSkew);
   if (all.empty()) return advice + "No change of the configuration gives more than that: more ranks, or a smaller model.";
   advice += "What gives most, each alone:";

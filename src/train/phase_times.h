@@ -11,7 +11,7 @@ struct TraceEvent {
   enum class Kind {
     kRange,      ///< a TraceRange
     kBackward,   ///< a node of autograd's graph, executed
-    kOperation,  ///< of libtorch, on the host
+    kOperation,  ///< of libtorch, or a call of CUDA's, on the host
     kDevice,     ///< a kernel, copy or fill on a GPU
   };
   Kind kind = Kind::kOperation;
@@ -21,7 +21,7 @@ struct TraceEvent {
   int64_t end = 0;
   uint64_t forward_thread = 0;  ///< kBackward: where the node was made
   int64_t sequence = -1;        ///< kBackward: the node's number on that thread
-  uint64_t correlation = 0;     ///< on the host: its own; kDevice: of the host's event that launched it, 0 if unknown
+  uint64_t correlation = 0;     ///< the same of a call of CUDA's and of what it launched; 0: neither
 };
 
 /// Nodes of autograd's graph that were made inside a range: numbers [first, end) of one thread.

@@ -7,6 +7,7 @@
 
 #include <ATen/SequenceNumber.h>
 #include <ATen/record_function.h>
+#include <kineto/ActivityType.h>
 #include <torch/csrc/autograd/profiler_kineto.h>
 
 #include <nlohmann/json.hpp>
@@ -50,17 +51,18 @@ void note_ranges_nodes() {
           .scopes({at::RecordScope::USER_SCOPE}));
 }
 
-/// kineto's ActivityType, whose header needs parts that libtorch does not ship.
-constexpr uint8_t kGpuCopy = 2, kGpuFill = 3, kGpuKernel = 4;
-
 std::vector<TraceEvent> events_of(const profiler::ProfilerResult& result) {
   std::vector<TraceEvent> events;
   for (const profiler::KinetoEvent& event : result.events()) {
+    const auto type = static_cast<libkineto::ActivityType>(event.activityType());
     TraceEvent copy;
     copy.name = event.name();
     copy.begin = static_cast<int64_t>(event.startNs());
     copy.end = static_cast<int64_t>(event.endNs());
-    if (event.deviceType() == c10::DeviceType::CPU) {
+    if (type == libkineto::ActivityType::CUDA_RUNTIME || type == libkineto::ActivityType::CUDA_DRIVER) {
+      copy.thread = event.startThreadId();
+      copy.correlation = event.correlationId();
+    } else if (type == libkineto::ActivityType::CPU_OP || type == libkineto::ActivityType::USER_ANNOTATION) {
       const auto scope = static_cast<at::RecordScope>(event.scope());
       copy.kind = scope == at::RecordScope::USER_SCOPE          ? TraceEvent::Kind::kRange
                   : scope == at::RecordScope::BACKWARD_FUNCTION ? TraceEvent::Kind::kBackward
@@ -68,12 +70,13 @@ std::vector<TraceEvent> events_of(const profiler::ProfilerResult& result) {
       copy.thread = event.startThreadId();
       copy.forward_thread = event.fwdThreadId();
       copy.sequence = event.sequenceNr();
-      copy.correlation = event.correlationId();
     } else {
-      const uint8_t type = event.activityType();
-      if (type != kGpuCopy && type != kGpuFill && type != kGpuKernel) continue;
+      if (type != libkineto::ActivityType::CONCURRENT_KERNEL && type != libkineto::ActivityType::GPU_MEMCPY &&
+          type != libkineto::ActivityType::GPU_MEMSET) {
+        continue;
+      }
       copy.kind = TraceEvent::Kind::kDevice;
-      copy.correlation = event.linkedCorrelationId();
+      copy.correlation = event.correlationId();
     }
     events.push_back(std::move(copy));
   }
@@ -164,12 +167,12 @@ void StepProfile::finish() {
 }
 
 void StepProfile::open() {
-  is_open_ = true;
   if (request_.memory) record_allocations(true);
   const torch::profiler::impl::ProfilerConfig config(torch::profiler::impl::ProfilerState::KINETO);
   profiler::prepareProfiler(config, activities(mesh_.device()));
   profiler::enableProfiler(config, activities(mesh_.device()));
   note_ranges_nodes();
+  is_open_ = true;
 }
 
 void StepProfile::close() {

@@ -46,7 +46,7 @@ std::vector<TraceEvent> one_step() {
       host(Kind::kRange, "ProfilerStep#3", 0, 100),
       host(Kind::kRange, "forward", 10, 50),
       host(Kind::kRange, "attention", 12, 22),
-      host(Kind::kOperation, "mm", 13, 20, 5),
+      host(Kind::kOperation, "cudaLaunchKernel", 13, 20, 5),
       host(Kind::kRange, "experts", 22, 40),
       host(Kind::kOperation, "mm", 23, 33, 6),
       host(Kind::kRange, "backward", 50, 90),
