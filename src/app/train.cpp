@@ -24,8 +24,7 @@ struct TrainOptions {
 };
 
 /// What may take long without a sign of progress.
-std::unique_ptr<Trainer> set_up(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop,
-                                const RunLock& lock) {
+std::unique_ptr<Trainer> set_up(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop, RunLock& lock) {
   const ProgressPhase phase("setup");
   const PatientOperation building;
   return std::make_unique<Trainer>(config, mesh, log, stop, &lock);
@@ -57,7 +56,7 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   if (config.run.hang_limit > 0 && mesh.size() > 1) {
     context.watchdog = std::make_shared<Watchdog>(mesh.control(), config.run.hang_limit, config.run.directory / "hang", log);
   }
-  const RunLock lock(config.run.directory, mesh);
+  RunLock lock(config.run.directory, mesh, log);
   if (mesh.rank() == 0) {
     for (const std::string& idle : idle_keys(file, options.overrides)) log.warning(idle);
   }
