@@ -13,6 +13,7 @@ namespace {
 class Comparison : public ::testing::Test {
  protected:
   CheckpointComparison compare(const Snapshot& first, const Snapshot& second) {
+    for (const char* name : {"a", "b"}) std::filesystem::remove_all(folder_.path() / name);
     save_snapshot(folder_.path() / "a", first, 50);
     save_snapshot(folder_.path() / "b", second);
     return compare_checkpoints(folder_.path() / "a", folder_.path() / "b");

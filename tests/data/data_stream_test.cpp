@@ -303,6 +303,14 @@ TEST(DataStream, ANegativeCursorIsADataError) {
   EXPECT_THROW(DataStream(counting_corpus(folder, 50), stream_options(0, 1, 1, 1), DataCursor{-1}), DataError);
 }
 
+DataStreamOptions eight_of_sixteen_tokens() {
+  DataStreamOptions options;
+  options.sequence_length = 16;
+  options.vocabulary = 100;
+  options.global_batch = options.micro_batch = 8;
+  return options;
+}
+
 TEST(DataStream, ACorpusThatIsCutWhileItIsReadIsAnErrorThatNamesItAndNoSignal) {
   const TemporaryFolder folder;
   constexpr int kDocuments = 5000;
@@ -312,7 +320,7 @@ TEST(DataStream, ACorpusThatIsCutWhileItIsReadIsAnErrorThatNamesItAndNoSignal) {
     writer.end_document();
   }
   writer.finish();
-  DataStream stream(folder / "corpus", {.sequence_length = 16, .vocabulary = 100, .global_batch = 8, .micro_batch = 8, .seed = 1}, {});
+  DataStream stream(folder / "corpus", eight_of_sixteen_tokens(), {});
   stream.next_step();
   std::filesystem::resize_file(folder / "corpus.bin", 100);
   const auto read_on = [&] {
@@ -339,7 +347,7 @@ TEST(DataStream, ACorpusThatIsReplacedUnderItsNameStaysTheOldOneForWhoReadsIt) {
     writer.finish();
   };
   build(7);
-  DataStream stream(folder / "corpus", {.sequence_length = 16, .vocabulary = 100, .global_batch = 8, .micro_batch = 8, .seed = 1}, {});
+  DataStream stream(folder / "corpus", eight_of_sixteen_tokens(), {});
   build(8);
   for (int step = 0; step < 6; ++step) EXPECT_EQ(stream.next_step()[0].tokens.min().item<int64_t>(), 7);
 }
