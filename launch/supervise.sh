@@ -107,11 +107,15 @@ resume_word() {
   if [ "$saved" = "$newest" ]; then echo checkpoint.resume=auto; else printf 'checkpoint.resume=%s\n' "$1/checkpoints/$saved"; fi
 }
 
-# Rank 0 holds RUN/lock while it trains, on whatever host it is.
+# Rank 0 holds the locks of RUN and of RUN/lock while it trains, on whatever host it is; the former is left where somebody deletes the latter.
 is_training() {
-  local status=0
-  [ ! -e "$run/lock" ] || flock --nonblock --conflict-exit-code 9 "$run/lock" true 2>/dev/null || status=$?
-  [ $status = 9 ]
+  local status place
+  for place in "$run/lock" "$run"; do
+    status=0
+    [ ! -e "$place" ] || flock --nonblock --conflict-exit-code 9 "$place" true 2>/dev/null || status=$?
+    [ $status != 9 ] || return 0
+  done
+  return 1
 }
 # Kills a launcher that lives on after training, or after it has said itself that ranks are gone: Open MPI's can hang as it ends. One of which
 # neither was seen is left alone: ranks may take long to come up, and not every file system shows the locks of other hosts.

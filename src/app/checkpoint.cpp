@@ -2,6 +2,7 @@
 
 #include "app/number_checks.h"
 #include "app/print_json.h"
+#include "app/run_owner.h"
 #include "base/file_io.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint_reader.h"
@@ -146,9 +147,20 @@ ExitCode verify(const Options& options, Logger& log) {
   return ExitCode::kDone;
 }
 
+bool same_moments(const CheckpointComparison& comparison) {
+  return comparison.same_of(state_kind::kFirstMoment) && comparison.same_of(state_kind::kSecondMoment);
+}
+
+/// "weights differ, moments the same, other tensors the same; of step, numbers and counters 2 differ"
+std::string verdict_of(const CheckpointComparison& comparison) {
+  const auto word = [](bool same) { return same ? " the same" : " differ"; };
+  return concat("weights", word(comparison.same_of(state_kind::kMaster)), ", moments", word(same_moments(comparison)), ", other tensors",
+                word(comparison.same_of(state_kind::kState)), "; step, numbers and counters",
+                comparison.state.empty() ? std::string(" the same") : concat(": ", comparison.state.size(), " differ"));
+}
+
+/// Tensors first, each with its kind (master: the weights); then what is no tensor, as such.
 void print_comparison(const CheckpointComparison& comparison) {
-  for (const std::string& line : comparison.state) std::cout << line << "\n";
-  if (comparison.config_differs) std::cout << "config: differs (does not count)\n";
   for (const std::string& name : comparison.only_in_first) std::cout << name << ": only in the first\n";
   for (const std::string& name : comparison.only_in_second) std::cout << name << ": only in the second\n";
   for (const std::string& line : comparison.shapes) std::cout << line << ": shapes differ\n";
@@ -157,8 +169,12 @@ void print_comparison(const CheckpointComparison& comparison) {
               << " elements differ, at most " << scientific(difference.max_absolute, 3) << " absolute, "
               << scientific(difference.max_relative, 3) << " relative\n";
   }
-  std::cout << grouped(comparison.equal_tensors) << " tensors are equal" << (comparison.same() ? "; the checkpoints are the same" : "")
-            << "\n";
+  for (const std::string& line : comparison.state) std::cout << line << "\n";
+  if (comparison.config_differs) std::cout << "config: differs (does not count)\n";
+  std::cout << grouped(comparison.equal_tensors) << " tensors are equal: " << verdict_of(comparison) << "\n";
+  if (comparison.same()) std::cout << "the checkpoints are the same\n";
+  if (!comparison.same() && comparison.same_tensors())
+    std::cout << "the same model and optimizer, at another point of its data or its run\n";
 }
 
 ExitCode diff(const Options& options) {
@@ -177,6 +193,9 @@ ExitCode diff(const Options& options) {
     print_json({{"first", first.string()},
                 {"second", second.string()},
                 {"same", comparison.same()},
+                {"same_weights", comparison.same_of(state_kind::kMaster)},
+                {"same_moments", same_moments(comparison)},
+                {"same_tensors", comparison.same_tensors()},
                 {"equal_tensors", comparison.equal_tensors},
                 {"state", comparison.state},
                 {"config_differs", comparison.config_differs},
@@ -251,6 +270,7 @@ ExitCode reshard(const Options& options, Logger& log) {
   const int64_t step = read_manifest(from).step;
   require_outside_checkpoints(options.output);
   const fs::path to = place_of_step(step, without_slash(options.output));
+  require_no_other_run(options.output, to.parent_path(), run_of(from));
   if (fs::exists(to)) throw UsageError(concat("--output (", to.string(), ") must not exist yet"));
   if (options.target.ranks % options.target.expert_parallel != 0) {
     throw UsageError(concat("--expert-parallel (", options.target.expert_parallel, ") must divide --ranks (", options.target.ranks, ")"));
@@ -305,7 +325,11 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
   command->add_option("first", options->path, kPath)->required()->type_name("A");
   command->add_option("second", options->second, kPath)->required()->type_name("B");
   command->add_flag("--json", options->json, "print JSON");
-  command->footer("Example:\n  pimoe checkpoint diff runs/a/checkpoints/step-00000100 runs/b/checkpoints/step-00000100");
+  command->footer(
+      "Exit code 1 where a tensor, the step, a number or a counter differs (counters tell where a run stands in its data, data.* which "
+      "data);\n"
+      "the last lines, and same_weights, same_moments, same_tensors of --json, say of which kind. Another configuration does not count.\n"
+      "Example:\n  pimoe checkpoint diff runs/a/checkpoints/step-00000100 runs/b/checkpoints/step-00000100");
   command->callback([&context, options] { context.action = [options] { return diff(*options); }; });
 
   command = checkpoint->add_subcommand("extract", "Writes one whole tensor into an HDF5 file");
@@ -328,7 +352,7 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
       ->check(whole_number_in(1, 1 << 20));
   command
       ->add_option("--output", options->output,
-                   "run folder, its checkpoints folder, or step-* folder of the same step, which must not be there yet")
+                   "run folder, its checkpoints folder, or step-* folder of the same step, which must not be there yet; no other run's")
       ->required()
       ->type_name("PATH")
       ->check(a_name());

@@ -2,6 +2,7 @@
 
 #include "app/number_checks.h"
 #include "app/print_json.h"
+#include "app/run_owner.h"
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
@@ -116,6 +117,7 @@ bool is_our_tokenizer(const fs::path& file, const ModelConfig& model, Logger& lo
 ExitCode import_model(const ImportOptions& options, Logger& log) {
   const fs::path output = without_slash(options.output);
   require_model_folder(options.source);
+  require_no_other_run(output, output, /*run=*/"");
   const HfImport imported(options.source, options.sequence_length);
   const HfFamilyTraits& traits = traits_of(imported.hf().family);
   log.info(concat(options.source.string(), ": ", traits.architecture, ", ", grouped(imported.parameters()), " parameters in ",

@@ -28,11 +28,25 @@ struct TrainOptions {
 };
 
 /// What may take long without a sign of progress.
-std::unique_ptr<Trainer> set_up(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop,
-                                const RunLock& lock) {
+std::unique_ptr<Trainer> set_up(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop, RunLock& lock) {
   const ProgressPhase phase("setup");
   const PatientOperation building;
   return std::make_unique<Trainer>(config, mesh, log, stop, &lock);
+}
+
+/// What is said, and on a GPU kept, where a run has no memory left.
+void prepare_for_lack_of_memory(const TrainConfig& config, const RunSetup& setup, AppContext& context) {
+  context.memory_advice = [config, place = setup.place] { return memory_advice(config, place); };
+  const std::filesystem::path file =
+      config.run.directory / "profile" / concat("rank-", padded(setup.mesh.rank(), 4), "-out-of-memory.pickle");
+  observe_out_of_memory([file, &log = context.log] {
+    try {
+      std::filesystem::create_directories(file.parent_path());
+      replace_file(file, allocations_as_pickle());
+      log.warning(concat("out of memory: what the GPU held is in ", file.string(), ", for docs.pytorch.org/memory_viz"));
+    } catch (const std::exception&) {  // the error that follows says what matters
+    }
+  });
 }
 
 /// @returns a line for each preset, for --help.
@@ -63,16 +77,8 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   if (config.run.hang_limit > 0 && mesh.size() > 1) {
     context.watchdog = std::make_shared<Watchdog>(mesh.control(), config.run.hang_limit, config.run.directory / "hang", log);
   }
-  context.memory_advice = [config, place = setup.place] { return memory_advice(config, place); };
-  observe_out_of_memory([file = config.run.directory / "profile" / concat("rank-", padded(mesh.rank(), 4), "-out-of-memory.pickle"), &log] {
-    try {
-      std::filesystem::create_directories(file.parent_path());
-      replace_file(file, allocations_as_pickle());
-      log.warning(concat("out of memory: what the GPU held is in ", file.string(), ", for docs.pytorch.org/memory_viz"));
-    } catch (const std::exception&) {  // the error that follows says what matters
-    }
-  });
-  const RunLock lock(config.run.directory, mesh);
+  prepare_for_lack_of_memory(config, setup, context);
+  RunLock lock(config.run.directory, mesh, log);
   if (mesh.rank() == 0) {
     for (const std::string& idle : idle_keys(file, options.overrides)) log.warning(idle);
   }

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
+#include <vector>
 
 #include "base/errors.h"
 #include "base/progress.h"
@@ -59,15 +61,28 @@ std::string sha256(const void* bytes, size_t count) {
 }
 
 std::string sampled_sha256(const void* bytes, size_t count) {
-  constexpr size_t kStretches = 256;
-  constexpr size_t kStretchBytes = size_t{64} << 10;
-  if (count <= kStretches * kStretchBytes) return sha256(bytes, count);
+  return sampled_sha256(count, [bytes](uint64_t offset, void* out, size_t part) {
+    if (part > 0) std::memcpy(out, static_cast<const char*>(bytes) + offset, part);
+  });
+}
+
+std::string sampled_sha256(uint64_t count, const std::function<void(uint64_t offset, void* out, size_t bytes)>& read) {
+  constexpr uint64_t kStretches = 256;
+  constexpr uint64_t kStretchBytes = uint64_t{64} << 10;
   Sha256 digest;
-  const uint64_t size = count;
-  digest.update(&size, sizeof(size));
-  const size_t apart = (count - kStretchBytes) / (kStretches - 1);
-  for (size_t i = 0; i + 1 < kStretches; ++i) digest.update(static_cast<const char*>(bytes) + i * apart, kStretchBytes);
-  digest.update(static_cast<const char*>(bytes) + count - kStretchBytes, kStretchBytes);
+  std::vector<std::byte> stretch(kStretchBytes);
+  const auto add = [&](uint64_t offset, uint64_t bytes) {
+    read(offset, stretch.data(), bytes);
+    digest.update(stretch.data(), bytes);
+  };
+  if (count <= kStretches * kStretchBytes) {
+    for (uint64_t at = 0; at < count; at += kStretchBytes) add(at, std::min(kStretchBytes, count - at));
+    return digest.finish();
+  }
+  digest.update(&count, sizeof(count));
+  const uint64_t apart = (count - kStretchBytes) / (kStretches - 1);
+  for (uint64_t i = 0; i + 1 < kStretches; ++i) add(i * apart, kStretchBytes);
+  add(count - kStretchBytes, kStretchBytes);
   return digest.finish();
 }
 

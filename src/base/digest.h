@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -30,6 +31,8 @@ std::string sha256(const void* bytes, size_t count);
 /// The same of a file's size and of 256 stretches of 64 KiB, evenly apart, the first and the last among them; a file that is no longer is taken whole.
 /// Tells one file from another, and not whether a byte of it has changed.
 std::string sampled_sha256(const void* bytes, size_t count);
+/// Of what need not be in memory. @param read  copies bytes of it, and may throw
+std::string sampled_sha256(uint64_t count, const std::function<void(uint64_t offset, void* out, size_t bytes)>& read);
 
 /// @returns the first 60 bits of a digest: what fits where whole numbers are kept.
 int64_t fingerprint(const std::string& digest);

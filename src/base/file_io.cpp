@@ -50,6 +50,28 @@ Buffer read_whole(const fs::path& path, uint64_t limit_bytes, bool regular = fal
   return content;
 }
 
+/// Takes the lock of an open file. @returns 0, or the reason why not
+int lock_now(int descriptor) {
+  int code = 0;
+  // Who looks whether it is held (launch/supervise.sh does) holds it for a moment.
+  for (int tries = 0; tries < 20; ++tries) {
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) return 0;
+    code = errno;
+    if (code != EWOULDBLOCK && code != EINTR) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  return code;
+}
+
+/// Whether a path still leads to an open file; where one may not look now, it does.
+bool leads_to(const fs::path& path, int descriptor) {
+  struct stat held {};
+  struct stat found {};
+  if (::fstat(descriptor, &held) != 0) return true;
+  if (::stat(path.c_str(), &found) != 0) return errno != ENOENT && errno != ENOTDIR;
+  return held.st_dev == found.st_dev && held.st_ino == found.st_ino;
+}
+
 fs::path folder_of(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
 
 }  // namespace
@@ -139,26 +161,28 @@ FileLock::FileLock(const fs::path& path) : path_(path), descriptor_(::open(path.
   if (code == EISDIR && descriptor_ < 0) {
     throw IoError(concat("cannot lock ", path.string(), ": it is a folder, and must be a file: remove it, or move it away"), code);
   }
-  // Who looks whether it is held (launch/supervise.sh does) holds it for a moment.
-  for (int tries = 0; descriptor_ >= 0 && tries < 20; ++tries) {
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
-    code = errno;
-    if (code != EWOULDBLOCK && code != EINTR) break;
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  if (descriptor_ >= 0) {
+    code = lock_now(descriptor_);
+    if (code == 0) return;
+    ::close(descriptor_);
   }
-  if (descriptor_ >= 0) ::close(descriptor_);
   throw IoError(concat("cannot lock ", path.string(), ": ", std::generic_category().message(code)), code);
 }
 
 FileLock::~FileLock() { ::close(descriptor_); }
 
-bool FileLock::is_in_place() const {
-  struct stat held {};
-  struct stat found {};
-  if (::fstat(descriptor_, &held) != 0) return true;
-  if (::stat(path_.c_str(), &found) != 0) return errno != ENOENT && errno != ENOTDIR;
-  return held.st_dev == found.st_dev && held.st_ino == found.st_ino;
+bool FileLock::is_in_place() const { return leads_to(path_, descriptor_); }
+
+FolderLock::FolderLock(const fs::path& folder) : path_(folder), descriptor_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+  if (descriptor_ < 0) refuse_io("open folder", folder, errno);
+  if (lock_now(descriptor_) != EWOULDBLOCK) return;
+  ::close(descriptor_);
+  throw IoError(concat("cannot lock ", folder.string(), ": another process holds its lock"), EWOULDBLOCK);
 }
+
+FolderLock::~FolderLock() { ::close(descriptor_); }
+
+bool FolderLock::is_in_place() const { return leads_to(path_, descriptor_); }
 
 MappedFile::MappedFile(const fs::path& path) {
   const Descriptor file(path, O_RDONLY | O_NONBLOCK, "map");

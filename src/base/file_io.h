@@ -59,6 +59,24 @@ class FileLock {
   int descriptor_;
 };
 
+/// The lock of a folder itself, likewise. Where the file system has no such locks (some network file systems) it keeps nobody out, but still knows
+/// its folder.
+class FolderLock {
+ public:
+  /// @throws IoError with code EWOULDBLOCK if another process holds the lock, also a second later
+  explicit FolderLock(const std::filesystem::path& folder);
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+  /// @returns whether the path still leads to the folder; where one may not look now, it does.
+  bool is_in_place() const;
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_;
+};
+
 /// A read-only memory map of a whole regular file, released with the object. An empty file maps to a null pointer and size 0.
 class MappedFile {
  public:

@@ -23,7 +23,9 @@ void LargeFileReader::read(uint64_t offset, void* out, size_t count) const {
   while (count > 0) {
     const size_t got = file_->read_at(offset, at, count);
     if (got == 0) {
-      throw IoError(concat("cannot read ", path().string(), ": it ends before byte ", grouped(static_cast<int64_t>(offset))), EIO);
+      throw IoError(concat("cannot read ", path().string(), ": it now ends before byte ", grouped(static_cast<int64_t>(offset)),
+                           ", and had ", grouped(static_cast<int64_t>(size_)), " bytes when it was opened: it was cut while it was in use"),
+                    EIO);
     }
     at += got;
     offset += got;

@@ -37,7 +37,7 @@ struct Slot {
   }
 };
 
-std::array<Slot, kProgressSlots> slots;  // what a process is doing is a fact about the process
+std::array<Slot, kProgressSlots + 1> slots;  // what a process is doing is a fact about the process
 thread_local Slot* own = &slots[0];
 
 std::mutex unwound_mutex;  // taken where an exception passes alone

@@ -15,9 +15,10 @@
 
 namespace pimoe {
 
-/// Who works: training, and the thread that writes checkpoints beside it.
-enum class ProgressSlot : uint8_t { kTraining, kWriter };
-constexpr size_t kProgressSlots = 2;
+/// Who works: training, the thread that writes checkpoints beside it, and threads that work ahead for training, of which nobody is told: who waits
+/// for one of them says so itself.
+enum class ProgressSlot : uint8_t { kTraining, kWriter, kAhead };
+constexpr size_t kProgressSlots = 2;  ///< that are told of
 
 /// The ranks of a communicator: `size` ranks of the world from `first` on, `stride` apart; stride 0: no such row, members unknown.
 struct ProgressGroup {

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <initializer_list>
 #include <iterator>
 #include <utility>
 
@@ -59,6 +60,13 @@ double seconds_since(std::chrono::steady_clock::time_point begun) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
 }
 
+/// What cannot be looked at now says nothing about what it holds.
+IoError with_advice(const IoError& error, const fs::path& checkpoint) {
+  return {concat(error.what(), ". It may pass, and nothing was set aside. Where it does not, move ", checkpoint.string(),
+                 " away: the run then goes on from the checkpoint before it"),
+          error.code()};
+}
+
 /// What is wrong with the bytes of this rank's share of the files; every rank takes every `ranks`-th.
 std::string share_trouble(const fs::path& checkpoint, const Manifest& manifest, int rank, int ranks) {
   for (size_t i = static_cast<size_t>(rank); i < manifest.files.size(); i += static_cast<size_t>(ranks)) {
@@ -101,18 +109,26 @@ CheckpointStore::CheckpointStore(fs::path folder, const CheckpointConfig& config
     std::error_code failed;
     fs::create_directories(folder_, failed);
     if (failed) throw CheckpointError(concat("cannot make ", folder_.string(), ": ", failed.message()));
-    for (const std::string& line : sweep_leftovers(folder_)) log_.info(line);
+    const FolderWork swept = sweep_leftovers(folder_);
+    for (const std::string& line : swept.done) log_.info(line);
+    for (const auto& [leftover, why] : swept.troubles) {
+      log_.warning(
+          concat(why, ". It is what an earlier save left, and stays; this run saves beside it. Remove it, or each start says so again"));
+    }
   }));
   if (!trouble.empty()) throw SaveError(trouble);
 }
 
 void CheckpointStore::agree(const std::function<void()>& work) const {
-  bool is_io = false;
-  const std::string trouble = trouble_of(work, &is_io);
-  const std::string agreed = mesh_.control().agree(trouble);
+  TroubleKind kind = TroubleKind::kNone;
+  const std::string agreed = mesh_.control().agree(trouble_of(work, &kind));
   if (agreed.empty()) return;
-  const bool all_io = mesh_.control().agree(trouble.empty() || is_io ? "" : "damage").empty();
-  if (all_io) throw IoError(agreed, EIO);
+  const auto nobody_had = [&](std::initializer_list<TroubleKind> kinds) {
+    const bool had = std::find(kinds.begin(), kinds.end(), kind) != kinds.end();
+    return mesh_.control().agree(had ? "one of them" : "").empty();
+  };
+  if (nobody_had({TroubleKind::kDamage, TroubleKind::kOther})) throw IoError(agreed, EIO);
+  if (nobody_had({TroubleKind::kOther})) throw DamageError(agreed);
   throw CheckpointError(agreed);
 }
 
@@ -149,9 +165,10 @@ int64_t CheckpointStore::write(const Snapshot& snapshot, const HostCommunicator&
     // A run that skips steps and is asked to stop, again and again, must not push out those from before.
     const auto skipped = snapshot.counters.find(state_counter::kSkippedInARow);
     const bool is_healthy = skipped == snapshot.counters.end() || skipped->second == 0;
-    for (const fs::path& path :
-         is_healthy ? prune_steps(folder_, snapshot.step, std::max(config_.keep, kFewestKept)) : std::vector<fs::path>{}) {
-      log_.debug(concat("deleted ", path.string(), ": checkpoint.keep is ", config_.keep));
+    const FolderWork pruned = is_healthy ? prune_steps(folder_, snapshot.step, std::max(config_.keep, kFewestKept)) : FolderWork{};
+    for (const std::string& line : pruned.done) log_.debug(concat(line, ": checkpoint.keep is ", config_.keep));
+    for (const auto& [path, why] : pruned.troubles) {
+      if (resisting_.insert(path).second) log_.warning(concat("an older checkpoint could not be deleted, and stays: ", why));
     }
     const std::optional<int64_t> newest = newest_step(folder_);  // nothing where the folder was moved away since
     if (newest > snapshot.step) {
@@ -177,20 +194,26 @@ std::optional<fs::path> CheckpointStore::newest_good() {
     try {
       damage = damage_of(checkpoint);
     } catch (const IoError& error) {
-      throw IoError(concat(error.what(), ". It may pass, and nothing was set aside. Where it does not, move ", checkpoint.string(),
-                           " away: the run then goes on from the checkpoint before it"),
-                    error.code());
+      throw with_advice(error, checkpoint);
     }
     if (damage.empty()) return checkpoint;
-    if (ranks.rank() != 0) continue;
+    set_aside(checkpoint, damage);
+  }
+  return std::nullopt;
+}
+
+bool CheckpointStore::set_aside(const fs::path& checkpoint, const std::string& damage) {
+  const HostCommunicator& ranks = mesh_.control();
+  std::string failed;
+  if (ranks.rank() == 0) {
     SetAside aside;
-    const std::string failed = trouble_of([&] { aside = set_aside(checkpoint, damage); });
+    failed = trouble_of([&] { aside = pimoe::set_aside(checkpoint, damage); });
     log_.warning(concat(
         "checkpoint ", checkpoint.string(), " is damaged: ", damage,
         failed.empty() ? concat(". Set aside as ", aside.path.filename().string()) : concat(". It could not be set aside (", failed, ")"),
         aside.trouble.empty() ? "" : concat(", without the reason in it (", aside.trouble, ")"), "; going on from the one before it"));
   }
-  return std::nullopt;
+  return ranks.agree(failed).empty();
 }
 
 std::string CheckpointStore::damage_of(const fs::path& checkpoint) const {
@@ -210,7 +233,7 @@ std::string CheckpointStore::damage_of(const fs::path& checkpoint) const {
   return ranks.agree(damage);
 }
 
-std::vector<std::string> CheckpointStore::restore(const fs::path& checkpoint, Snapshot& wanted) {
+std::vector<std::string> CheckpointStore::restore(const fs::path& checkpoint, Snapshot& wanted) try {
   std::string manifest;
   agree([&] {
     // One rank reads the table of contents for all: a thousand would ask the file system for the same file at once.
@@ -226,6 +249,8 @@ std::vector<std::string> CheckpointStore::restore(const fs::path& checkpoint, Sn
     log_.info(concat("rank ", mesh_.rank(), ": the checkpoint does not have ", join(restored.left_out, ", "), ": left as they begin"));
   }
   return restored.left_out;
+} catch (const IoError& error) {
+  throw with_advice(error, checkpoint);
 }
 
 std::vector<std::string> restore_snapshot(const fs::path& checkpoint, Snapshot& wanted) {

@@ -13,6 +13,7 @@
 #include <future>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -51,7 +52,7 @@ struct CheckpointConfig {
 /// REQUIRES: one job at a time uses a folder, and every rank sees it.
 class CheckpointStore {
  public:
-  /// Makes the folder; leftovers of killed saves (step-*.tmp, step-*.old) are removed by rank 0. Collective.
+  /// Makes the folder; leftovers of killed saves (step-*.tmp, step-*.old) are removed by rank 0, and one that cannot be is named in a warning. Collective.
   /// @throws SaveError, the same on every rank.
   CheckpointStore(std::filesystem::path folder, const CheckpointConfig& config, const ProcessMesh& mesh, Logger& log);
 
@@ -88,12 +89,17 @@ class CheckpointStore {
   /// @cost reads the checkpoint once, each file on one of the ranks.
   std::optional<std::filesystem::path> newest_good();
 
+  /// Renames a checkpoint that was found damaged to step-N.bad, with the reason in it, and says so. Collective; rank 0's `damage` counts.
+  /// @returns whether it is out of the way, the same on every rank
+  bool set_aside(const std::filesystem::path& checkpoint, const std::string& damage);
+
   /// Fills the tensors of `wanted.pieces` and its numbers, counters, step and config from the checkpoint, whatever layout wrote it.
   /// Floating-point tensors are converted to the wanted dtype; others must have the stored one. Numbers and counters that `wanted` has on
   /// entry must be in the checkpoint; on return it has all of the checkpoint's: an optional one is not put in, but looked for afterwards. Only
   /// files with wanted elements are read. Collective.
   /// @returns the tensors of this rank's optional pieces that the checkpoint does not have, which stay as they are; said in the log
-  /// @throws CheckpointError naming the tensor that is missing, has another shape, is not fully covered, or the file that is damaged.
+  /// @throws DamageError (verification.h) naming the file that is missing or damaged; CheckpointError naming the tensor that is missing, has another
+  ///         shape or is not fully covered; IoError where a file cannot be read now: the same on every rank. Pieces may be filled in part then.
   std::vector<std::string> restore(const std::filesystem::path& checkpoint, Snapshot& wanted);
 
  private:
@@ -101,7 +107,8 @@ class CheckpointStore {
   int64_t write(const Snapshot& snapshot, const HostCommunicator& ranks);
   /// What is wrong with a checkpoint, "" if nothing; the same on every rank. Files are shared out over the ranks.
   std::string damage_of(const std::filesystem::path& checkpoint) const;
-  /// Throws on every rank if one's work throws: IoError where no rank had another trouble, else CheckpointError.
+  /// Throws on every rank if one's work throws: IoError where no rank had another trouble, DamageError where none had one but these two, else
+  /// CheckpointError.
   void agree(const std::function<void()>& work) const;
 
   std::filesystem::path folder_;
@@ -110,7 +117,8 @@ class CheckpointStore {
   Logger& log_;
   std::unique_ptr<HostCommunicator> writers_;  ///< for the threads that write
   HostCopy host_copy_;
-  std::future<Report> running_;  ///< last: it is waited for before what it uses goes
+  std::set<std::filesystem::path> resisting_;  ///< what could not be deleted, and was said: once is enough. Of who writes on rank 0
+  std::future<Report> running_;                ///< last: it is waited for before what it uses goes
 };
 
 /// Restoring without a mesh, for tools: as CheckpointStore::restore on one process, without a word.

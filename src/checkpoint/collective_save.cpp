@@ -34,11 +34,7 @@ int64_t bytes_of(const StoredPiece& stored) { return stored.piece.numel() * elem
 
 CollectiveSave::CollectiveSave(fs::path folder, const Snapshot& snapshot, const HostCommunicator& ranks, int64_t expert_parallel,
                                int64_t part_bytes)
-    : folder_(std::move(folder)),
-      temporary_(temporary_of(folder_ / step_name(snapshot.step))),
-      snapshot_(snapshot),
-      ranks_(ranks),
-      part_bytes_(part_bytes) {
+    : folder_(std::move(folder)), snapshot_(snapshot), ranks_(ranks), part_bytes_(part_bytes) {
   manifest_.step = snapshot.step;
   manifest_.ranks = ranks.size();
   manifest_.expert_parallel = expert_parallel;
@@ -54,13 +50,27 @@ void CollectiveSave::run() try {
   write();
   commit();
 } catch (const CheckpointError& error) {
+  const std::string lost = loss_of_folder();
   std::error_code failed;
   {
     const PatientOperation on_files;
-    if (ranks_.rank() == 0) fs::remove_all(temporary_, failed);  // what cannot be removed now is swept at the next start
+    // What cannot be removed now is swept at the next start.
+    if (ranks_.rank() == 0 && !temporary_.empty()) fs::remove_all(temporary_, failed);
   }
   ranks_.patient_barrier();  // a retry must not meet the removal
-  throw SaveError(concat(step_name(snapshot_.step), " was not saved: ", error.what()), /*may_pass=*/planned_);
+  throw SaveError(concat(step_name(snapshot_.step), " was not saved: ", lost.empty() ? error.what() : lost), /*may_pass=*/planned_);
+}
+
+std::string CollectiveSave::loss_of_folder() const {
+  std::error_code unknown;
+  const auto is_gone = [&](const fs::path& path) { return !fs::exists(path, unknown) && !unknown; };
+  std::string lost;
+  if (ranks_.rank() == 0 && !temporary_.empty()) {
+    if (is_gone(temporary_) || (has_token_ && is_gone(temporary_ / kTokenFile))) {
+      lost = concat(temporary_.string(), ", or what was in it, was removed while this checkpoint was written into it");
+    }
+  }
+  return ranks_.agree(lost);
 }
 
 void CollectiveSave::agree(const std::string& trouble) const {
@@ -109,11 +119,13 @@ void CollectiveSave::prepare() {
   agree(trouble_of([&] {
     if (ranks_.rank() != 0) return;
     remake_own_folder();
-    make_empty_folder(temporary_);  // first: what a killed save left takes space
+    temporary_ = make_temporary(folder_ / step_name(snapshot_.step));  // first: what a killed save left takes space
     check_free_space();
     write_durably(temporary_ / kTokenFile, token.data(), token.size());
   }));
   const std::string expected = ranks_.broadcast_text(token, 0);
+  temporary_ = folder_ / ranks_.broadcast_text(temporary_.filename().string(), 0);
+  has_token_ = true;
   agree(trouble_of([&] { wait_for_token(expected); }));
 }
 
@@ -147,6 +159,8 @@ void CollectiveSave::wait_for_token(const std::string& token) const {
 }
 
 void CollectiveSave::write() {
+  has_token_ = false;
+  bool is_whole = false;
   const std::string trouble = trouble_of([&] {
     size_t part = 0;
     ShardWriter writer(temporary_, manifest_);
@@ -155,6 +169,7 @@ void CollectiveSave::write() {
       writer.add(shard_name(ranks_.rank(), ranks_.size(), part++), pieces);
     }
     writer.finish();
+    is_whole = true;
   });
   if (!trouble.empty()) {
     const PatientOperation on_a_file;
@@ -162,6 +177,7 @@ void CollectiveSave::write() {
     fs::remove(temporary_ / kTokenFile, ignored);
   }
   agree(trouble);
+  agree(is_whole ? "" : concat((temporary_ / kTokenFile).string(), " was removed while this checkpoint was written"));
 
   const std::vector<std::string> parts = ranks_.all_gather_text(to_json(manifest_));
   agree(trouble_of([&] {
@@ -180,7 +196,7 @@ void CollectiveSave::commit() {
   agree(trouble_of([&] {
     if (ranks_.rank() != 0) return;
     fs::remove(temporary_ / kTokenFile);
-    commit_checkpoint(folder_ / step_name(snapshot_.step), manifest_);
+    commit_checkpoint(temporary_, folder_ / step_name(snapshot_.step), manifest_);
   }));
 }
 

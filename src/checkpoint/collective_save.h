@@ -16,7 +16,7 @@ namespace pimoe {
 /// Waits patiently (patient_barrier): it may run in a thread beside training.
 ///
 ///     1. plan     all ranks tell their pieces; copies get one writer, gaps stop the save
-///     2. prepare  rank 0 checks the free space and makes step-N.tmp with a token in it; all ranks must see the token
+///     2. prepare  rank 0 makes step-N.tmp, checks the free space and writes a token; all ranks must see the token
 ///     3. write    each rank its files; a rank that fails takes the token away, which stops the others at their next file
 ///     4. commit   rank 0 writes the manifest and renames
 class CollectiveSave {
@@ -41,10 +41,12 @@ class CollectiveSave {
   /// Somebody may have removed it to have room. Its parent, a run folder that is gone, is not made again: nobody holds the lock of a new one.
   void remake_own_folder() const;
   void check_free_space() const;
+  /// What rank 0 says where its folder is not there any more: who else is told that something in it cannot be found. Collective.
+  std::string loss_of_folder() const;
   void wait_for_token(const std::string& token) const;
 
   std::filesystem::path folder_;
-  std::filesystem::path temporary_;
+  std::filesystem::path temporary_;  ///< step-N.tmp, or a number behind it; empty before prepare()
   const Snapshot& snapshot_;
   const HostCommunicator& ranks_;
   int64_t part_bytes_;
@@ -52,7 +54,8 @@ class CollectiveSave {
   int64_t total_bytes_ = 0;
   int64_t needed_bytes_ = 0;
   bool planned_ = false;
-  Manifest manifest_;  ///< this rank's part; after write(), on rank 0, the whole
+  bool has_token_ = false;  ///< rank 0 has written it, and no rank takes it away yet
+  Manifest manifest_;       ///< this rank's part; after write(), on rank 0, the whole
 };
 
 }  // namespace pimoe

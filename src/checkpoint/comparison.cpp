@@ -71,8 +71,11 @@ void compare_maps(const char* what, const std::map<std::string, Value>& first, c
 
 }  // namespace
 
-bool CheckpointComparison::same() const {
-  return only_in_first.empty() && only_in_second.empty() && shapes.empty() && values.empty() && state.empty();
+bool CheckpointComparison::same_of(const std::string& kind) const {
+  const auto is_of_kind = [begin = kind + "/"](const std::string& line) { return line.starts_with(begin); };
+  return std::none_of(only_in_first.begin(), only_in_first.end(), is_of_kind) &&
+         std::none_of(only_in_second.begin(), only_in_second.end(), is_of_kind) && std::none_of(shapes.begin(), shapes.end(), is_of_kind) &&
+         std::none_of(values.begin(), values.end(), [&](const TensorDifference& difference) { return is_of_kind(difference.tensor); });
 }
 
 CheckpointComparison compare_checkpoints(const std::filesystem::path& first_path, const std::filesystem::path& second_path) {

@@ -26,7 +26,10 @@ struct CheckpointComparison {
   std::vector<std::string> state;  ///< step, numbers and counters: "counters.next_sample: 1600 and 3200"
   bool config_differs = false;     ///< does not count: a run's folder and layout are part of it
 
-  bool same() const;
+  /// Whether tensors of a kind ("master": the weights) are the same: none differs, in values or shape, or is in one of the two alone.
+  bool same_of(const std::string& kind) const;
+  bool same_tensors() const { return only_in_first.empty() && only_in_second.empty() && shapes.empty() && values.empty(); }
+  bool same() const { return same_tensors() && state.empty(); }
 };
 
 /// Compares every logical tensor, assembled in stretches. Number formats may differ; two NaN are equal, and so are 0 and -0.

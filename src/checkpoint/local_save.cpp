@@ -12,8 +12,6 @@ namespace pimoe {
 
 namespace fs = std::filesystem;
 
-fs::path temporary_of(const fs::path& checkpoint) { return fs::path(checkpoint) += ".tmp"; }
-
 void make_empty_folder(const fs::path& folder) {
   std::error_code failed;
   fs::remove_all(folder, failed);
@@ -21,8 +19,7 @@ void make_empty_folder(const fs::path& folder) {
   if (failed) throw IoError(concat("cannot make ", folder.string(), ": ", failed.message()), failed.value());
 }
 
-void commit_checkpoint(const fs::path& checkpoint, const Manifest& manifest) {
-  const fs::path temporary = temporary_of(checkpoint);
+void commit_checkpoint(const fs::path& temporary, const fs::path& checkpoint, const Manifest& manifest) {
   const std::string text = to_json(manifest);
   write_durably(temporary / "manifest.json", text.data(), text.size());
   commit_folder(temporary, checkpoint);
@@ -30,18 +27,18 @@ void commit_checkpoint(const fs::path& checkpoint, const Manifest& manifest) {
 
 void write_checkpoint(const fs::path& checkpoint, Manifest manifest, const std::function<void(ShardWriter&)>& write_files,
                       std::function<void(const StoredFile&)> written) {
-  const fs::path temporary = temporary_of(checkpoint);
+  fs::path temporary;
   try {
     if (fs::exists(checkpoint)) throw CheckpointError("it exists already");
-    make_empty_folder(temporary);
+    temporary = make_temporary(checkpoint);
     ShardWriter writer(temporary, manifest, std::move(written));
     write_files(writer);
     writer.finish();
     if (const std::string gap = coverage_trouble(manifest.pieces); !gap.empty()) throw CheckpointError(gap);
-    commit_checkpoint(checkpoint, manifest);
+    commit_checkpoint(temporary, checkpoint, manifest);
   } catch (const std::exception& error) {  // the contract: whatever goes wrong, it was not saved
     std::error_code swept_later;
-    fs::remove_all(temporary, swept_later);
+    if (!temporary.empty()) fs::remove_all(temporary, swept_later);
     throw SaveError(concat("checkpoint ", checkpoint.string(), " was not written: ", error.what()));
   }
 }

@@ -15,15 +15,12 @@ namespace pimoe {
 ///
 /// A save by one process is all of that (write_checkpoint); a save by all ranks (collective_save.h) agrees between the parts.
 
-/// ".../step-00000100.tmp"
-std::filesystem::path temporary_of(const std::filesystem::path& checkpoint);
-
 /// Makes an empty folder; what a killed save left there goes. @throws IoError
 void make_empty_folder(const std::filesystem::path& folder);
 
-/// The end of a save: what is in temporary_of(checkpoint) becomes the checkpoint; one that is there already is replaced.
-/// @param manifest  of all its files @throws IoError
-void commit_checkpoint(const std::filesystem::path& checkpoint, const Manifest& manifest);
+/// The end of a save: what is in `temporary` becomes the checkpoint; one that is there already is replaced.
+/// @param temporary  of make_temporary (step_folders.h)  @param manifest  of all its files @throws IoError
+void commit_checkpoint(const std::filesystem::path& temporary, const std::filesystem::path& checkpoint, const Manifest& manifest);
 
 /// Writes a checkpoint from this process alone, or leaves nothing of it. @param checkpoint  must not exist
 /// @param manifest     all but the files and their pieces

@@ -69,7 +69,7 @@ std::string array_text(const Entries& entries, ToJson&& to_entry) {
   return text + "]";
 }
 
-[[noreturn]] void refuse(const std::string& where, const std::string& rule) { throw CheckpointError(concat(where, ": ", rule)); }
+[[noreturn]] void refuse(const std::string& where, const std::string& rule) { throw DamageError(concat(where, ": ", rule)); }
 
 /// A JSON object whose fields are read with their types checked.
 class Fields {
@@ -262,14 +262,14 @@ Manifest read_manifest(const std::filesystem::path& folder) {
     text = read_regular_file(file, kLargestManifestBytes);
   } catch (const IoError& error) {
     if (!is_damage(error)) throw;
-    throw CheckpointError(concat("checkpoint ", folder.string(), ": ", error.what()));
+    throw DamageError(concat("checkpoint ", folder.string(), ": ", error.what()));
   }
   Manifest manifest = parse_manifest(text, file.string());
   // A folder under another step's name would be taken for older or newer than it is.
   const auto named = step_of((folder / "").lexically_normal().parent_path().filename().string());
   if (named && *named != manifest.step) {
-    throw CheckpointError(concat("checkpoint ", folder.string(), ": its manifest is of step ", manifest.step,
-                                 ": the folder was renamed from ", step_name(manifest.step)));
+    throw DamageError(concat("checkpoint ", folder.string(), ": its manifest is of step ", manifest.step, ": the folder was renamed from ",
+                             step_name(manifest.step)));
   }
   return manifest;
 }

@@ -2,6 +2,7 @@
 
 #include "base/digest.h"
 #include "base/errors.h"
+#include "base/large_file.h"
 #include "base/progress.h"
 #include "base/text.h"
 #include "checkpoint/piece_check.h"
@@ -10,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <array>
 #include <iterator>
 #include <map>
@@ -28,21 +30,33 @@ constexpr std::array<std::pair<ElementType, at::ScalarType>, 7> kTypes = {{
     {ElementType::kUint8, at::kByte},
 }};
 
+constexpr uint64_t kBlockBytes = uint64_t{1} << 20;
+
+std::string digest_of(const LargeFileReader& file) {
+  Sha256 digest;
+  std::vector<std::byte> block(std::min(kBlockBytes, file.size()));
+  for (uint64_t at = 0; at < file.size(); at += block.size()) {
+    const size_t count = std::min<uint64_t>(block.size(), file.size() - at);
+    file.read(at, block.data(), count);
+    digest.update(block.data(), count);
+  }
+  return digest.finish();
+}
+
 MappedFile map_verified(const std::filesystem::path& folder, const StoredFile& file) {
+  const auto refuse = [&](const auto&... trouble) { throw DamageError(concat("checkpoint ", folder.string(), ": ", trouble...)); };
   try {
+    // Read first: what the medium cannot give is an error here, where a map would end the process.
+    const LargeFileReader reader(folder / file.name);
+    if (reader.size() != file.bytes) refuse(file.name, " has ", reader.size(), " bytes, the manifest says ", file.bytes);
+    if (digest_of(reader) != file.sha256) refuse(file.name, " is damaged: its bytes do not have the digest in the manifest");
     MappedFile map(folder / file.name);
-    if (map.size() != file.bytes) {
-      throw CheckpointError(
-          concat("checkpoint ", folder.string(), ": ", file.name, " has ", map.size(), " bytes, the manifest says ", file.bytes));
-    }
-    if (sha256(map.data(), map.size()) != file.sha256) {
-      throw CheckpointError(
-          concat("checkpoint ", folder.string(), ": ", file.name, " is damaged: its bytes do not have the digest in the manifest"));
-    }
+    if (map.size() != file.bytes) refuse(file.name, " has ", map.size(), " bytes, the manifest says ", file.bytes);
     return map;
   } catch (const IoError& error) {
     if (!is_damage(error)) throw;
-    throw CheckpointError(concat("checkpoint ", folder.string(), ": ", error.what()));
+    refuse(error.what());
+    throw;
   }
 }
 

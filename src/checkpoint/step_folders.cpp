@@ -16,6 +16,9 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = "step-";
 constexpr const char* kBad = ".bad";
+constexpr const char* kOld = ".old";
+constexpr const char* kTemporary = ".tmp";
+constexpr int kMostTemporaries = 100;
 constexpr int kDigits = 8;
 
 /// The functions of std::filesystem with our error: path and reason.
@@ -44,6 +47,29 @@ void remove_folder(const fs::path& path) {
 
 fs::path with_suffix(fs::path path, const std::string& suffix) { return path += suffix; }
 
+/// "step-00000100.old", or -2 and so on behind it: the first number from `number` on that nothing has.
+fs::path free_name(const fs::path& checkpoint, const std::string& suffix, int number = 1) {
+  fs::path name = with_suffix(checkpoint, number == 1 ? suffix : concat(suffix, "-", number));
+  while (fs::exists(fs::symlink_status(name))) name = with_suffix(checkpoint, concat(suffix, "-", ++number));
+  return name;
+}
+
+/// Whether a name is that of a step's folder with `suffix`, numbered or not.
+bool has_suffix(const fs::path& name, const std::string& suffix) {
+  const std::string own = name.extension().string();
+  return step_of(name.stem().string()) && (own == suffix || own.starts_with(suffix + "-"));
+}
+
+/// Does something with one folder; what goes wrong is written down.
+template <class Work>
+void try_with(const fs::path& folder, FolderWork& all, const Work& work) {
+  try {
+    work();
+  } catch (const IoError& error) {  // the contract: one that resists keeps nobody from the others
+    all.troubles[folder] = error.what();
+  }
+}
+
 }  // namespace
 
 std::string step_name(int64_t step) { return concat(kPrefix, padded(step, kDigits)); }
@@ -70,50 +96,68 @@ std::optional<int64_t> newest_step(const fs::path& folder) {
   return steps.empty() ? std::nullopt : std::optional(steps.back().step);
 }
 
-std::vector<std::string> sweep_leftovers(const fs::path& folder) {
-  std::vector<std::string> done;
+FolderWork sweep_leftovers(const fs::path& folder) {
+  FolderWork all;
   for (const std::string& name : names_in(folder)) {
     const fs::path leftover = folder / name;
     const fs::path original = folder / leftover.stem();
-    if (!step_of(leftover.stem().string())) continue;
-    if (leftover.extension() == ".tmp") {
-      remove_folder(leftover);
-      done.push_back(concat("removed ", leftover.string(), ", which a save left unfinished"));
-    } else if (leftover.extension() == ".old") {
-      // Killed between the two renames of a replacement: the old one is all there is.
-      if (!fs::exists(original) && verify_checkpoint(leftover, /*full=*/false).empty()) {
-        rename_durably(leftover, original);
-        done.push_back(concat("moved ", leftover.string(), " back: the save that was to replace it did not finish"));
-      } else {
+    try_with(leftover, all, [&] {
+      if (has_suffix(name, kTemporary)) {
         remove_folder(leftover);
-        done.push_back(concat("removed ", leftover.string(), ", whose deletion was interrupted"));
+        all.done.push_back(concat("removed ", leftover.string(), ", which a save left unfinished"));
+      } else if (has_suffix(name, kOld)) {
+        // Killed between the two renames of a replacement: the old one is all there is.
+        if (!is_there(original) && verify_checkpoint(leftover, /*full=*/false).empty()) {
+          rename_durably(leftover, original);
+          all.done.push_back(concat("moved ", leftover.string(), " back: the save that was to replace it did not finish"));
+        } else {
+          remove_folder(leftover);
+          all.done.push_back(concat("removed ", leftover.string(), ", whose deletion was interrupted"));
+        }
       }
-    }
+    });
   }
-  return done;
+  return all;
+}
+
+fs::path make_temporary(const fs::path& checkpoint) {
+  // What is no matter of permission may pass, and would leave a folder behind at each try.
+  const auto is_for_good = [](const std::error_code& error) {
+    return error == std::errc::permission_denied || error == std::errc::operation_not_permitted ||
+           error == std::errc::read_only_file_system || error == std::errc::device_or_resource_busy;
+  };
+  for (int number = 1;; ++number) {
+    const fs::path folder = with_suffix(checkpoint, number == 1 ? kTemporary : concat(kTemporary, "-", number));
+    std::error_code failed;
+    fs::remove_all(folder, failed);
+    if (failed && is_for_good(failed) && number < kMostTemporaries) continue;
+    if (!failed) fs::create_directories(folder, failed);
+    if (failed) refuse("make", folder, failed);
+    return folder;
+  }
 }
 
 void commit_folder(const fs::path& temporary, const fs::path& checkpoint) {
-  const fs::path old = with_suffix(checkpoint, ".old");
+  fs::path old;
   sync_folder(temporary);
-  const bool replaces = fs::exists(checkpoint);
-  if (replaces) {
-    if (fs::exists(old)) remove_folder(old);
+  if (fs::exists(checkpoint)) {
+    std::error_code swept_later;
+    fs::remove_all(with_suffix(checkpoint, kOld), swept_later);
+    old = free_name(checkpoint, kOld);
     rename_durably(checkpoint, old);
   }
   try {
     rename_durably(temporary, checkpoint);
   } catch (const IoError&) {
-    if (replaces && !fs::exists(checkpoint)) rename_durably(old, checkpoint);
+    if (!old.empty() && !fs::exists(checkpoint)) rename_durably(old, checkpoint);
     throw;
   }
   std::error_code swept_later;
-  if (replaces) fs::remove_all(old, swept_later);
+  if (!old.empty()) fs::remove_all(old, swept_later);
 }
 
 SetAside set_aside(const fs::path& checkpoint, const std::string& reason) {
-  fs::path bad = with_suffix(checkpoint, kBad);
-  for (int number = 2; fs::exists(bad); ++number) bad = with_suffix(checkpoint, concat(kBad, "-", number));
+  const fs::path bad = free_name(checkpoint, kBad);
   try {
     rename_durably(checkpoint, bad);
     if (!fs::is_symlink(bad)) replace_file(bad / "reason.txt", reason + "\n");
@@ -126,26 +170,25 @@ SetAside set_aside(const fs::path& checkpoint, const std::string& reason) {
 
 int64_t count_set_aside(const fs::path& folder) {
   const std::vector<std::string> names = names_in(folder);
-  return std::count_if(names.begin(), names.end(), [](const std::string& name) {
-    const std::string suffix = fs::path(name).extension().string();
-    return step_of(fs::path(name).stem().string()) && (suffix == kBad || suffix.starts_with(concat(kBad, "-")));
-  });
+  return std::count_if(names.begin(), names.end(), [](const std::string& name) { return has_suffix(name, kBad); });
 }
 
-std::vector<fs::path> prune_steps(const fs::path& folder, int64_t saved, int64_t keep) {
-  std::vector<fs::path> deleted;
+FolderWork prune_steps(const fs::path& folder, int64_t saved, int64_t keep) {
+  FolderWork all;
   std::vector<StepFolder> steps = list_steps(folder);
   std::reverse(steps.begin(), steps.end());
   int64_t kept = 0;
   for (const StepFolder& step : steps) {
-    if (step.step > saved || !verify_checkpoint(step.path, /*full=*/false).empty()) continue;
-    if (++kept <= keep) continue;
-    const fs::path old = with_suffix(step.path, ".old");
-    rename_durably(step.path, old);
-    remove_folder(old);
-    deleted.push_back(step.path);
+    try_with(step.path, all, [&] {
+      if (step.step > saved || !verify_checkpoint(step.path, /*full=*/false).empty()) return;
+      if (++kept <= keep) return;
+      const fs::path old = free_name(step.path, kOld);
+      rename_durably(step.path, old);
+      remove_folder(old);
+      all.done.push_back(concat("deleted ", step.path.string()));
+    });
   }
-  return deleted;
+  return all;
 }
 
 }  // namespace pimoe

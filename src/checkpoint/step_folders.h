@@ -6,9 +6,13 @@
 ///     step-00000150.tmp    being written; after a crash, the rest of it
 ///     step-00000100.old    on its way out: replaced by a newer save of the same step, or beyond `keep`
 ///     step-00000150.bad    found damaged, with reason.txt; never touched again
+///
+/// A number behind the suffix (.tmp-2, .old-2, .bad-2) tells a folder from an earlier one that is there still: one that cannot be removed (not ours,
+/// immutable, a mount) holds up no save.
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -30,9 +34,19 @@ std::vector<StepFolder> list_steps(const std::filesystem::path& folder);
 /// @returns the step of the newest checkpoint folder, good or not; nothing where there is none, or no such folder. @throws IoError
 std::optional<int64_t> newest_step(const std::filesystem::path& folder);
 
-/// Removes what killed saves left. A checkpoint that was moved aside and not yet replaced is moved back.
-/// @returns what was done, one line each. @throws IoError
-std::vector<std::string> sweep_leftovers(const std::filesystem::path& folder);
+/// What came of work on several folders, where one that resists keeps nobody from the others.
+struct FolderWork {
+  std::vector<std::string> done;  ///< one line each
+  /// "cannot remove PATH: reason", by path
+  std::map<std::filesystem::path, std::string> troubles;
+};
+
+/// Removes what killed saves left. A checkpoint that was moved aside and not yet replaced is moved back. @throws IoError where it cannot be listed
+FolderWork sweep_leftovers(const std::filesystem::path& folder);
+
+/// Makes an empty folder beside `checkpoint` to write it in: step-N.tmp, from which what a killed save left goes; step-N.tmp-2 and so on where that
+/// cannot be removed. @throws IoError
+std::filesystem::path make_temporary(const std::filesystem::path& checkpoint);
 
 /// Renames a finished folder to `checkpoint`, durably; one that is there already is replaced, and is back if that fails.
 /// @throws IoError
@@ -50,7 +64,7 @@ int64_t count_set_aside(const std::filesystem::path& folder);
 
 /// Deletes the oldest checkpoints before step `saved`, so that `keep` good ones stay, `saved` among them. Good is judged by manifest and
 /// sizes; damaged ones and later steps are neither counted nor touched.
-/// @returns the paths that were deleted. @throws IoError
-std::vector<std::filesystem::path> prune_steps(const std::filesystem::path& folder, int64_t saved, int64_t keep);
+/// @returns what was deleted, and what could not be. @throws IoError where the folder cannot be listed
+FolderWork prune_steps(const std::filesystem::path& folder, int64_t saved, int64_t keep);
 
 }  // namespace pimoe

@@ -11,6 +11,13 @@
 
 namespace pimoe {
 
+/// A file of a checkpoint, or its manifest, is not what was written: of all that a CheckpointError may be (a model that it does not fit, a tensor that
+/// it lacks) the one that another checkpoint of the run may not have.
+class DamageError : public CheckpointError {
+ public:
+  using CheckpointError::CheckpointError;
+};
+
 /// What is wrong with a checkpoint folder: "" if nothing. Checks the manifest, that all files are there with the right sizes and
 /// digests, that the pieces cover every logical tensor, and that each dataset is what the manifest says. Files that the manifest does not
 /// list are ignored: nothing reads them.

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/errors.h"
+#include "base/progress.h"
 #include "base/random.h"
 #include "base/text.h"
 
@@ -137,6 +138,7 @@ struct DataStream::State {
 
   /// The reading thread.
   void read_ahead(int64_t first_sample) {
+    const ProgressOfThread ahead(ProgressSlot::kAhead);
     while (true) {
       {
         std::unique_lock lock(mutex);
@@ -162,6 +164,7 @@ struct DataStream::State {
   }
 
   Step take() {
+    const PatientOperation on_files;  // a slow disk is no hang
     std::unique_lock lock(mutex);
     changed.wait(lock, [this] { return !ready.empty() || error; });
     if (ready.empty()) std::rethrow_exception(error);

@@ -18,12 +18,40 @@ namespace fs = std::filesystem;
 
 static_assert(std::endian::native == std::endian::little, "token files are little-endian and are read as they are");
 
+constexpr size_t kBlockBytes = size_t{256} << 10;  // of what is read at a time
+
+/// A value of the index' header.
 template <class Value>
-Value load(const MappedFile& file, int64_t offset) {
+Value load(const LargeFileReader& file, int64_t offset) {
   Value value;
-  std::memcpy(&value, file.data() + offset, sizeof value);
+  file.read(static_cast<uint64_t>(offset), &value, sizeof value);
   return value;
 }
+
+/// One of the index' lists, read a block at a time by who goes through it in order.
+template <class Value>
+class Column {
+ public:
+  Column(const LargeFileReader& file, int64_t offset, int64_t count) : file_(file), offset_(offset), count_(count) {}
+
+  Value operator[](int64_t i) {
+    constexpr auto kValues = static_cast<int64_t>(kBlockBytes / sizeof(Value));
+    if (i < first_ || i >= first_ + static_cast<int64_t>(block_.size())) {
+      first_ = i / kValues * kValues;
+      block_.resize(static_cast<size_t>(std::min(kValues, count_ - first_)));
+      file_.read(static_cast<uint64_t>(offset_) + static_cast<uint64_t>(first_) * sizeof(Value), block_.data(),
+                 block_.size() * sizeof(Value));
+    }
+    return block_[static_cast<size_t>(i - first_)];
+  }
+
+ private:
+  const LargeFileReader& file_;
+  int64_t offset_;
+  int64_t count_;
+  int64_t first_ = 0;
+  std::vector<Value> block_;
+};
 
 template <class Stored>
 void widen(const std::byte* from, int64_t count, int64_t* out) {
@@ -34,7 +62,17 @@ void widen(const std::byte* from, int64_t count, int64_t* out) {
   }
 }
 
-MappedFile map_part(const fs::path& prefix, const char* ending) {
+void widen_all(int dtype, const std::byte* from, int64_t count, int64_t* out) {
+  switch (dtype) {
+    case index_format::kUint8: return widen<uint8_t>(from, count, out);
+    case index_format::kInt8: return widen<int8_t>(from, count, out);
+    case index_format::kInt16: return widen<int16_t>(from, count, out);
+    case index_format::kInt32: return widen<int32_t>(from, count, out);
+    default: return widen<uint16_t>(from, count, out);
+  }
+}
+
+LargeFileReader open_part(const fs::path& prefix, const char* ending) {
   const fs::path name = index_format::part_name(prefix, ending);
   std::error_code ignored;
   if (!fs::is_regular_file(name, ignored)) {
@@ -42,18 +80,18 @@ MappedFile map_part(const fs::path& prefix, const char* ending) {
                            " is no file: a corpus is PREFIX.bin and PREFIX.idx, as `pimoe data build --output PREFIX` "
                            "writes them, and is named by PREFIX"));
   }
-  return MappedFile(name);
+  return LargeFileReader(name);
 }
 
 }  // namespace
 
-TokenFile::TokenFile(const fs::path& prefix) : prefix_(prefix), index_(map_part(prefix, ".idx")), tokens_(map_part(prefix, ".bin")) {
+TokenFile::TokenFile(const fs::path& prefix) : prefix_(prefix), index_(open_part(prefix, ".idx")), tokens_(open_part(prefix, ".bin")) {
   const std::string name = index_format::part_name(prefix, ".idx").string();
   const uint64_t bytes = index_.size();
   if (bytes < index_format::kHeaderBytes) {
     throw DataError(concat(name, " has ", bytes, " bytes; an index has at least ", index_format::kHeaderBytes));
   }
-  if (std::memcmp(index_.data(), index_format::kMagic.data(), index_format::kMagic.size()) != 0) {
+  if (load<std::array<char, index_format::kMagic.size()>>(index_, 0) != index_format::kMagic) {
     throw DataError(concat(name, " does not begin with MMIDIDX: it is no Megatron index"));
   }
   const auto version = load<uint64_t>(index_, index_format::kVersionAt);
@@ -79,20 +117,18 @@ TokenFile::TokenFile(const fs::path& prefix) : prefix_(prefix), index_(map_part(
   check_documents();
 }
 
-int64_t TokenFile::sequence_offset(int64_t sequence) const {
-  return load<int64_t>(index_, index_format::kHeaderBytes + 4 * sequence_count_ + 8 * sequence);
-}
-
 void TokenFile::check_sequences() {
   const auto bin_bytes = static_cast<int64_t>(tokens_.size());
   const auto refuse = [&](int64_t sequence, const auto&... rule) {
     throw DataError(concat(prefix_.string(), ".idx: sequence ", sequence, rule...));
   };
+  Column<int32_t> lengths(index_, index_format::kHeaderBytes, sequence_count_);
+  Column<int64_t> offsets(index_, index_format::kHeaderBytes + 4 * sequence_count_, sequence_count_);
   int64_t end = 0;
   bool contiguous = true;
   for (int64_t i = 0; i < sequence_count_; ++i) {
-    const int64_t length = load<int32_t>(index_, index_format::kHeaderBytes + 4 * i);
-    const int64_t offset = sequence_offset(i);
+    const int64_t length = lengths[i];
+    const int64_t offset = offsets[i];
     if (length < 0) refuse(i, ": length (", length, ") must not be negative");
     if (offset < end) refuse(i, ": byte offset (", offset, ") must be at or after the end of the sequence before it (", end, ")");
     if (offset % token_bytes_ != 0) refuse(i, ": byte offset (", offset, ") must be a multiple of the token size (", token_bytes_, ")");
@@ -110,18 +146,21 @@ void TokenFile::check_sequences() {
   }
   if (contiguous) return;
   begins_.reserve(static_cast<size_t>(sequence_count_) + 1);
+  offsets_.reserve(static_cast<size_t>(sequence_count_));
   int64_t begin = 0;
   for (int64_t i = 0; i < sequence_count_; ++i) {
     begins_.push_back(begin);
-    begin += load<int32_t>(index_, index_format::kHeaderBytes + 4 * i);
+    offsets_.push_back(offsets[i]);
+    begin += lengths[i];
   }
   begins_.push_back(begin);
 }
 
 void TokenFile::check_documents() const {
+  Column<int64_t> ends(index_, index_format::kHeaderBytes + 12 * sequence_count_, document_count_ + 1);
   int64_t before = 0;
   for (int64_t i = 0; i <= document_count_; ++i) {
-    const auto end = load<int64_t>(index_, index_format::kHeaderBytes + 12 * sequence_count_ + 8 * i);
+    const int64_t end = ends[i];
     const bool good = i == 0 ? end == 0 : end >= before && end <= sequence_count_;
     if (!good || (i == document_count_ && end != sequence_count_)) {
       throw DataError(concat(prefix_.string(), ".idx: document end ", i, " (", end, ") must be 0 for the first, then not fall, and be ",
@@ -139,7 +178,7 @@ void TokenFile::read(int64_t begin, int64_t count, int64_t* out) const {
   while (count > 0) {
     const int64_t inside = begin - begins_[static_cast<size_t>(sequence)];
     const int64_t taken = std::min(count, begins_[static_cast<size_t>(sequence) + 1] - begin);
-    read_stored(sequence_offset(sequence) + inside * token_bytes_, taken, out);
+    read_stored(offsets_[static_cast<size_t>(sequence)] + inside * token_bytes_, taken, out);
     begin += taken;
     count -= taken;
     out += taken;
@@ -148,14 +187,16 @@ void TokenFile::read(int64_t begin, int64_t count, int64_t* out) const {
 }
 
 void TokenFile::read_stored(int64_t byte_offset, int64_t count, int64_t* out) const {
-  const std::byte* from = tokens_.data() + byte_offset;
-  switch (dtype_) {
-    case index_format::kUint8: return widen<uint8_t>(from, count, out);
-    case index_format::kInt8: return widen<int8_t>(from, count, out);
-    case index_format::kInt16: return widen<int16_t>(from, count, out);
-    case index_format::kInt32: return widen<int32_t>(from, count, out);
-    case index_format::kInt64: return widen<int64_t>(from, count, out);
-    default: return widen<uint16_t>(from, count, out);
+  if (dtype_ == index_format::kInt64) return tokens_.read(static_cast<uint64_t>(byte_offset), out, static_cast<size_t>(8 * count));
+  const int64_t block = static_cast<int64_t>(kBlockBytes) / token_bytes_;
+  std::vector<std::byte> stored(static_cast<size_t>(std::min(block, count) * token_bytes_));
+  while (count > 0) {
+    const int64_t taken = std::min(block, count);
+    tokens_.read(static_cast<uint64_t>(byte_offset), stored.data(), static_cast<size_t>(taken * token_bytes_));
+    widen_all(dtype_, stored.data(), taken, out);
+    byte_offset += taken * token_bytes_;
+    count -= taken;
+    out += taken;
   }
 }
 
@@ -171,7 +212,10 @@ int64_t TokenFile::largest_id() const {
 }
 
 std::string TokenFile::sampled_digest() const {
-  const std::string both = sampled_sha256(index_.data(), index_.size()) + sampled_sha256(tokens_.data(), tokens_.size());
+  const auto of = [](const LargeFileReader& file) {
+    return sampled_sha256(file.size(), [&file](uint64_t offset, void* out, size_t bytes) { file.read(offset, out, bytes); });
+  };
+  const std::string both = of(index_) + of(tokens_);
   return sha256(both.data(), both.size());
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "base/file_io.h"
+#include "base/large_file.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -10,20 +10,21 @@
 
 namespace pimoe {
 
-/// A corpus of token ids in Megatron's indexed format, memory-mapped, read-only, thread-safe.
+/// A corpus of token ids in Megatron's indexed format, read-only, thread-safe.
 ///
 ///     PREFIX.idx   MMIDIDX\0\0 | u64 version 1 | u8 dtype | u64 sequences S | u64 documents + 1 | i32[S] lengths | i64[S] byte offsets
 ///                  | i64[D + 1] document ends, the first 0 | i8[S] modes, where there are any (not read)
 ///     PREFIX.bin   raw tokens, little-endian, u16 (vocabulary under 65,500) or i32; dtypes 1 to 5 and 8 are read
 ///
 /// Seen as one stream: the sequences' tokens one after the other in index order.
-/// The files must not be shortened while they are open: a map of a file that shrinks ends the process.
+/// Read, not mapped: a file that is cut while it is open, or a disk that fails, is an error of the read that meets it, where a map would end the
+/// process. A file that is replaced under its name (`data build` does that) stays the old one until it is opened again.
 class TokenFile {
  public:
   /// Checks magic, version, dtype, counts, lengths, offsets (in order, without overlap, up to the last byte of PREFIX.bin) and document
   /// ends: nothing read later can pass the end of a file.
-  /// @throws DataError naming the file, the field, its value and the rule.
-  /// @cost reads PREFIX.idx once.
+  /// @throws DataError naming the file, the field, its value and the rule; IoError where a file cannot be read
+  /// @cost reads PREFIX.idx once; 16 bytes of memory a sequence where they do not lie side by side in PREFIX.bin
   explicit TokenFile(const std::filesystem::path& prefix);
 
   int64_t token_count() const { return token_count_; }
@@ -34,6 +35,7 @@ class TokenFile {
   const char* dtype_name() const;
 
   /// Copies tokens [begin, begin + count) of the stream. REQUIRES 0 <= begin, begin + count <= token_count().
+  /// @throws IoError naming the file: it was cut meanwhile, or cannot be read  @cost one system call for each stretch of PREFIX.bin
   void read(int64_t begin, int64_t count, int64_t* out) const;
 
   /// @returns the largest id; -1 for an empty corpus. @cost reads the whole file.
@@ -49,19 +51,20 @@ class TokenFile {
 
  private:
   void read_stored(int64_t byte_offset, int64_t count, int64_t* out) const;
-  int64_t sequence_offset(int64_t sequence) const;
   void check_sequences();
   void check_documents() const;
 
   std::filesystem::path prefix_;
-  MappedFile index_;
-  MappedFile tokens_;
+  LargeFileReader index_;
+  LargeFileReader tokens_;
   int dtype_ = 0;
   int64_t token_bytes_ = 0;
   int64_t token_count_ = 0;
   int64_t sequence_count_ = 0;
   int64_t document_count_ = 0;
-  std::vector<int64_t> begins_;  ///< first stream position of each sequence, and the end; empty where the file is one contiguous stretch
+  /// First stream position of each sequence, and the end; empty where the file is one contiguous stretch.
+  std::vector<int64_t> begins_;
+  std::vector<int64_t> offsets_;  ///< in PREFIX.bin, of each sequence; empty likewise
 };
 
 /// Writes PREFIX.bin and PREFIX.idx, document by document; nothing appears under the final names before `finish`, and what was written

@@ -128,8 +128,12 @@ std::string collective_text(const Progress& progress) {
                 progress.group.size);
 }
 
+/// What is known of the culprits is what they said last, up to a heartbeat ago: of one that fell silent early, that it was at the start.
+bool is_silent(const Verdict& verdict) { return verdict.kind == Kind::kDead || verdict.kind == Kind::kStopped; }
+
 /// Who waits for the culprits, by the collective in which they do.
 std::string waiting_text(const Verdict& verdict, const std::vector<RankView>& ranks) {
+  const Progress& last_heard = progress_of(ranks[static_cast<size_t>(verdict.culprits.front())], verdict.slot);
   std::map<std::string, std::vector<int>> waiting;
   for (size_t number = 0; number < ranks.size(); ++number) {
     const int rank = static_cast<int>(number);
@@ -137,7 +141,8 @@ std::string waiting_text(const Verdict& verdict, const std::vector<RankView>& ra
     if (std::find(verdict.culprits.begin(), verdict.culprits.end(), rank) != verdict.culprits.end()) continue;
     const Progress& progress = progress_of(ranks[number], verdict.slot);
     if (progress.inside == 0) continue;
-    waiting[collective_text(progress)].push_back(rank);
+    const bool is_further = is_silent(verdict) && progress.step > last_heard.step;
+    waiting[concat(collective_text(progress), is_further ? concat(", at step ", progress.step) : "")].push_back(rank);
   }
   std::vector<std::string> parts;
   for (const auto& [where, who] : waiting) {
@@ -214,7 +219,8 @@ std::string explain(const Verdict& verdict, const std::vector<RankView>& ranks, 
       break;
     }
     const RankView& view = ranks[static_cast<size_t>(rank)];
-    named.push_back(concat(describe(view.name), verdict.slot == ProgressSlot::kWriter ? ", the thread that saves" : "", ", at ",
+    const char* const at = is_silent(verdict) ? ", last heard of at " : ", at ";
+    named.push_back(concat(describe(view.name), verdict.slot == ProgressSlot::kWriter ? ", the thread that saves" : "", at,
                            describe(view.failed_at.moves > 0 ? view.failed_at : view.slots[slot].last.progress)));
     const Progress& beside = progress_of(view, ProgressSlot::kWriter);
     if (verdict.slot == ProgressSlot::kTraining && beside.phase[0] != 0) named.back() += concat(" (beside it ", describe(beside), ")");

@@ -1,5 +1,6 @@
 #include "train/metrics_repair.h"
 
+#include "base/config_fields.h"
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
@@ -16,7 +17,7 @@ bool is_record(const std::string& line) {
   const auto record = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!record.is_object()) return false;
   const auto step = record.find("step");
-  return step != record.end() && step->is_number_integer() && *step >= 0;
+  return step != record.end() && step->is_number_integer() && *step >= 0 && *step <= static_cast<int64_t>(kMostSteps);
 }
 
 /// @param ending  ".damaged" gives FILE.damaged, FILE.damaged-2, ...

@@ -14,6 +14,8 @@ namespace {
 
 constexpr const char* kBefore = "in the checkpoint";
 constexpr const char* kNow = "now";
+constexpr char kNamed = 'n';  // before the path of a checkpoint
+constexpr char kFound = 'f';
 
 }  // namespace
 
@@ -48,13 +50,16 @@ ResumeChoice choose_checkpoint(const TrainConfig& config, const OwnCheckpoints& 
 std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, CheckpointStore& checkpoints, const ProcessMesh& mesh,
                                                 Logger& log) {
   const std::optional<std::filesystem::path> own = checkpoints.newest_good();
-  const std::string chosen = seen_by_rank_0(mesh.control(), [&] {
+  const std::string told_of = seen_by_rank_0(mesh.control(), [&] {
     const OwnCheckpoints ours{own, count_set_aside(config.run.directory / "checkpoints")};
     const ResumeChoice choice = choose_checkpoint(config, ours, [](const auto& path) { return find_checkpoint(path); });
     if (!choice.said.empty()) log.info(choice.said);
-    return choice.checkpoint ? choice.checkpoint->string() : "";
+    if (!choice.checkpoint) return std::string();
+    const bool is_named = config.checkpoint.resume != "auto" && choice.said.empty();
+    return concat(is_named ? kNamed : kFound, choice.checkpoint->string());
   });
-  if (chosen.empty()) return std::nullopt;
+  if (told_of.empty()) return std::nullopt;
+  const std::string chosen = told_of.substr(1);
   // The temperature to the bit, or nothing, in the first line.
   const std::string told = seen_by_rank_0(mesh.control(), [&] {
     const Manifest manifest = read_manifest(chosen);
@@ -63,7 +68,7 @@ std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, Check
   });
   const size_t end = told.find('\n');
   const std::optional<double> temperature = end == 0 ? std::nullopt : std::optional(std::strtod(told.c_str(), nullptr));
-  return ResumePoint{chosen, told.substr(end + 1), temperature};
+  return ResumePoint{chosen, told.substr(end + 1), temperature, told_of[0] == kFound};
 }
 
 void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, const std::string& checkpoint) {

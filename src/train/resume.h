@@ -37,6 +37,7 @@ struct ResumePoint {
   std::filesystem::path checkpoint;
   std::string config;                            ///< that it was written with, as YAML
   std::optional<double> controlled_temperature;  ///< of its routers, where adaptive control was on
+  bool is_newest_of_run = false;                 ///< it was looked for, not named: another of the run may take its place
 };
 
 /// Which checkpoint a run goes on from, as choose_checkpoint says; nothing: it begins from scratch. Damaged ones are set aside, all bytes are

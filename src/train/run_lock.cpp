@@ -17,11 +17,14 @@ std::string named(const fs::path& folder) { return concat("run.directory (", fol
 
 }  // namespace
 
-RunLock::RunLock(const fs::path& folder, const ProcessMesh& mesh) : folder_(folder) {
+RunLock::RunLock(const fs::path& folder, const ProcessMesh& mesh, Logger& log) : folder_(folder), log_(log) {
   bool is_in_use = false;
   std::string failed;
   try {
-    if (mesh.rank() == 0) lock_ = std::make_unique<FileLock>(folder / kLockFile);
+    if (mesh.rank() == 0) {
+      own_ = std::make_unique<FolderLock>(folder);  // first: a job that is refused must not have touched the file
+      lock_ = std::make_unique<FileLock>(folder / kLockFile);
+    }
   } catch (const IoError& error) {  // the contract: rank 0's trouble is everybody's
     is_in_use = error.code() == EWOULDBLOCK;
     failed = is_in_use ? concat(named(folder), " is in use by another job: wait for it, or choose another one")
@@ -33,8 +36,18 @@ RunLock::RunLock(const fs::path& folder, const ProcessMesh& mesh) : folder_(fold
   throw ConfigError(agreed);
 }
 
-std::string RunLock::trouble() const {
+std::string RunLock::trouble() {
   if (!lock_ || lock_->is_in_place()) return "";
+  if (own_->is_in_place()) {
+    try {
+      lock_ = std::make_unique<FileLock>(folder_ / kLockFile);
+      log_.warning(concat((folder_ / kLockFile).string(),
+                          " was removed or replaced while this run was using it, and is made and locked again: it ",
+                          "keeps other jobs out of the folder. Leave it there while a job runs"));
+      return "";
+    } catch (const IoError&) {  // another job has it, or it cannot be made: said below
+    }
+  }
   std::error_code ignored;
   if (!fs::exists(folder_, ignored)) {
     return concat(

@@ -31,7 +31,7 @@ std::map<std::string, at::Tensor> router_biases(const std::vector<MoELayer*>& la
 
 }  // namespace
 
-Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop, const RunLock* lock)
+Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop, RunLock* lock)
     : config_(config),
       mesh_(mesh),
       log_(log),
@@ -219,7 +219,7 @@ bool Trainer::on_any_rank(bool here) const {
   return any.item<int64_t>() != 0;
 }
 
-Trainer::Agreement Trainer::agree() const {
+Trainer::Agreement Trainer::agree() {
   const bool speaks = mesh_.rank() == 0;  // one clock decides when to try again
   at::Tensor facts = at::tensor({static_cast<int64_t>(stop_ && stop_->raised()), static_cast<int64_t>(saves_.is_writing()),
                                  static_cast<int64_t>(speaks && saves_.is_retry_due()), static_cast<int64_t>(!folder_trouble().empty()),
@@ -234,7 +234,7 @@ Trainer::Agreement Trainer::agree() const {
           .state_changed = any[4] != 0};
 }
 
-void Trainer::require_own_folder() const {
+void Trainer::require_own_folder() {
   if (const std::string trouble = mesh_.control().agree(folder_trouble()); !trouble.empty()) throw ConfigError(trouble);
 }
 

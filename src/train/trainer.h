@@ -39,7 +39,7 @@ class Trainer {
   /// @throws CheckpointError    none of the run's checkpoints is good, or the loaded model is not the one that was saved
   /// @throws SaveError, IoError the run folder cannot be written
   /// @cost memory of the model and its optimizer; a resume reads the checkpoint twice (digests, then what is wanted) and does one forward pass
-  Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop, const RunLock* lock = nullptr);
+  Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop, RunLock* lock = nullptr);
   ~Trainer();
 
   /// Does the steps that are left: data -> forward -> backward -> update -> report -> save. Collective; every rank returns the same, and throws the same.
@@ -70,9 +70,12 @@ class Trainer {
   /// The same, with the proof that a load is judged by. Collective.
   Snapshot snapshot();
   /// Sets everything that a checkpoint holds, and proves it. Collective. @param before  the configuration in it
-  /// @throws CheckpointError, IoError
+  /// @throws DamageError where its files are not what was verified, CheckpointError, IoError: the same on every rank
   /// @returns the counters in it
   std::map<std::string, int64_t> restore(const std::filesystem::path& checkpoint, const TrainConfig& before);
+  /// As restore; a checkpoint that is damaged only now, between its verification and this, is set aside. @returns nothing then
+  /// @throws what it is told of where it cannot be set aside
+  std::optional<std::map<std::string, int64_t>> restore_or_set_aside(const std::filesystem::path& checkpoint, const TrainConfig& before);
   /// After too many skipped steps in a row: goes on from the newest checkpoint with data that was not read yet. @throws Error where there is
   /// none, or that was tried often enough
   void roll_back();
@@ -94,11 +97,11 @@ class Trainer {
     bool folder_is_lost = false;  ///< the run folder is not the one that was locked
     bool state_changed = false;   ///< an update found masters or moments that were not as the one before had left them
   };
-  Agreement agree() const;
+  Agreement agree();
   /// Why the run folder is no longer this run's; "" on ranks that do not hold it, and while it is.
-  std::string folder_trouble() const { return lock_ == nullptr ? "" : lock_->trouble(); }
+  std::string folder_trouble() { return lock_ == nullptr ? "" : lock_->trouble(); }
   /// @throws ConfigError, on every rank, where the run folder is no longer this run's. Collective.
-  void require_own_folder() const;
+  void require_own_folder();
   /// Whether any rank was asked to stop. Collective.
   bool is_asked_to_stop() const;
   /// Collective.
@@ -125,7 +128,7 @@ class Trainer {
   const ProcessMesh& mesh_;
   Logger& log_;
   const StopRequest* stop_;
-  const RunLock* lock_;
+  RunLock* lock_;
 
   Learner learner_;
   ReplicaCheck replicas_;

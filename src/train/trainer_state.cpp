@@ -3,8 +3,10 @@
 #include "base/errors.h"
 #include "base/text.h"
 #include "checkpoint/training_state.h"
+#include "checkpoint/verification.h"
 #include "ops/trace_range.h"
 #include "train/load_proof.h"
+#include "train/possible_state.h"
 #include "train/resume.h"
 #include "train/router_state.h"
 #include "train/trainer.h"
@@ -49,6 +51,7 @@ std::map<std::string, int64_t> Trainer::restore(const std::filesystem::path& che
   saved.counters.erase(state_counter::kNotFiniteInARow);
   std::erase_if(saved.counters, [](const auto& counter) { return is_data_fact(counter.first); });
   checkpoints_.restore(checkpoint, saved);
+  require_possible(saved, checkpoint.string());
   learner_.set_step(saved.step);
   tokens_seen_ = saved.counters.at(state_counter::kTokensSeen);
   const int64_t skipped = saved.counters.at(state_counter::kSkippedInARow);
@@ -76,24 +79,35 @@ std::map<std::string, int64_t> Trainer::restore(const std::filesystem::path& che
   return saved.counters;
 }
 
+std::optional<std::map<std::string, int64_t>> Trainer::restore_or_set_aside(const std::filesystem::path& checkpoint,
+                                                                            const TrainConfig& before) {
+  try {
+    return restore(checkpoint, before);
+  } catch (const DamageError& error) {  // the contract: the same on every rank
+    if (!checkpoints_.set_aside(checkpoint, error.what())) throw;
+    return std::nullopt;
+  }
+}
+
 void Trainer::resume() {
   const TracedPhase phase("load");
-  const std::optional<ResumePoint> point = checkpoint_to_resume(config_, checkpoints_, mesh_, log_);
-  if (!point) {
-    log_.info(concat("from scratch: drawing the initial weights with seed ", config_.run.seed));
-    learner_.optimizer().initialize(static_cast<uint64_t>(config_.run.seed));
+  while (const std::optional<ResumePoint> point = checkpoint_to_resume(config_, checkpoints_, mesh_, log_)) {
+    const std::filesystem::path& found = point->checkpoint;
+    TrainConfig before = parse_train_config(point->config, (found / "manifest.json").string());
+    const std::string temperature_change = settle_temperature(before, config_, point->controlled_temperature);
+    if (!temperature_change.empty() && mesh_.rank() == 0) log_.warning(temperature_change);
+    require_same_model(before, config_, found.string());
+    // Who names a checkpoint wants that one, and no other.
+    const std::optional<DataFacts> saved_facts = point->is_newest_of_run ? restore_or_set_aside(found, before) : restore(found, before);
+    if (!saved_facts) continue;
+    for (const std::string& change : changes_of_data(before, *saved_facts, config_, data_facts_)) {
+      if (mesh_.rank() == 0) log_.warning(change);
+    }
+    log_.info(concat("resumed from ", found.string(), ": step ", step(), ", ", grouped(tokens_seen_), " tokens seen"));
     return;
   }
-  const std::filesystem::path& found = point->checkpoint;
-  TrainConfig before = parse_train_config(point->config, (found / "manifest.json").string());
-  const std::string temperature_change = settle_temperature(before, config_, point->controlled_temperature);
-  if (!temperature_change.empty() && mesh_.rank() == 0) log_.warning(temperature_change);
-  require_same_model(before, config_, found.string());
-  const DataFacts saved_facts = restore(found, before);
-  for (const std::string& change : changes_of_data(before, saved_facts, config_, data_facts_)) {
-    if (mesh_.rank() == 0) log_.warning(change);
-  }
-  log_.info(concat("resumed from ", found.string(), ": step ", step(), ", ", grouped(tokens_seen_), " tokens seen"));
+  log_.info(concat("from scratch: drawing the initial weights with seed ", config_.run.seed));
+  learner_.optimizer().initialize(static_cast<uint64_t>(config_.run.seed));
 }
 
 void Trainer::roll_back() {
@@ -103,18 +117,23 @@ void Trainer::roll_back() {
       concat("the run has diverged: its last ", divergence_.skipped_in_a_row(), " steps, up to step ", step(), ", were skipped, because ",
              kWhySkipped, " (loss ", report_.last().loss, ", gradient norm ", report_.last().gradient_norm, ")");
   saves_.collect();
+  const int64_t from_step = step();
+  const int64_t next_sample = data_->cursor().next_sample;
   std::optional<std::filesystem::path> newest;
-  if (rollbacks_ < config_.train.rollbacks) newest = checkpoints_.newest_good();
-  if (!newest) {
+  const auto restore_newest = [&] {
+    while ((newest = checkpoints_.newest_good())) {
+      const TrainConfig before = parse_train_config(read_manifest(*newest).config, (*newest / "manifest.json").string());
+      if (restore_or_set_aside(*newest, before)) return true;
+    }
+    return false;
+  };
+  if (rollbacks_ >= config_.train.rollbacks || !restore_newest()) {
     throw Error(concat(diverged,
                        rollbacks_ == 0 ? concat(config_.train.rollbacks == 0 ? "" : ", and there is no checkpoint to go back to")
                                        : concat(", and so it had after each of ", rollbacks_, " rollbacks"),
                        ". ", advice_against_divergence()));
   }
-  const int64_t from_step = step();
-  const int64_t next_sample = data_->cursor().next_sample;
   data_.reset();
-  restore(*newest, parse_train_config(read_manifest(*newest).config, (*newest / "manifest.json").string()));
   const int64_t passed_over = next_sample - std::exchange(start_.next_sample, next_sample);
   open_data();
   report_.roll_back(step());

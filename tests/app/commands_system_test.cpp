@@ -133,6 +133,40 @@ TEST_F(Commands, CheckpointCommandsTakeNoFileForAFolderAndNoEmptyName) {
   EXPECT_TRUE(std::filesystem::exists(folder_ / "another/checkpoints/step-00000002/manifest.json"));
 }
 
+TEST_F(Commands, ACheckpointIsNotWrittenAmongThoseOfAnotherRun) {
+  prepare();
+  ASSERT_EQ(run("pimoe train tiny.yaml train.steps=2").code, 0);
+  ASSERT_EQ(run("pimoe train tiny.yaml train.steps=1 run.directory=runs/other").code, 0);
+  for (const char* place : {"runs/other", "runs/other/checkpoints/step-00000002", "runs/other/mine", "runs/tiny/mine/checkpoints"}) {
+    const Outcome refused = run(concat("pimoe checkpoint reshard runs/tiny --ranks 2 --output ", place));
+    EXPECT_EQ(refused.code, 64) << place;
+    EXPECT_NE(refused.err.find(", the folder of "), std::string::npos) << refused.err;
+    EXPECT_NE(refused.err.find("its checkpoints are one sequence"), std::string::npos) << refused.err;
+  }
+  ASSERT_EQ(run("pimoe checkpoint reshard runs/other --ranks 2 --output shared").code, 0);
+  const Outcome mixed = run("pimoe checkpoint reshard runs/tiny --ranks 2 --output shared");
+  EXPECT_EQ(mixed.code, 64);
+  EXPECT_NE(mixed.err.find("shared/checkpoints, the folder of run runs/other (step-00000001)"), std::string::npos) << mixed.err;
+  EXPECT_EQ(run("ls -A runs/other/checkpoints shared/checkpoints | grep -c step-00000002").out, "0\n");
+}
+
+TEST_F(Commands, DiffTellsWeightsFromCounters) {
+  prepare();
+  ASSERT_EQ(run("pimoe train tiny.yaml train.steps=2").code, 0);
+  ASSERT_EQ(run("cp -r runs/tiny/checkpoints/step-00000002 same").code, 0);
+  const Outcome same = run("pimoe checkpoint diff runs/tiny same");
+  EXPECT_EQ(same.code, 0) << same.out;
+  EXPECT_NE(same.out.find("weights the same, moments the same, other tensors the same; step, numbers and counters the same"),
+            std::string::npos)
+      << same.out;
+  ASSERT_EQ(run("pimoe train tiny.yaml train.steps=3 run.directory=runs/other").code, 0);
+  const Outcome other = run("pimoe checkpoint diff runs/tiny runs/other --json");
+  EXPECT_EQ(other.code, 1) << other.out;
+  const auto facts = nlohmann::json::parse(other.out);
+  EXPECT_FALSE(facts.at("same_weights"));
+  EXPECT_FALSE(facts.at("same_moments"));
+}
+
 TEST_F(Commands, ReshardWritesWhereACheckpointIsLookedForOrNowhere) {
   prepare();
   ASSERT_EQ(run("pimoe train tiny.yaml train.steps=2").code, 0);

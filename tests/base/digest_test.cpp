@@ -31,6 +31,7 @@ TEST(Sha256, IsTheSameInWhateverPartsTheBytesCome) {
 TEST(SampledSha256, TakesSmallFilesWholeAndOfLargeOnesSizeBothEndsAndStretchesBetween) {
   std::vector<char> bytes(16 << 20, 'a');
   EXPECT_EQ(sampled_sha256(bytes.data(), bytes.size()), sha256(bytes.data(), bytes.size()));
+  EXPECT_EQ(sampled_sha256(nullptr, 0), sha256("", 0));
   bytes.resize(64 << 20, 'a');
   const std::string before = sampled_sha256(bytes.data(), bytes.size());
   EXPECT_NE(sampled_sha256(bytes.data(), bytes.size() - 1), before) << "its size";

@@ -241,6 +241,20 @@ TEST_F(FileIo, ALockKnowsWhetherItsPathLeadsToIt) {
   EXPECT_FALSE(lock.is_in_place()) << "a file has its folder's name";
 }
 
+TEST_F(FileIo, AFoldersLockOutlivesWhatIsRemovedFromItAndKnowsItsFolder) {
+  fs::create_directory(path("run"));
+  const FolderLock lock(path("run"));
+  write_durably(path("run") / "lock", "", 0);
+  fs::remove(path("run") / "lock");
+  EXPECT_TRUE(lock.is_in_place());
+  EXPECT_EQ(code_of([&] { const FolderLock second(path("run")); }, "another process holds its lock"), EWOULDBLOCK);
+  fs::rename(path("run"), path("away"));
+  fs::create_directory(path("run"));
+  EXPECT_FALSE(lock.is_in_place());
+  const FolderLock other(path("run"));
+  EXPECT_TRUE(other.is_in_place());
+}
+
 TEST_F(FileIo, AFolderInALocksPlaceIsSaid) {
   fs::create_directory(path("lock"));
   EXPECT_EQ(code_of([&] { const FileLock lock(path("lock")); }, concat(path("lock").string(), ": it is a folder, and must be a file")),

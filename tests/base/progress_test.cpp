@@ -111,6 +111,17 @@ TEST(Progress, AThreadBesideTrainingHasASlotOfItsOwn) {
   EXPECT_STREQ(read_progress(ProgressSlot::kWriter).phase.data(), "");
 }
 
+TEST(Progress, AThreadThatWorksAheadLeavesTrainingsMarksAlone) {
+  const Progress before = now();
+  std::thread([] {
+    const ProgressOfThread ahead(ProgressSlot::kAhead);
+    const PatientOperation on_a_file;
+    progress_tick();
+  }).join();
+  EXPECT_EQ(now().moves, before.moves);
+  EXPECT_EQ(now().thread, before.thread);
+}
+
 TEST(Progress, AnyThreadOfTrainingsMarksThroughTheSameSlot) {
   const uint64_t before = now().moves;
   std::thread([] { progress_tick(); }).join();

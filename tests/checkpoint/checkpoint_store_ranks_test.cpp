@@ -5,6 +5,7 @@
 #include "checkpoint/training_state.h"
 #include "checkpoint/verification.h"
 #include "support/ranks.h"
+#include "support/without_privileges.h"
 
 #include <ATen/ops/from_blob.h>
 #include <gtest/gtest.h>
@@ -383,6 +384,50 @@ TEST_F(StoreOnRanks, WhatCannotBeReadIsNotSetAside) {
   if (world_->rank() == 0) fs::rename(folder_ / "kept", manifest);
   world_->barrier();
   EXPECT_EQ(store.newest_good(), folder_ / "step-00000200") << "it has passed";
+}
+
+// Between its verification and its load; only the rank that wants the file meets it.
+TEST_F(StoreOnRanks, WhatIsDamagedOnlyAtItsLoadIsEveryRanksDamageAndCanBeSetAside) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore store(folder_, {}, *mesh, log_);
+  for (const int64_t step : {100, 200}) store.save(snapshot_of(*mesh, step));
+  const fs::path newest = store.newest_good().value();
+  const std::string file = read_manifest(newest).files.back().name;
+  world_->barrier();
+  if (world_->rank() == 0) fs::remove(newest / file);
+  world_->barrier();
+  std::string said;
+  try {
+    restored_trouble(store, newest, *mesh);
+    ADD_FAILURE() << "must throw";
+  } catch (const DamageError& error) {
+    said = error.what();
+  }
+  EXPECT_NE(said.find(concat(file, ": No such file or directory")), std::string::npos) << said;
+  EXPECT_TRUE(store.set_aside(newest, said));
+  EXPECT_FALSE(store.set_aside(newest, said)) << "it is not there any more";
+  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000200.bad"}));
+  EXPECT_EQ(store.newest_good(), folder_ / "step-00000100");
+  EXPECT_EQ(restored_trouble(store, folder_ / "step-00000100", *mesh), "");
+}
+
+TEST_F(StoreOnRanks, ALeftoverThatStaysKeepsNobodyFromStartingAndSaving) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  const fs::path leftover = folder_ / "step-00000100.tmp";
+  std::optional<WithoutPrivileges> user;
+  if (world_->rank() == 0) {
+    fs::create_directory(leftover);
+    write_text(leftover / "half", "half");
+    fs::permissions(leftover, fs::perms::owner_read | fs::perms::owner_exec);
+  }
+  fs::permissions(folder_, fs::perms::all);
+  world_->barrier();
+  if (world_->rank() == 0) user.emplace(folder_);
+  CheckpointStore store(folder_, {}, *mesh, log_);
+  for (const int64_t step : {100, 200}) EXPECT_EQ(same_error([&] { store.save(snapshot_of(*mesh, step)); }), "nothing");
+  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000100.tmp", "step-00000200"}));
+  user.reset();
+  if (world_->rank() == 0) fs::permissions(leftover, fs::perms::owner_all);
 }
 
 TEST_F(StoreOnRanks, WhatOneRankCannotRestoreEveryRankSays) {

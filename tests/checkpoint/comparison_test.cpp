@@ -13,6 +13,7 @@ namespace {
 class Comparison : public ::testing::Test {
  protected:
   CheckpointComparison compare(const Snapshot& first, const Snapshot& second) {
+    for (const char* name : {"a", "b"}) std::filesystem::remove_all(folder_.path() / name);
     save_snapshot(folder_.path() / "a", first, 50);
     save_snapshot(folder_.path() / "b", second);
     return compare_checkpoints(folder_.path() / "a", folder_.path() / "b");
@@ -71,6 +72,27 @@ TEST_F(Comparison, TellsWholeNumbersApartThatAreTheSameDouble) {
   first.pieces[6].values[0] = int64_t{1} << 53;
   second.pieces[6].values[0] = (int64_t{1} << 53) + 1;
   EXPECT_EQ(compare(first, second).values.size(), 1U);
+}
+
+TEST_F(Comparison, TellsWeightsFromOtherTensorsAndBothFromCounters) {
+  Snapshot further = tiny_snapshot(100);
+  further.counters["next_sample"] += 16;
+  const CheckpointComparison counted = compare(tiny_snapshot(100), further);
+  EXPECT_FALSE(counted.same());
+  EXPECT_TRUE(counted.same_tensors());
+  EXPECT_TRUE(counted.same_of("master"));
+
+  Snapshot other = tiny_snapshot(100);
+  other.pieces[5].values = other.pieces[5].values.clone();
+  other.pieces[5].values[2] += 1;
+  const CheckpointComparison biased = compare(tiny_snapshot(100), other);
+  EXPECT_FALSE(biased.same_tensors());
+  EXPECT_FALSE(biased.same_of("state"));
+  EXPECT_TRUE(biased.same_of("master"));
+
+  Snapshot fewer = tiny_snapshot(100);
+  fewer.pieces[0].piece.name = "layers.0.other";
+  EXPECT_FALSE(compare(tiny_snapshot(100), fewer).same_of("master")) << "one that only one of them has";
 }
 
 TEST_F(Comparison, NamesTensorsOfOneSideShapesAndState) {

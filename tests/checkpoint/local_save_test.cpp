@@ -59,10 +59,11 @@ TEST(WriteCheckpoint, LeavesNothingWhereItsFilesCannotBeMade) {
 TEST(WriteCheckpoint, TakesThePlaceOfWhatAKilledSaveLeft) {
   TemporaryFolder folder;
   const fs::path checkpoint = folder.path() / step_name(100);
-  fs::create_directories(temporary_of(checkpoint));
-  write_text(temporary_of(checkpoint) / "rank-0000-of-0001-part-009.h5", "half of it");
+  const fs::path temporary = fs::path(checkpoint) += ".tmp";
+  fs::create_directories(temporary);
+  write_text(temporary / "rank-0000-of-0001-part-009.h5", "half of it");
   save_snapshot(checkpoint, tiny_snapshot(100));
-  EXPECT_FALSE(fs::exists(temporary_of(checkpoint)));
+  EXPECT_FALSE(fs::exists(temporary));
   EXPECT_FALSE(fs::exists(checkpoint / "rank-0000-of-0001-part-009.h5"));
 }
 

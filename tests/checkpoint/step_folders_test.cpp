@@ -1,8 +1,10 @@
 #include "checkpoint/step_folders.h"
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "checkpoint/tiny_checkpoint.h"
 #include "checkpoint/verification.h"
+#include "support/without_privileges.h"
 
 #include <gtest/gtest.h>
 
@@ -58,8 +60,61 @@ TEST_F(StepFolders, SweepRemovesUnfinishedSavesAndNothingElse) {
   write_text(path("step-00000200.tmp") / "rank-0000-of-0001-part-000.h5", "half");
   fs::create_directory(path("step-00000050.bad"));
   fs::create_directory(path("mine.tmp"));
-  EXPECT_EQ(sweep_leftovers(folder_.path()).size(), 1U);
+  EXPECT_EQ(sweep_leftovers(folder_.path()).done.size(), 1U);
   EXPECT_EQ(names(), (Names{"step-00000100", "step-00000050.bad", "mine.tmp"}));
+}
+
+/// A folder from which its owner may take nothing away.
+class Closed {
+ public:
+  explicit Closed(fs::path folder) : folder_(std::move(folder)) { fs::permissions(folder_, fs::perms::owner_read | fs::perms::owner_exec); }
+  ~Closed() { fs::permissions(folder_, fs::perms::owner_all); }
+
+ private:
+  fs::path folder_;
+};
+
+TEST_F(StepFolders, SweepNamesWhatItCannotRemoveAndGoesOn) {
+  for (const char* name : {"step-00000100.tmp", "step-00000200.old", "step-00000300.tmp", "step-00000400.tmp-2"}) {
+    fs::create_directory(path(name));
+    write_text(path(name) / "rank-0000-of-0001-part-000.h5", "half");
+  }
+  const WithoutPrivileges user(folder_.path());
+  const Closed first(path("step-00000100.tmp"));
+  const Closed second(path("step-00000200.old"));
+  const FolderWork swept = sweep_leftovers(folder_.path());
+  EXPECT_EQ(swept.done.size(), 2U);
+  ASSERT_EQ(swept.troubles.size(), 2U);
+  EXPECT_EQ(swept.troubles.at(path("step-00000100.tmp")),
+            concat("cannot remove ", path("step-00000100.tmp").string(), ": Permission denied"));
+  EXPECT_EQ(names(), (Names{"step-00000100.tmp", "step-00000200.old"}));
+}
+
+TEST_F(StepFolders, ASaveTakesAnotherNameWhereALeftoverOfItsStepStays) {
+  save("step-00000100", /*salt=*/1);
+  save("step-00000100.old");
+  save("step-00000100.tmp", /*salt=*/2);
+  const WithoutPrivileges user(folder_.path());
+  const Closed old(path("step-00000100.old"));
+  const Closed left(path("step-00000100.tmp"));
+  const fs::path temporary = make_temporary(path("step-00000100"));
+  EXPECT_EQ(temporary, path("step-00000100.tmp-2"));
+  EXPECT_TRUE(fs::is_empty(temporary));
+  commit_folder(temporary, path("step-00000100"));
+  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000100.old", "step-00000100.tmp"}));
+  EXPECT_TRUE(fs::is_empty(path("step-00000100"))) << "the new one";
+}
+
+TEST_F(StepFolders, PruneGoesOnPastWhatItCannotRemove) {
+  for (const char* name : {"step-00000100", "step-00000200", "step-00000300", "step-00000400"}) save(name);
+  const WithoutPrivileges user(folder_.path());
+  fs::permissions(path("step-00000200"), fs::perms::owner_read | fs::perms::owner_exec);
+  const FolderWork pruned = prune_steps(folder_.path(), 400, 2);
+  EXPECT_EQ(pruned.done, std::vector<std::string>{concat("deleted ", path("step-00000100").string())});
+  EXPECT_EQ(pruned.troubles.size(), 1U);
+  EXPECT_EQ(names(), (Names{"step-00000200.old", "step-00000300", "step-00000400"})) << "out of the way, and tried again at the next start";
+  EXPECT_TRUE(prune_steps(folder_.path(), 400, 2).troubles.empty()) << "said once";
+  fs::permissions(path("step-00000200.old"), fs::perms::owner_all);
 }
 
 TEST_F(StepFolders, SweepMovesBackACheckpointWhoseReplacementWasKilled) {
@@ -123,7 +178,7 @@ TEST_F(StepFolders, SetAsideSaysWhereTheReasonAloneCouldNotBeWritten) {
 TEST_F(StepFolders, PruneKeepsTheNewestGoodOnes) {
   for (const char* name : {"step-00000100", "step-00000200", "step-00000300", "step-00000400"}) save(name);
   fs::resize_file(path("step-00000300") / "manifest.json", 10);  // damaged: not counted, not touched
-  EXPECT_EQ(prune_steps(folder_.path(), 400, 2), (std::vector<fs::path>{path("step-00000100")}));
+  EXPECT_EQ(prune_steps(folder_.path(), 400, 2).done, std::vector<std::string>{concat("deleted ", path("step-00000100").string())});
   EXPECT_EQ(names(), (Names{"step-00000200", "step-00000300", "step-00000400"}));
 }
 
@@ -141,7 +196,7 @@ TEST_F(StepFolders, OfALinkTheLinkAloneIsRemovedAndSetAside) {
   save("step-00000500");
   sweep_leftovers(folder_.path());
   set_aside(path("step-00000300"), "for a reason");
-  EXPECT_EQ(prune_steps(folder_.path(), 500, 2), (std::vector<fs::path>{path("step-00000100")}));
+  EXPECT_EQ(prune_steps(folder_.path(), 500, 2).done, std::vector<std::string>{concat("deleted ", path("step-00000100").string())});
   EXPECT_EQ(names(), (Names{"step-00000300.bad", "step-00000400", "step-00000500"}));
   for (const char* name : {"step-00000100", "step-00000200", "step-00000300"}) {
     EXPECT_TRUE(verify_checkpoint(archive.path() / name, /*full=*/true).empty()) << name;

@@ -303,5 +303,54 @@ TEST(DataStream, ANegativeCursorIsADataError) {
   EXPECT_THROW(DataStream(counting_corpus(folder, 50), stream_options(0, 1, 1, 1), DataCursor{-1}), DataError);
 }
 
+DataStreamOptions eight_of_sixteen_tokens() {
+  DataStreamOptions options;
+  options.sequence_length = 16;
+  options.vocabulary = 100;
+  options.global_batch = options.micro_batch = 8;
+  return options;
+}
+
+TEST(DataStream, ACorpusThatIsCutWhileItIsReadIsAnErrorThatNamesItAndNoSignal) {
+  const TemporaryFolder folder;
+  constexpr int kDocuments = 5000;
+  TokenFileWriter writer(folder / "corpus", 100);
+  for (int document = 0; document < kDocuments; ++document) {
+    writer.add(std::vector<int32_t>(40, document % 100));
+    writer.end_document();
+  }
+  writer.finish();
+  DataStream stream(folder / "corpus", eight_of_sixteen_tokens(), {});
+  stream.next_step();
+  std::filesystem::resize_file(folder / "corpus.bin", 100);
+  const auto read_on = [&] {
+    for (int step = 0; step < 10; ++step) stream.next_step();
+  };
+  for (int again = 0; again < 2; ++again) {
+    try {
+      read_on();
+      ADD_FAILURE() << "must throw";
+    } catch (const IoError& error) {
+      const std::string said = error.what();
+      EXPECT_NE(said.find((folder / "corpus.bin").string() + ": it now ends before byte"), std::string::npos) << said;
+      EXPECT_NE(said.find("had 400,000 bytes when it was opened: it was cut while it was in use"), std::string::npos) << said;
+    }
+  }
+}
+
+TEST(DataStream, ACorpusThatIsReplacedUnderItsNameStaysTheOldOneForWhoReadsIt) {
+  const TemporaryFolder folder;
+  const auto build = [&](int32_t id) {
+    TokenFileWriter writer(folder / "corpus", 100);
+    writer.add(std::vector<int32_t>(4000, id));
+    writer.end_document();
+    writer.finish();
+  };
+  build(7);
+  DataStream stream(folder / "corpus", eight_of_sixteen_tokens(), {});
+  build(8);
+  for (int step = 0; step < 6; ++step) EXPECT_EQ(stream.next_step()[0].tokens.min().item<int64_t>(), 7);
+}
+
 }  // namespace
 }  // namespace pimoe

@@ -90,7 +90,8 @@ TEST(WatchVerdict, ALostConnectionIsADeadRankAtOnce) {
   EXPECT_EQ(table.verdict().kind, Kind::kDead);
   EXPECT_EQ(table.verdict().culprits, std::vector<int>{2});
   EXPECT_EQ(table.text(),
-            "dead: rank 2 (node1, process 102), at step 12, forward, after all_reduce 10 of the dense group of 4: the process is gone. "
+            "dead: rank 2 (node1, process 102), last heard of at step 12, forward, after all_reduce 10 of the dense group of 4: the "
+            "process is gone. "
             "waiting: ranks 0, 1, 3 in all_to_all 11 of the expert group of 2");
 }
 
@@ -102,6 +103,17 @@ TEST(WatchVerdict, ARankWithoutHeartbeatsIsStoppedOnceTheLimitIsOver) {
   table.pass(0.5, {1});
   EXPECT_EQ(table.verdict().kind, Kind::kStopped);
   EXPECT_EQ(table.verdict().culprits, std::vector<int>{1});
+}
+
+TEST(WatchVerdict, ARankThatFellSilentWhileItStartedIsNotSaidToBeThereStill) {
+  Table table(2);
+  table.at(0).slots[0].last.progress.step = -1;
+  table.beats[0][0].progress.step = -1;
+  table.set(1, "forward", 11, true, row("dense", 0, 1, 2));
+  table.pass(kLimit + 0.25, {0});
+  EXPECT_NE(table.text().find("stopped: rank 0 (node0, process 100), last heard of at the start, forward"), std::string::npos)
+      << table.text();
+  EXPECT_NE(table.text().find("waiting: rank 1 in all_reduce 11 of the dense group of 2, at step 12"), std::string::npos) << table.text();
 }
 
 TEST(WatchVerdict, TheRankThatDidNotEnterIsHung) {

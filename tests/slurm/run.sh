@@ -179,7 +179,7 @@ loses_a_rank() {
   check "its state is FAILED" is JobState FAILED
   check "it is not requeued" is Restarts 0
   check "no rank is left" until_true 10 no_rank_is_left
-  check "the message names rank, node and step" grep -E "$3: rank 3 \(n2, process [0-9]+\), at step [0-9]+" "$log"
+  check "the message names rank, node and step" grep -E "$3: rank 3 \(n2, process [0-9]+\), last heard of at step [0-9]+" "$log"
   grep -oE "$3: rank 3 .*" "$log" | head -n 1 | cut -c 1-150 | sed 's/^/          /'
 }
 

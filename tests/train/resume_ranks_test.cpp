@@ -52,6 +52,37 @@ TEST_F(ResumeRanks, WhatRankZeroDoesNotFindIsEveryRanksError) {
   world_->barrier();
 }
 
+TEST_F(ResumeRanks, OneThatWasLookedForMayBeReplacedAndOneThatWasNamedMayNot) {
+  EXPECT_FALSE(look((folder_.path() / "first").string(), "/nowhere")->is_newest_of_run);
+  TrainConfig config = tiny_config(folder_, "first");
+  CheckpointStore store(config.run.directory / "checkpoints", config.checkpoint, *mesh_, log_);
+  config.checkpoint.resume = "auto";
+  EXPECT_TRUE(checkpoint_to_resume(config, store, *mesh_, log_)->is_newest_of_run);
+  config.checkpoint.resume = (config.run.directory / "checkpoints/step-00000001").string();
+  EXPECT_FALSE(checkpoint_to_resume(config, store, *mesh_, log_)->is_newest_of_run);
+}
+
+// With a digest of its own: a position from which the first batch would overflow.
+TEST_F(ResumeRanks, ACheckpointOfAStateThatNoRunWasInIsRefused) {
+  const std::filesystem::path run = folder_.path() / "first/checkpoints";
+  if (world_->rank() == 0) {
+    Manifest manifest = read_manifest(run / "step-00000001");
+    manifest.counters["next_sample"] = INT64_MAX;
+    replace_file(run / "step-00000001/manifest.json", to_json(manifest));
+  }
+  world_->barrier();
+  TrainConfig config = tiny_config(folder_, "first");
+  config.mesh.expert_parallel = 1;
+  config.checkpoint.resume = "auto";
+  std::string said;
+  try {
+    Trainer(config, *mesh_, log_, nullptr);
+  } catch (const CheckpointError& error) {
+    said = error.what();
+  }
+  EXPECT_NE(said.find("step-00000001: counters.next_sample (9223372036854775807) must be in [0, "), std::string::npos) << said;
+}
+
 TEST_F(ResumeRanks, ACheckpointWithoutFactsOfItsDataIsGoneOnFromAndTheNextOneHasThem) {
   const std::filesystem::path run = folder_.path() / "first/checkpoints";
   if (world_->rank() == 0) {

@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
+
 namespace pimoe {
 namespace {
 
@@ -26,8 +28,8 @@ class RunLockOnRanks : public testing::Test {
     config.train.steps = 8;
     config.checkpoint.every_steps = 1;
     config.checkpoint.asynchronous = BesideTraining::kNo;  // nothing is being written while the folder goes
-    const RunLock lock(run_, *mesh_);
     Logger log(1);
+    RunLock lock(run_, *mesh_, log);
     Trainer trainer(config, *mesh_, log, nullptr, &lock);
     trainer.model().parameters().at("final_norm.weight").value.register_hook([&](const at::Tensor& gradient) {
       if (trainer.step() == 2 && world_->rank() == 0 && !std::exchange(done_, true)) in_step_three();
@@ -68,8 +70,32 @@ TEST_F(RunLockOnRanks, ARunWritesNothingIntoTheFolderOfAnotherJobInItsPlace) {
   EXPECT_EQ(std::distance(fs::directory_iterator(run_), fs::directory_iterator()), 1) << "the other job's lock alone";
 }
 
-TEST_F(RunLockOnRanks, ARunWhoseLockAloneIsRemovedEndsToo) {
-  const std::string said = said_of_a_run([&] { fs::remove(run_ / "lock"); });
+TEST_F(RunLockOnRanks, ARunWhoseLockAloneIsRemovedGoesOnAndLetsNobodyIn) {
+  std::string refused;
+  const std::string said = said_of_a_run([&] {
+    fs::remove(run_ / "lock");
+    try {
+      const FolderLock of_another_job(run_);
+    } catch (const IoError& error) {
+      refused = error.what();
+    }
+  });
+  EXPECT_EQ(said, "nothing");
+  if (world_->rank() == 0) {
+    EXPECT_NE(refused.find("another process holds its lock"), std::string::npos) << "before the file is there again";
+    EXPECT_TRUE(fs::exists(run_ / "lock"));
+    EXPECT_TRUE(fs::exists(run_ / "checkpoints/step-00000008/manifest.json"));
+  }
+  world_->barrier();
+}
+
+// Where the file system has no locks of folders another job may have come in.
+TEST_F(RunLockOnRanks, ARunWhoseLockAnotherJobHoldsEnds) {
+  std::optional<FileLock> of_another_job;
+  const std::string said = said_of_a_run([&] {
+    fs::remove(run_ / "lock");
+    of_another_job.emplace(run_ / "lock");
+  });
   EXPECT_NE(said.find("its file lock, which keeps other jobs out, was removed"), std::string::npos) << said;
 }
 
@@ -82,7 +108,8 @@ TEST_F(RunLockOnRanks, WhatCannotBeLockedIsTheSameErrorOnEveryRank) {
   world_->barrier();
   std::string said = "nothing";
   try {
-    const RunLock lock(run_, *mesh_);
+    Logger log(1);
+    const RunLock lock(run_, *mesh_, log);
   } catch (const IoError& error) {
     said = error.what();
   }
