@@ -201,7 +201,9 @@ void add_build(CLI::App& data, AppContext& context) {
       ->check(whole_number_in(0, 4096))
       ->capture_default_str();
   command->add_flag("--json", options->json, "print the facts as JSON");
-  command->add_option("input", corpus.inputs, "text files, folders, .jsonl")->required()->type_name("INPUT...");
+  command->add_option("input", corpus.inputs, "text files, folders, .jsonl; .txt.gz, .txt.zst, .jsonl.gz and .jsonl.zst too")
+      ->required()
+      ->type_name("INPUT...");
   command->footer("Example:\n  pimoe data build --output data/my --vocabulary 8192 --validation 0.01 texts/ more.jsonl");
   command->callback([&context, options] { context.action = [&context, options] { return build(*options, context.log); }; });
 }
