@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Compares with Hugging Face transformers, on the CPU in float32 (docs/interop.md): the MoE layer with its MoE blocks, and whole models that are
-# imported and exported. Or compares tokenizer.json with the package tokenizers (docs/data.md).
+# imported and exported. Or compares tokenizer.json with the package tokenizers, or corpora with numpy's reading of Megatron's layout (docs/data.md).
 #
 #   tests/interop/run.sh [--seeds N]
 #   tests/interop/run.sh --tokenizers [--strings N] [--seed N] [--family NAME]
+#   tests/interop/run.sh --corpora
 #
 # PIMOE_BUILD (default: build) holds pimoe, tests/moe_block and tests/whole_model, or tests/tokenize_batch. transformers and torch come from PyPI into
-# $PIMOE_DEPS/interop, tokenizers into $PIMOE_DEPS/tokenizers, once.
+# $PIMOE_DEPS/interop, tokenizers and numpy into $PIMOE_DEPS/tokenizers, once.
 source "$(dirname "$0")/../../launch/common.sh"
 source "$launch/versions.env"
 script=interop
@@ -17,14 +18,16 @@ environment=$PIMOE_DEPS/interop
 wanted="transformers==$PIMOE_TRANSFORMERS_VERSION torch==$PIMOE_TORCH_VERSION"
 # torch's wheel cannot be imported without its CUDA libraries, also where no GPU is used.
 size="2.5 GB to fetch, 5 GB on disk"
-if [ "${1:-}" = --tokenizers ]; then
-  shift
-  subject=tokenizers
-  programs=tests/tokenize_batch
-  environment=$PIMOE_DEPS/tokenizers
-  wanted="tokenizers==$PIMOE_TOKENIZERS_VERSION"
-  size="5 MB to fetch"
-fi
+case ${1:-} in
+  --tokenizers | --corpora)
+    subject=${1#--}
+    shift
+    programs="pimoe tests/tokenize_batch"
+    environment=$PIMOE_DEPS/tokenizers
+    wanted="tokenizers==$PIMOE_TOKENIZERS_VERSION numpy==$PIMOE_NUMPY_VERSION"
+    size="25 MB to fetch"
+    ;;
+esac
 
 for program in $programs; do
   [ -x "$PIMOE_BUILD/$program" ] || fail "$PIMOE_BUILD/$program is not there." "launch/build.sh builds it; PIMOE_BUILD names the build folder."
@@ -47,6 +50,9 @@ fi
 
 if [ $subject = tokenizers ]; then
   exec "$environment/bin/python3" "$repository/tests/interop/tokenizer_differences.py" --program "$PIMOE_BUILD/tests/tokenize_batch" "$@"
+elif [ $subject = corpora ]; then
+  exec "$environment/bin/python3" "$repository/tests/interop/megatron_layout.py" --pimoe "$PIMOE_BUILD/pimoe" \
+    --program "$PIMOE_BUILD/tests/tokenize_batch" "$@"
 fi
 "$environment/bin/python3" "$repository/tests/interop/transformers_blocks.py" --program "$PIMOE_BUILD/tests/moe_block" "$@"
 "$environment/bin/python3" "$repository/tests/interop/transformers_models.py" --pimoe "$PIMOE_BUILD/pimoe" \
