@@ -174,7 +174,8 @@ void add_build(CLI::App& data, AppContext& context) {
   command->add_option("--output", corpus.output, "PREFIX: writes PREFIX.bin, PREFIX.idx and, where it trains one, PREFIX.model")
       ->required()
       ->type_name("PREFIX");
-  CLI::Option* tokenizer = command->add_option("--tokenizer", corpus.tokenizer, "SentencePiece model to encode with")->type_name("FILE");
+  CLI::Option* tokenizer =
+      command->add_option("--tokenizer", corpus.tokenizer, "SentencePiece model or tokenizer.json to encode with")->type_name("FILE");
   command->add_option("--vocabulary", corpus.vocabulary, "pieces of the tokenizer that is trained")
       ->check(whole_number_in(260, 1 << 24))
       ->excludes(tokenizer)
@@ -200,7 +201,9 @@ void add_build(CLI::App& data, AppContext& context) {
       ->check(whole_number_in(0, 4096))
       ->capture_default_str();
   command->add_flag("--json", options->json, "print the facts as JSON");
-  command->add_option("input", corpus.inputs, "text files, folders, .jsonl")->required()->type_name("INPUT...");
+  command->add_option("input", corpus.inputs, "text files, folders, .jsonl; .txt.gz, .txt.zst, .jsonl.gz and .jsonl.zst too")
+      ->required()
+      ->type_name("INPUT...");
   command->footer("Example:\n  pimoe data build --output data/my --vocabulary 8192 --validation 0.01 texts/ more.jsonl");
   command->callback([&context, options] { context.action = [&context, options] { return build(*options, context.log); }; });
 }
@@ -209,7 +212,9 @@ void add_build(CLI::App& data, AppContext& context) {
 std::shared_ptr<CorpusChoice> add_corpus_choice(CLI::App& command) {
   auto choice = std::make_shared<CorpusChoice>();
   command.add_option("prefix", choice->prefix, "corpus PREFIX.bin and PREFIX.idx")->required()->type_name("PREFIX");
-  command.add_option("--tokenizer", choice->tokenizer, "SentencePiece model (default: the one that was built with the corpus)")
+  command
+      .add_option("--tokenizer", choice->tokenizer,
+                  "SentencePiece model or tokenizer.json (default: the one that was built with the corpus)")
       ->type_name("FILE");
   command.add_flag("--json", choice->json, "print JSON");
   return choice;

@@ -114,7 +114,8 @@ void add_evaluate_command(CLI::App& app, AppContext& context) {
       ->check(whole_number_in(1, kMostMicroBatch));
   command
       ->add_option("--tokenizer", options->tokenizer,
-                   "SentencePiece model that tells a token's bytes, if not the one that the checkpoint names; none: no bits per byte")
+                   "SentencePiece model or tokenizer.json that tells a token's bytes, if not the one that the checkpoint names; none: no "
+                   "bits per byte")
       ->type_name("FILE");
   command->add_flag("--json", options->json, "print JSON: loss, perplexity, tokens, bits_per_byte, ... and the same of each corpus");
   command->footer(

@@ -84,7 +84,9 @@ void add_experts_command(CLI::App& app, AppContext& context) {
       ->check(complaint_about_classes)
       ->capture_default_str()
       ->type_name("python|prose");
-  command->add_option("--tokenizer", options->measurement.tokenizer, "SentencePiece model, if not the one that the checkpoint names")
+  command
+      ->add_option("--tokenizer", options->measurement.tokenizer,
+                   "SentencePiece model or tokenizer.json, if not the one that the checkpoint names")
       ->type_name("FILE");
   command->add_option("--svg", options->svg, "write the heat map")->type_name("FILE");
   command->add_flag("--json", options->json, "print JSON");

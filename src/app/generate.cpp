@@ -60,6 +60,12 @@ Tokenizer tokenizer_for(GenerateOptions& options, const LoadedModel& loaded) {
   return tokenizer;
 }
 
+/// @returns the text of a continuation. A model may have more tokens than its tokenizer, to a round number: they give no text.
+std::string text_of(const Tokenizer& tokenizer, std::vector<int32_t> tokens) {
+  std::erase_if(tokens, [&](int32_t id) { return id >= tokenizer.vocabulary(); });
+  return tokenizer.decode(tokens);
+}
+
 /// Where the first of `stops` begins in a text; npos if none is in it.
 size_t first_stop(const std::string& text, const std::vector<std::string>& stops) {
   size_t first = std::string::npos;
@@ -129,7 +135,7 @@ ExitCode generate(GenerateOptions options, AppContext& context) {
   options.generation.cached = !options.no_cache;
   options.generation.sampling.stop_token = tokenizer.end_of_document();
   const ContinuationEnds ends = [&](size_t /*prompt*/, const std::vector<int32_t>& added) {
-    return first_stop(tokenizer.decode(added), options.stops) != std::string::npos;
+    return first_stop(text_of(tokenizer, added), options.stops) != std::string::npos;
   };
   const auto begun = std::chrono::steady_clock::now();
   const std::vector<Continuation> results =
@@ -145,7 +151,7 @@ ExitCode generate(GenerateOptions options, AppContext& context) {
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (size_t index = 0; index < results.size(); ++index) {
     const Continuation& result = results[index];
-    std::string text = tokenizer.decode(result.tokens);
+    std::string text = text_of(tokenizer, result.tokens);
     text.resize(std::min(text.size(), first_stop(text, options.stops)));
     if (options.json) {
       all.push_back({{"text", text}, {"tokens", result.tokens}, {"ending", ending_name(result.ending)}, {"forgotten", result.forgotten}});
@@ -195,7 +201,7 @@ void add_generate_command(CLI::App& app, AppContext& context) {
       ->check(whole_number_in(1, kMostBatch))
       ->capture_default_str();
   command->add_flag("--no-cache", options->no_cache, "compute all tokens again for each new one: slow, to compare with");
-  command->add_option("--tokenizer", options->tokenizer, "SentencePiece model, if not the one that the checkpoint names");
+  command->add_option("--tokenizer", options->tokenizer, "SentencePiece model or tokenizer.json, if not the one that the checkpoint names");
   command->add_flag(
       "--json", options->json,
       "print {\"text\", \"tokens\", \"ending\", \"forgotten\"}, the text without the prompt; a list of them, with \"prompt\", for several");

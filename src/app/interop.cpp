@@ -18,6 +18,7 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <vector>
@@ -103,15 +104,24 @@ TrainConfig config_of(const HfImport& imported, const fs::path& output) {
   return config;
 }
 
-/// @returns whether a tokenizer.model is one that PiMoE reads, and the model's; says why where it is not
+/// @returns whether a tokenizer's file is one that PiMoE reads, and the model's; says why where it is not
 bool is_our_tokenizer(const fs::path& file, const ModelConfig& model, Logger& log) try {
   const Tokenizer tokenizer(file);
   if (tokenizer.vocabulary() <= model.vocabulary) return true;
   log.warning(concat(file.filename().string(), " has more tokens than the model, and is carried along alone"));
   return false;
-} catch (const DataError& error) {  // the contract: some families' tokenizer.model is another format
-  log.warning(concat("tokenizer.model is carried along, and PiMoE does not read it: ", error.what()));
+} catch (const DataError& error) {  // the contract: some families' files are of other formats
+  log.warning(concat(file.filename().string(), " is carried along, and PiMoE does not read it: ", error.what()));
   return false;
+}
+
+/// @returns the name of the carried file that the run's data.tokenizer is: transformers too takes tokenizer.json before tokenizer.model; "" for none
+std::string tokenizer_among(const std::vector<std::string>& carried, const fs::path& folder, const ModelConfig& model, Logger& log) {
+  for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
+    const bool is_there = std::find(carried.begin(), carried.end(), name) != carried.end();
+    if (is_there && is_our_tokenizer(folder / name, model, log)) return name;
+  }
+  return "";
 }
 
 ExitCode import_model(const ImportOptions& options, Logger& log) {
@@ -131,10 +141,9 @@ ExitCode import_model(const ImportOptions& options, Logger& log) {
   for (const std::string& name : imported.companions()) {
     const std::string content = read_regular_file(options.source / name, kLargestCompanionBytes);
     write_durably(folder.path() / kCompanions / name, content.data(), content.size());
-    if (name == "tokenizer.model" && is_our_tokenizer(folder.path() / kCompanions / name, config.model, log)) {
-      config.data.tokenizer = output / kCompanions / name;
-    }
   }
+  const std::string tokenizer = tokenizer_among(imported.companions(), folder.path() / kCompanions, config.model, log);
+  if (!tokenizer.empty()) config.data.tokenizer = output / kCompanions / tokenizer;
   sync_folder(folder.path() / kCompanions);
   const std::string yaml = to_yaml(config);
   parse_train_config(yaml, (output / "config.yaml").string());  // it is read again by everything that follows
@@ -201,7 +210,7 @@ ExitCode export_model(const ExportOptions& options, Logger& log) {
   how.companions = options.like.empty() ? companions_of(checkpoint, config) : options.like;
   if (const fs::path& model = config.data.tokenizer; !model.empty()) {
     if (std::error_code ignored; fs::is_regular_file(model, ignored)) {
-      how.sentencepiece = model;
+      how.tokenizer = model;
       how.end_of_document = Tokenizer(model).end_of_document();
     } else {
       log.warning(concat("data.tokenizer (", model.string(), ") is no file any more, and is not exported"));

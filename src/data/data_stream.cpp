@@ -32,7 +32,7 @@ std::pair<int64_t, int64_t> even_part(int64_t total, int64_t parts, int64_t inde
 void DataConfig::fields(FieldVisitor& visit) {
   visit.text("train", train, "PREFIX of the training corpus, PREFIX.bin and PREFIX.idx");
   visit.text("validation", validation, "PREFIX of the validation corpus; empty for none");
-  visit.text("tokenizer", tokenizer, "SentencePiece model of the corpus; empty for none");
+  visit.text("tokenizer", tokenizer, "SentencePiece model or tokenizer.json of the corpus; empty for none");
 }
 
 StepPlan::StepPlan(int64_t global_batch, int ranks, int64_t micro_batch) : global_batch_(global_batch), ranks_(ranks) {

@@ -19,7 +19,7 @@ namespace pimoe {
 struct DataConfig {
   std::string train;       ///< PREFIX of PREFIX.bin / PREFIX.idx
   std::string validation;  ///< PREFIX, or empty for none
-  std::string tokenizer;   ///< SentencePiece model, or empty
+  std::string tokenizer;   ///< SentencePiece model or tokenizer.json, or empty
 
   void fields(FieldVisitor& visit);
 };

@@ -3,6 +3,7 @@
 #include <fnmatch.h>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "base/random.h"
 #include "base/text.h"
 #include "base/utf8.h"
+#include "data/byte_source.h"
 #include "data/input_stream.h"
 #include "data/tokenizer.h"
 
@@ -64,16 +66,16 @@ void hand_out_document(std::string_view text, int64_t file_position, const TakeP
 }
 
 /// Calls `take` with the file's blocks, cut where the tokenizer is not hurt, until it returns false.
-void for_each_block(const InputFile& file, const std::function<bool(std::string_view block, bool is_last)>& take) {
+void for_each_block(const InputFile& file, const std::function<bool(std::string_view block, bool is_last, int64_t file_position)>& take) {
   // One byte more than is taken, so that the last block is known to be the last.
-  const size_t wanted = std::min(kPartBytes, static_cast<size_t>(file.bytes)) + 1;
+  const size_t wanted = (file.is_compressed ? kPartBytes : std::min(kPartBytes, static_cast<size_t>(file.bytes))) + 1;
   InputStream stream(file.path);
   std::string block;
   while (true) {
     stream.append(block, wanted - block.size());
     const bool is_last = block.size() <= kPartBytes;
     const size_t end = is_last ? block.size() : Tokenizer::cut_point(block, kPartBytes);
-    if (!take(std::string_view(block).substr(0, end), is_last) || is_last) return;
+    if (!take(std::string_view(block).substr(0, end), is_last, stream.file_position()) || is_last) return;
     block.erase(0, end);
   }
 }
@@ -88,21 +90,19 @@ std::optional<NotText> complaint_about(std::string_view block, int64_t position)
 std::optional<NotText> read_text_document(const InputFile& file, const TakePart& take) {
   std::optional<NotText> complaint;
   int64_t position = 0;
-  const bool is_one_block = file.bytes <= static_cast<int64_t>(kPartBytes);
+  const bool is_one_block = !file.is_compressed && file.bytes <= static_cast<int64_t>(kPartBytes);
   if (!is_one_block) {
     // Read twice, so that nothing of a file that turns out binary at its end has been handed out.
-    for_each_block(file, [&](std::string_view block, bool) {
+    for_each_block(file, [&](std::string_view block, bool, int64_t) {
       complaint = complaint_about(block, position);
       position += static_cast<int64_t>(block.size());
       return !complaint;
     });
     if (complaint) return complaint;
-    position = 0;
   }
-  for_each_block(file, [&](std::string_view block, bool is_last) {
+  for_each_block(file, [&](std::string_view block, bool is_last, int64_t file_position) {
     if (is_one_block) complaint = complaint_about(block, 0);
-    position += static_cast<int64_t>(block.size());
-    if (!complaint) take({block, is_last, position});
+    if (!complaint) take({block, is_last, file_position});
     return !complaint;
   });
   return complaint;
@@ -138,7 +138,7 @@ void read_jsonl(const InputFile& file, const std::string& text_key, const TakePa
     if (is_blank(line)) continue;
     const LineText parsed = text_of_line(line, text_key);
     if (!parsed.complaint.empty()) throw DataError(concat(file.path.string(), ":", stream.line_number(), ": ", parsed.complaint));
-    hand_out_document(parsed.text, stream.line_end(), take);
+    hand_out_document(parsed.text, file.is_compressed ? stream.file_position() : stream.line_end(), take);
   }
 }
 
@@ -198,7 +198,27 @@ void sample_jsonl(const InputFile& file, const std::string& text_key, int64_t be
   while (stream.line_end() < end && !sample.is_full() && stream.read_line(line)) sample.add(text_of_line(line, text_key).text);
 }
 
+/// Adds text from the beginning of a compressed file.
+void sample_beginning(const InputFile& file, const std::string& text_key, int64_t bytes, LineSample& sample) {
+  InputStream stream(file.path);
+  if (file.is_jsonl) {
+    std::string line;
+    while (stream.line_end() < bytes && !sample.is_full() && stream.read_line(line)) sample.add(text_of_line(line, text_key).text);
+    return;
+  }
+  std::string text;
+  stream.append(text, static_cast<size_t>(bytes));
+  text.resize(character_boundary(text, text.size() > 0 ? text.size() - 1 : 0));
+  if (is_text(text)) sample.add(text);
+}
+
 }  // namespace
+
+InputFile input_file(const fs::path& path, int64_t bytes) {
+  const fs::path inner = is_compressed(path) ? path.stem() : path.filename();
+  const bool is_jsonl = inner.extension() == ".jsonl";
+  return {path, bytes, is_jsonl, is_compressed(path)};
+}
 
 InputFiles find_input(const std::vector<fs::path>& inputs, const std::vector<std::string>& include, Logger& log) {
   InputFiles found;
@@ -206,7 +226,7 @@ InputFiles find_input(const std::vector<fs::path>& inputs, const std::vector<std
     std::error_code refused;
     const auto bytes = static_cast<int64_t>(fs::file_size(path, refused));
     if (refused) throw IoError(concat("cannot read ", path.string(), ": ", refused.message()), refused.value());
-    const InputFile file{path, bytes, path.extension() == ".jsonl"};
+    const InputFile file = input_file(path, bytes);
     if (const char* reason = reason_to_skip(file)) {
       ++found.skipped;
       const std::string line = concat("skipped: ", path.string(), " ", reason);
@@ -240,13 +260,16 @@ std::vector<std::string> sample_lines_of(const InputFiles& input, const std::str
   std::vector<int64_t> file_begins = {0};
   for (const InputFile& file : input.files) file_begins.push_back(file_begins.back() + file.bytes);
   LineSample sample(sample_bytes);
+  std::map<const InputFile*, int64_t> of_compressed;  // bytes that windows fell on; in the input's order, for the files lie in one array
   const auto sample_window = [&](int64_t begin, int64_t end) {
     while (begin < end) {
       const auto next = std::upper_bound(file_begins.begin(), file_begins.end(), begin);
       const InputFile& file = input.files[static_cast<size_t>(next - file_begins.begin()) - 1];
       const int64_t file_begin = *(next - 1);
       const int64_t part_end = std::min(end, *next);
-      if (file.is_jsonl) {
+      if (file.is_compressed) {
+        of_compressed[&file] += part_end - begin;
+      } else if (file.is_jsonl) {
         sample_jsonl(file, text_key, begin - file_begin, part_end - file_begin, sample);
       } else {
         sample_text(file, begin - file_begin, part_end - file_begin, sample);
@@ -256,6 +279,8 @@ std::vector<std::string> sample_lines_of(const InputFiles& input, const std::str
   };
   if (input.bytes <= sample_bytes) {
     sample_window(0, input.bytes);
+    // All of the text is wanted, and nobody knows how much a compressed file has.
+    for (const auto& [file, bytes] : of_compressed) sample_beginning(*file, text_key, sample_bytes, sample);
     return sample.take();
   }
   const int64_t windows = std::max<int64_t>(1, sample_bytes / kWindowBytes);
@@ -267,6 +292,7 @@ std::vector<std::string> sample_lines_of(const InputFiles& input, const std::str
     const auto begin = static_cast<int64_t>(place);
     sample_window(begin, std::min(input.bytes, begin + kWindowBytes));
   }
+  for (const auto& [file, bytes] : of_compressed) sample_beginning(*file, text_key, bytes, sample);
   return sample.take();
 }
 

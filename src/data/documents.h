@@ -12,12 +12,16 @@
 
 namespace pimoe {
 
-/// A file of the input: one document, or, as .jsonl, one for each line.
+/// A file of the input: one document, or, as .jsonl, one for each line. Both may be compressed: .jsonl.gz, .jsonl.zst, .txt.gz, .txt.zst.
 struct InputFile {
   std::filesystem::path path;
-  int64_t bytes = 0;
+  int64_t bytes = 0;  ///< on the disk
   bool is_jsonl = false;
+  bool is_compressed = false;
 };
+
+/// What a file's name says of it.
+InputFile input_file(const std::filesystem::path& path, int64_t bytes);
 
 struct InputFiles {
   std::vector<InputFile> files;
@@ -53,7 +57,8 @@ struct NotText {
 /// @throws DataError naming file and line for a .jsonl line that is no JSON object, has no text at `text_key`, or is over 256 MiB.
 std::optional<NotText> read_documents(const InputFile& file, const std::string& text_key, const TakePart& take);
 
-/// Draws lines evenly from all of the input: windows of 8 KiB, one at a random place in each of as many equal stretches.
+/// Draws lines evenly from all of the input: windows of 8 KiB, one at a random place in each of as many equal stretches. Of a compressed file,
+/// which can be read from its beginning alone, as much is taken from there.
 /// @returns at most about `sample_bytes` of text, as lines of at most 4 KiB; all of the text where the input has no more.
 /// @cost reads little more than the sample.
 std::vector<std::string> sample_lines_of(const InputFiles& input, const std::string& text_key, int64_t sample_bytes, uint64_t seed);

@@ -1,11 +1,10 @@
 #include "data/input_stream.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <system_error>
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "data/byte_source.h"
 
 namespace pimoe {
 namespace {
@@ -14,19 +13,16 @@ constexpr size_t kBlockBytes = 1 << 20;
 
 }  // namespace
 
-InputStream::InputStream(const std::filesystem::path& path, int64_t begin) : path_(path), line_end_(begin) {
-  errno = 0;
-  file_.open(path, std::ios::binary);
-  if (file_ && begin > 0) file_.seekg(begin);
-  if (!file_) throw IoError(concat("cannot read ", path.string(), ": ", std::generic_category().message(errno)), errno);
-}
+InputStream::InputStream(const std::filesystem::path& path, int64_t begin)
+    : path_(path), source_(open_bytes(path, begin)), line_end_(begin) {}
+InputStream::~InputStream() = default;
+
+int64_t InputStream::file_position() const { return source_->file_position(); }
 
 bool InputStream::append(std::string& out, size_t count) {
   const size_t before = out.size();
   out.resize(before + count);
-  file_.read(out.data() + before, static_cast<std::streamsize>(count));
-  if (file_.bad()) throw IoError(concat("cannot read ", path_.string(), ": ", std::generic_category().message(errno)), errno);
-  out.resize(before + static_cast<size_t>(file_.gcount()));
+  out.resize(before + source_->read(out.data() + before, count));
   return out.size() > before;
 }
 

@@ -10,7 +10,10 @@
 
 namespace pimoe {
 
-/// A SentencePiece model, thread-safe.
+class TokenizerModel;
+
+/// Turns text into token ids and back, thread-safe: a SentencePiece model, or a tokenizer.json of Hugging Face's (byte-level BPE and its relatives;
+/// tokenizer_json.h says which). A file that begins with `{`, or whose name ends in .json, is the latter.
 ///
 /// With a model of `train_tokenizer` decode(encode(text)) is `text` for every string of bytes. SentencePiece itself would lose two things:
 /// it takes U+2581, its own mark for a space, for a space, and it replaces malformed UTF-8; both are encoded here as single bytes (byte
@@ -18,9 +21,10 @@ namespace pimoe {
 /// normaliser drops (NFKC, extra spaces) or what it cannot write without byte fallback is lost.
 class Tokenizer {
  public:
-  /// @throws DataError if the file is missing, is no SentencePiece model, or has no end-of-document piece (</s>).
+  /// @throws DataError if the file is missing, is of neither format, asks for what is not implemented (by its name), or has no end-of-document
+  ///         token: </s> of a SentencePiece model; for a tokenizer.json see end_token.h, which looks into the files beside it.
   explicit Tokenizer(const std::filesystem::path& model);
-  /// The same from a model's content; `name` is for messages.
+  /// The same from a model's content, with no files beside it; `name` is for messages.
   Tokenizer(const std::string& content, const std::string& name);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
@@ -29,7 +33,7 @@ class Tokenizer {
   int32_t end_of_document() const;
 
   /// @param starts_document  false for what follows an earlier part of the same document, cut at `cut_point`
-  /// @cost about 4 MB/s; memory is bounded for any length (parts of 8 KiB).
+  /// @cost about 4 MB/s; memory is bounded for any length (parts of 8 KiB). tokenizer.json: about 10 MB/s, memory of some 10 times the text.
   std::vector<int32_t> encode(std::string_view text, bool starts_document = true) const;
   /// The text of `ids`; control pieces (end of document) give nothing. Ids that are no encoded text may give malformed UTF-8.
   /// @throws DataError for an id outside the vocabulary.
@@ -41,14 +45,16 @@ class Tokenizer {
   /// @throws DataError for an id outside the vocabulary.
   const std::string& text(int32_t id) const;
 
-  /// @returns the largest position in (0, limit] at which a text longer than `limit` is best cut: after a newline, which leaves the
-  ///          tokens as they are; else before a word's space, which does so with models of `train_tokenizer`; else between two characters.
+  /// @returns the largest position in (0, limit] at which a text longer than `limit` is best cut: between a newline and a printed ASCII
+  ///          character, which leaves the tokens as they are; else after a newline or else before a word's space, which do so with models of
+  ///          `train_tokenizer`; else between two characters.
   ///          A text that is not longer is not cut. REQUIRES limit >= 4.
   static size_t cut_point(std::string_view text, size_t limit);
 
  private:
-  struct State;
-  std::unique_ptr<State> state_;
+  void require_known(int32_t id) const;
+
+  std::unique_ptr<const TokenizerModel> model_;
 };
 
 /// Trains a BPE model: byte fallback, identity normalisation, whitespace kept (also as pieces of spaces alone), digits split, newline a

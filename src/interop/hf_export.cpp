@@ -2,12 +2,12 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/strict_json.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/training_state.h"
 #include "interop/hf_import.h"
 #include "interop/safetensors_folder.h"
-#include "interop/strict_json.h"
 #include "interop/transfer_progress.h"
 #include "interop/weight_names.h"
 #include "moe/adaptive_control.h"
@@ -59,6 +59,22 @@ void require_shape(const std::map<std::string, CheckpointReader::Tensor>& tensor
 
 void write_text(const fs::path& file, const std::string& text) { write_durably(file, text.data(), text.size()); }
 
+/// The tokenizer that a run was trained with, under the name that transformers looks for; with a tokenizer.json the files beside it that say what its
+/// special tokens are.
+void carry_tokenizer(const fs::path& tokenizer, const fs::path& folder, std::vector<std::string>& files) {
+  const std::string content = read_regular_file(tokenizer, kLargestCompanionBytes);
+  const bool is_json = content.starts_with('{');
+  write_text(folder / (is_json ? "tokenizer.json" : "tokenizer.model"), content);
+  files.emplace_back(is_json ? "tokenizer.json" : "tokenizer.model");
+  if (!is_json) return;
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}) {
+    const fs::path beside = tokenizer.parent_path() / name;
+    if (!is_there(beside) || is_there(folder / name)) continue;
+    write_text(folder / name, read_regular_file(beside, kLargestCompanionBytes));
+    files.emplace_back(name);
+  }
+}
+
 }  // namespace
 
 HfExportFacts export_to_hf(const fs::path& checkpoint, const ModelConfig& model, const fs::path& folder, const HfExportOptions& options,
@@ -108,10 +124,7 @@ HfExportFacts export_to_hf(const fs::path& checkpoint, const ModelConfig& model,
     has_tokenizer = has_tokenizer || name.starts_with("tokenizer.");
     facts.files.push_back(name);
   }
-  if (!has_tokenizer && !options.sentencepiece.empty()) {
-    write_text(folder / "tokenizer.model", read_regular_file(options.sentencepiece, kLargestCompanionBytes));
-    facts.files.emplace_back("tokenizer.model");
-  }
+  if (!has_tokenizer && !options.tokenizer.empty()) carry_tokenizer(options.tokenizer, folder, facts.files);
   if (!is_there(folder / "generation_config.json")) {
     Json generation = {{"_from_model_config", true}};
     for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"}) {

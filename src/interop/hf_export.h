@@ -16,7 +16,7 @@ struct HfExportOptions {
   at::ScalarType dtype = at::kBFloat16;  ///< of all weights
   int64_t shard_bytes = 5'000'000'000;   ///< of one file at most
   std::filesystem::path companions;      ///< folder with config.json and tokenizer of the model's origin; empty: none
-  std::filesystem::path sentencepiece;   ///< the run's tokenizer, where `companions` has none; empty: none
+  std::filesystem::path tokenizer;       ///< the run's, where `companions` has none; empty: none
   int64_t end_of_document = -1;          ///< its id, where config.json has none of its own; -1: none
 };
 

@@ -2,12 +2,12 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/strict_json.h"
 #include "base/text.h"
 #include "base/utf8.h"
 #include "checkpoint/local_save.h"
 #include "checkpoint/shard_plan.h"
 #include "checkpoint/training_state.h"
-#include "interop/strict_json.h"
 #include "interop/transfer_progress.h"
 
 #include <ATen/TensorOperators.h>

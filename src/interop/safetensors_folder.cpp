@@ -3,9 +3,9 @@
 #include "base/box.h"
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/strict_json.h"
 #include "base/text.h"
 #include "base/utf8.h"
-#include "interop/strict_json.h"
 
 #include <algorithm>
 #include <set>

@@ -1,4 +1,5 @@
 #include "app/user.h"
+#include "data/byte_level_tokenizer.h"
 #include "interop/hf_fixture.h"
 
 namespace pimoe {
@@ -53,6 +54,32 @@ TEST_F(Interop, AModelIsImportedTrainedOnAndExported) {
   EXPECT_EQ(steps("run"), (std::vector<int64_t>{1}));
   EXPECT_EQ(run("pimoe export run --output third --dtype float32 --shard-bytes 3000").code, 0);
   EXPECT_TRUE(fs::exists(folder_ / "third/model.safetensors.index.json"));
+}
+
+TEST_F(Interop, ATokenizerJsonComesAlongAndIsTheRuns) {
+  write_model("hf", tiny_config(HfFamily::kLlama));
+  const std::string tokenizer = byte_level({{"h", "e"}, {"l", "l"}, {"he", "ll"}}).dump(1);
+  replace_file(folder_ / "hf/tokenizer.json", tokenizer);
+  replace_file(folder_ / "hf/tokenizer_config.json", std::string(R"({"eos_token": "<|endoftext|>"})"));
+  Outcome outcome = run("pimoe import hf --output run");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  outcome = run("pimoe generate --checkpoint run --prompt hell --tokens 4 --json");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_LE(HfJson::parse(outcome.out)["tokens"].size(), 4u);
+
+  ASSERT_EQ(
+      run("seq -f 'hell line %g of the text' 1 300 >text.txt; pimoe data build --output corpus --tokenizer hf/tokenizer.json text.txt")
+          .code,
+      0);
+  EXPECT_EQ(run("pimoe data verify corpus --tokenizer hf/tokenizer.json").code, 0);
+  EXPECT_EQ(HfJson::parse(run("pimoe data inspect corpus --tokenizer hf/tokenizer.json --json").out)["largest_id"], 259);  // <|endoftext|>
+  ASSERT_EQ(run("pimoe train run/config.yaml data.train=corpus train.steps=1 mesh.device=cpu train.threads=1").code, 0);
+  EXPECT_EQ(run("pimoe evaluate --checkpoint run --data corpus --batches 1 --json").code, 0);
+  outcome = run("pimoe export run --output back");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* file : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}) {
+    EXPECT_EQ(run(concat("cmp hf/", file, " back/", file)).code, 0) << file;
+  }
 }
 
 TEST_F(Interop, WhatIsRefusedLeavesNothing) {

@@ -1,10 +1,13 @@
 #include "data/documents.h"
 
 #include <gtest/gtest.h>
+#include <zlib.h>
+#include <zstd.h>
 
 #include <set>
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "data/input_stream.h"
 #include "data/sample_text.h"
 #include "support/temporary_folder.h"
@@ -23,7 +26,7 @@ std::vector<std::string> names_of(const InputFiles& found) {
 std::vector<std::string> documents_of(const fs::path& path) {
   std::vector<std::string> documents;
   std::string current;
-  const InputFile file{path, static_cast<int64_t>(fs::file_size(path)), path.extension() == ".jsonl"};
+  const InputFile file = input_file(path, static_cast<int64_t>(fs::file_size(path)));
   read_documents(file, "text", [&](const DocumentPart& part) {
     EXPECT_LE(part.text.size(), 1u << 20);
     EXPECT_LE(part.file_position, file.bytes);
@@ -41,6 +44,81 @@ std::string jsonl_complaint(const TemporaryFolder& folder, const std::string& co
     return error.what();
   }
   return "";
+}
+
+std::string gzipped(const std::string& text) {
+  z_stream stream{};
+  EXPECT_EQ(deflateInit2(&stream, Z_BEST_SPEED, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
+  std::string out(deflateBound(&stream, text.size()), '\0');
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
+  stream.avail_in = static_cast<uInt>(text.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
+  out.resize(stream.total_out);
+  deflateEnd(&stream);
+  return out;
+}
+
+std::string zstandard(const std::string& text) {
+  std::string out(ZSTD_compressBound(text.size()), '\0');
+  out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 1));
+  return out;
+}
+
+TEST(Documents, CompressedFilesGiveTheirText) {
+  const TemporaryFolder folder;
+  std::string text;
+  for (int i = 0; i < 200'000; ++i) text += concat("line ", i, " of the text\n");  // over three blocks
+  std::string lines;
+  for (int i = 0; i < 5000; ++i) lines += concat("{\"text\": \"document ", i, "\"}\n");
+  const auto whole = documents_of(folder.write("a.txt", text));
+  const auto each = documents_of(folder.write("a.jsonl", lines));
+  ASSERT_EQ(whole.size(), 1u);
+  ASSERT_EQ(each.size(), 5000u);
+  EXPECT_EQ(documents_of(folder.write("a.txt.gz", gzipped(text))), whole);
+  EXPECT_EQ(documents_of(folder.write("a.txt.zst", zstandard(text))), whole);
+  EXPECT_EQ(documents_of(folder.write("a.jsonl.gz", gzipped(lines))), each);
+  EXPECT_EQ(documents_of(folder.write("a.jsonl.zst", zstandard(lines))), each);
+  // Streams one after the other, as `cat a.gz b.gz` and pigz make them.
+  const size_t middle = lines.find('\n', lines.size() / 2) + 1;
+  EXPECT_EQ(documents_of(folder.write("b.jsonl.gz", gzipped(lines.substr(0, middle)) + gzipped(lines.substr(middle)))), each);
+  EXPECT_EQ(documents_of(folder.write("b.jsonl.zst", zstandard(lines.substr(0, middle)) + zstandard(lines.substr(middle)))), each);
+  EXPECT_EQ(documents_of(folder.write("empty.txt.gz", gzipped(""))), std::vector<std::string>{""});
+}
+
+TEST(Documents, DamagedCompressionIsNamed) {
+  const TemporaryFolder folder;
+  std::string text;
+  for (int i = 0; i < 20'000; ++i) text += concat("line ", i * 7919 % 10'007, "\n");
+  const auto complaint = [&](const std::string& name, const std::string& content) -> std::string {
+    try {
+      documents_of(folder.write(name, content));
+    } catch (const DataError& error) {
+      return error.what();
+    }
+    return "read";
+  };
+  for (const std::string& name : {std::string("t.txt.gz"), std::string("t.txt.zst")}) {
+    const std::string whole = name.ends_with(".gz") ? gzipped(text) : zstandard(text);
+    EXPECT_NE(complaint(name, whole.substr(0, whole.size() / 2)).find(concat(name, " cannot be decompressed behind byte")),
+              std::string::npos);
+    EXPECT_NE(complaint(name, whole.substr(0, whole.size() / 2)).find("it ends in the middle"), std::string::npos);
+    EXPECT_NE(complaint(name, "no such thing at all").find("cannot be decompressed"), std::string::npos);
+  }
+}
+
+TEST(SampleLines, OfACompressedFileComeFromItsBeginning) {
+  const TemporaryFolder folder;
+  std::string text;
+  for (int i = 0; i < 100'000; ++i) text += concat("line ", i, "\n");
+  folder.write("in/a.txt.gz", gzipped(text));
+  Logger log;
+  const InputFiles input = find_input({folder / "in"}, {}, log);
+  const auto lines = sample_lines_of(input, "text", 40'000, 3);
+  ASSERT_GT(lines.size(), 1000u);
+  EXPECT_EQ(lines.front(), "line 0");
+  EXPECT_EQ(lines.back().substr(0, 5), "line ");
 }
 
 TEST(FindInput, WalksFoldersInSortedOrderAndSkipsWhatIsNoText) {

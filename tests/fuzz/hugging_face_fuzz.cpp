@@ -4,10 +4,10 @@
 #include "fuzz/fuzz_target.h"
 
 #include "base/errors.h"
+#include "base/strict_json.h"
 #include "base/text.h"
 #include "interop/hf_family.h"
 #include "interop/safetensors.h"
-#include "interop/strict_json.h"
 
 #include <algorithm>
 #include <string>

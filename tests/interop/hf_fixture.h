@@ -3,9 +3,9 @@
 /// Small folders of Hugging Face's, made without its libraries.
 
 #include "base/file_io.h"
+#include "base/strict_json.h"
 #include "base/text.h"
 #include "interop/safetensors_folder.h"
-#include "interop/strict_json.h"
 #include "interop/weight_names.h"
 #include "support/temporary_folder.h"
 

@@ -2,9 +2,9 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/strict_json.h"
 #include "base/text.h"
 #include "interop/safetensors_folder.h"
-#include "interop/strict_json.h"
 #include "support/temporary_folder.h"
 
 #include <ATen/TensorOperators.h>

@@ -24,6 +24,10 @@ class Pimoe(CMakePackage, CudaPackage):
     depends_on("cli11")
     depends_on("nlohmann-json")
     depends_on("sentencepiece")
+    depends_on("pcre2@10.40:")
+    depends_on("utf8proc")
+    depends_on("zlib-api")
+    depends_on("zstd")
     depends_on("googletest", type="test")
     with when("+cuda"):
         depends_on("cuda@13:")

@@ -1,4 +1,4 @@
-#include "interop/strict_json.h"
+#include "base/strict_json.h"
 
 #include "base/errors.h"
 #include "base/file_io.h"
@@ -11,15 +11,12 @@
 namespace pimoe {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr size_t kDeepest = 32;
 
-}  // namespace
-
-Json parse_strict_json(const std::string& text, const std::string& name) {
+template <class Json>
+Json parse(const std::string& text, const std::string& name) {
   std::vector<std::set<std::string>> keys;  // of each open object; arrays have an empty set
-  const auto look = [&](int, Json::parse_event_t event, Json& parsed) {
+  const auto look = [&](int, typename Json::parse_event_t event, Json& parsed) {
     switch (event) {
       case Json::parse_event_t::object_start:
       case Json::parse_event_t::array_start:
@@ -29,7 +26,7 @@ Json parse_strict_json(const std::string& text, const std::string& name) {
       case Json::parse_event_t::object_end:
       case Json::parse_event_t::array_end: keys.pop_back(); break;
       case Json::parse_event_t::key: {
-        const std::string key = parsed.get<std::string>();
+        const std::string key = parsed.template get<std::string>();
         if (!keys.back().insert(key).second) throw DataError(concat(name, ": has the key '", printable(key), "' twice in one object"));
         break;
       }
@@ -41,12 +38,20 @@ Json parse_strict_json(const std::string& text, const std::string& name) {
     Json json = Json::parse(text, look);
     if (!json.is_object()) throw DataError(concat(name, ": is JSON, but no object"));
     return json;
-  } catch (const Json::exception& error) {
+  } catch (const typename Json::exception& error) {
     throw DataError(concat(name, ": is not JSON: ", printable(error.what())));
   }
 }
 
-Json read_strict_json(const std::filesystem::path& file, uint64_t limit_bytes) {
+}  // namespace
+
+nlohmann::ordered_json parse_strict_json(const std::string& text, const std::string& name) {
+  return parse<nlohmann::ordered_json>(text, name);
+}
+
+nlohmann::json parse_sorted_strict_json(const std::string& text, const std::string& name) { return parse<nlohmann::json>(text, name); }
+
+nlohmann::ordered_json read_strict_json(const std::filesystem::path& file, uint64_t limit_bytes) {
   return parse_strict_json(read_regular_file(file, limit_bytes), file.string());
 }
 
