@@ -1,5 +1,6 @@
 # pimoe_library(NAME FLOORS lower... LINKS PUBLIC|PRIVATE third-party...)
 # One static library for a folder of src/. Files named *_cuda.* and nccl_* are compiled in a CUDA build alone, *_nocuda.cpp without CUDA alone.
+# *_absent.cpp stands for what needs libraries that were not found: unicode_absent.cpp for text_pattern.cpp and unicode_forms.cpp.
 # Files named *_cpu.cpp are kernels without libtorch: free of traps and errno, so that loops with comparisons and exp vectorise; NaN and
 # infinity keep their meaning.
 set(PIMOE_KERNEL_OPTIONS -O3 -fno-math-errno -fno-trapping-math)
@@ -11,6 +12,11 @@ function(pimoe_library name)
     list(FILTER sources EXCLUDE REGEX "_nocuda\\.cpp$")
   else()
     list(FILTER sources EXCLUDE REGEX "(_cuda\\.(cpp|cu)|/nccl_[a-z_]*\\.cpp)$")
+  endif()
+  if(PIMOE_UNICODE)
+    list(FILTER sources EXCLUDE REGEX "/unicode_absent\\.cpp$")
+  else()
+    list(FILTER sources EXCLUDE REGEX "/(text_pattern|unicode_forms)\\.cpp$")
   endif()
   set(kernels ${sources})
   list(FILTER kernels INCLUDE REGEX "_cpu\\.cpp$")
@@ -31,6 +37,9 @@ endfunction()
 # a user would (label `system`).
 function(pimoe_test_folder name)
   file(GLOB all CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${name}/*_test.cpp)
+  if(NOT PIMOE_UNICODE)
+    list(FILTER all EXCLUDE REGEX "/tokenizer_json_test\\.cpp$")
+  endif()
   set(unit ${all})
   list(FILTER unit EXCLUDE REGEX "_(ranks|gpu|system)_test\\.cpp$")
   set(ranks ${all})

@@ -65,10 +65,10 @@ install_packages() {
   local missing sudo=()
   missing=$(missing_packages 1 "$@" | tr '\n' ' ')
   if [ -z "$missing" ]; then return 0; fi
-  missing=$(missing_packages 1 "$@" optional | tr '\n' ' ')
+  missing=$(missing_packages 1 "$@" wanted optional | tr '\n' ' ')
 
   local by_hand=("Debian, Ubuntu:           apt-get install $missing"
-    "Fedora, RHEL with EPEL:   dnf install $(missing_packages 2 "$@" optional | tr '\n' ' ')")
+    "Fedora, RHEL with EPEL:   dnf install $(missing_packages 2 "$@" wanted optional | tr '\n' ' ')")
   if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
   if ! command -v apt-get >/dev/null || { [ "$(id -u)" -ne 0 ] && ! may_sudo; }; then
     if [ -z "${packages_named:-}" ]; then
@@ -86,6 +86,25 @@ install_packages() {
   stage "system packages (apt-get install)" "$logs/apt-install.log" "${apt[@]}" install -y --no-install-recommends $missing ||
     fail "apt-get could not install: $missing" "If the network is the reason, mend it and run this again; nothing is done twice." \
       "To install them by hand:" "${by_hand[@]}"
+}
+
+# Packages without which one thing less works. Where there is no network, that is found out once.
+install_wanted() {
+  local missing tried=$PIMOE_DEPS/wanted-packages-tried
+  missing=$(missing_packages 1 wanted | tr '\n' ' ')
+  if [ -z "$missing" ] || [ "$(cat "$tried" 2>/dev/null)" = "$missing" ]; then return 0; fi
+  if command -v apt-get >/dev/null && { [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null; }; then
+    local sudo=()
+    if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
+    local apt=(${sudo[@]+"${sudo[@]}"} env DEBIAN_FRONTEND=noninteractive timeout 120 apt-get -o DPkg::Lock::Timeout=60 -o Acquire::Retries=0 -o Acquire::http::Timeout=5 -q)
+    stage "package lists for $missing" "$logs/apt-wanted.log" timeout 20 "${apt[@]}" update >/dev/null 2>&1 || true
+    # shellcheck disable=SC2086  # a list of words
+    stage "installing $missing" "$logs/apt-wanted.log" "${apt[@]}" install -y --no-install-recommends $missing >/dev/null 2>&1 || true
+    missing=$(missing_packages 1 wanted | tr '\n' ' ')
+    if [ -z "$missing" ]; then return 0; fi
+  fi
+  say "going on without $missing: tokenizer.json files will be refused (Debian, Ubuntu: apt-get install $missing)"
+  echo "$missing" >"$tried"
 }
 
 # With a password only where somebody is there to type it.
@@ -263,6 +282,7 @@ else
   install_packages always python
   find_torch || install_torch   # python3 is new, perhaps
 fi
+install_wanted
 find_cmake || { make_environment && pip_install "CMake $PIMOE_CMAKE_VERSION from PyPI" "cmake==$PIMOE_CMAKE_VERSION" && find_cmake; } ||
   fail "CMake $PIMOE_CMAKE_VERSION was installed in $environment but does not run."
 if [ "$cuda" = on ]; then find_nvcc || install_nvcc; fi
