@@ -1,6 +1,7 @@
 #pragma once
 
 #include "moe/balance_config.h"
+#include "train/event_file.h"
 #include "train/step_outcome.h"
 
 #include <ATen/core/Tensor.h>
@@ -81,6 +82,9 @@ struct StepRecord {
 
 /// @returns the record as one JSON line without its end
 std::string to_json(const StepRecord& record);
+
+/// @returns the numbers of that line that are no list, under its keys, for a curve each; a flag is 0 or 1, what is unknown is left out
+Scalars to_scalars(const StepRecord& record);
 
 /// @returns the record as a line for people. @param seconds_left of the run, if known
 std::string to_line(const StepRecord& record, int64_t steps, double seconds_left);

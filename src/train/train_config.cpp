@@ -58,6 +58,7 @@ void LoopConfig::fields(FieldVisitor& visit) {
 
 void LogConfig::fields(FieldVisitor& visit) {
   visit.integer("every_steps", every_steps, {.at_least = 1, .at_most = kMostSteps}, "steps between log lines");
+  visit.flag("tensorboard", tensorboard, "write RUN/tensorboard: the numbers of metrics.jsonl as curves, in every step");
   visit.nested("routing", routing);
 }
 

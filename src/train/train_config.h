@@ -52,6 +52,7 @@ struct LoopConfig {
 /// `log:`
 struct LogConfig {
   int64_t every_steps = 10;
+  bool tensorboard = true;  ///< event files with the numbers of metrics.jsonl
   RoutingLogConfig routing;
 
   void fields(FieldVisitor& visit);
