@@ -129,13 +129,15 @@ std::string start_event(double wall_time, int64_t step) {
   return event;
 }
 
-EventFile::EventFile(const std::filesystem::path& folder, int64_t first_step)
-    : file_(folder / file_name(folder)), head_(event_record(version_event(now())) + event_record(start_event(now(), first_step))) {}
-
-std::string EventFile::append(int64_t step, const Scalars& scalars) {
-  return file_.append(std::exchange(head_, {}) + event_record(scalar_event(now(), step, scalars)));
+EventFile::EventFile(const std::filesystem::path& folder, int64_t first_step) : file_(folder / file_name(folder)) {
+  // At once: later another run may have the folder's name. What cannot be written waits, and is told of with the first step.
+  static_cast<void>(file_.append(event_record(version_event(now())) + event_record(start_event(now(), first_step))));
 }
 
-std::string EventFile::begin_again(int64_t step) { return file_.append(std::exchange(head_, {}) + event_record(start_event(now(), step))); }
+std::string EventFile::append(int64_t step, const Scalars& scalars) {
+  return file_.append(event_record(scalar_event(now(), step, scalars)));
+}
+
+std::string EventFile::begin_again(int64_t step) { return file_.append(event_record(start_event(now(), step))); }
 
 }  // namespace pimoe

@@ -38,7 +38,7 @@ std::string start_event(double wall_time, int64_t step);
 /// this one's sorts behind theirs even where a clock was set back or two began within a second.
 class EventFile {
  public:
-  /// @param first_step  that this process does: earlier files' records of it and later ones no longer count
+  /// Opens the file. @param first_step  that this process does: earlier files' records of it and later ones no longer count
   EventFile(const std::filesystem::path& folder, int64_t first_step);
 
   /// One write of about 10 bytes and its name for each scalar. @returns as GrowingFile::append
@@ -50,7 +50,6 @@ class EventFile {
 
  private:
   GrowingFile file_;
-  std::string head_;  ///< what the file begins with, until it is written
 };
 
 }  // namespace pimoe

@@ -162,6 +162,9 @@ Json json_of(const StepRecord& record) {
   if (record.outcome != StepOutcome::kTaken) json["skipped_because"] = record.outcome == StepOutcome::kSpike ? "spike" : "not finite";
   json["tokens"] = record.tokens;
   json["step_seconds"] = record.step_seconds;
+  json["forward_ms"] = record.forward_ms;
+  json["backward_ms"] = record.backward_ms;
+  json["gradients_ms"] = record.gradients_ms;
   json["tokens_per_second"] = record.tokens_per_second;
   json["mfu"] = record.mfu ? Json(*record.mfu) : Json();
   json["mfu_torchtitan"] = record.mfu_torchtitan ? Json(*record.mfu_torchtitan) : Json();

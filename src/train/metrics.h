@@ -70,6 +70,9 @@ struct StepRecord {
   StepOutcome outcome = StepOutcome::kTaken;
   int64_t tokens = 0;  ///< seen by the run so far
   double step_seconds = 0.0;
+  double forward_ms = 0.0;    ///< device time of rank 0 in the step: data to the device, forward passes, losses
+  double backward_ms = 0.0;   ///< with the gradient sums that overlap with it
+  double gradients_ms = 0.0;  ///< gradient sums that are waited for after it
   double tokens_per_second = 0.0;
   std::optional<double> mfu;               ///< Megatron's convention
   std::optional<double> mfu_torchtitan;    ///< torchtitan's

@@ -52,12 +52,22 @@ void RunReport::announce(at::ScalarType dtype) const {
                    config_.run.directory.string()));
 }
 
-void RunReport::open_metrics(int64_t step, at::ScalarType dtype) {
+void RunReport::open_metrics(int64_t step) {
   if (!is_first_rank()) return;
   const std::filesystem::path file = config_.run.directory / "metrics.jsonl";
   if (const std::string done = step > 0 ? mend_metrics(file) : set_metrics_aside(file); !done.empty()) log_.warning(done);
   metrics_ = std::make_unique<MetricsFile>(file, step);
+}
+
+void RunReport::begin(int64_t step, at::ScalarType dtype) {
+  start_clock(step);
+  if (!is_first_rank()) return;
+  // A run that was complete comes not so far: what it told stays as it is.
   if (config_.log.tensorboard) curves_ = std::make_unique<EventFile>(config_.run.directory / "tensorboard", step + 1);
+  if (config_.monitor.is_on()) {
+    const std::string run = std::filesystem::absolute(config_.run.directory).lexically_normal().filename().string();
+    prometheus_ = std::make_unique<PrometheusExporter>(config_.monitor, run, config_.train.steps, mesh_.size(), log_);
+  }
   if (events_ == nullptr) return;
   const ParameterCount count = parameter_count(config_.model);
   events_->add(step, step == 0 ? "start" : "resume",
@@ -70,7 +80,7 @@ void RunReport::open_metrics(int64_t step, at::ScalarType dtype) {
                 {"active_parameters", count.active}});
 }
 
-void RunReport::begin(int64_t step) {
+void RunReport::start_clock(int64_t step) {
   first_step_ = step;
   started_ = std::chrono::steady_clock::now();
 }
@@ -102,6 +112,7 @@ void RunReport::add(const StepRecord& record) {
   if (record.validation_loss) validation_loss_ = record.validation_loss;
   if (metrics_) tell_trouble(metrics_->append(record), metrics_trouble_);
   if (curves_) tell_trouble(curves_->append(record.step, to_scalars(record)), curves_trouble_);
+  if (prometheus_) prometheus_->update(record);
   const int64_t left = config_.train.steps - record.step;
   const bool is_due = config_.log.every_steps > 0 && record.step % config_.log.every_steps == 0;
   const bool is_skipped = record.outcome != StepOutcome::kTaken;
@@ -115,7 +126,7 @@ void RunReport::roll_back(int64_t from, int64_t to) {
   if (metrics_) tell_trouble(metrics_->roll_back(to), metrics_trouble_);
   if (curves_) tell_trouble(curves_->begin_again(to + 1), curves_trouble_);
   if (events_ != nullptr) events_->add(to, "rolled_back", {{"from", from}});
-  begin(to);
+  start_clock(to);
 }
 
 void RunReport::tell_trouble(const std::string& trouble, std::string& told) {

@@ -4,6 +4,7 @@
 #include "parallel/process_mesh.h"
 #include "train/event_file.h"
 #include "train/metrics.h"
+#include "train/prometheus_exporter.h"
 #include "train/run_events.h"
 #include "train/train_config.h"
 
@@ -14,7 +15,7 @@
 
 namespace pimoe {
 
-/// What a run tells: the log's lines for a person, metrics.jsonl and events.jsonl for a program, curves for TensorBoard. It decides nothing.
+/// What a run tells: the log's lines for a person, metrics.jsonl and events.jsonl for a program, curves for TensorBoard, numbers for Prometheus. It decides nothing.
 class RunReport {
  public:
   /// @param mesh, log, events  must outlive it; events null: not on this rank
@@ -23,11 +24,11 @@ class RunReport {
 
   /// Before the first step: model, layout and step, and what is allowed but seldom meant. @param dtype  of the model
   void announce(at::ScalarType dtype) const;
-  /// Opens metrics.jsonl, mended where a killed process left half a record, without records after `step`, and what goes beside it; rank 0
-  /// alone has them. @param dtype  of the model, for the record of this start @throws IoError
-  void open_metrics(int64_t step, at::ScalarType dtype);
-  /// The clock of the log's forecasts begins at `step`, from which this process goes on.
-  void begin(int64_t step);
+  /// Opens metrics.jsonl, mended where a killed process left half a record, without records after `step`; rank 0 alone has one. @throws IoError
+  void open_metrics(int64_t step);
+  /// There are steps to do, from `step` on: the clock of the log's forecasts starts, and so does what is told beside metrics.jsonl.
+  /// @param dtype  of the model, for the record of this start
+  void begin(int64_t step, at::ScalarType dtype);
   /// Time, tokens a second, FLOP utilization and memory of a step that took `seconds`.
   void add_speed(StepRecord& record, double seconds) const;
 
@@ -50,6 +51,7 @@ class RunReport {
   void summarize(int64_t skipped) const;
 
  private:
+  void start_clock(int64_t step);
   /// Since begin, or since the run went back.
   double elapsed_seconds() const;
   /// Says once what keeps records from being written; "": nothing does, or does any more. @param told  the trouble of the record before
@@ -69,7 +71,8 @@ class RunReport {
   std::unique_ptr<EventFile> curves_;     ///< rank 0 alone, where log.tensorboard
   std::string curves_trouble_;            ///< likewise
   RunEvents* events_;
-  int64_t first_step_ = 0;  ///< that the clock began at
+  std::unique_ptr<PrometheusExporter> prometheus_;  ///< rank 0 alone, where `monitor` asks for it
+  int64_t first_step_ = 0;                          ///< that the clock began at
   std::chrono::steady_clock::time_point started_;
   std::optional<StepRecord> first_;
   std::optional<StepRecord> last_;

@@ -74,6 +74,7 @@ void TrainConfig::fields(FieldVisitor& visit) {
   visit.nested("optimizer", optimizer);
   visit.nested("checkpoint", checkpoint);
   visit.nested("log", log);
+  visit.nested("monitor", monitor);
 }
 
 namespace {
@@ -83,6 +84,7 @@ constexpr double kMostTokens = 9e18;  // what a run can count in 64 bits
 void validate(const TrainConfig& config, const ConfigOrigins& origins, bool needs_corpus) {
   Violations violations;
   config.model.validate(violations);
+  config.monitor.validate(violations);
   if (needs_corpus && config.data.train.empty()) {
     violations.add("data.train", "must name a corpus: the PREFIX of `pimoe data build --output PREFIX`");
   }

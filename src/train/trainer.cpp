@@ -65,7 +65,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
     cut_recordings();
     write_config();
   }
-  report_.open_metrics(step(), learner_.model().dtype());
+  report_.open_metrics(step());
 }
 
 Trainer::~Trainer() = default;
@@ -88,7 +88,7 @@ TrainOutcome Trainer::run() {
   }
   open_data();
   saves_.prepare(state());
-  report_.begin(step());
+  report_.begin(step(), learner_.model().dtype());
 
   while (step() < config_.train.steps) {
     progress_step(step() + 1);

@@ -1,7 +1,9 @@
 """Holds what a run shows of itself against the readers that it is for; started by monitors.sh.
 
 A run of two ranks is killed with SIGKILL some steps behind a checkpoint, and goes on to its end. Then
-  * TensorBoard's EventAccumulator must have, for every number of metrics.jsonl, each step once and in order, with that value in float32, and nothing else.
+  * TensorBoard's EventAccumulator must have, for every number of metrics.jsonl, each step once and in order, with that value in float32, and nothing else;
+  * while it goes on, GET /metrics must be what prometheus_client's parser takes, with the newest record's values, and so must the file for node_exporter at its end;
+  * every name that launch/grafana.json asks for must be there.
 """
 
 import argparse
@@ -9,13 +11,18 @@ import json
 import math
 import os
 import pathlib
+import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 
+from prometheus_client.parser import text_string_to_metric_families
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 CONFIG = """
@@ -82,6 +89,72 @@ def check_tensorboard(run, begun, ended):
     return len(wanted), sum(map(len, wanted.values()))
 
 
+def samples_of(text):
+    """name -> {labels without `run`: value}; checks what Prometheus wants of a family. """
+    samples = {}
+    for family in text_string_to_metric_families(text):
+        check(family.documentation and family.type in ("gauge", "counter"), f"{family.name}: HELP '{family.documentation}', TYPE {family.type}")
+        check(re.fullmatch("pimoe_[a-z_]+", family.name), f"the name {family.name}")
+        for sample in family.samples:
+            check(sample.labels.get("run") == "run", f"{sample.name} has the labels {sample.labels}")
+            labels = tuple(sorted(item for item in sample.labels.items() if item[0] != "run"))
+            check(labels not in samples.setdefault(sample.name, {}), f"{sample.name} {labels} is there twice")
+            samples[sample.name][labels] = sample.value
+    return samples
+
+
+def fetch(port, path="/metrics"):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        check(path != "/metrics" or answer.headers["Content-Type"].startswith("text/plain; version=0.0.4"), answer.headers["Content-Type"])
+        return answer.read().decode()
+
+
+def check_samples(samples, record):
+    """One step's samples against its record in metrics.jsonl."""
+    names = {"pimoe_step": "step", "pimoe_loss_nats": "loss", "pimoe_gradient_norm": "grad_norm", "pimoe_learning_rate": "learning_rate",
+             "pimoe_tokens_total": "tokens", "pimoe_step_seconds": "step_seconds", "pimoe_forward_seconds": "forward_ms", "pimoe_moe_maxvio_worst": "moe/maxvio_worst",
+             "pimoe_moe_dead_experts": "moe/dead_experts"}
+    for name, key in names.items():
+        wanted = record[key] * 1e-3 if key.endswith("_ms") else record[key]
+        check(samples[name] == {(): wanted}, f"{name} is {samples[name]}, {key} is {record[key]}")
+    layers = {(("layer", str(layer)),): value for layer, value in zip(record["moe/layers"], record["moe/maxvio_layers"])}
+    check(samples["pimoe_moe_layer_maxvio"] == layers, f"pimoe_moe_layer_maxvio is {samples['pimoe_moe_layer_maxvio']}, not {layers}")
+
+
+def watch_prometheus(job, port, run):
+    """Scrapes a run that goes on. @returns how often"""
+    scrapes = 0
+    while job.poll() is None:
+        try:
+            samples = samples_of(fetch(port))
+        except (urllib.error.URLError, ConnectionError, socket.timeout):
+            time.sleep(0.005)
+            continue
+        if samples:
+            record = next((each for each in records(run) if each["step"] == samples["pimoe_step"][()]), None)
+            check(record is not None, f"a step that metrics.jsonl does not have: {samples['pimoe_step']}")
+            check_samples(samples, record)
+            scrapes += 1
+            if scrapes == 1:
+                try:
+                    fetch(port, "/other")
+                    check(False, "/other was answered")
+                except urllib.error.HTTPError as error:
+                    check(error.code == 404, f"/other: {error.code}")
+        time.sleep(0.002)
+    return scrapes
+
+
+def check_dashboard(samples):
+    """@returns how many names it asks for"""
+    dashboard = json.loads((pathlib.Path(__file__).parents[2] / "launch" / "grafana.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += [variable["query"] for variable in dashboard["templating"]["list"] if variable["type"] == "query"]
+    asked = set(re.findall(r"pimoe_\w+", " ".join(queries)))
+    check(asked <= set(samples) | {"pimoe_mfu_ratio"}, f"the dashboard asks for {asked - set(samples)}")  # which CPUs do not have
+    return len(asked)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pimoe", required=True)
@@ -95,13 +168,22 @@ def main():
         (folder / "tiny.yaml").write_text(CONFIG)
         begun = time.time()
         killed = kill_behind_a_checkpoint(options, folder)
-        resumed = train(options, folder)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        resumed = train(options, folder, f"monitor.prometheus_port={port}", "monitor.prometheus_textfile=pimoe.prom", "train.steps=60")
+        scrapes = watch_prometheus(resumed, port, folder / "run")
         text, _ = resumed.communicate()
         check(resumed.returncode == 0, f"the run that went on ended with {resumed.returncode}: {text.decode()}")
         files = sorted((folder / "run" / "tensorboard").iterdir())
         check(len(files) == 2, f"two processes, and {len(files)} event files")
         curves, points = check_tensorboard(folder / "run", begun, time.time())
         print(f"TensorBoard: killed behind step {killed}, {len(files)} event files; {curves} curves with {points} points, all those of metrics.jsonl")
+        check(scrapes > 0, "no scrape met the run")
+        samples = samples_of((folder / "pimoe.prom").read_text())
+        check_samples(samples, records(folder / "run")[-1])
+        asked = check_dashboard(samples)
+        print(f"Prometheus: {scrapes} scrapes of the run, {len(samples)} names; the dashboard asks for {asked} of them")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,17 @@ TEST(StepScalars, AreTheNumbersOfTheJsonLineThatAreNoList) {
   }
 }
 
+TEST(StepJson, HasTheTimesOfAStepsParts) {
+  StepRecord record;
+  record.forward_ms = 1.5;
+  record.backward_ms = 2.5;
+  record.gradients_ms = 0.5;
+  const auto json = nlohmann::json::parse(to_json(record));
+  EXPECT_EQ(json.at("forward_ms"), 1.5);
+  EXPECT_EQ(json.at("backward_ms"), 2.5);
+  EXPECT_EQ(json.at("gradients_ms"), 0.5);
+}
+
 TEST(StepScalars, HaveALossThatIsNotFinite) {
   StepRecord record;
   record.loss = std::nan("");
