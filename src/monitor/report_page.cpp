@@ -251,9 +251,10 @@ Json differences_of(const std::vector<RunRecord>& runs) {
 
 /// Runs of one name are told apart by as much of their path as it takes: all of it.
 void name_apart(std::vector<RunRecord>& runs) {
+  std::map<std::string, int> uses;
+  for (const RunRecord& run : runs) ++uses[run.name];
   for (RunRecord& run : runs) {
-    const auto has_name = [&run](const RunRecord& other) { return &other != &run && other.name == run.name; };
-    if (std::any_of(runs.begin(), runs.end(), has_name)) run.name = run.folder.string();
+    if (uses[run.name] > 1) run.name = run.folder.string();
   }
 }
 

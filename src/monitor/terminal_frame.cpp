@@ -293,7 +293,7 @@ class Frame {
       line().add("MoE      ", Ink::kDim);
       line().add(concat("dispatch ", time_text(dispatch / 1000), ", experts ", time_text(recent(status_.records, "moe/experts_ms") / 1000),
                         ", combine ", time_text(recent(status_.records, "moe/combine_ms") / 1000)));
-      line().add(" of it, in forward passes", Ink::kDim);
+      line().add(" (forward)", Ink::kDim);
       push();
     }
     const auto [save, ink] = save_text(status_);
@@ -323,7 +323,7 @@ class Frame {
     line()
         .add("MaxVio   ", Ink::kDim)
         .add(concat("mean ", text_or_dash(number(last, "moe/maxvio"), 2), ", worst ", text_or_dash(number(last, "moe/maxvio_worst"), 2)));
-    line().add(dead_in_all > 0 ? concat("; ", static_cast<int64_t>(dead_in_all), " dead experts") : "; no dead expert",
+    line().add(dead_in_all > 0 ? concat("; ", counted(static_cast<int64_t>(dead_in_all), "dead expert")) : "; no dead expert",
                dead_in_all > 0 ? Ink::kBad : Ink::kPlain);
     if (is_cut) line().add(concat("; the ", shown.size(), " worst of ", maxvio.size(), " layers"), Ink::kDim);
     push();

@@ -297,23 +297,19 @@
   const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
   const ramp = (share) => { const at = Math.min(Math.max(share, 0), 1) * (RAMP.length - 1); const low = Math.min(Math.floor(at), RAMP.length - 2); return mix(RAMP[low], RAMP[low + 1], at - low); };
   const colour3 = (name) => style(name).split(",").map(Number);
-  const painters = [];
+  let showMaps = () => {};
   // A canvas with one pixel for each cell, stretched by CSS. colour(row, column) -> [r, g, b] or null; told(row, column) -> text
   function map({title, remark, rows, columns, first, stretch, last, height, colour, told}) {
     const canvas = element("canvas", {width: columns, height: rows, style: {height: height + "px"}, role: "img", "aria-label": title});
-    const paint = () => {
-      const context = canvas.getContext("2d");
-      const image = context.createImageData(columns, rows);
-      for (let row = 0, at = 0; row < rows; ++row) {
-        for (let column = 0; column < columns; ++column, at += 4) {
-          const rgb = colour(row, column);
-          if (rgb) image.data.set([rgb[0], rgb[1], rgb[2], 255], at);
-        }
+    const context = canvas.getContext("2d");
+    const image = context.createImageData(columns, rows);
+    for (let row = 0, at = 0; row < rows; ++row) {
+      for (let column = 0; column < columns; ++column, at += 4) {
+        const rgb = colour(row, column);
+        if (rgb) image.data.set([rgb[0], rgb[1], rgb[2], 255], at);
       }
-      context.putImageData(image, 0, 0);
-    };
-    // Pages with hundreds of maps paint those that are looked at.
-    new IntersectionObserver((entries, observer) => { if (entries.some((entry) => entry.isIntersecting)) { observer.disconnect(); paint(); painters.push(paint); } }, {rootMargin: "600px"}).observe(canvas);
+    }
+    context.putImageData(image, 0, 0);
     const move = (event) => {
       const box = canvas.getBoundingClientRect();
       const column = Math.min(columns - 1, Math.max(0, Math.floor((event.clientX - box.left) / box.width * columns)));
@@ -384,7 +380,7 @@
   if (routed.length) {
     const place = element("div");
     let chosen = routed[0];
-    const show = () => { readColours(); painters.length = 0; place.replaceChildren(...routingOf(chosen)); };
+    const show = () => { readColours(); place.replaceChildren(...routingOf(chosen)); };
     const tabs = element("div", {className: "tabs"});
     if (routed.length > 1) {
       for (const run of routed) {
@@ -397,7 +393,7 @@
     }
     byId("routing").append(element("h2", {}, "Routing"), tabs, place);
     show();
-    painters.redo = show;
+    showMaps = show;
   }
 
   // --- events and configuration ---------------------------------------------------------------------------------------------------------------
@@ -429,7 +425,7 @@
   byId("events").onchange = byId("saves").onchange = () => { charts.forEach((chart) => chart.draw()); listEvents(); };
   byId("reset").onclick = () => setRange(...extent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const redo = () => { dress(); if (painters.redo) painters.redo(); };
+  const redo = () => { dress(); showMaps(); };
   dark.addEventListener("change", redo);
   byId("theme").onclick = () => {
     const root = document.documentElement;
