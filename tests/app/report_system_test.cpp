@@ -87,13 +87,13 @@ TEST_F(Report, SaysWhatIsNoRunAndWhatCannotBeRead) {
   EXPECT_NE(outcome.err.find("metrics.jsonl is empty"), std::string::npos) << outcome.err;
   std::filesystem::create_directories(folder_ / "odd");
   ASSERT_EQ(run("mkfifo odd/metrics.jsonl").code, 0);
-  outcome = run("timeout 20 pimoe report odd");
+  outcome = run("timeout 20 $PIMOE report odd");
   EXPECT_EQ(outcome.code, 74) << outcome.err;
 }
 
 TEST_F(Report, OfARunThatGoesOnTellsWhatIsThere) {
   prepare();
-  const pid_t training = start("pimoe train tiny.yaml train.steps=100000 checkpoint.every_steps=1000");
+  const pid_t training = start("$PIMOE train tiny.yaml train.steps=100000 checkpoint.every_steps=1000");
   wait_for_step("runs/tiny", 5);
   Outcome outcome = run("pimoe report runs/tiny --output live.html");
   EXPECT_EQ(outcome.code, 0) << outcome.err;

@@ -117,6 +117,11 @@ TEST(PrometheusExporter, LeavesAPortThatIsTakenToItsOwnerAndStillWritesTheFile) 
     exporter.update(record);
   }
   EXPECT_NE(read_file(folder / "run.prom").find("pimoe_step{run=\"run\"} 5\n"), std::string::npos);
+  const std::string said = read_file(folder / "log");
+  EXPECT_NE(said.find(concat("cannot serve /metrics on 127.0.0.1:", port.number(),
+                             " (monitor.prometheus_port): Address already in use. Training goes on")),
+            std::string::npos)
+      << said;
 }
 
 TEST(MonitorConfig, RefusesWhatNobodyCouldReadOrListenOn) {
