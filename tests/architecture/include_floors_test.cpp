@@ -26,6 +26,7 @@ const std::map<std::string, int> kFloors = {
     {"model", 4},                                                        //
     {"train", 5},    {"interop", 5},    {"compress", 5},  {"serve", 5},  //
     {"proof", 6},    {"analysis", 6},   {"preflight", 6}, {"bench", 6},  //
+    {"monitor", 6},                                                      //
     {"app", 7},
 };
 
