@@ -6,7 +6,8 @@
 /// tokens.i64 [B, S]; written are
 ///
 ///     logits.f32 [B, S, V]      loss.f32: the mean cross-entropy of every position's successor      grad.NAME.f32: of that loss
-///     generated.i64             `generate` tokens that follow the first sequence, the likeliest one each time
+///     generated.i64             `generate` tokens each that follow the first sequence, the first two thirds of the second and the first third of
+///                               the third, in one batch, the likeliest one each time
 
 #include "base/config_fields.h"
 #include "base/errors.h"
@@ -17,6 +18,7 @@
 #include "model/generation.h"
 #include "parallel/parameter_buckets.h"
 #include "support/ranks.h"
+#include "train/router_state.h"
 #include "train/train_config.h"
 
 #include <ATen/TensorOperators.h>
@@ -26,6 +28,7 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -73,19 +76,26 @@ void run(const fs::path& checkpoint, const fs::path& folder) {
     const int64_t count = parameter->box.numel();
     wanted.pieces.push_back({state_kind::kMaster, {parameter->name, parameter->box, 0, count}, parameter->value.detach().view({count})});
   }
+  for (MoELayer* layer : model.moe_layers()) wanted.pieces.push_back(router_bias_state(*layer));
   restore_snapshot(checkpoint, wanted);
 
   const BatchContext context(0, tokens.numel());
   {
     const at::NoGradGuard no_gradients;
     write_tensor(folder / "logits.f32", model.logits(tokens, context));
-    std::vector<int32_t> prompt;
-    for (int64_t i = 0; i < given.length; ++i) prompt.push_back(tokens[0][i].item<int32_t>());
+    std::vector<std::vector<int32_t>> prompts;
+    for (int64_t row = 0; row < std::min<int64_t>(3, given.sequences); ++row) {
+      prompts.emplace_back();
+      for (int64_t i = 0; i < given.length * (3 - row) / 3; ++i) prompts.back().push_back(tokens[row][i].item<int32_t>());
+    }
     GenerationOptions generation;
     generation.sampling.tokens = given.generate;
     generation.sampling.temperature = 0;
-    const std::vector<int32_t> added = continue_prompts(model, {prompt}, *mesh, generation)[0].tokens;
-    write_tensor(folder / "generated.i64", at::tensor(std::vector<int64_t>(added.begin(), added.end())));
+    std::vector<int64_t> added;
+    for (const Continuation& each : continue_prompts(model, prompts, *mesh, generation)) {
+      added.insert(added.end(), each.tokens.begin(), each.tokens.end());
+    }
+    write_tensor(folder / "generated.i64", at::tensor(added));
   }
   at::Tensor targets = at::full({given.sequences, given.length}, -1, at::kLong);
   targets.slice(1, 0, given.length - 1).copy_(tokens.slice(1, 1));
