@@ -1,4 +1,5 @@
-# Everything that PiMoE links and does not own. `launch/setup.sh` installs all of it.
+# Everything that PiMoE links and does not own, as imported targets. `launch/setup.sh` installs all of it. Whoever links an installed PiMoE reads
+# this file too.
 find_package(Threads REQUIRED)
 set(MPI_CXX_SKIP_MPICXX ON)  # the C interface alone; the C++ one was deleted from MPI
 find_package(MPI REQUIRED COMPONENTS CXX)
@@ -17,8 +18,8 @@ foreach(part sentencepiece sentencepiece_train)
   set_target_properties(${part} PROPERTIES IMPORTED_LOCATION ${${upper}_LIBRARY})
 endforeach()
 
-add_library(pimoe_hdf5 INTERFACE)
-target_include_directories(pimoe_hdf5 SYSTEM INTERFACE ${HDF5_INCLUDE_DIRS})
+add_library(pimoe_hdf5 INTERFACE IMPORTED)
+target_include_directories(pimoe_hdf5 INTERFACE ${HDF5_INCLUDE_DIRS})
 target_link_libraries(pimoe_hdf5 INTERFACE ${HDF5_C_LIBRARIES})
 
 # libtorch is linked by library name: find_package(Torch) asks for a CUDA toolkit even for a CPU-only program.
@@ -38,8 +39,8 @@ if(NOT DEFINED PIMOE_TORCH_DIR)
 endif()
 message(STATUS "libtorch: ${PIMOE_TORCH_DIR}")
 
-add_library(pimoe_torch INTERFACE)
-target_include_directories(pimoe_torch SYSTEM INTERFACE
+add_library(pimoe_torch INTERFACE IMPORTED)
+target_include_directories(pimoe_torch INTERFACE
   ${PIMOE_TORCH_DIR}/include ${PIMOE_TORCH_DIR}/include/torch/csrc/api/include)
 target_link_directories(pimoe_torch INTERFACE ${PIMOE_TORCH_DIR}/lib)
 target_link_options(pimoe_torch INTERFACE -Wl,-rpath,${PIMOE_TORCH_DIR}/lib)
@@ -50,26 +51,22 @@ if(NOT PIMOE_OPENMP_LIBRARY)
   set(PIMOE_OPENMP_LIBRARY gomp)
 endif()
 
-add_library(pimoe_nccl INTERFACE)
+add_library(pimoe_nccl INTERFACE IMPORTED)
 if(PIMOE_CUDA)
-  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual)
-  endif()
-  set(CMAKE_CUDA_STANDARD 20)
-  enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
   # --no-as-needed: the CUDA operators register themselves when the library is loaded; no symbol of ours asks for it.
   target_link_libraries(pimoe_torch INTERFACE -Wl,--no-as-needed torch_cuda c10_cuda -Wl,--as-needed CUDA::cudart)
   target_compile_definitions(pimoe_torch INTERFACE PIMOE_CUDA=1)
   # The NCCL that torch loads, headers too: two of them in one process is trouble.
   get_filename_component(site_packages ${PIMOE_TORCH_DIR} DIRECTORY)
-  set(nccl ${site_packages}/nvidia/nccl)
+  set(PIMOE_NCCL_DIR ${site_packages}/nvidia/nccl CACHE PATH "The NCCL that torch loads: include/nccl.h and lib/libnccl.so.2 in it")
+  set(nccl ${PIMOE_NCCL_DIR})
   foreach(needed ${PIMOE_TORCH_DIR}/lib/libtorch_cuda.so ${nccl}/include/nccl.h ${nccl}/lib/libnccl.so.2)
     if(NOT EXISTS ${needed})
       message(FATAL_ERROR "A CUDA build needs ${needed}. Run PIMOE_CUDA=on launch/setup.sh, or configure with -DPIMOE_CUDA=OFF.")
     endif()
   endforeach()
-  target_include_directories(pimoe_nccl SYSTEM INTERFACE ${nccl}/include)
+  target_include_directories(pimoe_nccl INTERFACE ${nccl}/include)
   target_link_libraries(pimoe_nccl INTERFACE ${nccl}/lib/libnccl.so.2)
   target_link_options(pimoe_nccl INTERFACE -Wl,-rpath,${nccl}/lib)
 endif()

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""What `cmake --install` puts into a prefix: the binary runs from there, a program of one's own links the library by find_package(PiMoE) and trains
+on two ranks, the environment module sets what it says, and the completion completes.
+
+    tests/launch/packaging_test.py [unittest option ...]     PIMOE_BUILD, PIMOE_CMAKE, PIMOE_MPIRUN name what to test with
+"""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("PIMOE_BUILD", REPOSITORY / "build")).resolve()
+CMAKE = os.environ.get("PIMOE_CMAKE", "cmake")
+MPIRUN = [os.environ.get("PIMOE_MPIRUN", "mpirun"), "--oversubscribe", "--allow-run-as-root", "--bind-to", "none"]
+
+
+def output(command, **options):
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240, **options)
+    if done.returncode != 0:
+        raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}")
+    return done.stdout
+
+
+class Installed(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="pimoe-packaging-"))
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        cls.prefix = cls.folder / "prefix with a blank"
+        output([CMAKE, "--install", BUILD, "--prefix", cls.prefix])
+
+    def test_the_binary_runs_from_the_prefix(self):
+        self.assertRegex(output([self.prefix / "bin/pimoe", "--version"]), r"^pimoe \d+\.\d+\.\d+\n$")
+        printed = output([self.prefix / "bin/pimoe", "train", self.prefix / "share/pimoe/configs/quickstart.yaml", "--print-config"])
+        self.assertIn("expert_parallel", printed)
+
+    def test_a_program_links_the_library_and_trains(self):
+        source = self.prefix / "share/pimoe/examples/moe_layer"
+        build = self.folder / "example"
+        output([CMAKE, "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={self.prefix}", "-DCMAKE_BUILD_TYPE=Release"])
+        output([CMAKE, "--build", build])
+        for ranks in (1, 2):
+            losses = [float(loss) for loss in re.findall(r"loss (\S+)", output(MPIRUN + ["-n", ranks, build / "moe_layer"]))]
+            self.assertEqual(len(losses), 4)
+            self.assertLess(losses[-1], 0.3 * losses[0])
+
+    def test_another_minor_version_is_refused(self):
+        source = self.folder / "newer"
+        source.mkdir()
+        (source / "CMakeLists.txt").write_text("cmake_minimum_required(VERSION 3.25)\nproject(newer CXX)\nfind_package(PiMoE 0.99 REQUIRED)\n")
+        done = subprocess.run([CMAKE, "-S", source, "-B", source / "build", f"-DCMAKE_PREFIX_PATH={self.prefix}"], capture_output=True, text=True)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("0.99", done.stderr)
+
+    def test_the_module_sets_paths_of_the_prefix(self):
+        modules = sorted((self.prefix / "share/pimoe/modulefiles/pimoe").iterdir())
+        self.assertEqual(len(modules), 1)
+        text = modules[0].read_text()
+        self.assertTrue(text.startswith("#%Module"))
+        self.assertNotRegex(text, r"@\w+@")
+        # Environment Modules and Lmod run the file as Tcl with these commands defined.
+        paths = dict(re.findall(r'(?m)^(?:prepend-path|setenv)\s+(\S+)\s+"([^"]+)"', text))
+        self.assertEqual(paths["PATH"], str(self.prefix / "bin"))
+        self.assertTrue((pathlib.Path(paths["PIMOE_BUILD"]) / "pimoe").exists())
+        self.assertTrue((pathlib.Path(paths["PIMOE_HOME"]) / "launch/slurm.sbatch").exists())
+        self.assertTrue((pathlib.Path(paths["XDG_DATA_DIRS"]) / "bash-completion/completions/pimoe").exists())
+
+    def test_the_launch_scripts_find_the_installed_binary(self):
+        environment = dict(os.environ, PIMOE_BUILD=str(self.prefix / "bin"))
+        done = subprocess.run([self.prefix / "share/pimoe/launch/supervise.sh", "-n", "1", "--attempts", "1", self.folder / "missing.yaml"],
+                              env=environment, capture_output=True, text=True, timeout=120)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("missing.yaml", done.stdout + done.stderr)
+        self.assertNotIn("is not there. Build it", done.stdout + done.stderr)
+
+    def complete(self, line):
+        script = f"""source "{self.prefix}/share/bash-completion/completions/pimoe"
+            compopt() {{ :; }}
+            COMP_LINE=$1 COMP_POINT=${{#1}}
+            read -ra COMP_WORDS <<<"$1"
+            [[ $1 != *" " ]] || COMP_WORDS+=("")
+            COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+            _pimoe && printf '%s\\n' "${{COMPREPLY[@]}}" """
+        environment = dict(os.environ, PATH=f"{self.prefix}/bin:{os.environ['PATH']}")
+        return output(["bash", "-c", script, "bash", line], env=environment, cwd=self.prefix / "share/pimoe").split()
+
+    def test_completion(self):
+        self.assertEqual(self.complete("pimoe tr"), ["train"])
+        self.assertTrue({"list", "verify", "diff", "extract", "reshard"} <= set(self.complete("pimoe checkpoint ")))
+        self.assertIn("--print-config", self.complete("pimoe train --"))
+        self.assertIn("--json", self.complete("pimoe checkpoint verify --"))
+        self.assertEqual(self.complete("pimoe train configs/quick"), ["configs/quickstart.yaml"])
+        self.assertIn("model.moe.router.temperature=", self.complete("pimoe train configs/quickstart.yaml model.moe.router.t"))
+        self.assertEqual(self.complete("pimoe train configs/quickstart.yaml data.train=confi"), ["configs"])
+
+
+if __name__ == "__main__":
+    unittest.main()
