@@ -28,10 +28,12 @@ void Upcycling::fields(FieldVisitor& visit) {
   visit.number("noise", noise, {.at_least = 0, .at_most = 1}, "experts' weights times 1 + noise * N(0, 1)");
 }
 
-Upcycling parse_upcycling(const std::string& text) {
+Upcycling parse_upcycling(const std::string& text) try {
   Upcycling how;
   load_fields("", "--upcycle", split(text, ','), [&](FieldVisitor& visit) { how.fields(visit); });
   return how;
+} catch (const ConfigError& error) {  // the contract: these are an option's parts, and no configuration
+  throw UsageError(concat("--upcycle (", text, "): ", error.what()));
 }
 
 ModelConfig upcycled(const ModelConfig& dense, const Upcycling& how) {

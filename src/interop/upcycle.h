@@ -29,7 +29,7 @@ struct Upcycling {
 };
 
 /// @param text  "experts=8,choices=2,split=4"
-/// @throws ConfigError naming the part that is unknown, malformed or out of its bounds
+/// @throws UsageError naming the part that is unknown, malformed or out of its bounds
 Upcycling parse_upcycling(const std::string& text);
 
 /// @returns the model with experts

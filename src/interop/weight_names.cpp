@@ -24,8 +24,8 @@ class Planner {
 
  private:
   void begin(const std::string& ours, const Shape& shape) { plans_.push_back({.name = ours, .shape = shape, .parts = {}}); }
-  void add(const std::string& theirs, const Shape& shape) {
-    plans_.back().parts.push_back({.name = theirs, .shape = shape});
+  void add(const std::string& theirs, const Shape& shape, bool wide = false) {
+    plans_.back().parts.push_back({.name = theirs, .shape = shape, .wide = wide});
     check_(plans_.back().parts.back());
   }
   void same(const std::string& ours, const Shape& shape, const std::string& theirs) {
@@ -112,9 +112,9 @@ class Planner {
     const std::string block = layer + (mixtral ? "block_sparse_moe." : "mlp.");
     same(ours + "router.weight", {moe.experts, width}, block + "gate.weight");
     if (family_ == HfFamily::kDeepseekV3) {
-      same(ours + "router.bias", {moe.experts}, block + "gate.e_score_correction_bias");
+      begin(ours + "router.bias", {moe.experts});
       plans_.back().is_state = true;
-      plans_.back().parts.back().wide = true;
+      add(block + "gate.e_score_correction_bias", {moe.experts}, /*wide=*/true);
     }
     add_shared_expert(ours + "shared.", block);
     const std::string bank = ours + (group.name.empty() ? "experts." : concat("experts.", group.name, "."));
