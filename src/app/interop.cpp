@@ -247,7 +247,7 @@ CLI::Validator a_name() {
 void add_import_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<ImportOptions>();
   CLI::App* command = app.add_subcommand(
-      "import", "Makes a run of a Hugging Face model: DeepSeek-V3, Llama, Mixtral, OLMoE, Qwen2, Qwen2-MoE, Qwen3, Qwen3-MoE");
+      "import", "Makes a run of a Hugging Face model: DeepSeek-V2 and -V3, Llama, Mixtral, OLMoE, Qwen2, Qwen2-MoE, Qwen3, Qwen3-MoE");
   command->add_option("source", options->source, "folder with config.json and safetensors files")->required()->type_name("HF_DIRECTORY");
   command->add_option("--output", options->output, "run folder to make: config.yaml, checkpoints/step-00000000, hf/ (tokenizer and others)")
       ->required()

@@ -23,9 +23,6 @@ const HfFamilyTraits& family_named_by(HfConfigReader& config) {
     if (type == known.back()) found = &traits_of(family);
   }
   const std::string list = join(known, ", ");
-  if (type == "deepseek_v2") {
-    config.refuse("model_type", concat("has a router of its own kind of groups, which PiMoE does not read; read are ", list));
-  }
   if (found == nullptr) config.refuse("model_type", concat("is not among the families that PiMoE reads: ", list));
   const Json* architectures = config.look("architectures");
   if (architectures != nullptr && *architectures != Json::array({found->architecture})) {
@@ -104,29 +101,41 @@ void read_experts(HfConfigReader& config, HfFamily family, int64_t inner, ModelC
   moe.shared_gate = true;
 }
 
-/// DeepSeek-V3's experts and router.
-void read_deepseek_experts(HfConfigReader& config, ModelConfig& model) {
-  MoeConfig& moe = model.moe;
+/// A key of DeepSeek's own code, which has routers of other kinds too.
+void require_word(HfConfigReader& config, const char* key, std::initializer_list<const char*> known) {
+  const std::string word = config.word(key);
+  if (word.empty()) return;
+  std::vector<std::string> names;
+  for (const char* name : known) {
+    if (word == name) return;
+    names.push_back(concat("'", name, "'"));
+  }
+  config.refuse(key, concat("must be ", join(names, " or "), " in this family"));
+}
+
+/// DeepSeek-V2's router: softmax, gates as they are, groups by their best expert.
+void read_second_router(HfConfigReader& config, MoeConfig& moe) {
   RouterConfig& router = moe.router;
-  if (config.maybe_integer("moe_layer_freq", 1, INT64_MAX).value_or(1) != 1) {
-    config.refuse("moe_layer_freq", "has layers without experts behind layers with experts; PiMoE has them in front alone");
-  }
-  // Keys of DeepSeek's own code, which has other families' routers too.
-  if (const std::string scores = config.word("scoring_func"); !scores.empty() && scores != "sigmoid") {
-    config.refuse("scoring_func", "must be \"sigmoid\", as DeepSeek-V3's is");
-  }
-  if (const std::string method = config.word("topk_method"); !method.empty() && method != "noaux_tc") {
-    config.refuse("topk_method", "must be \"noaux_tc\", as DeepSeek-V3's is");
-  }
-  moe.experts = config.integer("n_routed_experts", 2, 1023);
-  if (const auto also = config.maybe_integer("num_local_experts", 2, 1023); also && *also != moe.experts) {
-    config.refuse("num_local_experts", concat("is not what n_routed_experts says (", moe.experts, ")"));
-  }
-  moe.choices = config.integer("num_experts_per_tok", 1, moe.experts);
-  moe.expert_width = config.integer("moe_intermediate_size", 1, 1 << 24);
-  moe.shared_width = config.integer("n_shared_experts", 1, 1023) * moe.expert_width;
-  if (moe.shared_width > 1 << 24) config.refuse("n_shared_experts", "makes shared experts wider than PiMoE has");
-  moe.first_dense_layers = config.integer("first_k_dense_replace", 0, INT64_MAX);
+  require_word(config, "scoring_func", {"softmax"});
+  require_word(config, "topk_method", {"greedy", "group_limited_greedy"});
+  router.renormalize = false;
+  if (config.flag("norm_topk_prob", false))
+    config.refuse("norm_topk_prob", "divides gates by their sum, which transformers' DeepSeek-V2 does not");
+  router.route_scale = config.positive("routed_scaling_factor", 1.0);
+  const bool grouped = config.word("topk_method") == "group_limited_greedy";
+  for (const char* key : {"n_group", "topk_group"}) config.look(key);  // say nothing where there is no limit
+  if (!grouped) return;
+  router.group_score = GroupScore::kMax;
+  router.groups = config.integer("n_group", 1, 1023);
+  if (moe.experts % router.groups != 0) config.refuse("n_group", concat("must divide n_routed_experts (", moe.experts, ")"));
+  router.group_choices = config.integer("topk_group", 1, router.groups);
+}
+
+/// DeepSeek-V3's router: sigmoids, a bias for the choice alone, groups by their best two experts.
+void read_third_router(HfConfigReader& config, MoeConfig& moe) {
+  RouterConfig& router = moe.router;
+  require_word(config, "scoring_func", {"sigmoid"});
+  require_word(config, "topk_method", {"noaux_tc"});
   router.kind = RouterKind::kSigmoid;
   router.renormalize = config.flag("norm_topk_prob", true);
   router.route_scale = config.positive("routed_scaling_factor");
@@ -136,11 +145,35 @@ void read_deepseek_experts(HfConfigReader& config, ModelConfig& model) {
   }
   router.group_choices = config.integer("topk_group", 1, router.groups);
   router.group_top = router.groups > 1 ? 2 : 0;
-  if (moe.choices > router.group_choices * (moe.experts / router.groups)) {
-    config.refuse("num_experts_per_tok", "is more than the experts of topk_group groups");
-  }
   // Its experts were balanced by the bias, which is taken over, and not by these.
   moe.balance = {.switch_loss = 0.0, .z_loss = 0.0};
+}
+
+void read_deepseek_experts(HfConfigReader& config, HfFamily family, ModelConfig& model) {
+  MoeConfig& moe = model.moe;
+  if (config.maybe_integer("moe_layer_freq", 1, INT64_MAX).value_or(1) != 1) {
+    config.refuse("moe_layer_freq", "has layers without experts behind layers with experts; PiMoE has them in front alone");
+  }
+  moe.experts = config.integer("n_routed_experts", 2, 1023);
+  for (const char* key : {"num_local_experts", "num_experts"}) {
+    if (const auto also = config.maybe_integer(key, 2, 1023); also && *also != moe.experts) {
+      config.refuse(key, concat("is not what n_routed_experts says (", moe.experts, ")"));
+    }
+  }
+  moe.choices = config.integer("num_experts_per_tok", 1, moe.experts);
+  moe.expert_width = config.integer("moe_intermediate_size", 1, 1 << 24);
+  moe.shared_width = config.integer("n_shared_experts", 1, 1023) * moe.expert_width;
+  if (moe.shared_width > 1 << 24) config.refuse("n_shared_experts", "makes shared experts wider than PiMoE has");
+  moe.first_dense_layers = config.integer("first_k_dense_replace", 0, INT64_MAX);
+  if (family == HfFamily::kDeepseekV2) {
+    read_second_router(config, moe);
+    if (!model.latent.interleaved) config.refuse("rope_interleave", "must be true: DeepSeek-V2's positions turn neighbours");
+  } else {
+    read_third_router(config, moe);
+  }
+  if (moe.choices > moe.router.group_choices * (moe.experts / moe.router.groups)) {
+    config.refuse("num_experts_per_tok", "is more than the experts of topk_group groups");
+  }
   if (moe.first_dense_layers >= model.layers) {
     moe = MoeConfig();
     moe.experts = 0;
@@ -226,7 +259,7 @@ HfModel model_of_config(const Json& json, const std::string& name, int64_t seque
   require_whole_attention(config, traits.family, model.sequence_length);
   model.moe.experts = 0;
   if (traits.has_latent) {
-    read_deepseek_experts(config, model);
+    read_deepseek_experts(config, traits.family, model);
   } else if (traits.has_experts) {
     read_experts(config, traits.family, inner, model);
   }

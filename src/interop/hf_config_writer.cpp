@@ -42,8 +42,8 @@ void write_experts(HfFamily family, const ModelConfig& model, Json& config) {
   }
 }
 
-/// DeepSeek-V3's attention, router and experts.
-void write_deepseek(const ModelConfig& model, Json& config) {
+/// DeepSeek's attention, router and experts.
+void write_deepseek(HfFamily family, const ModelConfig& model, Json& config) {
   const LatentConfig& latent = model.latent;
   config["num_key_value_heads"] = model.heads;
   config["kv_lora_rank"] = latent.kv_rank;
@@ -52,8 +52,11 @@ void write_deepseek(const ModelConfig& model, Json& config) {
   config["qk_rope_head_dim"] = latent.rotary_width;
   config["qk_head_dim"] = model.key_width();
   config["v_head_dim"] = latent.value_width;
-  config["rope_interleave"] = latent.interleaved;
-  config["num_nextn_predict_layers"] = 0;
+  const bool second = family == HfFamily::kDeepseekV2;
+  if (!second) {
+    config["rope_interleave"] = latent.interleaved;
+    config["num_nextn_predict_layers"] = 0;
+  }
   const int64_t dense = model.layers - model.moe_layers();
   config["first_k_dense_replace"] = dense;
   MoeConfig moe = model.moe;
@@ -63,7 +66,7 @@ void write_deepseek(const ModelConfig& model, Json& config) {
   }
   const RouterConfig& router = moe.router;
   const int64_t inner = moe.expert_groups()[0].width;
-  config.erase("num_local_experts");
+  for (const char* key : {"num_local_experts", "num_experts"}) config.erase(key);
   config["n_routed_experts"] = moe.experts;
   config["num_experts_per_tok"] = moe.choices;
   config["moe_intermediate_size"] = inner;
@@ -72,8 +75,8 @@ void write_deepseek(const ModelConfig& model, Json& config) {
   config["routed_scaling_factor"] = router.route_scale;
   config["n_group"] = router.groups;
   config["topk_group"] = router.groups > 1 ? router.group_choices : 1;
-  config["scoring_func"] = "sigmoid";
-  config["topk_method"] = "noaux_tc";
+  config["scoring_func"] = second ? "softmax" : "sigmoid";
+  config["topk_method"] = !second ? "noaux_tc" : router.groups > 1 ? "group_limited_greedy" : "greedy";
   config["moe_layer_freq"] = 1;
 }
 
@@ -103,7 +106,7 @@ Json config_of_model(const ModelConfig& model, const Json& carried, const std::s
   config["num_hidden_layers"] = model.layers;
   config["num_attention_heads"] = model.heads;
   config["num_key_value_heads"] = model.kv_heads;
-  config["head_dim"] = model.rotary_width();  // of DeepSeek-V3 what positions turn
+  config["head_dim"] = model.rotary_width();  // of DeepSeek what positions turn
   config["hidden_act"] = "silu";
   config["rms_norm_eps"] = model.norm_epsilon;
   config["tie_word_embeddings"] = model.tie_embeddings;
@@ -118,7 +121,7 @@ Json config_of_model(const ModelConfig& model, const Json& carried, const std::s
     if (!config.contains("sliding_window")) config["sliding_window"] = nullptr;
   }
   write_experts(family, model, config);
-  if (family == HfFamily::kDeepseekV3) write_deepseek(model, config);
+  if (traits.has_latent) write_deepseek(family, model, config);
   // Positions beyond what the run trained with are the origin's business.
   if (const auto positions = config.find("max_position_embeddings");
       !positions->is_number_integer() || positions->get<int64_t>() < model.sequence_length) {

@@ -17,6 +17,7 @@ constexpr std::array<HfFamilyTraits, kHfFamilies.size()> kFamilies = {{
     {HfFamily::kQwen2Moe, "qwen2_moe", "Qwen2MoeForCausalLM", true, false, false},
     {HfFamily::kQwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM", true, true, false},
     {HfFamily::kOlmoe, "olmoe", "OlmoeForCausalLM", true, true, false},
+    {HfFamily::kDeepseekV2, "deepseek_v2", "DeepseekV2ForCausalLM", true, false, true},
     {HfFamily::kDeepseekV3, "deepseek_v3", "DeepseekV3ForCausalLM", true, false, true},
 }};
 
@@ -50,28 +51,39 @@ void require_softmax_router(const MoeConfig& moe) {
   }
 }
 
-/// @throws DataError naming the first key that DeepSeek-V3, which alone has latent attention, does not have
-void require_deepseek(const ModelConfig& model) {
+/// @throws DataError naming the first key that DeepSeek's families, which alone have latent attention, do not have
+HfFamily family_of_deepseek(const ModelConfig& model) {
   const MoeConfig& moe = model.moe;
-  if (model.moe_layers() == 0) return;
+  if (model.moe_layers() == 0) return HfFamily::kDeepseekV3;
   const RouterConfig& router = moe.router;
   const int64_t inner = moe.expert_groups()[0].width;
-  if (router.kind != RouterKind::kSigmoid) {
-    refuse("moe.router.kind", moe.router_kind(), " with latent attention: DeepSeek-V3 routes by sigmoids");
+  const bool second = router.kind == RouterKind::kSoftmax;
+  if (!second && router.kind != RouterKind::kSigmoid) {
+    refuse("moe.router.kind", moe.router_kind(), " with latent attention: DeepSeek-V3 routes by sigmoids, DeepSeek-V2 by softmax");
   }
-  if (moe.shared_gate) refuse("moe.shared_gate", "true", " with latent attention: DeepSeek-V3's shared expert has none");
+  if (moe.shared_gate) refuse("moe.shared_gate", "true", " with latent attention: DeepSeek's shared experts have none");
   if (moe.shared_width == 0 || moe.shared_width % inner != 0) {
-    refuse("moe.shared_width", moe.shared_width, " with latent attention: DeepSeek-V3's is a multiple of expert_width, and not 0");
+    refuse("moe.shared_width", moe.shared_width, " with latent attention: DeepSeek's is a multiple of expert_width, and not 0");
+  }
+  const bool limits = router.groups > 1 && router.group_choices < router.groups;
+  if (second) {
+    if (router.normalises())
+      refuse("moe.router.renormalize", "true", " with a softmax and latent attention: DeepSeek-V2's gates are its scores");
+    if (!model.latent.interleaved) refuse("latent.interleaved", "false", " with a softmax router: DeepSeek-V2's positions turn neighbours");
+    if (limits && router.group_score != GroupScore::kMax) {
+      refuse("moe.router.group_score", "sum", " with a softmax and latent attention: DeepSeek-V2's groups score as their best expert");
+    }
+    return HfFamily::kDeepseekV2;
   }
   if (moe.experts < 2 * router.groups) {
     refuse("moe.router.groups", router.groups, " with latent attention: DeepSeek-V3's have 2 experts or more each");
   }
-  const bool limits = router.groups > 1 && router.group_choices < router.groups;
   const bool best_two = router.group_score == GroupScore::kSum &&
                         (router.group_top > 0 ? router.group_top : std::max<int64_t>(1, moe.choices / router.group_choices)) == 2;
   if (limits && !best_two) {
     refuse("moe.router.group_top", router.group_top, " with latent attention: DeepSeek-V3's groups score as the sum of their best 2");
   }
+  return HfFamily::kDeepseekV3;
 }
 
 HfFamily family_with_experts(const ModelConfig& model) {
@@ -113,10 +125,9 @@ HfFamily family_of(const ModelConfig& model) {
   if (model.moe_layers() > 0) require_plain_experts(model.moe);
   if (model.is_latent()) {
     if (model.latent.norm_epsilon != LatentConfig().norm_epsilon) {
-      refuse("latent.norm_epsilon", model.latent.norm_epsilon, ": DeepSeek-V3's is 1e-06");
+      refuse("latent.norm_epsilon", model.latent.norm_epsilon, ": DeepSeek's is 1e-06");
     }
-    require_deepseek(model);
-    return HfFamily::kDeepseekV3;
+    return family_of_deepseek(model);
   }
   if (model.moe_layers() > 0) return family_with_experts(model);
   if (model.norms_projections()) refuse("qk_norm_over", "projection", " without experts: OLMoE alone has such norms");

@@ -12,9 +12,10 @@
 namespace pimoe {
 
 /// The model families of Hugging Face transformers that our model computes exactly.
-enum class HfFamily { kLlama, kQwen2, kQwen3, kMixtral, kQwen2Moe, kQwen3Moe, kOlmoe, kDeepseekV3 };
-inline constexpr std::array kHfFamilies = {HfFamily::kLlama,    HfFamily::kQwen2,    HfFamily::kQwen3, HfFamily::kMixtral,
-                                           HfFamily::kQwen2Moe, HfFamily::kQwen3Moe, HfFamily::kOlmoe, HfFamily::kDeepseekV3};
+enum class HfFamily { kLlama, kQwen2, kQwen3, kMixtral, kQwen2Moe, kQwen3Moe, kOlmoe, kDeepseekV2, kDeepseekV3 };
+inline constexpr std::array kHfFamilies = {HfFamily::kLlama,   HfFamily::kQwen2,      HfFamily::kQwen3,
+                                           HfFamily::kMixtral, HfFamily::kQwen2Moe,   HfFamily::kQwen3Moe,
+                                           HfFamily::kOlmoe,   HfFamily::kDeepseekV2, HfFamily::kDeepseekV3};
 
 struct HfFamilyTraits {
   HfFamily family;

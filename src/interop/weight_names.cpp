@@ -98,7 +98,7 @@ class Planner {
 
   void add_shared_expert(const std::string& ours, const std::string& block) {
     if (model_.moe.shared_width == 0) return;
-    add_network(ours, block + (family_ == HfFamily::kDeepseekV3 ? "shared_experts." : "shared_expert."), model_.moe.shared_width);
+    add_network(ours, block + (model_.is_latent() ? "shared_experts." : "shared_expert."), model_.moe.shared_width);
     if (model_.moe.shared_gate) same(ours + "gate.weight", {1, model_.width}, block + "shared_expert_gate.weight");
   }
 

@@ -146,11 +146,11 @@ TEST(HfConfig, RefusesByKeyValueAndFeatureWhatTheModelDoesNotCompute) {
   const HfFamily llama = HfFamily::kLlama;
   const HfFamily qwen = HfFamily::kQwen3Moe;
   const HfFamily deepseek = HfFamily::kDeepseekV3;
+  const HfFamily second = HfFamily::kDeepseekV2;
   const std::vector<Case> cases = {
       {llama, "model_type", "gpt2",
-       "is not among the families that PiMoE reads: llama, qwen2, qwen3, mixtral, qwen2_moe, qwen3_moe, olmoe, deepseek_v3"},
+       "is not among the families that PiMoE reads: llama, qwen2, qwen3, mixtral, qwen2_moe, qwen3_moe, olmoe, deepseek_v2, deepseek_v3"},
       {HfFamily::kOlmoe, "clip_qkv", 8.0, "clips queries"},
-      {llama, "model_type", "deepseek_v2", "has a router of its own kind of groups"},
       {llama, "model_type", nullptr, "model_type (missing)"},
       {llama, "architectures", {"LlamaForSequenceClassification"}, "language models alone"},
       {llama, "quantization_config", {{"bits", 4}}, "quantized"},
@@ -204,8 +204,12 @@ TEST(HfConfig, RefusesByKeyValueAndFeatureWhatTheModelDoesNotCompute) {
       {deepseek, "qk_head_dim", 4, "qk_head_dim (4) must be qk_nope_head_dim + qk_rope_head_dim (5)"},
       {deepseek, "num_key_value_heads", 1, "num_key_value_heads (1) must be num_attention_heads (2)"},
       {deepseek, "attention_bias", true, "adds biases in attention"},
-      {deepseek, "scoring_func", "softmax", "scoring_func (\"softmax\") must be \"sigmoid\""},
-      {deepseek, "topk_method", "greedy", "topk_method (\"greedy\") must be \"noaux_tc\""},
+      {deepseek, "scoring_func", "softmax", "scoring_func (\"softmax\") must be 'sigmoid'"},
+      {deepseek, "topk_method", "greedy", "topk_method (\"greedy\") must be 'noaux_tc'"},
+      {second, "topk_method", "noaux_tc", "topk_method (\"noaux_tc\") must be 'greedy' or 'group_limited_greedy'"},
+      {second, "norm_topk_prob", true, "norm_topk_prob (true) divides gates"},
+      {second, "rope_interleave", false, "rope_interleave (false) must be true"},
+      {second, "n_group", 3, "n_group (3) must divide n_routed_experts (4)"},
       {deepseek, "moe_layer_freq", 2, "moe_layer_freq (2)"},
       {deepseek, "n_group", 3, "n_group (3) must divide n_routed_experts (4) into groups of at least 2"},
       {deepseek, "n_group", 4, "n_group (4) must divide n_routed_experts (4) into groups of at least 2"},
@@ -295,14 +299,20 @@ TEST(HfConfig, NamesTheKeyOfOursThatNoFamilyHas) {
                 .find("model.moe.router.kind (sigmoid) cannot be exported"),
             0u);
   const ModelConfig deepseek = model_of(tiny_config(HfFamily::kDeepseekV3));
-  EXPECT_EQ(
-      refusal(deepseek, [](ModelConfig& model) { model.moe.router.kind = RouterKind::kSoftmax; }).find("model.moe.router.kind (softmax)"),
-      0u);
+  EXPECT_EQ(refusal(deepseek, [](ModelConfig& model) { model.moe.router.kind = RouterKind::kHash; }).find("model.moe.router.kind (hash)"),
+            0u);
   EXPECT_EQ(refusal(deepseek, [](ModelConfig& model) { model.moe.shared_width = 0; }).find("model.moe.shared_width (0)"), 0u);
   EXPECT_EQ(refusal(deepseek, [](ModelConfig& model) { model.moe.shared_width = 7; }).find("model.moe.shared_width (7)"), 0u);
   EXPECT_EQ(refusal(deepseek, [](ModelConfig& model) { model.moe.shared_gate = true; }).find("model.moe.shared_gate (true)"), 0u);
   EXPECT_EQ(refusal(deepseek, [](ModelConfig& model) { model.moe.router.group_top = 1; }).find("model.moe.router.group_top (1)"), 0u);
   EXPECT_EQ(refusal(deepseek, [](ModelConfig& model) { model.latent.norm_epsilon = 1e-5; }).find("model.latent.norm_epsilon (1e-05)"), 0u);
+  const ModelConfig second = model_of(tiny_config(HfFamily::kDeepseekV2));
+  EXPECT_EQ(refusal(second, [](ModelConfig& model) { model.moe.router.renormalize = true; }).find("model.moe.router.renormalize (true)"),
+            0u);
+  EXPECT_EQ(refusal(second, [](ModelConfig& model) { model.moe.router.group_score = GroupScore::kSum; })
+                .find("model.moe.router.group_score (sum)"),
+            0u);
+  EXPECT_EQ(refusal(second, [](ModelConfig& model) { model.latent.interleaved = false; }).find("model.latent.interleaved (false)"), 0u);
   const ModelConfig qwen2 = model_of(tiny_config(HfFamily::kQwen2Moe));
   EXPECT_EQ(refusal(qwen2, [](ModelConfig& model) { model.moe.shared_gate = false; }).find("model.moe.shared_width (10)"), 0u);
   EXPECT_EQ(refusal(qwen2, [](ModelConfig& model) { model.moe.shared_width = 0; }).find("model.qkv_bias (true)"), 0u);

@@ -54,7 +54,7 @@ inline HfJson tiny_config(HfFamily family) {
     config["shared_expert_intermediate_size"] = 10;
     config["norm_topk_prob"] = false;
   }
-  if (family == HfFamily::kDeepseekV3) {
+  if (traits_of(family).has_latent) {
     config.erase("head_dim");
     config.update({{"num_key_value_heads", 2},
                    {"q_lora_rank", 6},
@@ -71,6 +71,7 @@ inline HfJson tiny_config(HfFamily family) {
                    {"norm_topk_prob", true},
                    {"first_k_dense_replace", 1}});
   }
+  if (family == HfFamily::kDeepseekV2) config.update({{"norm_topk_prob", false}, {"topk_method", "group_limited_greedy"}});
   return config;
 }
 
