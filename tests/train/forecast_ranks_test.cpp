@@ -336,6 +336,15 @@ TEST(Forecast, KeptForBackwardIsWhatTheRestOfTheModelKeeps) {
     c.model.qk_norm = true;
     c.model.qk_norm_over = QkNormOver::kProjection;
   });
+  expect("biases, a gated shared expert", [](auto& c) {
+    c.model.qkv_bias = true;
+    c.model.moe.shared_width = 48;
+    c.model.moe.shared_gate = true;
+  });
+  expect("latent attention, values narrower than keys",
+         [](auto& c) { c.model.latent = {.kv_rank = 32, .query_rank = 40, .plain_width = 16, .rotary_width = 8, .value_width = 16}; });
+  expect("latent attention, values as wide as keys",
+         [](auto& c) { c.model.latent = {.kv_rank = 32, .query_rank = 0, .plain_width = 16, .rotary_width = 8, .value_width = 24}; });
   expect("as many key heads", [](auto& c) { c.model.kv_heads = 4; });
   expect("wide heads, tied", [](auto& c) {
     c.model.head_width = 32;
