@@ -5,6 +5,7 @@
 #include "app/run_owner.h"
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/strict_json.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint_store.h"
 #include "checkpoint/local_save.h"
@@ -13,7 +14,6 @@
 #include "data/tokenizer.h"
 #include "interop/hf_export.h"
 #include "interop/hf_import.h"
-#include "interop/strict_json.h"
 #include "train/train_config.h"
 
 #include <CLI/CLI.hpp>
