@@ -14,6 +14,17 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+/// DeepSeek publishes its models with the code that transformers has taken over since.
+bool is_code_of_deepseek(const Json& code) {
+  if (!code.is_object()) return false;
+  for (const Json& name : code) {
+    if (!name.is_string()) return false;
+    const auto text = name.get<std::string>();
+    if (!text.starts_with("configuration_deepseek.Deepseek") && !text.starts_with("modeling_deepseek.Deepseek")) return false;
+  }
+  return true;
+}
+
 const HfFamilyTraits& family_named_by(HfConfigReader& config) {
   const std::string type = config.word("model_type");
   std::vector<std::string> known;
@@ -31,7 +42,9 @@ const HfFamilyTraits& family_named_by(HfConfigReader& config) {
   for (const char* key : {"quantization_config", "compression_config"}) {
     if (config.look(key) != nullptr) config.refuse(key, "says that the weights are quantized; save them in bfloat16 or float32 first");
   }
-  if (config.look("auto_map") != nullptr) config.refuse("auto_map", "says that the model has code of its own, which PiMoE does not know");
+  if (const Json* code = config.look("auto_map"); code != nullptr && !(found->has_latent && is_code_of_deepseek(*code))) {
+    config.refuse("auto_map", "says that the model has code of its own, which PiMoE does not know");
+  }
   return *found;
 }
 

@@ -84,6 +84,47 @@ TEST(HfConfig, DeepseekBecomesLatentAttentionAndARouterOfGroups) {
   EXPECT_EQ(model_of(config_of_model(model_of(config), HfJson::object(), "float32")).moe.experts, 0);
 }
 
+// The keys of deepseek-ai's DeepSeek-V3 and DeepSeek-V2-Lite, but for the former's quantization.
+TEST(HfConfig, ReadsTheKeysThatDeepseekPublishes) {
+  HfJson third = tiny_config(HfFamily::kDeepseekV3);
+  third.update(
+      {{"auto_map", {{"AutoConfig", "configuration_deepseek.DeepseekV3Config"}, {"AutoModel", "modeling_deepseek.DeepseekV3Model"}}},
+       {"attention_bias", false},
+       {"attention_dropout", 0.0},
+       {"aux_loss_alpha", 0.001},
+       {"ep_size", 1},
+       {"moe_layer_freq", 1},
+       {"num_nextn_predict_layers", 1},
+       {"pretraining_tp", 1},
+       {"scoring_func", "sigmoid"},
+       {"seq_aux", true},
+       {"topk_method", "noaux_tc"},
+       {"use_cache", true}});
+  third["rope_scaling"] = {{"beta_fast", 32}, {"beta_slow", 1},        {"factor", 40},
+                           {"mscale", 1.0},   {"mscale_all_dim", 1.0}, {"original_max_position_embeddings", 4096},
+                           {"type", "yarn"}};
+  const HfModel read = model_of_config(third, "config.json", 0);
+  EXPECT_TRUE(read.remarks.empty());
+  EXPECT_EQ(read.model.rotary.mscale_all_dim, 1.0);
+  EXPECT_EQ(read.model.rotary.factor, 40.0);
+  EXPECT_NE(refusal_with(third, "auto_map", {{"AutoModel", "modeling_mine.DeepseekV3Model"}}).find("code of its own"), std::string::npos);
+
+  HfJson lite = tiny_config(HfFamily::kDeepseekV2);
+  lite.update({{"auto_map", {{"AutoModelForCausalLM", "modeling_deepseek.DeepseekV2ForCausalLM"}}},
+               {"q_lora_rank", nullptr},
+               {"n_group", 1},
+               {"topk_group", 1},
+               {"topk_method", "greedy"},
+               {"scoring_func", "softmax"},
+               {"routed_scaling_factor", 1.0},
+               {"aux_loss_alpha", 0.001},
+               {"seq_aux", true},
+               {"moe_layer_freq", 1}});
+  EXPECT_TRUE(model_of_config(lite, "config.json", 0).remarks.empty());
+  EXPECT_EQ(model_of(lite).moe.router.groups, 1);
+  EXPECT_FALSE(model_of(lite).moe.router.renormalize);
+}
+
 TEST(HfConfig, ReadsRotaryScalingInBothSpellingsAndWritesBoth) {
   const HfJson yarn = {{"factor", 4.0}, {"original_max_position_embeddings", 4}, {"beta_fast", 0}, {"mscale", 0.5}};
   const HfJson llama3 = {{"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 8}};
