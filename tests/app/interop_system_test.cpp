@@ -56,7 +56,6 @@ TEST_F(Interop, AModelIsImportedTrainedOnAndExported) {
   EXPECT_TRUE(fs::exists(folder_ / "third/model.safetensors.index.json"));
 }
 
-<<<<<<< HEAD
 TEST_F(Interop, ATokenizerJsonComesAlongAndIsTheRuns) {
   if (!PIMOE_UNICODE) GTEST_SKIP() << "built without PCRE2 or utf8proc";
   write_model("hf", tiny_config(HfFamily::kLlama));
@@ -82,7 +81,8 @@ TEST_F(Interop, ATokenizerJsonComesAlongAndIsTheRuns) {
   for (const char* file : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}) {
     EXPECT_EQ(run(concat("cmp hf/", file, " back/", file)).code, 0) << file;
   }
-=======
+}
+
 TEST_F(Interop, DeepseekIsImportedTrainedOnTwoRanksReshardedAndExported) {
   HfJson config = tiny_config(HfFamily::kDeepseekV3);
   config["rope_scaling"] = {
@@ -108,7 +108,6 @@ TEST_F(Interop, DeepseekIsImportedTrainedOnTwoRanksReshardedAndExported) {
           "train.micro_batch=2 mesh.expert_parallel=1 run.directory=on checkpoint.resume=four");
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_EQ(steps("on"), (std::vector<int64_t>{3}));
->>>>>>> w_hf
 }
 
 TEST_F(Interop, ADenseModelIsUpcycledTrainedOnTwoRanksAndExported) {

@@ -65,7 +65,8 @@ TEST(RunRecordTest, HasCurvesMapsAndEventsOfWholeRecords) {
   EXPECT_EQ(data.at("loads").at(0).at("cells"), "gICAgICA");
   EXPECT_EQ(data.at("loads").at(1).at("cells"), "gICfnwAA");
   std::string events;
-  for (const Json& event : data.at("events")) events += concat(event[0].get<int64_t>(), "-", event[1].get<int64_t>(), " ", event[2].get<std::string>(), "; ");
+  for (const Json& event : data.at("events"))
+    events += concat(event[0].get<int64_t>(), "-", event[1].get<int64_t>(), " ", event[2].get<std::string>(), "; ");
   EXPECT_EQ(events, "0-0 start; 2-2 rolled_back; 2-2 alarm; 3-4 skipped; ");
 }
 
