@@ -67,7 +67,8 @@ struct StepRecord {
   double learning_rate = 0.0;
   double loss_scale = 1.0;
   StepOutcome outcome = StepOutcome::kTaken;
-  int64_t tokens = 0;  ///< seen by the run so far
+  int64_t tokens = 0;          ///< seen by the run so far
+  std::vector<double> epochs;  ///< of each corpus of a blend, read so far; empty for one corpus
   double step_seconds = 0.0;
   double tokens_per_second = 0.0;
   std::optional<double> mfu;               ///< Megatron's convention
