@@ -52,6 +52,7 @@ if [[ " ${labels[*]} " == *" slurm "* ]]; then
 fi
 if [[ " ${labels[*]} " == *" interop "* ]]; then
   "$repository/tests/interop/run.sh" || failed+=(interop)
+  "$repository/tests/interop/monitors.sh" || failed+=(monitors)
 fi
 if [ -n "$chosen" ]; then
   "$PIMOE_CTEST" --test-dir "$PIMOE_BUILD" -L "^($chosen)\$" -j "$(nproc)" --output-on-failure --no-tests=error ||

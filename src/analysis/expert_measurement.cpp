@@ -1,6 +1,7 @@
 #include "analysis/expert_measurement.h"
 
 #include "base/errors.h"
+#include "base/work_progress.h"
 #include "data/data_stream.h"
 #include "data/token_file.h"
 #include "data/tokenizer.h"
@@ -53,6 +54,7 @@ double route_text(const LoadedModel& loaded, const TokenFile& corpus, const Text
     const auto on_device = [&](int64_t begin) { return rows.narrow(1, begin, length).contiguous().to(loaded.mesh->device()); };
     const Prediction prediction = loaded.model->forward(on_device(0), on_device(1), {first * length, count * length});
     loss += prediction.cross_entropy_sum.item<double>();
+    count_work(count);
     for (size_t layer = 0; layer < layers.size(); ++layer) {
       const at::Tensor experts = prediction.routing[layer].experts.cpu().contiguous();
       layers[layer].choices = experts.size(1);

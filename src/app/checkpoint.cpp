@@ -5,6 +5,7 @@
 #include "app/run_owner.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "base/work_progress.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/checkpoint_store.h"
 #include "checkpoint/comparison.h"
@@ -85,6 +86,21 @@ bool is_step_folder(const fs::path& path) {
   return is_named_so || is_there(path / "manifest.json");
 }
 
+/// Bytes of a checkpoint's files, for a bar; 0 where its manifest does not tell.
+int64_t bytes_of(const fs::path& folder) try {
+  int64_t bytes = 0;
+  for (const StoredFile& file : read_manifest(folder).files) bytes += static_cast<int64_t>(file.bytes);
+  return bytes;
+} catch (const Error&) {  // who reads the checkpoint says what is wrong with it
+  return 0;
+}
+
+/// The checkpoint that a path means: of a run folder the newest good one, for which it is read.
+fs::path find_checkpoint_with_progress(const fs::path& path, Logger& log) {
+  const WorkProgress progress(concat("looking for the newest good checkpoint of ", path.string()), WorkUnit::kBytes, log);
+  return find_checkpoint(path);
+}
+
 ExitCode list(const Options& options, Logger& log) {
   require_folder(options.path);
   if (is_step_folder(options.path)) {
@@ -94,7 +110,11 @@ ExitCode list(const Options& options, Logger& log) {
   }
   const fs::path folder = is_there(options.path / "checkpoints") ? options.path / "checkpoints" : options.path;
   std::vector<Row> rows;
-  for (const StepFolder& step : list_steps(folder)) {
+  const std::vector<StepFolder> steps = list_steps(folder);
+  int64_t bytes = 0;
+  for (const StepFolder& step : steps) bytes += options.quick ? 0 : bytes_of(step.path);
+  const WorkProgress progress(concat("reading the checkpoints of ", options.path.string()), WorkUnit::kBytes, log, bytes);
+  for (const StepFolder& step : steps) {
     if (const auto inspected = inspect_checkpoint(step.path, /*digests=*/!options.quick)) rows.push_back(describe(step, *inspected));
   }
   if (rows.empty()) log.warning(concat("there are no checkpoints (step-* folders) in ", folder.string()));
@@ -117,8 +137,8 @@ ExitCode list(const Options& options, Logger& log) {
 }
 
 /// A step folder is what it is, however damaged; only a run folder is searched for its newest good checkpoint. Where it has none, the newest says why.
-fs::path folder_to_verify(const fs::path& path) try {
-  return is_step_folder(path) ? path : find_checkpoint(path);
+fs::path folder_to_verify(const fs::path& path, Logger& log) try {
+  return is_step_folder(path) ? path : find_checkpoint_with_progress(path, log);
 } catch (const CheckpointError&) {
   const std::vector<StepFolder> steps = list_steps(is_there(path / "checkpoints") ? path / "checkpoints" : path);
   if (steps.empty()) throw;
@@ -127,8 +147,13 @@ fs::path folder_to_verify(const fs::path& path) try {
 
 ExitCode verify(const Options& options, Logger& log) {
   require_folder(options.path);
-  const fs::path path = folder_to_verify(options.path);
-  const std::string trouble = verify_checkpoint(path, /*full=*/true);
+  const fs::path path = folder_to_verify(options.path, log);
+  std::string trouble;
+  {
+    const WorkProgress progress(concat("verifying ", path.string()), WorkUnit::kBytes, log,
+                                2 * bytes_of(path));  // files, then what is in them
+    trouble = verify_checkpoint(path, /*full=*/true);
+  }
   // A run is searched for what can be resumed; that something newer cannot is worth a word.
   for (const StepFolder& step : list_steps(path.parent_path())) {
     if (path != options.path && step.path > path) log.warning(concat(step.path.string(), " is newer, and damaged: verify it by name"));
@@ -177,10 +202,16 @@ void print_comparison(const CheckpointComparison& comparison) {
     std::cout << "the same model and optimizer, at another point of its data or its run\n";
 }
 
-ExitCode diff(const Options& options) {
-  const fs::path first = find_checkpoint(options.path);
-  const fs::path second = find_checkpoint(options.second);
-  const CheckpointComparison comparison = compare_checkpoints(first, second);
+CheckpointComparison compare(const fs::path& first, const fs::path& second, Logger& log) {
+  const WorkProgress progress(concat("comparing ", first.string(), " and ", second.string()), WorkUnit::kBytes, log,
+                              bytes_of(first) + bytes_of(second));
+  return compare_checkpoints(first, second);
+}
+
+ExitCode diff(const Options& options, Logger& log) {
+  const fs::path first = find_checkpoint_with_progress(options.path, log);
+  const fs::path second = find_checkpoint_with_progress(options.second, log);
+  const CheckpointComparison comparison = compare(first, second, log);
   if (options.json) {
     Json values = Json::array();
     for (const TensorDifference& difference : comparison.values) {
@@ -231,8 +262,8 @@ void require_hdf5_or_nothing(const fs::path& output) {
   }
 }
 
-ExitCode extract(const Options& options) {
-  const fs::path folder = find_checkpoint(options.path);
+ExitCode extract(const Options& options, Logger& log) {
+  const fs::path folder = find_checkpoint_with_progress(options.path, log);
   require_outside_checkpoints(options.output);
   require_hdf5_or_nothing(options.output);
   CheckpointReader reader(folder);
@@ -241,6 +272,7 @@ ExitCode extract(const Options& options) {
   const auto tensors = reader.tensors();
   const auto found = tensors.find(name);
   const Box box = Box::whole(found == tensors.end() ? std::vector<int64_t>{} : found->second.shape);
+  const WorkProgress progress(concat("reading ", name), WorkUnit::kBytes, log);
   const at::Tensor values = reader.read(name, 0, box.numel());  // an unknown name is refused here, with the nearest one
   Hdf5Writer writer;
   writer.add(name, found->second.type, values.const_data_ptr(), values.numel(), {{"global_shape", box.global}});
@@ -266,7 +298,7 @@ fs::path place_of_step(int64_t step, const fs::path& output) {
 }
 
 ExitCode reshard(const Options& options, Logger& log) {
-  const fs::path from = find_checkpoint(options.path);
+  const fs::path from = find_checkpoint_with_progress(options.path, log);
   const int64_t step = read_manifest(from).step;
   require_outside_checkpoints(options.output);
   const fs::path to = place_of_step(step, without_slash(options.output));
@@ -277,10 +309,13 @@ ExitCode reshard(const Options& options, Logger& log) {
   }
   int64_t files = 0;
   int64_t bytes = 0;
+  const int64_t total = bytes_of(from);
+  WorkProgress progress(concat("writing ", to.string()), WorkUnit::kBytes, log);
   reshard_checkpoint(from, to, options.target, [&](const std::string& file, int64_t size) {
     log.info(concat(file, ": ", human_bytes(static_cast<double>(size))));
     ++files;
     bytes += size;
+    progress.at(bytes, total);
   });
   if (options.json) {
     print_json({{"path", to.string()},
@@ -330,7 +365,7 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
       "data);\n"
       "the last lines, and same_weights, same_moments, same_tensors of --json, say of which kind. Another configuration does not count.\n"
       "Example:\n  pimoe checkpoint diff runs/a/checkpoints/step-00000100 runs/b/checkpoints/step-00000100");
-  command->callback([&context, options] { context.action = [options] { return diff(*options); }; });
+  command->callback([&context, options] { context.action = [&context, options] { return diff(*options, context.log); }; });
 
   command = checkpoint->add_subcommand("extract", "Writes one whole tensor into an HDF5 file");
   command->add_option("path", options->path, kPath)->required()->type_name("PATH");
@@ -343,7 +378,7 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
       ->type_name("FILE.h5")
       ->check(a_name());
   command->footer("Example:\n  pimoe checkpoint extract runs/quickstart layers.0.attention_norm.weight --output norm.h5");
-  command->callback([&context, options] { context.action = [options] { return extract(*options); }; });
+  command->callback([&context, options] { context.action = [&context, options] { return extract(*options, context.log); }; });
 
   command = checkpoint->add_subcommand("reshard", "Writes a checkpoint again as another number of ranks would hold it");
   command->add_option("path", options->path, kPath)->required()->type_name("PATH");

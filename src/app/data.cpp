@@ -13,6 +13,7 @@
 
 #include "base/text.h"
 #include "base/utf8.h"
+#include "base/work_progress.h"
 #include "data/corpus_builder.h"
 #include "data/corpus_facts.h"
 #include "data/token_file.h"
@@ -98,8 +99,11 @@ ExitCode build(const BuildOptions& options, Logger& log) {
   return ExitCode::kDone;
 }
 
-ExitCode inspect(const CorpusChoice& choice) {
+ExitCode inspect(const CorpusChoice& choice, Logger& log) {
+  std::optional<WorkProgress> progress(std::in_place, concat("reading ", choice.prefix.string()), WorkUnit::kCount, log,
+                                       TokenFile(choice.prefix).token_count());
   const CorpusFacts facts = inspect_corpus(choice.prefix);
+  progress.reset();
   const TokenFile corpus(choice.prefix);
   const std::optional<Tokenizer> tokenizer = find_tokenizer(choice);
   const std::string text = tokenizer ? first_characters(corpus, *tokenizer) : "";
@@ -132,8 +136,10 @@ ExitCode inspect(const CorpusChoice& choice) {
 }
 
 /// @returns why the corpus is not good; empty if it is.
-std::string complaint_about(const CorpusChoice& choice, int64_t vocabulary) {
+std::string complaint_about(const CorpusChoice& choice, int64_t vocabulary, Logger& log) {
   try {
+    const WorkProgress progress(concat("verifying ", choice.prefix.string()), WorkUnit::kCount, log,
+                                TokenFile(choice.prefix).token_count());
     verify_corpus(choice.prefix, vocabulary);
   } catch (const DataError& error) {
     return error.what();
@@ -145,7 +151,7 @@ std::string complaint_about(const CorpusChoice& choice, int64_t vocabulary) {
 ExitCode verify(const CorpusChoice& choice, Logger& log) {
   if (!fs::exists(choice.prefix.string() + ".idx") && !fs::exists(choice.prefix.string() + ".bin")) inspect_corpus(choice.prefix);
   const std::optional<Tokenizer> tokenizer = find_tokenizer(choice);
-  const std::string complaint = complaint_about(choice, tokenizer ? tokenizer->vocabulary() : std::numeric_limits<int64_t>::max());
+  const std::string complaint = complaint_about(choice, tokenizer ? tokenizer->vocabulary() : std::numeric_limits<int64_t>::max(), log);
   if (choice.json) {
     nlohmann::ordered_json document = {
         {"prefix", choice.prefix.string()}, {"good", complaint.empty()}, {"vocabulary", nullptr}, {"reason", complaint}};
@@ -231,7 +237,7 @@ void add_data_command(CLI::App& app, AppContext& context) {
   CLI::App* inspect_command = data->add_subcommand("inspect", "Shows what is in a corpus: documents, tokens, entropy, first words");
   const auto inspected = add_corpus_choice(*inspect_command);
   inspect_command->footer("Example:\n  pimoe data inspect data/my --json");
-  inspect_command->callback([&context, inspected] { context.action = [inspected] { return inspect(*inspected); }; });
+  inspect_command->callback([&context, inspected] { context.action = [&context, inspected] { return inspect(*inspected, context.log); }; });
 
   CLI::App* verify_command =
       data->add_subcommand("verify", "Checks a corpus' structure and that the tokenizer knows every id: exit code 0, or 1 with the reason");

@@ -6,6 +6,7 @@
 #include "app/run_setup.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "base/work_progress.h"
 #include "data/corpus_facts.h"
 
 #include <CLI/CLI.hpp>
@@ -49,7 +50,11 @@ ExitCode experts(ExpertsOptions options, AppContext& context) {
     throw CheckpointError(concat(loaded.folder.string(), " has no MoE layer: there are no experts"));
   options.measurement.kind = kTextKinds.at(options.classes);
   fill_in(options.measurement, loaded.config);
-  ExpertReport report = measure_experts(loaded, options.measurement);
+  ExpertReport report;
+  {
+    const WorkProgress progress("sequences", WorkUnit::kCount, context.log, options.measurement.batches * loaded.config.train.global_batch);
+    report = measure_experts(loaded, options.measurement);
+  }
   report.checkpoint = loaded.folder.string();
   if (!options.svg.empty()) {
     replace_file(options.svg, to_heat_map(report));

@@ -5,6 +5,7 @@
 #include "app/run_setup.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "base/work_progress.h"
 #include "model/generation.h"
 #include "proof/layout_dependence.h"
 #include "train/seen_by_rank_0.h"
@@ -138,8 +139,12 @@ ExitCode generate(GenerateOptions options, AppContext& context) {
     return first_stop(text_of(tokenizer, added), options.stops) != std::string::npos;
   };
   const auto begun = std::chrono::steady_clock::now();
+  const int64_t share = (static_cast<int64_t>(prompts.size()) + loaded.mesh->size() - 1) / loaded.mesh->size();
+  std::optional<WorkProgress> progress(std::in_place, "new tokens", WorkUnit::kCount, context.log,
+                                       share * options.generation.sampling.tokens);
   const std::vector<Continuation> results =
       continue_prompts(*loaded.model, prompts, *loaded.mesh, options.generation, options.stops.empty() ? nullptr : ends);
+  progress.reset();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
   if (!speaks) return ExitCode::kDone;
 

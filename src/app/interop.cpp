@@ -5,6 +5,7 @@
 #include "app/run_owner.h"
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/strict_json.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint_store.h"
 #include "checkpoint/local_save.h"
@@ -21,6 +22,7 @@
 #include <algorithm>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <vector>
 
 namespace pimoe {
@@ -36,6 +38,7 @@ struct ImportOptions {
   fs::path source;
   fs::path output;
   int64_t sequence_length = 0;
+  std::string upcycle;
   bool json = false;
 };
 
@@ -97,7 +100,7 @@ Precision precision_of(at::ScalarType dtype) {
 TrainConfig config_of(const HfImport& imported, const fs::path& output) {
   TrainConfig config;
   config.run.directory = output;
-  config.model = imported.hf().model;
+  config.model = imported.model();
   config.train.precision = precision_of(imported.dtype());
   config.train.micro_batch = 0;
   config.optimizer.learning_rate = kFineTuningRate;
@@ -127,19 +130,26 @@ std::string tokenizer_among(const std::vector<std::string>& carried, const fs::p
 ExitCode import_model(const ImportOptions& options, Logger& log) {
   const fs::path output = without_slash(options.output);
   require_model_folder(options.source);
+  const std::optional<Upcycling> upcycling = options.upcycle.empty() ? std::nullopt : std::optional(parse_upcycling(options.upcycle));
   require_no_other_run(output, output, /*run=*/"");
-  const HfImport imported(options.source, options.sequence_length);
+  const HfImport imported(options.source, options.sequence_length, upcycling);
   const HfFamilyTraits& traits = traits_of(imported.hf().family);
   log.info(concat(options.source.string(), ": ", traits.architecture, ", ", grouped(imported.parameters()), " parameters in ",
                   counted(static_cast<int64_t>(imported.weights().files()), "file"), ", ",
                   human_bytes(static_cast<double>(imported.weights().bytes()))));
+  if (upcycling) {
+    const MoeConfig& moe = imported.model().moe;
+    log.info(concat("upcycled: ", counted(imported.model().moe_layers(), "layer"), " with ", moe.experts, " experts of width ",
+                    moe.expert_width, ", of which ", moe.choices, " serve each token"));
+  }
   for (const std::string& remark : imported.remarks()) log.info(remark);
 
   NewFolder folder(output);
   fs::create_directories(folder.path() / kCompanions);
   TrainConfig config = config_of(imported, output);
   for (const std::string& name : imported.companions()) {
-    const std::string content = read_regular_file(options.source / name, kLargestCompanionBytes);
+    std::string content = read_regular_file(options.source / name, kLargestCompanionBytes);
+    if (upcycling && name == "config.json") content = config_of_any_family(parse_strict_json(content, name)).dump(2) + "\n";
     write_durably(folder.path() / kCompanions / name, content.data(), content.size());
   }
   const std::string tokenizer = tokenizer_among(imported.companions(), folder.path() / kCompanions, config.model, log);
@@ -148,7 +158,7 @@ ExitCode import_model(const ImportOptions& options, Logger& log) {
   const std::string yaml = to_yaml(config);
   parse_train_config(yaml, (output / "config.yaml").string());  // it is read again by everything that follows
   const std::string step = step_name(0);
-  imported.write(folder.path() / "checkpoints" / step, yaml, log);
+  imported.write(folder.path() / "checkpoints" / step, yaml, static_cast<uint64_t>(config.run.seed), log);
   write_durably(folder.path() / "config.yaml", yaml.data(), yaml.size());
   folder.publish();
 
@@ -247,7 +257,8 @@ CLI::Validator a_name() {
 
 void add_import_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<ImportOptions>();
-  CLI::App* command = app.add_subcommand("import", "Makes a run of a Hugging Face model: Mixtral, Qwen3-MoE, OLMoE, Llama, Qwen3");
+  CLI::App* command = app.add_subcommand(
+      "import", "Makes a run of a Hugging Face model: DeepSeek-V2 and -V3, Llama, Mixtral, OLMoE, Qwen2, Qwen2-MoE, Qwen3, Qwen3-MoE");
   command->add_option("source", options->source, "folder with config.json and safetensors files")->required()->type_name("HF_DIRECTORY");
   command->add_option("--output", options->output, "run folder to make: config.yaml, checkpoints/step-00000000, hf/ (tokenizer and others)")
       ->required()
@@ -255,10 +266,18 @@ void add_import_command(CLI::App& app, AppContext& context) {
       ->check(a_name());
   command->add_option("--sequence-length", options->sequence_length, "model.sequence_length; without it max_position_embeddings")
       ->check(whole_number_in(1, 1 << 24));
+  command
+      ->add_option(
+          "--upcycle", options->upcycle,
+          "makes experts of a dense model: experts=N copies of each feed-forward network, choices=K of them for a token, split=G experts "
+          "of each copy (1), dense_layers=N in front (0), noise=X (0)")
+      ->type_name("KEY=VALUE,...")
+      ->check(a_name());
   command->add_flag("--json", options->json, "print JSON");
   command->footer(
       "Example:\n  pimoe import Qwen3-30B-A3B --output runs/qwen --sequence-length 4096\n"
-      "  mpirun -n 8 pimoe train runs/qwen/config.yaml data.train=data/mine train.steps=1000");
+      "  mpirun -n 8 pimoe train runs/qwen/config.yaml data.train=data/mine train.steps=1000\n"
+      "  pimoe import Llama-3.2-1B --output runs/upcycled --sequence-length 4096 --upcycle experts=8,choices=2");
   command->callback([options, &context] { context.action = [options, &context] { return import_model(*options, context.log); }; });
 }
 

@@ -9,6 +9,8 @@
 #include "app/generate.h"
 #include "app/interop.h"
 #include "app/parity.h"
+#include "app/report.h"
+#include "app/top.h"
 #include "app/train.h"
 #include "base/errors.h"
 #include "base/text.h"
@@ -64,7 +66,7 @@ std::string suggestion(const CLI::App& app, int argc, char** argv) {
 }
 
 /// Commands that run as one process: under mpirun every rank would do the whole work, print it, and write the same files.
-constexpr std::array<const char*, 5> kOneProcessCommands = {"data", "checkpoint", "experts", "import", "export"};
+constexpr std::array<const char*, 7> kOneProcessCommands = {"data", "checkpoint", "experts", "import", "export", "report", "top"};
 
 /// @throws UsageError where several processes were started of such a command
 void require_one_process(const CLI::App& app) {
@@ -147,6 +149,8 @@ int run(int argc, char** argv) {
   add_data_command(app, context);
   add_checkpoint_command(app, context);
   add_experts_command(app, context);
+  add_report_command(app, context);
+  add_top_command(app, context);
   add_generate_command(app, context);
   add_evaluate_command(app, context);
   add_import_command(app, context);

@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/text.h"
 #include "base/utf8.h"
+#include "base/work_progress.h"
 #include "ops/routed_mlp.h"
 #include "parallel/device.h"
 #include "train/micro_batch.h"
@@ -94,7 +95,9 @@ RunSetup::RunSetup(TrainConfig& config, AppContext& context)
 LoadedModel load_model(const std::filesystem::path& checkpoint, AppContext& context, ModelSpread spread,
                        const std::function<void(TrainConfig&)>& change) {
   const MpiSession& session = context.mpi();
+  std::optional<WorkProgress> progress(std::in_place, concat("loading ", checkpoint.string()), WorkUnit::kBytes, context.log);
   LoadedModel loaded(checkpoint, session, spread, change);
+  progress.reset();
   const int threads = thread_count(loaded.config, *loaded.mesh);
   at::set_num_threads(threads);
   const bool several = loaded.mesh->size() > 1;

@@ -5,6 +5,8 @@
 #include <spdlog/sinks/dist_sink.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -12,6 +14,7 @@
 #include "base/errors.h"
 #include "base/text.h"
 #include "base/utf8.h"
+#include "base/work_progress.h"
 
 namespace pimoe {
 namespace {
@@ -62,23 +65,30 @@ void Logger::open_file(const std::filesystem::path& path) {
   sinks_->files->set_sinks({sink});
 }
 
+bool Logger::has_terminal() const { return sinks_->writes_info && ::isatty(STDERR_FILENO) != 0; }
+
 // Lines quote names and values that others have chosen; none of them may drive a terminal.
 void Logger::debug(const std::string& line) { sinks_->file.debug(printable(line, /*keep_lines=*/true)); }
 
 void Logger::info(const std::string& text) {
   const std::string line = printable(text, /*keep_lines=*/true);
-  if (sinks_->writes_info) sinks_->plain.info(line);
+  if (sinks_->writes_info) {
+    erase_terminal_bar();
+    sinks_->plain.info(line);
+  }
   sinks_->file.info(line);
 }
 
 void Logger::warning(const std::string& text) {
   const std::string line = printable(text, /*keep_lines=*/true);
+  erase_terminal_bar();
   sinks_->alarm.warn(line);
   sinks_->file.warn(line);
 }
 
 void Logger::error(const std::string& text) {
   const std::string line = printable(text, /*keep_lines=*/true);
+  erase_terminal_bar();
   sinks_->alarm.error(line);
   sinks_->file.error(line);
 }

@@ -23,6 +23,9 @@ class Logger {
   /// @throws IoError if it cannot be opened.
   void open_file(const std::filesystem::path& file);
 
+  /// @returns whether `info` lines of this process go to a terminal, where a line can be drawn again
+  bool has_terminal() const;
+
   void debug(const std::string& line);    ///< file alone
   void info(const std::string& line);     ///< rank 0's terminal, and the file
   void warning(const std::string& line);  ///< any rank's terminal, and the file

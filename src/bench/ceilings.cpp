@@ -62,7 +62,7 @@ int64_t tokens_of(const Bench& bench) {
 /// Attention's projection of queries, keys and values, forward and backward.
 Ceiling projections(const Bench& bench) {
   const ModelConfig& model = bench.config().model;
-  const int64_t columns = (model.heads + 2 * model.kv_heads) * model.head_size();
+  const int64_t columns = model.heads * model.key_width() + model.key_heads() * (model.key_width() + model.value_width());
   const auto prepare = [=, &bench]() -> Work {
     const at::Tensor tokens = random_matrix(tokens_of(bench), model.width, bench).requires_grad_();
     const at::Tensor weight = random_matrix(columns, model.width, bench).requires_grad_();
@@ -81,10 +81,10 @@ Ceiling attention(const Bench& bench) {
   const ModelConfig& model = bench.config().model;
   const int64_t sequences = tokens_of(bench) / model.sequence_length;
   const auto prepare = [model, sequences, &bench]() -> Work {
-    const int64_t all = model.heads + 2 * model.kv_heads;
-    const at::Tensor together =
-        random_matrix(tokens_of(bench), all * model.head_size(), bench).view({sequences, model.sequence_length, all, model.head_size()});
-    const AttentionHeads heads = AttentionHeads::split(together, model.heads, model.kv_heads);
+    const int64_t all = model.heads + 2 * model.key_heads();
+    const int64_t width = std::max(model.key_width(), model.value_width());
+    const at::Tensor together = random_matrix(tokens_of(bench), all * width, bench).view({sequences, model.sequence_length, all, width});
+    const AttentionHeads heads = AttentionHeads::split(together, model.heads, model.key_heads());
     for (const at::Tensor& part : {heads.queries, heads.keys, heads.values}) part.requires_grad_();
     return [heads](Parts&) {
       const at::Tensor mixed = causal_attention(heads);
@@ -92,7 +92,8 @@ Ceiling attention(const Bench& bench) {
       for (const at::Tensor& part : {heads.queries, heads.keys, heads.values}) part.mutable_grad().reset();
     };
   };
-  const auto amount = 7.0 * static_cast<double>(tokens_of(bench) * model.sequence_length * model.heads * model.head_size());
+  const auto amount =
+      7.0 * static_cast<double>(tokens_of(bench) * model.sequence_length * model.heads * std::max(model.key_width(), model.value_width()));
   return {.name = "attention", .is_flops = true, .amount = amount, .prepare = prepare};
 }
 

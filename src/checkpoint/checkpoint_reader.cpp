@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "base/work_progress.h"
 #include "checkpoint/verification.h"
 
 #include <ATen/core/Tensor.h>
@@ -161,6 +162,7 @@ const ShardFile& CheckpointReader::open(const std::string& file) {
   if (!shard) {
     shard = std::make_unique<ShardFile>(folder_, files_.at(file));
     bytes_digested_ += static_cast<int64_t>(files_.at(file).bytes);
+    count_work(static_cast<int64_t>(files_.at(file).bytes));
   }
   return *shard;
 }

@@ -3,6 +3,7 @@
 #include "base/digest.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "base/work_progress.h"
 #include "checkpoint/damage.h"
 #include "checkpoint/piece_check.h"
 #include "checkpoint/shard_file.h"
@@ -30,6 +31,7 @@ std::string dataset_trouble(const Hdf5Reader& reader, const StoredPiece& stored)
   }
   std::vector<std::byte> elements(static_cast<size_t>(found.count * element_bytes(found.type)));
   reader.read(stored.dataset, 0, found.count, elements.data());
+  count_work(static_cast<int64_t>(elements.size()));
   if (sha256(elements.data(), elements.size()) != stored.sha256) return "its elements do not have the digest in the manifest";
   return "";
 }
@@ -70,6 +72,7 @@ std::string file_trouble(const std::filesystem::path& folder, const StoredFile& 
   // Read, not mapped: what the medium cannot give is an error here, where a map would end the process.
   const std::vector<std::byte> content = read_regular_bytes(path, file.bytes);
   const bool same = sha256(content.data(), content.size()) == file.sha256;
+  count_work(static_cast<int64_t>(content.size()));
   return same ? "" : concat(file.name, " is damaged: its bytes do not have the digest in the manifest");
 } catch (const IoError& error) {
   if (!is_damage(error)) throw;

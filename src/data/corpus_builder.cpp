@@ -12,6 +12,7 @@
 #include "base/file_io.h"
 #include "base/random.h"
 #include "base/text.h"
+#include "base/work_progress.h"
 #include "data/documents.h"
 #include "data/token_file.h"
 #include "data/token_file_format.h"
@@ -23,28 +24,21 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kJobBytes = 1 << 20;
-constexpr double kSecondsBetweenLines = 2.0;
 constexpr size_t kLossyLookBytes = 64 << 10;
 constexpr int64_t kMostSkipLines = 10;
 
-/// One line at the start and every two seconds: how far, how fast, how long still.
+/// One line at the start, then how far, how fast, how long still.
 class Progress {
  public:
-  Progress(const InputFiles& input, Logger& log) : input_(input), log_(log) {
-    log_.info(
+  Progress(const InputFiles& input, Logger& log) : input_(input), told_("encoding", WorkUnit::kBytes, log) {
+    log.info(
         concat("encoding ", grouped(static_cast<int64_t>(input.files.size())), " files, ", human_bytes(static_cast<double>(input.bytes))));
   }
 
   void at(size_t files_done, int64_t bytes_done, int64_t tokens) {
-    const auto now = Clock::now();
-    if (std::chrono::duration<double>(now - last_line_).count() < kSecondsBetweenLines) return;
-    last_line_ = now;
-    const double seconds = seconds_so_far();
-    const double rate = static_cast<double>(bytes_done) / seconds;
-    const auto left = static_cast<double>(std::max<int64_t>(0, input_.bytes - bytes_done));
-    log_.info(concat("  ", grouped(static_cast<int64_t>(files_done)), "/", grouped(static_cast<int64_t>(input_.files.size())), " files  ",
-                     human_bytes(static_cast<double>(bytes_done)), " of ", human_bytes(static_cast<double>(input_.bytes)), "  ",
-                     human_bytes(rate), "/s  ", grouped(tokens), " tokens  left ", human_duration(left / std::max(rate, 1.0))));
+    told_.at(bytes_done, input_.bytes,
+             concat(grouped(static_cast<int64_t>(files_done)), "/", grouped(static_cast<int64_t>(input_.files.size())), " files  ",
+                    grouped(tokens), " tokens"));
   }
 
   double seconds_so_far() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
@@ -52,9 +46,8 @@ class Progress {
  private:
   using Clock = std::chrono::steady_clock;
   const InputFiles& input_;
-  Logger& log_;
+  WorkProgress told_;
   Clock::time_point start_ = Clock::now();
-  Clock::time_point last_line_ = start_;
 };
 
 /// Text that one thread encodes: parts of one or of several documents.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 
+#include "base/work_progress.h"
 #include "data/token_file.h"
 
 namespace pimoe {
@@ -18,6 +19,7 @@ void for_each_block(const TokenFile& corpus, const std::function<void(int64_t be
     ids.resize(static_cast<size_t>(std::min(kBlockTokens, corpus.token_count() - begin)));
     corpus.read(begin, static_cast<int64_t>(ids.size()), ids.data());
     take(begin, ids);
+    count_work(static_cast<int64_t>(ids.size()));
   }
 }
 

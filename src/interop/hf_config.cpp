@@ -2,10 +2,10 @@
 
 #include "base/errors.h"
 #include "base/text.h"
-#include "base/utf8.h"
+#include "interop/hf_config_reader.h"
 #include "interop/hf_family.h"
+#include "interop/hf_rotary.h"
 
-#include <cmath>
 #include <optional>
 #include <set>
 
@@ -14,106 +14,18 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-/// Keys that say nothing of what a forward pass computes, or only in training.
-const std::set<std::string> kWithoutMeaning = {"_name_or_path",
-                                               "architectures",
-                                               "bos_token_id",
-                                               "chunk_size_feed_forward",
-                                               "dtype",
-                                               "eos_token_id",
-                                               "initializer_range",
-                                               "max_window_layers",
-                                               "output_attentions",
-                                               "output_hidden_states",
-                                               "pad_token_id",
-                                               "output_router_logits",
-                                               "pretraining_tp",
-                                               "return_dict",
-                                               "router_aux_loss_coef",
-                                               "torch_dtype",
-                                               "transformers_version",
-                                               "use_cache",
-                                               "use_return_dict"};
+/// DeepSeek publishes its models with the code that transformers has taken over since.
+bool is_code_of_deepseek(const Json& code) {
+  if (!code.is_object()) return false;
+  for (const Json& name : code) {
+    if (!name.is_string()) return false;
+    const auto text = name.get<std::string>();
+    if (!text.starts_with("configuration_deepseek.Deepseek") && !text.starts_with("modeling_deepseek.Deepseek")) return false;
+  }
+  return true;
+}
 
-/// One config.json, and which of its keys were looked at.
-class ConfigReader {
- public:
-  ConfigReader(const Json& json, std::string name) : json_(json), name_(std::move(name)) {}
-
-  [[noreturn]] void refuse(const std::string& key, const std::string& why) const {
-    const Json* value = find(key);
-    throw DataError(concat(name_, ": ", key, value == nullptr ? " (missing) " : concat(" (", printable(value->dump()), ") "), why));
-  }
-
-  /// @param key  "rope_parameters.rope_type": of an object inside  @returns nothing where it is missing or null
-  const Json* find(const std::string& key) const {
-    const Json* at = &json_;
-    for (const std::string& part : split(key, '.')) {
-      if (!at->is_object() || !at->contains(part)) return nullptr;
-      at = &(*at)[part];
-    }
-    return at->is_null() ? nullptr : at;
-  }
-  const Json* look(const std::string& key) {
-    seen_.insert(split(key, '.')[0]);
-    return find(key);
-  }
-
-  std::optional<int64_t> maybe_integer(const std::string& key, int64_t least, int64_t most) {
-    const Json* value = look(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_number_integer() || (value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) ||
-        value->get<int64_t>() < least || value->get<int64_t>() > most) {
-      refuse(key, concat("must be a whole number from ", least, " to ", most));
-    }
-    return value->get<int64_t>();
-  }
-  int64_t integer(const std::string& key, int64_t least, int64_t most) {
-    const std::optional<int64_t> value = maybe_integer(key, least, most);
-    if (!value) refuse(key, concat("must be a whole number from ", least, " to ", most));
-    return *value;
-  }
-  std::optional<double> maybe_number(const std::string& key) {
-    const Json* value = look(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_number() || !std::isfinite(value->get<double>()) || value->get<double>() < 0)
-      refuse(key, "must be a number, not below 0");
-    return value->get<double>();
-  }
-  double positive(const std::string& key, std::optional<double> fallback = std::nullopt) {
-    const std::optional<double> value = maybe_number(key);
-    if (!value && fallback) return *fallback;
-    if (!value || *value <= 0) refuse(key, "must be a number above 0");
-    return *value;
-  }
-  bool flag(const std::string& key, bool fallback) {
-    const Json* value = look(key);
-    if (value == nullptr) return fallback;
-    if (!value->is_boolean()) refuse(key, "must be true or false");
-    return value->get<bool>();
-  }
-  std::string word(const std::string& key) {
-    const Json* value = look(key);
-    if (value == nullptr) return "";
-    if (!value->is_string()) refuse(key, "must be text");
-    return value->get<std::string>();
-  }
-
-  std::vector<std::string> unseen() const {
-    std::vector<std::string> keys;
-    for (const auto& [key, value] : json_.items()) {
-      if (!seen_.contains(key) && !kWithoutMeaning.contains(key) && !value.is_null()) keys.push_back(printable(key));
-    }
-    return keys;
-  }
-
- private:
-  const Json& json_;
-  std::string name_;
-  std::set<std::string> seen_;
-};
-
-const HfFamilyTraits& family_named_by(ConfigReader& config) {
+const HfFamilyTraits& family_named_by(HfConfigReader& config) {
   const std::string type = config.word("model_type");
   std::vector<std::string> known;
   const HfFamilyTraits* found = nullptr;
@@ -122,12 +34,6 @@ const HfFamilyTraits& family_named_by(ConfigReader& config) {
     if (type == known.back()) found = &traits_of(family);
   }
   const std::string list = join(known, ", ");
-  if (type.starts_with("deepseek")) config.refuse("model_type", concat("has latent attention, which PiMoE has not; read are ", list));
-  if (type == "qwen2_moe" || type == "qwen2") {
-    config.refuse(
-        "model_type",
-        concat("has biases on queries, keys and values (qwen2_moe a gated shared expert too), which PiMoE has not; read are ", list));
-  }
   if (found == nullptr) config.refuse("model_type", concat("is not among the families that PiMoE reads: ", list));
   const Json* architectures = config.look("architectures");
   if (architectures != nullptr && *architectures != Json::array({found->architecture})) {
@@ -136,44 +42,14 @@ const HfFamilyTraits& family_named_by(ConfigReader& config) {
   for (const char* key : {"quantization_config", "compression_config"}) {
     if (config.look(key) != nullptr) config.refuse(key, "says that the weights are quantized; save them in bfloat16 or float32 first");
   }
-  if (config.look("auto_map") != nullptr) config.refuse("auto_map", "says that the model has code of its own, which PiMoE does not know");
+  if (const Json* code = config.look("auto_map"); code != nullptr && !(found->has_latent && is_code_of_deepseek(*code))) {
+    config.refuse("auto_map", "says that the model has code of its own, which PiMoE does not know");
+  }
   return *found;
 }
 
-/// The base of rotary positions, in either spelling, where they are the plain ones.
-double rope_theta_of(ConfigReader& config, HfFamily family) {
-  for (const std::string key : {"rope_scaling", "rope_parameters"}) {
-    const Json* value = config.look(key);
-    if (value == nullptr) continue;
-    if (!value->is_object()) config.refuse(key, "must be an object");
-    for (const char* part : {".rope_type", ".type"}) {
-      if (const std::string type = config.word(key + part); !type.empty() && type != "default") {
-        config.refuse(key + part, "is a scaling of rotary positions that PiMoE has not; 'default' is what it has");
-      }
-    }
-    for (const auto& [part, each] : value->items()) {
-      const bool known = part == "rope_type" || part == "type" || part == "rope_theta" || part == "partial_rotary_factor";
-      if (!known && !each.is_null()) config.refuse(concat(key, ".", part), "is not among what PiMoE's rotary positions have");
-    }
-  }
-  for (const char* key : {"partial_rotary_factor", "rope_parameters.partial_rotary_factor", "rope_scaling.partial_rotary_factor"}) {
-    if (config.maybe_number(key).value_or(1.0) != 1.0) config.refuse(key, "turns a part of a head alone; PiMoE turns all of it");
-  }
-  std::optional<double> theta;
-  for (const char* key : {"rope_parameters.rope_theta", "rope_scaling.rope_theta", "rope_theta"}) {
-    const std::optional<double> given = config.maybe_number(key);
-    if (!given) continue;
-    if (*given <= 0 || *given > 1e30) config.refuse(key, "must be above 0, and at most 1e30");
-    if (theta && *theta != *given) config.refuse(key, concat("is not what rope_parameters.rope_theta says (", *theta, ")"));
-    theta = given;
-  }
-  if (!theta && family == HfFamily::kLlama) return 10000.0;  // the first Llamas' config.json does not say it
-  if (!theta) config.refuse("rope_theta", "must be given, there or in rope_parameters");
-  return *theta;
-}
-
 /// Attention to the last `window` positions alone is attention to all in sequences that are no longer.
-void require_whole_attention(ConfigReader& config, HfFamily family, int64_t sequence_length) {
+void require_whole_attention(HfConfigReader& config, HfFamily family, int64_t sequence_length) {
   const bool used = family == HfFamily::kMixtral || config.flag("use_sliding_window", false);
   const Json* types = config.look("layer_types");
   bool sliding = used;
@@ -194,7 +70,7 @@ void require_whole_attention(ConfigReader& config, HfFamily family, int64_t sequ
 }
 
 /// @returns the layers, from the first on, that have no experts. @throws DataError where others have none
-int64_t dense_layers_of(ConfigReader& config, int64_t layers) {
+int64_t dense_layers_of(HfConfigReader& config, int64_t layers) {
   std::set<int64_t> without;
   const int64_t step = config.maybe_integer("decoder_sparse_step", 1, 1'000'000).value_or(1);
   for (int64_t layer = 0; layer < layers; ++layer) {
@@ -216,7 +92,7 @@ int64_t dense_layers_of(ConfigReader& config, int64_t layers) {
 }
 
 /// @param inner  intermediate_size
-void read_experts(ConfigReader& config, HfFamily family, int64_t inner, ModelConfig& model) {
+void read_experts(HfConfigReader& config, HfFamily family, int64_t inner, ModelConfig& model) {
   MoeConfig& moe = model.moe;
   if (family == HfFamily::kMixtral) {
     moe.experts = config.integer("num_local_experts", 1, 1023);
@@ -228,17 +104,133 @@ void read_experts(ConfigReader& config, HfFamily family, int64_t inner, ModelCon
     if (experts && also && *experts != *also) config.refuse("num_experts", concat("is not what num_local_experts says (", *also, ")"));
     moe.experts = experts ? *experts : *also;
     moe.expert_width = family == HfFamily::kOlmoe ? inner : config.integer("moe_intermediate_size", 1, 1 << 24);
-    if (family == HfFamily::kQwen3Moe) moe.first_dense_layers = dense_layers_of(config, model.layers);
+    if (family != HfFamily::kOlmoe) moe.first_dense_layers = dense_layers_of(config, model.layers);
   }
   if (moe.experts == 0) return;
   moe.choices = config.integer("num_experts_per_tok", 1, moe.experts);
   moe.router.renormalize = family == HfFamily::kMixtral || config.flag("norm_topk_prob", false);
+  if (family != HfFamily::kQwen2Moe) return;
+  moe.shared_width = config.integer("shared_expert_intermediate_size", 1, 1 << 24);
+  moe.shared_gate = true;
+}
+
+/// A key of DeepSeek's own code, which has routers of other kinds too.
+void require_word(HfConfigReader& config, const char* key, std::initializer_list<const char*> known) {
+  const std::string word = config.word(key);
+  if (word.empty()) return;
+  std::vector<std::string> names;
+  for (const char* name : known) {
+    if (word == name) return;
+    names.push_back(concat("'", name, "'"));
+  }
+  config.refuse(key, concat("must be ", join(names, " or "), " in this family"));
+}
+
+/// DeepSeek-V2's router: softmax, gates as they are, groups by their best expert.
+void read_second_router(HfConfigReader& config, MoeConfig& moe) {
+  RouterConfig& router = moe.router;
+  require_word(config, "scoring_func", {"softmax"});
+  require_word(config, "topk_method", {"greedy", "group_limited_greedy"});
+  router.renormalize = false;
+  if (config.flag("norm_topk_prob", false))
+    config.refuse("norm_topk_prob", "divides gates by their sum, which transformers' DeepSeek-V2 does not");
+  router.route_scale = config.positive("routed_scaling_factor", 1.0);
+  const bool grouped = config.word("topk_method") == "group_limited_greedy";
+  for (const char* key : {"n_group", "topk_group"}) config.look(key);  // say nothing where there is no limit
+  if (!grouped) return;
+  router.group_score = GroupScore::kMax;
+  router.groups = config.integer("n_group", 1, 1023);
+  if (moe.experts % router.groups != 0) config.refuse("n_group", concat("must divide n_routed_experts (", moe.experts, ")"));
+  router.group_choices = config.integer("topk_group", 1, router.groups);
+}
+
+/// DeepSeek-V3's router: sigmoids, a bias for the choice alone, groups by their best two experts.
+void read_third_router(HfConfigReader& config, MoeConfig& moe) {
+  RouterConfig& router = moe.router;
+  require_word(config, "scoring_func", {"sigmoid"});
+  require_word(config, "topk_method", {"noaux_tc"});
+  router.kind = RouterKind::kSigmoid;
+  router.renormalize = config.flag("norm_topk_prob", true);
+  router.route_scale = config.positive("routed_scaling_factor");
+  router.groups = config.integer("n_group", 1, 1023);
+  if (moe.experts % router.groups != 0 || moe.experts / router.groups < 2) {
+    config.refuse("n_group", concat("must divide n_routed_experts (", moe.experts, ") into groups of at least 2"));
+  }
+  router.group_choices = config.integer("topk_group", 1, router.groups);
+  router.group_top = router.groups > 1 ? 2 : 0;
+  // Its experts were balanced by the bias, which is taken over, and not by these.
+  moe.balance = {.switch_loss = 0.0, .z_loss = 0.0};
+}
+
+void read_deepseek_experts(HfConfigReader& config, HfFamily family, ModelConfig& model) {
+  MoeConfig& moe = model.moe;
+  if (config.maybe_integer("moe_layer_freq", 1, INT64_MAX).value_or(1) != 1) {
+    config.refuse("moe_layer_freq", "has layers without experts behind layers with experts; PiMoE has them in front alone");
+  }
+  moe.experts = config.integer("n_routed_experts", 2, 1023);
+  for (const char* key : {"num_local_experts", "num_experts"}) {
+    if (const auto also = config.maybe_integer(key, 2, 1023); also && *also != moe.experts) {
+      config.refuse(key, concat("is not what n_routed_experts says (", moe.experts, ")"));
+    }
+  }
+  moe.choices = config.integer("num_experts_per_tok", 1, moe.experts);
+  moe.expert_width = config.integer("moe_intermediate_size", 1, 1 << 24);
+  moe.shared_width = config.integer("n_shared_experts", 1, 1023) * moe.expert_width;
+  if (moe.shared_width > 1 << 24) config.refuse("n_shared_experts", "makes shared experts wider than PiMoE has");
+  moe.first_dense_layers = config.integer("first_k_dense_replace", 0, INT64_MAX);
+  if (family == HfFamily::kDeepseekV2) {
+    read_second_router(config, moe);
+    if (!model.latent.interleaved) config.refuse("rope_interleave", "must be true: DeepSeek-V2's positions turn neighbours");
+  } else {
+    read_third_router(config, moe);
+  }
+  if (moe.choices > moe.router.group_choices * (moe.experts / moe.router.groups)) {
+    config.refuse("num_experts_per_tok", "is more than the experts of topk_group groups");
+  }
+  if (moe.first_dense_layers >= model.layers) {
+    moe = MoeConfig();
+    moe.experts = 0;
+  }
+}
+
+void read_latent(HfConfigReader& config, ModelConfig& model) {
+  LatentConfig& latent = model.latent;
+  latent.kv_rank = config.integer("kv_lora_rank", 1, 1 << 20);
+  latent.query_rank = config.maybe_integer("q_lora_rank", 1, 1 << 20).value_or(0);
+  latent.plain_width = config.integer("qk_nope_head_dim", 1, 1 << 16);
+  latent.rotary_width = config.integer("qk_rope_head_dim", 2, 1 << 16);
+  latent.value_width = config.integer("v_head_dim", 1, 1 << 16);
+  latent.interleaved = config.flag("rope_interleave", true);
+  if (latent.rotary_width % 2 != 0) config.refuse("qk_rope_head_dim", "must be even: rotary positions turn pairs");
+  if (const auto width = config.maybe_integer("head_dim", 1, 1 << 16); width && *width != latent.rotary_width) {
+    config.refuse("head_dim", concat("must be qk_rope_head_dim (", latent.rotary_width, ")"));
+  }
+  if (const auto width = config.maybe_integer("qk_head_dim", 1, 1 << 17); width && *width != model.key_width()) {
+    config.refuse("qk_head_dim", concat("must be qk_nope_head_dim + qk_rope_head_dim (", model.key_width(), ")"));
+  }
+  if (model.kv_heads != model.heads) {
+    config.refuse("num_key_value_heads", concat("must be num_attention_heads (", model.heads, "): every head has keys of its own"));
+  }
+}
+
+void read_head_width(HfConfigReader& config, HfFamily family, ModelConfig& model) {
+  if (const auto head_width = config.maybe_integer("head_dim", 2, 1 << 16)) {
+    model.head_width = *head_width;
+  } else if (family == HfFamily::kQwen3) {
+    model.head_width = 128;  // its class' default
+  } else if (model.width % model.heads == 0) {
+    model.head_width = model.width / model.heads;
+  } else {
+    config.refuse("head_dim",
+                  concat("must be given: hidden_size (", model.width, ") is not divisible by num_attention_heads (", model.heads, ")"));
+  }
+  if (model.head_width % 2 != 0) config.refuse("head_dim", "must be even: rotary positions turn pairs");
 }
 
 }  // namespace
 
 HfModel model_of_config(const Json& json, const std::string& name, int64_t sequence_length) {
-  ConfigReader config(json, name);
+  HfConfigReader config(json, name);
   const HfFamilyTraits& traits = family_named_by(config);
   HfModel read{.family = traits.family, .model = {}, .remarks = {}};
   ModelConfig& model = read.model;
@@ -248,17 +240,11 @@ HfModel model_of_config(const Json& json, const std::string& name, int64_t seque
   model.kv_heads = config.maybe_integer("num_key_value_heads", 1, 1 << 16).value_or(model.heads);
   model.vocabulary = config.integer("vocab_size", 1, 1 << 24);
   const int64_t inner = config.integer("intermediate_size", 1, 1 << 24);
-  if (const auto head_width = config.maybe_integer("head_dim", 2, 1 << 16)) {
-    model.head_width = *head_width;
-  } else if (traits.family == HfFamily::kQwen3) {
-    model.head_width = 128;  // its class' default
-  } else if (model.width % model.heads == 0) {
-    model.head_width = model.width / model.heads;
+  if (traits.has_latent) {
+    read_latent(config, model);
   } else {
-    config.refuse("head_dim",
-                  concat("must be given: hidden_size (", model.width, ") is not divisible by num_attention_heads (", model.heads, ")"));
+    read_head_width(config, traits.family, model);
   }
-  if (model.head_width % 2 != 0) config.refuse("head_dim", "must be even: rotary positions turn pairs");
   if (model.heads % model.kv_heads != 0)
     config.refuse("num_key_value_heads", concat("must divide num_attention_heads (", model.heads, ")"));
   const int64_t positions = config.integer("max_position_embeddings", 1, 1 << 24);
@@ -268,9 +254,11 @@ HfModel model_of_config(const Json& json, const std::string& name, int64_t seque
   model.sequence_length = sequence_length > 0 ? sequence_length : positions;
   model.norm_epsilon = config.positive("rms_norm_eps");
   if (model.norm_epsilon > 1) config.refuse("rms_norm_eps", "must be at most 1");
-  model.rope_theta = rope_theta_of(config, traits.family);
+  // The first Llamas' config.json does not say it.
+  read_rotary(config, positions, traits.family == HfFamily::kLlama ? std::optional(10000.0) : std::nullopt, model);
   model.tie_embeddings = config.flag("tie_word_embeddings", false);
   model.qk_norm = traits.has_qk_norm;
+  model.qkv_bias = traits.family == HfFamily::kQwen2 || (traits.family == HfFamily::kQwen2Moe && config.flag("qkv_bias", true));
   if (traits.family == HfFamily::kOlmoe) model.qk_norm_over = QkNormOver::kProjection;
   const double deviation = config.maybe_number("initializer_range").value_or(model.initial_deviation);
   if (deviation <= 1) model.initial_deviation = deviation;
@@ -283,9 +271,14 @@ HfModel model_of_config(const Json& json, const std::string& name, int64_t seque
   if (config.look("clip_qkv") != nullptr) config.refuse("clip_qkv", "clips queries, keys and values, which PiMoE does not");
   require_whole_attention(config, traits.family, model.sequence_length);
   model.moe.experts = 0;
-  if (traits.has_experts) read_experts(config, traits.family, inner, model);
+  if (traits.has_latent) {
+    read_deepseek_experts(config, traits.family, model);
+  } else if (traits.has_experts) {
+    read_experts(config, traits.family, inner, model);
+  }
   if (model.moe_layers() < model.layers) model.feed_forward_width = inner;
 
+  read.predictors = traits.has_latent ? config.maybe_integer("num_nextn_predict_layers", 0, 1000).value_or(0) : 0;
   for (const char* key : {"attention_dropout", "router_jitter_noise"}) {
     if (config.maybe_number(key).value_or(0.0) == 0.0) continue;
     read.remarks.push_back(concat(key, " is for training with transformers: it changes no result, and is not taken over"));

@@ -30,27 +30,29 @@ struct Source {
   int64_t begin = 0;
 };
 
-void require_unbiased_routers(CheckpointReader& reader, const ModelConfig& model) {
+/// @throws DataError where the routers have a temperature, or a bias that the family has no place for
+void require_routers_of(HfFamily family, CheckpointReader& reader, const ModelConfig& model) {
   if (model.moe_layers() == 0) return;
   const double temperature = AdaptiveControl::temperature_in(reader.manifest().numbers).value_or(model.moe.router.temperature);
   if (temperature != 1) {
     throw DataError(concat("the routers' temperature (", temperature, ") cannot be exported: transformers' families have none"));
   }
+  if (family == HfFamily::kDeepseekV3) return;
   const auto tensors = reader.tensors();
   for (const std::string& router : model.router_names()) {
     const std::string bias = concat(state_kind::kState, "/", router, ".bias");
     if (!tensors.contains(bias)) continue;
     if (reader.read(bias, 0, model.moe.experts).ne(0).any().item<bool>()) {
-      throw DataError(
-          concat(bias,
-                 ", the bias of loss-free balancing, is not zero, and cannot be exported: transformers' families have none, and would "
-                 "choose other experts"));
+      throw DataError(concat(bias,
+                             ", the bias of loss-free balancing, is not zero, and cannot be exported: of transformers' families "
+                             "DeepSeek-V3 alone has one; others would "
+                             "choose other experts"));
     }
   }
 }
 
-void require_shape(const std::map<std::string, CheckpointReader::Tensor>& tensors, const WeightPlan& plan) {
-  const auto found = tensors.find(concat(state_kind::kMaster, "/", plan.name));
+void require_shape(const std::map<std::string, CheckpointReader::Tensor>& tensors, const WeightPlan& plan, const std::string& ours) {
+  const auto found = tensors.find(ours);
   if (found != tensors.end() && found->second.shape != plan.shape) {
     throw CheckpointError(concat(plan.name, " is ", shape_text(found->second.shape),
                                  " in the checkpoint, and by its configuration must be ", shape_text(plan.shape)));
@@ -88,27 +90,30 @@ HfExportFacts export_to_hf(const fs::path& checkpoint, const ModelConfig& model,
   if (!has_config && options.end_of_document >= 0) config["eos_token_id"] = options.end_of_document;
 
   CheckpointReader reader(checkpoint);
-  require_unbiased_routers(reader, model);
+  require_routers_of(facts.family, reader, model);
   std::vector<SafetensorsTensor> tensors;
   std::vector<Source> sources;
   const auto stored = reader.tensors();
   const auto none = [](const std::string&) { return false; };
   for (const WeightPlan& plan : weight_plans(facts.family, model, none, [](const HfPart&) {})) {
-    require_shape(stored, plan);
+    const std::string ours = concat(plan.is_state ? state_kind::kState : state_kind::kMaster, "/", plan.name);
+    require_shape(stored, plan, ours);
     int64_t begin = 0;
     for (const HfPart& part : plan.parts) {
-      tensors.push_back({part.name, part.shape});
-      sources.push_back({concat(state_kind::kMaster, "/", plan.name), begin});
+      tensors.push_back({part.name, part.shape, part.wide ? std::optional(at::kFloat) : std::nullopt});
+      sources.push_back({ours, begin});
       begin += Box::whole(part.shape).numel();
+      facts.bytes += tensors.back().bytes(options.dtype);
     }
-    facts.parameters += begin;
+    if (!plan.is_state) facts.parameters += begin;
   }
-  facts.bytes = facts.parameters * static_cast<int64_t>(c10::elementSize(options.dtype));
 
   TransferProgress progress(facts.bytes, log);
   const auto elements = [&](size_t index, int64_t begin, int64_t count) {
     const Source& source = sources[index];
-    const at::Tensor values = reader.read(source.ours, source.begin + begin, source.begin + begin + count).to(options.dtype).contiguous();
+    const at::Tensor values = reader.read(source.ours, source.begin + begin, source.begin + begin + count)
+                                  .to(tensors[index].dtype.value_or(options.dtype))
+                                  .contiguous();
     if (!at::isfinite(values).all().item<bool>()) {
       throw DataError(concat(tensors[index].name, " has numbers that are not finite in ", dtype));
     }

@@ -5,14 +5,17 @@
 #include <nlohmann/json.hpp>
 
 #include <array>
+#include <cstdint>
 #include <string>
 #include <vector>
 
 namespace pimoe {
 
 /// The model families of Hugging Face transformers that our model computes exactly.
-enum class HfFamily { kLlama, kQwen3, kMixtral, kQwen3Moe, kOlmoe };
-inline constexpr std::array kHfFamilies = {HfFamily::kLlama, HfFamily::kQwen3, HfFamily::kMixtral, HfFamily::kQwen3Moe, HfFamily::kOlmoe};
+enum class HfFamily { kLlama, kQwen2, kQwen3, kMixtral, kQwen2Moe, kQwen3Moe, kOlmoe, kDeepseekV2, kDeepseekV3 };
+inline constexpr std::array kHfFamilies = {HfFamily::kLlama,   HfFamily::kQwen2,      HfFamily::kQwen3,
+                                           HfFamily::kMixtral, HfFamily::kQwen2Moe,   HfFamily::kQwen3Moe,
+                                           HfFamily::kOlmoe,   HfFamily::kDeepseekV2, HfFamily::kDeepseekV3};
 
 struct HfFamilyTraits {
   HfFamily family;
@@ -20,6 +23,7 @@ struct HfFamilyTraits {
   const char* architecture;  ///< likewise
   bool has_experts;
   bool has_qk_norm;
+  bool has_latent;  ///< latent attention
 };
 
 const HfFamilyTraits& traits_of(HfFamily family);
@@ -28,6 +32,7 @@ const HfFamilyTraits& traits_of(HfFamily family);
 struct HfModel {
   HfFamily family = HfFamily::kLlama;
   ModelConfig model;
+  int64_t predictors = 0;            ///< layers behind the model's that predict further tokens, which are left out
   std::vector<std::string> remarks;  ///< what is there and has no meaning here, one line each
 };
 

@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/random.h"
 #include "base/strict_json.h"
 #include "base/text.h"
 #include "base/utf8.h"
@@ -33,6 +34,14 @@ constexpr int64_t kLookElements = 8 << 20;
 /// What early versions saved beside the weights, and every version computes.
 bool is_computed(const std::string& name) { return name.ends_with(".rotary_emb.inv_freq"); }
 
+/// A new router, or what else has no weights to come from. @returns elements [begin, begin + count), float64
+at::Tensor new_weights(const WeightPlan& plan, double deviation, uint64_t seed, int64_t begin, int64_t count) {
+  const int64_t columns = plan.shape[1];
+  const at::Tensor rows = at::empty({plan.shape[0] / plan.repeat, columns}, at::kDouble);
+  random_normal(named_key(seed, plan.name), 0, rows.numel(), rows.mutable_data_ptr<double>());
+  return rows.mul_(deviation).repeat_interleave(plan.repeat, 0).flatten().narrow(0, begin, count);
+}
+
 }  // namespace
 
 const std::vector<std::string>& companion_names() {
@@ -43,18 +52,22 @@ const std::vector<std::string>& companion_names() {
   return names;
 }
 
-HfImport::HfImport(const fs::path& folder, int64_t sequence_length) : folder_(folder), weights_(folder) {
+HfImport::HfImport(const fs::path& folder, int64_t sequence_length, const std::optional<Upcycling>& upcycling)
+    : folder_(folder), weights_(folder) {
   const fs::path file = folder / "config.json";
   hf_ = model_of_config(read_strict_json(file, kLargestConfigBytes), file.string(), sequence_length);
   remarks_ = hf_.remarks;
+  model_ = upcycling ? upcycled(hf_.model, *upcycling) : hf_.model;
   plans_ = weight_plans(
       hf_.family, hf_.model, [this](const std::string& name) { return weights_.has(name); },
       [this](const HfPart& part) { check_part(part); });
+  if (upcycling) plans_ = upcycled_plans(std::move(plans_), model_, *upcycling);
   check_leftovers();
 
   std::map<at::ScalarType, int64_t> elements;
   for (const WeightPlan& plan : plans_) {
     for (const HfPart& part : plan.parts) {
+      if (part.wide) continue;
       const SafetensorsEntry& entry = weights_.entry(part.name);
       elements[*weight_dtype(entry.dtype)] += entry.numel();
     }
@@ -84,13 +97,25 @@ void HfImport::check_part(const HfPart& part) const {
   }
 }
 
+bool HfImport::is_predictors(const std::string& name) const {
+  for (int64_t layer = hf_.model.layers; layer < hf_.model.layers + hf_.predictors; ++layer) {
+    if (name.starts_with(concat("model.layers.", layer, "."))) return true;
+  }
+  return false;
+}
+
 void HfImport::check_leftovers() {
+  bool has_predictors = false;
   std::set<std::string> used;
   for (const WeightPlan& plan : plans_) {
     for (const HfPart& part : plan.parts) used.insert(part.name);
   }
   for (const std::string& name : weights_.names()) {
     if (used.contains(name) || is_computed(name)) continue;
+    if (is_predictors(name)) {
+      has_predictors = true;
+      continue;
+    }
     if (name == "lm_head.weight" && hf_.model.tie_embeddings) {
       // Some files have the tied head too.
       const HfPart head{name, {hf_.model.vocabulary, hf_.model.width}};
@@ -108,11 +133,14 @@ void HfImport::check_leftovers() {
     throw DataError(concat(folder_.string(), ": has the tensor '", printable(name), "', for which a ", traits_of(hf_.family).model_type,
                            " as config.json describes it has no place"));
   }
+  if (!has_predictors) return;
+  remarks_.push_back(concat("num_nextn_predict_layers (", hf_.predictors,
+                            "): the layers that predict further tokens are left out: they change no result of the others"));
 }
 
 int64_t HfImport::parameters() const {
   int64_t sum = 0;
-  for (const WeightPlan& plan : plans_) sum += Box::whole(plan.shape).numel();
+  for (const WeightPlan& plan : plans_) sum += plan.is_state ? 0 : Box::whole(plan.shape).numel();
   return sum;
 }
 
@@ -124,17 +152,28 @@ std::vector<std::string> HfImport::companions() const {
   return found;
 }
 
-at::Tensor HfImport::read(const WeightPlan& plan, int64_t begin, int64_t count) const {
+at::Tensor HfImport::read_part(const HfPart& part, int64_t begin, int64_t count) const {
+  if (!part.block) return weights_.read(part.name, begin, count);
+  const Box& block = *part.block;
+  const int64_t columns = block.shape[1], all_columns = block.global[1];
+  const int64_t first = begin / columns, last = (begin + count - 1) / columns;  // rows of the block
+  const at::Tensor rows =
+      weights_.read(part.name, (block.offset[0] + first) * all_columns, (last + 1 - first) * all_columns).view({-1, all_columns});
+  return rows.narrow(1, block.offset[1], columns).reshape({-1}).narrow(0, begin - first * columns, count);
+}
+
+at::Tensor HfImport::read(const WeightPlan& plan, int64_t begin, int64_t count, uint64_t seed) const {
   const at::ScalarType masters = dtype_ == at::kDouble ? at::kDouble : at::kFloat;
+  if (plan.parts.empty()) return new_weights(plan, model_.initial_deviation, seed, begin, count).to(masters);
   at::Tensor values = at::empty({count}, at::TensorOptions().dtype(masters));
   int64_t at = 0;  // where a part begins in the parameter
   for (const HfPart& part : plan.parts) {
-    const int64_t length = Box::whole(part.shape).numel();
+    const int64_t length = part.numel();
     const int64_t from = std::max(begin, at);
     const int64_t to = std::min(begin + count, at + length);
     for (int64_t first = from; first < to; first += kLookElements) {
       const int64_t some = std::min(kLookElements, to - first);
-      const at::Tensor stored = weights_.read(part.name, first - at, some);
+      const at::Tensor stored = read_part(part, first - at, some);
       if (!at::isfinite(stored).all().item<bool>()) {
         throw DataError(concat(folder_.string(), ": ", part.name, " has numbers that are not finite"));
       }
@@ -142,10 +181,16 @@ at::Tensor HfImport::read(const WeightPlan& plan, int64_t begin, int64_t count) 
     }
     at += length;
   }
+  if (plan.factor != 1.0) values.mul_(plan.factor);
+  if (plan.noise > 0) {
+    const at::Tensor normal = at::empty({count}, at::kDouble);
+    random_normal(named_key(seed, plan.name + ".noise"), static_cast<uint64_t>(begin), count, normal.mutable_data_ptr<double>());
+    values.mul_(normal.mul_(plan.noise).add_(1.0));
+  }
   return values;
 }
 
-void HfImport::write(const fs::path& checkpoint, const std::string& config, Logger& log) const {
+void HfImport::write(const fs::path& checkpoint, const std::string& config, uint64_t seed, Logger& log) const {
   const at::ScalarType masters = dtype_ == at::kDouble ? at::kDouble : at::kFloat;
   std::map<std::string, const WeightPlan*> plan_of;
   std::vector<StatePiece> pieces;
@@ -159,11 +204,11 @@ void HfImport::write(const fs::path& checkpoint, const std::string& config, Logg
   for (const char* kind : {state_kind::kMaster, state_kind::kFirstMoment, state_kind::kSecondMoment}) {
     for (const WeightPlan& plan : plans_) {
       plan_of[plan.name] = &plan;
-      add(kind, plan.name, plan.shape, masters);
+      if (!plan.is_state) add(kind, plan.name, plan.shape, masters);
     }
   }
-  for (const std::string& router : hf_.model.router_names()) {
-    add(state_kind::kState, router + ".bias", {hf_.model.moe.experts}, masters);
+  for (const std::string& router : model_.router_names()) {
+    add(state_kind::kState, router + ".bias", {model_.moe.experts}, masters);
   }
   int64_t total = 0;
   for (const StatePiece& state : pieces) total += state.piece.numel() * state.values.element_size();
@@ -185,9 +230,9 @@ void HfImport::write(const fs::path& checkpoint, const std::string& config, Logg
     for (std::vector<StatePiece>& states : plan_parts(pieces, kPartBytes)) {
       for (StatePiece& state : states) {
         const int64_t count = state.piece.numel();
-        const bool is_master = state.kind == state_kind::kMaster;
-        state.values =
-            is_master ? read(*plan_of.at(state.piece.name), state.piece.begin, count) : at::zeros({count}, state.values.options());
+        const auto plan = plan_of.find(state.piece.name);
+        const bool is_read = plan != plan_of.end() && (state.kind == state_kind::kMaster || plan->second->is_state);
+        state.values = is_read ? read(*plan->second, state.piece.begin, count, seed) : at::zeros({count}, state.values.options());
         progress.moved(static_cast<int64_t>(state.values.nbytes()));
       }
       writer.add(shard_name(0, 1, part++), states);

@@ -73,14 +73,18 @@ at::Tensor SafetensorsFile::read(const std::string& tensor, int64_t begin, int64
   return values;
 }
 
+int64_t SafetensorsTensor::bytes(at::ScalarType others) const {
+  return Box::whole(shape).numel() * static_cast<int64_t>(c10::elementSize(dtype.value_or(others)));
+}
+
 int64_t write_safetensors(const std::filesystem::path& path, const std::vector<SafetensorsTensor>& tensors, at::ScalarType dtype,
                           const std::function<at::Tensor(size_t index, int64_t begin, int64_t count)>& elements) {
-  const auto width = static_cast<int64_t>(c10::elementSize(dtype));
   nlohmann::ordered_json header = {{"__metadata__", {{"format", "pt"}}}};
   int64_t at = 0;
   for (const SafetensorsTensor& tensor : tensors) {
-    const int64_t bytes = Box::whole(tensor.shape).numel() * width;
-    header[tensor.name] = {{"dtype", safetensors_dtype(dtype)}, {"shape", tensor.shape}, {"data_offsets", {at, at + bytes}}};
+    const int64_t bytes = tensor.bytes(dtype);
+    header[tensor.name] = {
+        {"dtype", safetensors_dtype(tensor.dtype.value_or(dtype))}, {"shape", tensor.shape}, {"data_offsets", {at, at + bytes}}};
     at += bytes;
   }
   std::string text = header.dump();
@@ -94,8 +98,9 @@ int64_t write_safetensors(const std::filesystem::path& path, const std::vector<S
   file.append(text.data(), text.size());
   for (size_t index = 0; index < tensors.size(); ++index) {
     const int64_t numel = Box::whole(tensors[index].shape).numel();
-    for (int64_t begin = 0; begin < numel; begin += kWriteBytes / width) {
-      const at::Tensor part = elements(index, begin, std::min(numel - begin, kWriteBytes / width));
+    const auto most = kWriteBytes / static_cast<int64_t>(c10::elementSize(tensors[index].dtype.value_or(dtype)));
+    for (int64_t begin = 0; begin < numel; begin += most) {
+      const at::Tensor part = elements(index, begin, std::min(numel - begin, most));
       file.append(part.const_data_ptr(), part.nbytes());
     }
   }

@@ -66,9 +66,12 @@ class SafetensorsFile {
 struct SafetensorsTensor {
   std::string name;
   std::vector<int64_t> shape;
+  std::optional<at::ScalarType> dtype = std::nullopt;  ///< nothing: as the others
+
+  int64_t bytes(at::ScalarType others) const;
 };
 
-/// Writes a new file. @param elements  gives elements [begin, begin + count) of the tensor of an index, of `dtype`, contiguous on the host
+/// Writes a new file. @param elements  gives elements [begin, begin + count) of the tensor of an index, of its dtype, contiguous on the host
 /// @returns bytes of the file  @throws IoError, and what `elements` throws
 /// @cost memory of 32 MB of elements
 int64_t write_safetensors(const std::filesystem::path& path, const std::vector<SafetensorsTensor>& tensors, at::ScalarType dtype,

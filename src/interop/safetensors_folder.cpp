@@ -98,13 +98,12 @@ int64_t SafetensorsFolder::bytes() const {
 std::vector<std::string> write_safetensors_folder(const fs::path& folder, const std::vector<SafetensorsTensor>& tensors,
                                                   at::ScalarType dtype, int64_t shard_bytes,
                                                   const std::function<at::Tensor(size_t index, int64_t begin, int64_t count)>& elements) {
-  const auto width = static_cast<int64_t>(c10::elementSize(dtype));
   std::vector<std::vector<SafetensorsTensor>> shards(1);
   int64_t room = shard_bytes;
   int64_t total = 0;
   int64_t parameters = 0;
   for (const SafetensorsTensor& tensor : tensors) {
-    const int64_t bytes = Box::whole(tensor.shape).numel() * width;
+    const int64_t bytes = tensor.bytes(dtype);
     if (bytes > room && !shards.back().empty()) {
       shards.emplace_back();
       room = shard_bytes;
@@ -112,7 +111,7 @@ std::vector<std::string> write_safetensors_folder(const fs::path& folder, const 
     shards.back().push_back(tensor);
     room -= bytes;
     total += bytes;
-    parameters += bytes / width;
+    parameters += Box::whole(tensor.shape).numel();
   }
   std::vector<std::string> files;
   Json weight_map = Json::object();

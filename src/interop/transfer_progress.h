@@ -1,6 +1,6 @@
 #pragma once
 
-#include "base/log.h"
+#include "base/work_progress.h"
 
 #include <chrono>
 #include <cstdint>
@@ -8,11 +8,11 @@
 
 namespace pimoe {
 
-/// A line every two seconds while bytes are moved: how far, how fast, how long still. What takes less says nothing.
+/// Bytes that are moved: told as WorkProgress does, and counted for what is said at the end.
 class TransferProgress {
  public:
   /// @param total  bytes @param log  must outlive it
-  TransferProgress(int64_t total, Logger& log) : total_(total), log_(log) {}
+  TransferProgress(int64_t total, Logger& log) : total_(total), progress_("weights", WorkUnit::kBytes, log) {}
 
   void moved(int64_t bytes);
   int64_t bytes() const { return done_; }
@@ -21,10 +21,9 @@ class TransferProgress {
  private:
   using Clock = std::chrono::steady_clock;
   int64_t total_;
-  Logger& log_;
   int64_t done_ = 0;
   Clock::time_point start_ = Clock::now();
-  Clock::time_point last_line_ = start_;
+  WorkProgress progress_;
 };
 
 }  // namespace pimoe

@@ -2,29 +2,21 @@
 
 #include "model/key_value_cache.h"
 #include "model/model_config.h"
+#include "model/rotary_table.h"
 #include "moe/weights.h"
 #include "ops/attention_heads.h"
 #include "parallel/precision.h"
 
+#include <memory>
+#include <optional>
 #include <string>
 
 namespace pimoe {
 
-/// Angles of the rotary positions: cosine and sine, [S, d/2] each, at least float32.
-struct RotaryTable {
-  RotaryTable(const ModelConfig& config, at::ScalarType compute_dtype, c10::Device device);
-  at::Tensor cosine;
-  at::Tensor sine;
-};
-
-/// Causal grouped-query self-attention with rotary positions and, by setting, RMSNorm of queries and keys.
-/// @source grouped queries arXiv 2305.13245; rotary arXiv 2104.09864; QK-norm as in Qwen3 (on each head), or OLMoE, arXiv 2409.02060 (on all together).
+/// Causal self-attention with rotary positions: some kind of queries, keys and values, a softmax over what came before, one projection back.
 class Attention {
  public:
-  /// Declares name.qkv.weight [(heads + 2 kv_heads) d, D] (queries, keys, values), name.output.weight [D, heads d], and with qk_norm
-  /// name.q_norm.weight and name.k_norm.weight [d], or of all heads [heads d] and [kv_heads d].
-  Attention(ParameterList& parameters, const std::string& name, const ModelConfig& config, at::ScalarType dtype,
-            InitialDeviation deviation);
+  virtual ~Attention() = default;
 
   /// @param hidden [B, S, D] contiguous, B may be 0, S at most the table's  @returns [B, S, D]
   at::Tensor forward(const at::Tensor& hidden, const RotaryTable& table) const;
@@ -34,25 +26,24 @@ class Attention {
   /// @cost of a part's one token: reads what is kept of its sequence; of parts from the beginning one attention each
   at::Tensor extend(const at::Tensor& hidden, const CachedTokens& tokens, LayerCache& cache) const;
 
- private:
-  /// @param projected [B, S, (heads + 2 kv_heads) d]  @returns the same with normed queries and keys
-  at::Tensor norm_projections(const at::Tensor& projected) const;
-  /// @returns queries and keys normed (with qk_norm) and turned, and values, of [B, S, D]
-  AttentionHeads heads_of(const at::Tensor& hidden, const at::Tensor& cosine, const at::Tensor& sine) const;
+ protected:
+  /// @param scale  of the scores; nothing: 1 / sqrt(width of a key)
+  explicit Attention(std::optional<double> scale) : scale_(scale) {}
+  /// Declares name.output.weight [D, columns]: behind what the kind itself declares.
+  void declare_output(ParameterList& parameters, const std::string& name, int64_t width, int64_t columns, at::ScalarType dtype,
+                      InitialDeviation deviation);
 
-  int64_t heads_;
-  int64_t kv_heads_;
-  int64_t head_size_;
-  double norm_epsilon_;
-  bool norms_projections_;
-  Parameter* qkv_;
-  Parameter* output_;
-  Parameter* query_norm_ = nullptr;
-  Parameter* key_norm_ = nullptr;
+  /// @param hidden [B, S, D] contiguous  @param cosine, sine [S, r/2] of each position  @returns queries and keys, turned, and values
+  virtual AttentionHeads heads_of(const at::Tensor& hidden, const at::Tensor& cosine, const at::Tensor& sine) const = 0;
+
+ private:
+  std::optional<double> scale_;
+  Parameter* output_ = nullptr;
 };
 
-/// A norm's weight: ones at first, at least float32, no decay.
-Parameter& declare_norm(ParameterList& parameters, const std::string& name, int64_t width, at::ScalarType compute_dtype);
+/// @returns latent attention with model.latent.kv_rank, else grouped queries; declares its parameters
+std::unique_ptr<Attention> make_attention(ParameterList& parameters, const std::string& name, const ModelConfig& config,
+                                          at::ScalarType dtype, InitialDeviation deviation);
 
 /// Bytes of Attention::forward.
 struct AttentionBytes {

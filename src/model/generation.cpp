@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/random.h"
 #include "base/text.h"
+#include "base/work_progress.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -75,6 +76,7 @@ class Generator {
     const at::Tensor tokens = at::tensor(ids, at::kLong).to(mesh_.device());
     const at::Tensor logits = model_.extend(tokens, parts, *cache_, most).cpu();  // ranks without tokens take part in the exchanges
     for (size_t at = 0; at < lanes.size(); ++at) take_token(*lanes[at], logits[static_cast<int64_t>(at)]);
+    count_work(static_cast<int64_t>(lanes.size()));
     for (std::optional<Lane>& lane : lanes_) {
       if (lane && ended_[lane->prompt]) lane.reset();
     }

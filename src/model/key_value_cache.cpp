@@ -2,7 +2,7 @@
 
 #include "base/errors.h"
 #include "base/text.h"
-#include "model/attention.h"
+#include "model/rotary_table.h"
 
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -15,13 +15,14 @@ KeyValueCache::KeyValueCache(const ModelConfig& config, at::ScalarType dtype, c1
   const auto options = at::TensorOptions().dtype(dtype).device(device);
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     // Zeros: a share of nothing times what memory happened to hold may be no number.
-    const std::vector<int64_t> shape = {sequences, config.sequence_length, config.kv_heads, config.head_size()};
-    layers.push_back({at::zeros(shape, options), at::zeros(shape, options)});
+    const auto of_width = [&](int64_t width) { return at::zeros({sequences, config.sequence_length, config.key_heads(), width}, options); };
+    layers.push_back({of_width(config.key_width()), of_width(config.value_width())});
   }
 }
 
 int64_t KeyValueCache::bytes_of_sequence(const ModelConfig& config, at::ScalarType dtype) {
-  return 2 * config.layers * config.sequence_length * config.kv_heads * config.head_size() * static_cast<int64_t>(c10::elementSize(dtype));
+  const int64_t of_position = config.key_heads() * (config.key_width() + config.value_width());
+  return config.layers * config.sequence_length * of_position * static_cast<int64_t>(c10::elementSize(dtype));
 }
 
 CachedTokens::CachedTokens(std::vector<CachedPart> of_sequences, const RotaryTable& table, c10::Device device)

@@ -10,7 +10,8 @@ namespace pimoe {
 
 struct RotaryTable;
 
-/// One layer's keys, turned by their positions' angles, and values: [C, S, KV, d] each, of C sequences with room for S positions.
+/// One layer's keys, turned by their positions' angles, and values: [C, S, KV, d] each, of C sequences with room for S positions. Of latent
+/// attention they are kept as attention sees them, expanded: [C, S, H, n + r] and [C, S, H, v].
 struct LayerCache {
   at::Tensor keys;
   at::Tensor values;
@@ -18,7 +19,7 @@ struct LayerCache {
 
 /// Keys and values of every layer, so that a token is computed once, when it comes, and not again with each token after it.
 ///
-///     C sequences * S positions * layers * 2 KV d numbers
+///     C sequences * S positions * layers * 2 KV d numbers; of latent attention H (n + r + v) in place of 2 KV d
 struct KeyValueCache {
   /// @param sequences  C  @param dtype  the model's
   KeyValueCache(const ModelConfig& config, at::ScalarType dtype, c10::Device device, int64_t sequences);

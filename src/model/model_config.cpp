@@ -15,7 +15,9 @@ double roughly_all_parameters(const ModelConfig& config) {
   const auto width = static_cast<double>(config.width);
   const auto moe_layers = static_cast<double>(config.moe_layers());
   const double dense_layers = static_cast<double>(config.layers) - moe_layers;
-  const double attention = width * static_cast<double>(config.head_size()) * 2 * static_cast<double>(config.heads + config.kv_heads);
+  const auto ranks = static_cast<double>(config.is_latent() ? config.latent.kv_rank + config.latent.query_rank : 0);
+  const double attention = (width + ranks) * static_cast<double>(config.key_width() + config.value_width()) *
+                           static_cast<double>(config.heads + config.key_heads());
   const double dense = 3 * width * static_cast<double>(config.feed_forward_width);
   const MoeConfig& moe = config.moe;
   const auto projection = static_cast<double>(moe.router.projection);
@@ -44,22 +46,31 @@ void ModelConfig::fields(FieldVisitor& visit) {
   visit.flag("qk_norm", qk_norm, "RMSNorm of queries and keys");
   visit.choice("qk_norm_over", qk_norm_over, {{"head", QkNormOver::kHead}, {"projection", QkNormOver::kProjection}},
                "each head by itself (Qwen3), or all heads together (OLMoE)");
+  visit.flag("qkv_bias", qkv_bias, "biases on queries, keys and values (Qwen2)");
   visit.number("rope_theta", rope_theta, {.above = 0, .at_most = 1e30}, "base of the rotary frequencies");
   visit.number("norm_epsilon", norm_epsilon, {.above = 0, .at_most = 1}, "epsilon of every RMSNorm");
   visit.number("initial_deviation", initial_deviation, {.at_least = 0, .at_most = kMostCoefficient},
                "standard deviation of initial weights");
+  visit.nested("rotary", rotary);
+  visit.nested("latent", latent);
   visit.nested("moe", moe);
 }
 
 void ModelConfig::validate(Violations& violations) const {
-  if (head_width == 0 && width % heads != 0) {
+  if (is_latent()) {
+    latent.validate(violations);
+    // Its latents have norms of their own, and its keys no head that a bias or a norm could go over.
+    if (qk_norm) violations.add("model.qk_norm", "(true) must be false with latent attention (model.latent.kv_rank)");
+    if (qkv_bias) violations.add("model.qkv_bias", "(true) must be false with latent attention (model.latent.kv_rank)");
+  } else if (head_width == 0 && width % heads != 0) {
     violations.add("model.width", concat("(", width, ") must be divisible by model.heads (", heads, "), or set model.head_width"));
   } else if (head_size() % 2 != 0) {
     violations.add("model.head_width", concat("(", head_size(), ") must be even: rotary positions turn pairs"));
   }
-  if (heads % kv_heads != 0) {
+  if (!is_latent() && heads % kv_heads != 0) {
     violations.add("model.heads", concat("(", heads, ") must be divisible by model.kv_heads (", kv_heads, ")"));
   }
+  rotary.validate(rope_theta, sequence_length, violations);
   if (const double parameters = roughly_all_parameters(*this); parameters > kMostParameters) {
     violations.add("model",
                    concat("would have ", scientific(parameters, 1), " parameters; at most ", scientific(kMostParameters, 0),

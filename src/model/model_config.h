@@ -1,6 +1,8 @@
 #pragma once
 
 #include "base/config_fields.h"
+#include "model/latent_config.h"
+#include "model/rotary_config.h"
 #include "moe/moe_config.h"
 
 #include <string>
@@ -27,15 +29,26 @@ struct ModelConfig {
   bool tie_embeddings = false;        ///< the head is the embedding
   bool qk_norm = false;               ///< RMSNorm of queries and keys
   QkNormOver qk_norm_over = QkNormOver::kHead;
+  bool qkv_bias = false;  ///< biases on queries, keys and values
   double rope_theta = 10000.0;
   double norm_epsilon = 1e-5;
   double initial_deviation = 0.02;
+  RotaryConfig rotary;
+  LatentConfig latent;
   MoeConfig moe;
 
   void fields(FieldVisitor& visit);
   void validate(Violations& violations) const;
 
+  bool is_latent() const { return latent.kv_rank > 0; }
+  /// d of grouped-query attention
   int64_t head_size() const { return head_width > 0 ? head_width : width / heads; }
+  /// What attention sees of a position: query heads of key_width, as many key heads as key_heads, and as many value heads of value_width.
+  int64_t key_heads() const { return is_latent() ? heads : kv_heads; }
+  int64_t key_width() const { return is_latent() ? latent.plain_width + latent.rotary_width : head_size(); }
+  int64_t value_width() const { return is_latent() ? latent.value_width : head_size(); }
+  /// Numbers of a head that positions turn.
+  int64_t rotary_width() const { return is_latent() ? latent.rotary_width : head_size(); }
   bool norms_heads() const { return qk_norm && qk_norm_over == QkNormOver::kHead; }
   bool norms_projections() const { return qk_norm && qk_norm_over == QkNormOver::kProjection; }
   bool is_moe_layer(int64_t layer) const { return moe.experts > 0 && layer >= moe.first_dense_layers; }

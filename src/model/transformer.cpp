@@ -37,7 +37,7 @@ TransformerBlock::TransformerBlock(ParameterList& parameters, const std::string&
                                    at::ScalarType dtype, const ProcessMesh& mesh)
     : norm_epsilon_(config.norm_epsilon),
       attention_norm_(&declare_norm(parameters, name + ".attention_norm", config.width, dtype)),
-      attention_(parameters, name + ".attention", config, dtype, deviation_of(config)),
+      attention_(make_attention(parameters, name + ".attention", config, dtype, deviation_of(config))),
       feed_forward_norm_(&declare_norm(parameters, name + ".feed_forward_norm", config.width, dtype)) {
   if (config.is_moe_layer(layer)) {
     moe_.emplace(parameters, name + ".moe", config.moe, config.width, config.vocabulary, dtype, deviation_of(config), mesh);
@@ -51,7 +51,7 @@ at::Tensor ResidualStream::sum() const { return update.defined() ? hidden + upda
 ResidualStream TransformerBlock::attend(const ResidualStream& stream, const RotaryTable& table) const {
   const TraceRange range("attention");
   ResidualNorm norm = residual_rms_norm(stream.hidden, stream.update, attention_norm_->value, norm_epsilon_);
-  return {std::move(norm.sum), attention_.forward(norm.normed, table)};
+  return {std::move(norm.sum), attention_->forward(norm.normed, table)};
 }
 
 TransformerBlock::Output TransformerBlock::feed_forward(const ResidualStream& stream, const BatchContext& context,
@@ -109,7 +109,7 @@ TransformerBlock::Output TransformerBlock::forward(const ResidualStream& stream,
 ResidualStream TransformerBlock::extend(const ResidualStream& stream, const CachedTokens& tokens, LayerCache& cache,
                                         const BatchContext& context) const {
   ResidualNorm norm = residual_rms_norm(stream.hidden, stream.update, attention_norm_->value, norm_epsilon_);
-  const ResidualStream attended{std::move(norm.sum), attention_.extend(norm.normed, tokens, cache)};
+  const ResidualStream attended{std::move(norm.sum), attention_->extend(norm.normed, tokens, cache)};
   std::optional<RoutingMemo> memo;
   return feed_forward(attended, context, memo).stream;
 }

@@ -46,7 +46,7 @@ class TransformerBlock {
 
   double norm_epsilon_;
   Parameter* attention_norm_;
-  Attention attention_;
+  std::unique_ptr<Attention> attention_;
   Parameter* feed_forward_norm_;
   std::optional<FeedForward> dense_;
   std::optional<MoELayer> moe_;

@@ -65,6 +65,8 @@ struct RouterConfig {
 
   /// Whether selection and gates come from the logits, with a softmax over the chosen alone.
   bool by_logits() const { return kind == RouterKind::kSoftmax && !pre_softmax; }
+  /// Whether a token's gates add up to 1, before route_scale.
+  bool normalises() const { return renormalize || by_logits(); }
   void fields(FieldVisitor& visit);
 };
 
@@ -116,6 +118,7 @@ struct MoeConfig {
   int64_t choices = 2;             ///< K
   int64_t expert_width = 512;      ///< F
   int64_t shared_width = 0;        ///< width of an expert that every token passes; 0: none
+  bool shared_gate = false;        ///< a token's share of that expert is sigmoid(gate . token) (Qwen2-MoE)
   int64_t fallback_width = 0;      ///< width of a dense network for tokens that no expert serves; 0: none
   int64_t first_dense_layers = 0;  ///< layers before the first MoE layer
   double capacity_factor = 0.0;    ///< an expert takes ceil(T K / E * factor) slots of a rank's micro-batch; 0: dropless

@@ -47,7 +47,9 @@ MoELayer::MoELayer(ParameterList& parameters, const std::string& name, const Moe
     // Each round of a rank's budget is recomputed by a backward of its own.
     if (config.rank_budget > 0) banks_.back().expect_gradients_in_parts();
   }
-  if (config.shared_width > 0) shared_.emplace(parameters, name + ".shared", width, config.shared_width, dtype, deviation);
+  if (config.shared_width > 0) {
+    shared_.emplace(parameters, name + ".shared", width, config.shared_width, config.shared_gate, dtype, deviation);
+  }
   if (config.fallback_width > 0) fallback_.emplace(parameters, name + ".fallback", width, config.fallback_width, dtype, deviation);
 }
 

@@ -5,6 +5,7 @@
 #include "moe/feed_forward.h"
 #include "moe/router.h"
 #include "moe/routing.h"
+#include "moe/shared_expert.h"
 #include "moe/slot_limits.h"
 #include "parallel/process_mesh.h"
 
@@ -70,7 +71,7 @@ class MoELayer {
   SlotLimits limits_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::vector<ExpertBank> banks_;
-  std::optional<FeedForward> shared_;
+  std::optional<SharedExpert> shared_;
   std::optional<FeedForward> fallback_;
 };
 

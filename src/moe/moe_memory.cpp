@@ -3,6 +3,7 @@
 #include "moe/exchange_dispatcher.h"
 #include "moe/expert_bank.h"
 #include "moe/router.h"
+#include "moe/shared_expert.h"
 #include "ops/routed_mlp.h"
 
 #include <algorithm>
@@ -96,7 +97,7 @@ MoeBytes moe_bytes(const MoeConfig& config, int64_t width, int64_t sequence_leng
   result.tokens = router.tokens || (fused && !by_token) || again || config.shared_width > 0;
   result.dispatch = plans(again) + (again ? 0 : moved);
   result.experts = again ? 0 : computed;
-  result.others = 2 * config.shared_width * rows.tokens * bytes.compute;
+  if (config.shared_width > 0) result.others = kept_by_shared_expert(rows.tokens, width, config.shared_width, config.shared_gate, bytes);
   if (config.fallback_width > 0) result.others += rows.tokens * (row + 2 * config.fallback_width * bytes.compute + 2);
   result.workspace = fused ? fused_bytes(config, width, rows, rows.rows_at_once).backward
                            : products_workspace(config, width, rows, group_size, bytes, early);

@@ -16,4 +16,10 @@ struct InitialDeviation {
 Parameter& declare_weight(ParameterList& parameters, const std::string& name, Box box, Group copies, at::ScalarType dtype,
                           double deviation);
 
+/// Declares a norm's weight: ones at first, at least float32, no decay.
+Parameter& declare_norm(ParameterList& parameters, const std::string& name, int64_t width, at::ScalarType compute_dtype);
+
+/// Declares a bias: zeros at first, no decay.
+Parameter& declare_bias(ParameterList& parameters, const std::string& name, int64_t width, at::ScalarType dtype);
+
 }  // namespace pimoe

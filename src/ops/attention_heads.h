@@ -9,7 +9,7 @@ namespace pimoe {
 struct AttentionHeads {
   at::Tensor queries;  ///< [B, S, H, d]
   at::Tensor keys;     ///< [B, S, KV, d]
-  at::Tensor values;   ///< [B, S, KV, d]
+  at::Tensor values;   ///< [B, S, KV, d]; of latent attention of another width
 
   /// @param heads  [B, S, H + 2 KV, d]: queries, keys and values of each position
   /// @returns views of it

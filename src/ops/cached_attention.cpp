@@ -13,15 +13,15 @@
 namespace pimoe {
 
 at::Tensor cached_attention(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
-                            const std::vector<int64_t>& sequences, const std::vector<int64_t>& lengths) {
+                            const std::vector<int64_t>& sequences, const std::vector<int64_t>& lengths, std::optional<double> scale) {
   const auto count = static_cast<int64_t>(sequences.size());
   check_shape(queries.dim() == 3 && queries.size(0) == count && lengths.size() == sequences.size(), "cached_attention: queries ",
               describe(queries), " of ", count, " sequences with ", lengths.size(), " lengths; needs [B, H, d] and B of each");
-  check_shape(keys.dim() == 4 && keys.sizes() == values.sizes() && keys.size(3) == queries.size(2) && keys.size(2) > 0 &&
-                  queries.size(1) % keys.size(2) == 0,
-              "cached_attention: keys ", describe(keys), ", values ", describe(values), "; needs [C, S, KV, d] for queries ",
-              describe(queries));
-  if (count == 0) return queries.reshape({0, queries.size(1) * queries.size(2)});
+  check_shape(keys.dim() == 4 && values.dim() == 4 && keys.sizes().slice(0, 3) == values.sizes().slice(0, 3) &&
+                  keys.size(3) == queries.size(2) && keys.size(2) > 0 && queries.size(1) % keys.size(2) == 0,
+              "cached_attention: keys ", describe(keys), ", values ", describe(values),
+              "; needs [C, S, KV, d] and [C, S, KV, v] for queries ", describe(queries));
+  if (count == 0) return queries.new_empty({0, queries.size(1) * values.size(3)});
   const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
   const int64_t shortest = *std::min_element(lengths.begin(), lengths.end());
   bool neighbours = true;
@@ -45,8 +45,8 @@ at::Tensor cached_attention(const at::Tensor& queries, const at::Tensor& keys, c
   // The queries that share a head of keys stand where positions would: nothing of the keys is repeated for them.
   const int64_t kv_heads = keys.size(2);
   const at::Tensor grouped = queries.reshape({count, kv_heads, queries.size(1) / kv_heads, queries.size(2)});
-  const at::Tensor mixed = at::scaled_dot_product_attention(grouped, seen(keys), seen(values), visible);
-  return mixed.reshape({count, queries.size(1) * queries.size(2)});
+  const at::Tensor mixed = at::scaled_dot_product_attention(grouped, seen(keys), seen(values), visible, 0.0, false, scale);
+  return mixed.reshape({count, queries.size(1) * values.size(3)});
 }
 
 }  // namespace pimoe

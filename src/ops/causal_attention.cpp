@@ -6,6 +6,7 @@
 #include "ops/tile_product.h"
 
 #include <ATen/ops/_scaled_dot_product_attention_math.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -40,14 +41,14 @@ HeadsWritten mutable_heads_of(const at::Tensor& heads) { return {mutable_bits_of
 
 /// Sizes of one call.
 struct Shape {
-  Shape(const at::Tensor& query, const at::Tensor& key)
+  Shape(const at::Tensor& query, const at::Tensor& key, double given_scale)
       : sequences(query.size(0)),
         positions(query.size(1)),
         queries(query.size(2)),
         kv_heads(key.size(2)),
         width(query.size(3)),
         blocks((positions + kBlock - 1) / kBlock),
-        scale(1.0F / std::sqrt(static_cast<float>(width))) {}
+        scale(given_scale > 0 ? static_cast<float>(given_scale) : 1.0F / std::sqrt(static_cast<float>(width))) {}
 
   int64_t rows_of(int64_t block) const { return std::min(kBlock, positions - block * kBlock); }
 
@@ -190,9 +191,10 @@ void attend_backward(const Shape& shape, const Backward& b, int64_t sequence, in
 
 class TiledAttention : public torch::autograd::Function<TiledAttention> {
  public:
-  /// @returns [B, S, H, d]
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values) {
-    const Shape shape(queries, keys);
+  /// @param scale  0: 1 / sqrt(d)  @returns [B, S, H, d]
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
+                            double scale) {
+    const Shape shape(queries, keys, scale);
     const auto options = queries.options().requires_grad(false);
     const at::Tensor result = at::empty(queries.sizes(), options);
     const at::Tensor logsumexp = at::empty({shape.sequences, shape.queries, shape.positions}, options.dtype(at::kFloat));
@@ -208,12 +210,13 @@ class TiledAttention : public torch::autograd::Function<TiledAttention> {
       });
     }
     context->save_for_backward({queries, keys, values, result, logsumexp});
+    context->saved_data["scale"] = scale;
     return result;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const variable_list saved = context->get_saved_variables();
-    const Shape shape(saved[0], saved[1]);
+    const Shape shape(saved[0], saved[1], context->saved_data["scale"].toDouble());
     const at::Tensor grad_result = grads[0].contiguous();
     const auto options = grad_result.options().requires_grad(false);
     const variable_list grad_heads = {at::empty(saved[0].sizes(), options), at::empty(saved[1].sizes(), options),
@@ -229,37 +232,47 @@ class TiledAttention : public torch::autograd::Function<TiledAttention> {
       const TileUnit unit;
       for (int64_t index = begin; index < end; ++index) attend_backward(shape, b, index / shape.kv_heads, index % shape.kv_heads);
     });
-    return grad_heads;
+    return {grad_heads[0], grad_heads[1], grad_heads[2], at::Tensor()};
   }
 };
 
 }  // namespace
 
-at::Tensor causal_attention(const AttentionHeads& heads) {
-  const auto& [queries, keys, values] = heads;
-  check_shape(queries.dim() == 4 && keys.dim() == 4 && keys.size(2) > 0 && queries.size(2) % keys.size(2) == 0 &&
-                  keys.sizes() == at::IntArrayRef({queries.size(0), queries.size(1), keys.size(2), queries.size(3)}) &&
-                  values.sizes() == keys.sizes(),
-              "causal_attention: queries are ", describe(queries), ", keys ", describe(keys), ", values ", describe(values),
-              "; needs [B, S, H, d] and twice [B, S, KV, d], H a multiple of KV");
-  dtype_of(queries);
-  for (const at::Tensor& other : {keys, values}) {
-    check_shape(other.scalar_type() == queries.scalar_type() && other.device() == queries.device(), "causal_attention: queries are ",
-                describe(queries), " on ", queries.device(), ", keys or values ", describe(other), " on ", other.device());
+at::Tensor causal_attention(const AttentionHeads& heads, std::optional<double> scale) {
+  check_shape(heads.queries.dim() == 4 && heads.keys.dim() == 4 && heads.values.dim() == 4 && heads.keys.size(2) > 0 &&
+                  heads.queries.size(2) % heads.keys.size(2) == 0 &&
+                  heads.keys.sizes() ==
+                      at::IntArrayRef({heads.queries.size(0), heads.queries.size(1), heads.keys.size(2), heads.queries.size(3)}) &&
+                  heads.values.sizes().slice(0, 3) == heads.keys.sizes().slice(0, 3),
+              "causal_attention: queries are ", describe(heads.queries), ", keys ", describe(heads.keys), ", values ",
+              describe(heads.values), "; needs [B, S, H, d], [B, S, KV, d] and [B, S, KV, v], H a multiple of KV");
+  dtype_of(heads.queries);
+  for (const at::Tensor& other : {heads.keys, heads.values}) {
+    check_shape(other.scalar_type() == heads.queries.scalar_type() && other.device() == heads.queries.device(),
+                "causal_attention: queries are ", describe(heads.queries), " on ", heads.queries.device(), ", keys or values ",
+                describe(other), " on ", other.device());
   }
-  at::Tensor mixed;  // [B, S, H, d]
-  if (has_tile_product(queries) && queries.size(3) % 2 == 0) {
-    mixed = TiledAttention::apply(with_packed_heads(queries), with_packed_heads(keys), with_packed_heads(values));
+  const int64_t value_width = heads.values.size(3);
+  const int64_t width = std::max(heads.queries.size(3), value_width);
+  if (width > heads.queries.size(3) && !scale) scale = 1.0 / std::sqrt(static_cast<double>(heads.queries.size(3)));
+  // The kernels have one width for all: zeros add nothing to a score, and their sums are cut off below.
+  const auto filled = [width](const at::Tensor& part) {
+    return part.size(3) == width ? part : at::constant_pad_nd(part, {0, width - part.size(3)});
+  };
+  const at::Tensor queries = filled(heads.queries), keys = filled(heads.keys), values = filled(heads.values);
+  at::Tensor mixed;  // [B, S, H, width]
+  if (has_tile_product(queries) && width % 2 == 0) {
+    mixed = TiledAttention::apply(with_packed_heads(queries), with_packed_heads(keys), with_packed_heads(values), scale.value_or(0.0));
   } else {
-    const at::Tensor query = queries.transpose(1, 2), key = keys.transpose(1, 2), value = values.transpose(1, 2);  // [B, heads, S, d]
+    const at::Tensor query = queries.transpose(1, 2), key = keys.transpose(1, 2), value = values.transpose(1, 2);  // [B, heads, S, width]
     const bool grouped = queries.size(2) != keys.size(2);
     // The fused kernels divide by the batch; an empty one takes the composed path, whose gradients are the empty tensors that they should be.
-    mixed = queries.size(0) == 0
-                ? std::get<0>(at::_scaled_dot_product_attention_math(query, key, value, {}, 0.0, true, {}, std::nullopt, grouped))
-                : at::scaled_dot_product_attention(query, key, value, {}, 0.0, true, std::nullopt, grouped);
+    mixed = queries.size(0) == 0 ? std::get<0>(at::_scaled_dot_product_attention_math(query, key, value, {}, 0.0, true, {}, scale, grouped))
+                                 : at::scaled_dot_product_attention(query, key, value, {}, 0.0, true, scale, grouped);
     mixed = mixed.transpose(1, 2);
   }
-  return mixed.reshape({queries.size(0), queries.size(1), queries.size(2) * queries.size(3)});
+  if (value_width < width) mixed = mixed.narrow(3, 0, value_width);
+  return mixed.reshape({queries.size(0), queries.size(1), queries.size(2) * value_width});
 }
 
 }  // namespace pimoe

@@ -104,12 +104,14 @@ StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place
 
   StepTimeForecast time;
   Clock clock(time);
-  const double head = static_cast<double>(model.head_size());
-  const double heads = static_cast<double>(model.heads), kv_heads = static_cast<double>(model.kv_heads);
-  clock.add("attention's projections", 6 * tokens * layers * width * head * (2 * heads + 2 * kv_heads) * again, rates.product, "products");
-  clock.add("attention", (all_again ? 9 : 7) * tokens * layers * static_cast<double>(model.sequence_length) * heads * head, rates.attention,
+  clock.add("attention's projections", 6 * tokens * layers * static_cast<double>(attention_weights(model)) * again, rates.product,
             "products");
-  const double in_heads = (heads + 2 * kv_heads) * head;
+  // Where keys and values are of two widths the kernels compute with the larger.
+  const auto mixed = static_cast<double>(model.heads * std::max(model.key_width(), model.value_width()));
+  clock.add("attention", (all_again ? 9 : 7) * tokens * layers * static_cast<double>(model.sequence_length) * mixed, rates.attention,
+            "products");
+  const auto in_heads =
+      static_cast<double>(model.heads * model.key_width() + model.key_heads() * (model.key_width() + model.value_width()));
   const double head_passes = kHeadPasses + (model.norms_heads()         ? kHeadPassesOfNorms
                                             : model.norms_projections() ? kHeadPassesOfWholeNorms
                                                                         : 0.0);

@@ -1,71 +1,18 @@
 #include "proof/parity_reference.h"
 
 #include "base/text.h"
+#include "proof/parity_attention.h"
 #include "proof/parity_router.h"
 
 #include <ATen/ATen.h>
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace pimoe {
 namespace {
 
 using Weights = std::map<std::string, at::Tensor>;
-
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
-  return x / at::sqrt((x * x).mean(-1, true) + epsilon) * weight;
-}
-
-/// Turns the pairs (i, i + d/2) of every position by its angles. @param heads [G, S, H, d]
-at::Tensor rotated(const at::Tensor& heads, double theta) {
-  const int64_t positions = heads.size(1);
-  const int64_t half = heads.size(3) / 2;
-  const at::Tensor angles = at::zeros({positions, 1, half}, at::kDouble);
-  for (int64_t position = 0; position < positions; ++position) {
-    for (int64_t i = 0; i < half; ++i) {
-      angles[position][0][i] = static_cast<double>(position) * std::pow(theta, -static_cast<double>(i) / static_cast<double>(half));
-    }
-  }
-  const at::Tensor first = heads.slice(3, 0, half);
-  const at::Tensor second = heads.slice(3, half);
-  return at::cat({first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()}, 3);
-}
-
-/// @param hidden         [G, S, D]
-/// @param largest_score  grows to the largest before the softmax
-at::Tensor attention(const at::Tensor& hidden, const Weights& weights, const std::string& name, const ModelConfig& config,
-                     double& largest_score) {
-  const int64_t positions = hidden.size(1);
-  const int64_t size = config.head_size();
-  const at::Tensor qkv =
-      hidden.matmul(weights.at(name + ".qkv.weight").t()).view({hidden.size(0), positions, config.heads + 2 * config.kv_heads, size});
-  at::Tensor queries = qkv.slice(2, 0, config.heads);
-  at::Tensor keys = qkv.slice(2, config.heads, config.heads + config.kv_heads);
-  const at::Tensor values = qkv.slice(2, config.heads + config.kv_heads);
-  if (config.qk_norm) {
-    const auto normed = [&](const at::Tensor& heads, const std::string& weight) {
-      const bool together = config.qk_norm_over == QkNormOver::kProjection;
-      return rms_norm(together ? heads.flatten(2) : heads, weights.at(name + weight), config.norm_epsilon).view(heads.sizes());
-    };
-    queries = normed(queries, ".q_norm.weight");
-    keys = normed(keys, ".k_norm.weight");
-  }
-  queries = rotated(queries, config.rope_theta);
-  keys = rotated(keys, config.rope_theta);
-  const at::Tensor future = at::triu(at::full({positions, positions}, -std::numeric_limits<double>::infinity(), at::kDouble), 1);
-  std::vector<at::Tensor> mixed;
-  for (int64_t head = 0; head < config.heads; ++head) {
-    const int64_t source = head / (config.heads / config.kv_heads);
-    const at::Tensor all = queries.select(2, head).matmul(keys.select(2, source).transpose(1, 2)) / std::sqrt(static_cast<double>(size));
-    largest_score = std::max(largest_score, all.detach().abs().max().item<double>());
-    const at::Tensor scores = all + future;
-    const at::Tensor exponentials = at::exp(scores - scores.detach().amax(-1, true));
-    mixed.push_back((exponentials / exponentials.sum(-1, true)).matmul(values.select(2, source)));
-  }
-  return at::cat(mixed, 2).matmul(weights.at(name + ".output.weight").t());
-}
 
 /// One network: up [F, D] or gate and up [2F, D], middle [F, F] each, down [D, F].
 struct Network {
@@ -140,7 +87,11 @@ at::Tensor experts_output(const at::Tensor& tokens, const ReferenceRouting& rout
     const at::Tensor unserved = (routing.experts < 0).all(1, true).to(at::kDouble);
     output = output + unserved * dense_network(weights, name + ".fallback")(tokens);
   }
-  if (config.shared_width > 0) output = output + dense_network(weights, name + ".shared")(tokens);
+  if (config.shared_width > 0) {
+    at::Tensor shared = dense_network(weights, name + ".shared")(tokens);
+    if (config.shared_gate) shared = shared * at::sigmoid(tokens.matmul(weights.at(name + ".shared.gate.weight").t()));
+    output = output + shared;
+  }
   return output;
 }
 
@@ -213,10 +164,10 @@ ReferenceStep reference_step(const ReferenceInput& given) {
   int64_t moe_layer = 0;
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     const std::string name = concat("layers.", layer);
-    hidden = hidden + attention(rms_norm(hidden, weights.at(name + ".attention_norm.weight"), config.norm_epsilon), weights,
-                                name + ".attention", config, step.largest_score);
+    hidden = hidden + reference_attention(reference_norm(hidden, weights.at(name + ".attention_norm.weight"), config.norm_epsilon), weights,
+                                          name + ".attention", config, step.largest_score);
     const at::Tensor tokens =
-        rms_norm(hidden, weights.at(name + ".feed_forward_norm.weight"), config.norm_epsilon).reshape({-1, config.width});
+        reference_norm(hidden, weights.at(name + ".feed_forward_norm.weight"), config.norm_epsilon).reshape({-1, config.width});
     if (!config.is_moe_layer(layer)) {
       hidden = hidden + dense_network(weights, name + ".feed_forward")(tokens).view_as(hidden);
       continue;
@@ -227,7 +178,7 @@ ReferenceStep reference_step(const ReferenceInput& given) {
     balance = balance + balance_losses(routing, input, step);
     ++moe_layer;
   }
-  hidden = rms_norm(hidden, weights.at("final_norm.weight"), config.norm_epsilon);
+  hidden = reference_norm(hidden, weights.at("final_norm.weight"), config.norm_epsilon);
 
   const at::Tensor head = weights.at(config.tie_embeddings ? "embedding.weight" : "head.weight");
   const at::Tensor logits = hidden.reshape({-1, config.width}).matmul(head.t());

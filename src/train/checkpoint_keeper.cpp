@@ -4,6 +4,8 @@
 #include "base/progress.h"
 #include "base/text.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <thread>
 
@@ -15,19 +17,21 @@ constexpr int kLastTries = 4;  // of the save that ends a run: after 0, 1, 3 and
 
 }  // namespace
 
-CheckpointKeeper::CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool speaks)
-    : store_(store), config_(config), log_(log), asynchronous_(config.saves_beside_training()), speaks_(speaks) {}
+CheckpointKeeper::CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool speaks, RunEvents* events)
+    : store_(store), config_(config), log_(log), asynchronous_(config.saves_beside_training()), speaks_(speaks), events_(events) {}
 
 void CheckpointKeeper::save(const Snapshot& snapshot, bool last) {
   const bool waited = has_begun();
   collect();
   if (waited && has_failed() && !last) return;
+  note_begun(snapshot.step);
   if (!last && asynchronous_) return store_.begin(snapshot);
   for (int tries = 1;; ++tries) {
     try {
       return save_once(snapshot);
     } catch (const SaveError& error) {
       if (!last) return failed(error);
+      if (events_ != nullptr) events_->add(snapshot.step, "save_failed", {{"why", error.what()}});
       if (!error.may_pass() || tries == kLastTries) throw;
       const auto pause = std::chrono::seconds(1 << (tries - 1));
       if (speaks_) log_.warning(concat(error.what(), ". It is the last save: trying again in ", pause.count(), " s"));
@@ -54,9 +58,17 @@ void CheckpointKeeper::collect() {
   }
 }
 
+void CheckpointKeeper::note_begun(int64_t step) {
+  begun_step_ = step;
+  if (events_ != nullptr) events_->add(step, "save");
+}
+
 void CheckpointKeeper::tell(const CheckpointStore::Report& report) {
   failures_ = 0;
   retry_at_.reset();
+  if (events_ != nullptr) {
+    events_->add(report.step, "saved", {{"waited_seconds", report.copy_seconds}, {"seconds", report.write_seconds}});
+  }
   if (!speaks_) return;
   log_.info(concat("saved step ", report.step, ": training waited ", fixed(report.copy_seconds, 2), " s",
                    report.bytes == 0 ? ""
@@ -66,6 +78,7 @@ void CheckpointKeeper::tell(const CheckpointStore::Report& report) {
 
 void CheckpointKeeper::failed(const SaveError& error) {
   alarms_.push_back(error.what());
+  if (events_ != nullptr) events_->add(begun_step_, "save_failed", {{"why", error.what()}});
   if (!error.may_pass() || config_.on_error == OnSaveError::kStop) throw error;
   const double seconds = config_.retry_seconds * static_cast<double>(1 << std::min(failures_, kMostDoublings));
   ++failures_;

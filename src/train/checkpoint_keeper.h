@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint_store.h"
+#include "train/run_events.h"
 
 #include <chrono>
 #include <optional>
@@ -16,7 +17,8 @@ namespace pimoe {
 class CheckpointKeeper {
  public:
   /// @param speaks  of one rank: its log tells what is the same on all
-  CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool speaks);
+  /// @param events  is told of each save, and outlives it; null: nobody asks
+  CheckpointKeeper(CheckpointStore& store, const CheckpointConfig& config, Logger& log, bool speaks, RunEvents* events = nullptr);
 
   /// Saves `snapshot`. One that is still being written is waited for, and that is said; where that one failed, this one is left out.
   /// @param last  the run ends after it: returns only once the checkpoint is good, and tries a few times for that
@@ -51,13 +53,16 @@ class CheckpointKeeper {
   void tell(const CheckpointStore::Report& report);
   /// Plans another try. @throws what it is told of where there is to be none
   void failed(const SaveError& error);
+  void note_begun(int64_t step);
 
   CheckpointStore& store_;
   CheckpointConfig config_;
   Logger& log_;
   bool asynchronous_;
   bool speaks_;
-  int failures_ = 0;  ///< in a row
+  RunEvents* events_;
+  int failures_ = 0;        ///< in a row
+  int64_t begun_step_ = 0;  ///< of the save that was begun last
   std::optional<Clock::time_point> retry_at_;
   std::vector<std::string> alarms_;
 };

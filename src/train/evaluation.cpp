@@ -2,11 +2,11 @@
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "base/work_progress.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <numbers>
 #include <set>
@@ -14,23 +14,24 @@
 namespace pimoe {
 namespace {
 
-constexpr double kFirstLineSeconds = 2.0;
-constexpr double kLineSeconds = 10.0;
 constexpr int64_t kChunk = 1 << 16;
 
 /// Looks at every token that will be read.
 /// @returns bytes of the targets' text; nothing without a tokenizer
 /// @throws DataError for an id beyond the model's vocabulary, or the tokenizer's
-std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPart& part, int64_t vocabulary, const Tokenizer* tokenizer) {
+std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPart& part, int64_t vocabulary, const Tokenizer* tokenizer,
+                                    Logger& log) {
   std::vector<int64_t> bytes_of_id;
   for (int64_t id = 0; tokenizer != nullptr && id < tokenizer->vocabulary(); ++id) {
     bytes_of_id.push_back(static_cast<int64_t>(tokenizer->text(static_cast<int32_t>(id)).size()));
   }
   const auto known = static_cast<int64_t>(bytes_of_id.size());
   std::vector<int64_t> ids(kChunk);
+  WorkProgress progress(concat("looking through ", corpus.prefix().string()), WorkUnit::kCount, log);
   int64_t bytes = 0;
   for (int64_t begin = 0; begin <= part.targets; begin += kChunk) {
     const int64_t count = std::min(kChunk, part.targets + 1 - begin);
+    progress.at(begin, part.targets, "tokens");
     corpus.read(begin, count, ids.data());
     corpus.require_ids_below(vocabulary, begin, ids.data(), count);
     if (tokenizer == nullptr) continue;
@@ -47,28 +48,6 @@ std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPar
   if (tokenizer == nullptr) return std::nullopt;
   return bytes;
 }
-
-/// Says how far it is, where that takes longer than a moment.
-class ProgressLines {
- public:
-  ProgressLines(std::string name, Logger& log) : name_(std::move(name)), log_(log) {}
-
-  void at(int64_t done, int64_t all) {
-    const double now = std::chrono::duration<double>(Clock::now() - begun_).count();
-    if (done == 0 || now < next_) return;
-    next_ = now + kLineSeconds;
-    const double share = static_cast<double>(done) / static_cast<double>(all);
-    log_.info(concat(name_, ": ", percent_text(share), " of ", counted(all, "micro-step"), "  left ", human_duration(now / share - now)));
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-
-  std::string name_;
-  Logger& log_;
-  Clock::time_point begun_ = Clock::now();
-  double next_ = kFirstLineSeconds;
-};
 
 std::string text_of(const std::optional<double>& value, int decimals) { return value ? fixed(*value, decimals) : "unknown"; }
 
@@ -117,13 +96,13 @@ EvaluationReport evaluate_corpora(const LoadedModel& loaded, const std::vector<N
                            .data = corpus.prefix.string(),
                            .tokens = part.targets,
                            .left_out = part.left_out,
-                           .bytes = look_through(file, part, model.vocabulary, tokenizer)});
+                           .bytes = look_through(file, part, model.vocabulary, tokenizer, log)});
   }
   for (size_t index = 0; index < files.size(); ++index) {
     EvaluationRow& row = report.rows[index];
-    ProgressLines progress(row.name, log);
+    WorkProgress progress(concat("evaluating ", row.name), WorkUnit::kCount, log);
     row.cross_entropy = cross_entropy_of(*loaded.model, files[index], plan, *loaded.mesh, [&](int64_t done, int64_t all) {
-                          progress.at(done, all);
+                          progress.at(done, all, "micro-steps");
                           return false;
                         }).value();
   }

@@ -80,10 +80,32 @@ void idle_of_moe(const MoeConfig& moe, Reasons& reasons) {
   idle("expert_width", !moe.groups.empty() && own_widths, "each of model.moe.groups has a width of its own");
   idle("capacity_drop", moe.capacity_factor == 0, "model.moe.capacity_factor is 0: nothing is dropped");
   idle("rank_overflow", moe.rank_budget == 0, "model.moe.rank_budget is 0: there is no budget to exceed");
+  idle("shared_gate", moe.shared_width == 0, "model.moe.shared_width is 0: there is no shared expert");
   idle("fallback_width", !moe.may_drop() && moe.router.kind != RouterKind::kExpertChoice && moe.checks != MoeValidate::kFull,
        "every token is served: no slot is dropped, and model.moe.validate does not set any aside");
   idle_of_router(moe, reasons);
   idle_of_balance(moe, reasons);
+}
+
+void idle_of_attention(const ModelConfig& model, Reasons& reasons) {
+  const auto idle = [&](const char* key, bool is_idle, const char* because) {
+    if (is_idle) reasons.emplace(concat("model.", key), because);
+  };
+  idle("qk_norm_over", !model.qk_norm, "model.qk_norm is false");
+  for (const char* key : {"kv_heads", "head_width"}) idle(key, model.is_latent(), "model.latent.kv_rank sets latent attention");
+  for (const char* key : {"query_rank", "plain_width", "rotary_width", "value_width", "interleaved", "norm_epsilon"}) {
+    idle(concat("latent.", key).c_str(), !model.is_latent(), "model.latent.kv_rank is 0: there is no latent attention");
+  }
+  const RotaryScaling scaling = model.rotary.scaling;
+  idle("rotary.factor", scaling == RotaryScaling::kNone, "model.rotary.scaling is none");
+  idle("rotary.original_length", scaling == RotaryScaling::kNone || scaling == RotaryScaling::kLinear,
+       "model.rotary.scaling does not go by it");
+  for (const char* key : {"attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow", "truncate"}) {
+    idle(concat("rotary.", key).c_str(), scaling != RotaryScaling::kYarn, "it is model.rotary.scaling yarn's alone");
+  }
+  for (const char* key : {"low_frequency_factor", "high_frequency_factor"}) {
+    idle(concat("rotary.", key).c_str(), scaling != RotaryScaling::kLlama3, "it is model.rotary.scaling llama3's alone");
+  }
 }
 
 Reasons reasons_of(const TrainConfig& config) {
@@ -100,7 +122,7 @@ Reasons reasons_of(const TrainConfig& config) {
     idle("train.recompute", config.train.recompute == RecomputePolicy::kMoe, because);
   }
   idle("model.feed_forward_width", model.moe_layers() == model.layers, "every layer has experts in place of a dense network");
-  idle("model.qk_norm_over", !model.qk_norm, "model.qk_norm is false");
+  idle_of_attention(model, reasons);
   idle("run.walltime_margin", config.run.walltime.empty(), "run.walltime is empty: the run never leaves by the clock");
   for (const char* key : {"train.validate_every", "train.validation_batches"}) {
     idle(key, config.data.validation.empty(), "data.validation is empty");

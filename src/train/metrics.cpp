@@ -155,7 +155,9 @@ RoutingMetrics routing_metrics(const at::Tensor& load, int64_t first_layer) {
   return metrics;
 }
 
-std::string to_json(const StepRecord& record) {
+namespace {
+
+Json json_of(const StepRecord& record) {
   Json json;
   json["step"] = record.step;
   json["loss"] = record.loss;
@@ -168,6 +170,9 @@ std::string to_json(const StepRecord& record) {
   json["tokens"] = record.tokens;
   if (!record.epochs.empty()) json["data/epochs"] = rounded(record.epochs);
   json["step_seconds"] = record.step_seconds;
+  json["forward_ms"] = record.forward_ms;
+  json["backward_ms"] = record.backward_ms;
+  json["gradients_ms"] = record.gradients_ms;
   json["tokens_per_second"] = record.tokens_per_second;
   json["mfu"] = record.mfu ? Json(*record.mfu) : Json();
   json["mfu_torchtitan"] = record.mfu_torchtitan ? Json(*record.mfu_torchtitan) : Json();
@@ -176,7 +181,22 @@ std::string to_json(const StepRecord& record) {
   if (record.routing) add_routing(json, *record.routing);
   if (!record.alarms.empty()) json["alarms"] = record.alarms;
   if (record.adaptive) add_adaptive(json, *record.adaptive);
-  return json.dump();
+  return json;
+}
+
+}  // namespace
+
+std::string to_json(const StepRecord& record) { return json_of(record).dump(); }
+
+Scalars to_scalars(const StepRecord& record) {
+  const Json json = json_of(record);
+  Scalars scalars;
+  for (const auto& [key, value] : json.items()) {
+    if (key == "step") continue;
+    if (value.is_number()) scalars.emplace_back(key, value.get<double>());
+    if (value.is_boolean()) scalars.emplace_back(key, value.get<bool>() ? 1.0 : 0.0);
+  }
+  return scalars;
 }
 
 std::string to_line(const StepRecord& record, int64_t steps, double seconds_left) {

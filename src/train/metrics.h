@@ -1,6 +1,7 @@
 #pragma once
 
 #include "moe/balance_config.h"
+#include "train/event_file.h"
 #include "train/step_outcome.h"
 
 #include <ATen/core/Tensor.h>
@@ -70,6 +71,9 @@ struct StepRecord {
   int64_t tokens = 0;          ///< seen by the run so far
   std::vector<double> epochs;  ///< of each corpus of a blend, read so far; empty for one corpus
   double step_seconds = 0.0;
+  double forward_ms = 0.0;    ///< device time of rank 0 in the step: data to the device, forward passes, losses
+  double backward_ms = 0.0;   ///< with the gradient sums that overlap with it
+  double gradients_ms = 0.0;  ///< gradient sums that are waited for after it
   double tokens_per_second = 0.0;
   std::optional<double> mfu;               ///< Megatron's convention
   std::optional<double> mfu_torchtitan;    ///< torchtitan's
@@ -82,6 +86,9 @@ struct StepRecord {
 
 /// @returns the record as one JSON line without its end
 std::string to_json(const StepRecord& record);
+
+/// @returns the numbers of that line that are no list, under its keys, for a curve each; a flag is 0 or 1, what is unknown is left out
+Scalars to_scalars(const StepRecord& record);
 
 /// @returns the record as a line for people. @param seconds_left of the run, if known
 std::string to_line(const StepRecord& record, int64_t steps, double seconds_left);

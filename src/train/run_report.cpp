@@ -10,17 +10,19 @@
 #include "train/resume.h"
 
 #include <ATen/Parallel.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 
 namespace pimoe {
 
-RunReport::RunReport(const TrainConfig& config, const ProcessMesh& mesh, Logger& log)
+RunReport::RunReport(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, RunEvents* events)
     : config_(config),
       mesh_(mesh),
       log_(log),
       peak_flops_(peak_flops(mesh.device()) * mesh.size()),
-      step_tokens_(config.train.global_batch * config.model.sequence_length) {}
+      step_tokens_(config.train.global_batch * config.model.sequence_length),
+      events_(events) {}
 
 RunReport::~RunReport() = default;
 
@@ -67,7 +69,28 @@ void RunReport::open_metrics(int64_t step) {
   metrics_ = std::make_unique<MetricsFile>(file, step);
 }
 
-void RunReport::begin(int64_t step) {
+void RunReport::begin(int64_t step, at::ScalarType dtype) {
+  start_clock(step);
+  if (!is_first_rank()) return;
+  // A run that was complete comes not so far: what it told stays as it is.
+  if (config_.log.tensorboard) curves_ = std::make_unique<EventFile>(config_.run.directory / "tensorboard", step + 1);
+  if (config_.monitor.is_on()) {
+    const std::string run = std::filesystem::absolute(config_.run.directory).lexically_normal().filename().string();
+    prometheus_ = std::make_unique<PrometheusExporter>(config_.monitor, run, config_.train.steps, mesh_.size(), log_);
+  }
+  if (events_ == nullptr) return;
+  const ParameterCount count = parameter_count(config_.model);
+  events_->add(step, step == 0 ? "start" : "resume",
+               {{"ranks", mesh_.size()},
+                {"expert_parallel", mesh_.expert_parallel()},
+                {"device", device_name(mesh_.device())},
+                {"transport", mesh_.transport() == Transport::kNccl ? "NCCL" : "MPI"},
+                {"precision", dtype_name(dtype)},
+                {"parameters", count.total},
+                {"active_parameters", count.active}});
+}
+
+void RunReport::start_clock(int64_t step) {
   first_step_ = step;
   started_ = std::chrono::steady_clock::now();
 }
@@ -97,7 +120,9 @@ void RunReport::add(const StepRecord& record) {
   if (!first_) first_ = record;
   last_ = record;
   if (record.validation_loss) validation_loss_ = record.validation_loss;
-  if (metrics_) tell_metrics_trouble(metrics_->append(record));
+  if (metrics_) tell_trouble(metrics_->append(record), metrics_trouble_);
+  if (curves_) tell_trouble(curves_->append(record.step, to_scalars(record)), curves_trouble_);
+  if (prometheus_) prometheus_->update(record);
   const int64_t left = config_.train.steps - record.step;
   const bool is_due = config_.log.every_steps > 0 && record.step % config_.log.every_steps == 0;
   const bool is_skipped = record.outcome != StepOutcome::kTaken;
@@ -107,21 +132,27 @@ void RunReport::add(const StepRecord& record) {
   }
 }
 
-void RunReport::roll_back(int64_t step) {
-  if (metrics_) tell_metrics_trouble(metrics_->roll_back(step));
-  begin(step);
+void RunReport::roll_back(int64_t from, int64_t to) {
+  if (metrics_) tell_trouble(metrics_->roll_back(to), metrics_trouble_);
+  if (curves_) tell_trouble(curves_->begin_again(to + 1), curves_trouble_);
+  if (events_ != nullptr) events_->add(to, "rolled_back", {{"from", from}});
+  start_clock(to);
 }
 
-void RunReport::tell_metrics_trouble(const std::string& trouble) {
-  if (!trouble.empty() && metrics_trouble_.empty()) {
+void RunReport::tell_trouble(const std::string& trouble, std::string& told) {
+  if (!trouble.empty() && told.empty()) {
     log_.warning(concat(trouble, ". Training goes on; what is missing is written as soon as that can be done"));
   }
-  metrics_trouble_ = trouble;
+  told = trouble;
 }
 
 void RunReport::flush() {
-  if (!metrics_ || metrics_trouble_.empty()) return;
-  if (const std::string trouble = metrics_->flush(); !trouble.empty()) log_.warning(concat(trouble, ": its last records are lost"));
+  const auto flush = [this](auto& file, const std::string& told) {
+    if (!file || told.empty()) return;
+    if (const std::string trouble = file->flush(); !trouble.empty()) log_.warning(concat(trouble, ": its last records are lost"));
+  };
+  flush(metrics_, metrics_trouble_);
+  flush(curves_, curves_trouble_);
 }
 
 void RunReport::say_complete(int64_t step) const {
@@ -130,6 +161,7 @@ void RunReport::say_complete(int64_t step) const {
 }
 
 void RunReport::say_stopped(int64_t step, bool by_clock) const {
+  note(step, "stopped");
   log_.info(concat(by_clock ? concat("run.walltime (", config_.run.walltime, ") is nearly over") : "asked to stop", ": saved step ", step,
                    "; to go on start ", command_to_go_on(config_), " again"));
 }
@@ -140,6 +172,7 @@ void RunReport::summarize(int64_t skipped) const {
                         kWhySkipped, ": the weights are those of step ", last().step - skipped));
   }
   if (!last_) return;
+  note(last_->step, "complete");
   const double elapsed = elapsed_seconds();
   const int64_t steps = last_->step - first_step_;
   const auto tokens = static_cast<double>(steps * step_tokens_);

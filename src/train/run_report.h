@@ -3,7 +3,10 @@
 #include "base/log.h"
 #include "data/sample_blend.h"
 #include "parallel/process_mesh.h"
+#include "train/event_file.h"
 #include "train/metrics.h"
+#include "train/prometheus_exporter.h"
+#include "train/run_events.h"
 #include "train/train_config.h"
 
 #include <chrono>
@@ -13,11 +16,11 @@
 
 namespace pimoe {
 
-/// What a run tells: the log's lines for a person, metrics.jsonl for a program. It decides nothing.
+/// What a run tells: the log's lines for a person, metrics.jsonl and events.jsonl for a program, curves for TensorBoard, numbers for Prometheus. It decides nothing.
 class RunReport {
  public:
-  /// @param mesh, log  must outlive it
-  RunReport(const TrainConfig& config, const ProcessMesh& mesh, Logger& log);
+  /// @param mesh, log, events  must outlive it; events null: not on this rank
+  RunReport(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, RunEvents* events);
   ~RunReport();
 
   /// Before the first step: model, layout and step, and what is allowed but seldom meant. @param dtype  of the model
@@ -26,8 +29,9 @@ class RunReport {
   void announce_blend(const SampleBlend& samples) const;
   /// Opens metrics.jsonl, mended where a killed process left half a record, without records after `step`; rank 0 alone has one. @throws IoError
   void open_metrics(int64_t step);
-  /// The clock of the log's forecasts begins at `step`, from which this process goes on.
-  void begin(int64_t step);
+  /// There are steps to do, from `step` on: the clock of the log's forecasts starts, and so does what is told beside metrics.jsonl.
+  /// @param dtype  of the model, for the record of this start
+  void begin(int64_t step, at::ScalarType dtype);
   /// Time, tokens a second, FLOP utilization and memory of a step that took `seconds`.
   void add_speed(StepRecord& record, double seconds) const;
 
@@ -39,8 +43,8 @@ class RunReport {
   /// REQUIRES that a record was added.
   const StepRecord& last() const { return last_.value(); }
 
-  /// The run goes back to `step`: records of later ones move out of metrics.jsonl, now or as soon as that can be done.
-  void roll_back(int64_t step);
+  /// The run goes back from one step to another: records of later ones move out of metrics.jsonl, now or as soon as that can be done.
+  void roll_back(int64_t from, int64_t to);
   /// At the end: writes what could not be written before, or says that it is lost.
   void flush();
 
@@ -50,10 +54,14 @@ class RunReport {
   void summarize(int64_t skipped) const;
 
  private:
+  void start_clock(int64_t step);
   /// Since begin, or since the run went back.
   double elapsed_seconds() const;
-  /// Says once what keeps records from being written; "": nothing does, or does any more.
-  void tell_metrics_trouble(const std::string& trouble);
+  /// Says once what keeps records from being written; "": nothing does, or does any more. @param told  the trouble of the record before
+  void tell_trouble(const std::string& trouble, std::string& told);
+  void note(int64_t step, const char* event) const {
+    if (events_ != nullptr) events_->add(step, event);
+  }
   bool is_first_rank() const { return mesh_.rank() == 0; }
 
   TrainConfig config_;
@@ -63,7 +71,11 @@ class RunReport {
   int64_t step_tokens_;                   ///< of a step, over all ranks
   std::unique_ptr<MetricsFile> metrics_;  ///< rank 0 alone
   std::string metrics_trouble_;           ///< of the last record; "": it is written
-  int64_t first_step_ = 0;                ///< that the clock began at
+  std::unique_ptr<EventFile> curves_;     ///< rank 0 alone, where log.tensorboard
+  std::string curves_trouble_;            ///< likewise
+  RunEvents* events_;
+  std::unique_ptr<PrometheusExporter> prometheus_;  ///< rank 0 alone, where `monitor` asks for it
+  int64_t first_step_ = 0;                          ///< that the clock began at
   std::chrono::steady_clock::time_point started_;
   std::optional<StepRecord> first_;
   std::optional<StepRecord> last_;

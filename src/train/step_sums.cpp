@@ -127,6 +127,14 @@ void StepSums::finish(StepRecord& record, const std::vector<at::Tensor>& biases)
 
   record.loss = totals.cross_entropy[0] / step_tokens_;
   record.activation_bytes = activation_bytes_;
+  for (const StepTime& time : times_) {
+    const double taken = time.end.milliseconds_since(time.begin);
+    switch (time.part) {
+      case StepPart::kForward: record.forward_ms += taken; break;
+      case StepPart::kBackward: record.backward_ms += taken; break;
+      case StepPart::kGradients: record.gradients_ms += taken; break;
+    }
+  }
   if (layers_ > 0) record.routing = routing_of(totals, group.size());
 }
 

@@ -38,7 +38,7 @@ class StepSums {
   /// Where this rank's time went, of each micro-step.
   const std::vector<StepTime>& times() const { return times_; }
 
-  /// Fills in the losses and the routing of `record`. Collective over the batch group. @param biases  [N] of [E], the loss-free biases
+  /// Fills in the losses, the routing and the times of `record`. Collective over the batch group. @param biases  [N] of [E], the loss-free biases
   void finish(StepRecord& record, const std::vector<at::Tensor>& biases) const;
 
  private:

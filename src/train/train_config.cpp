@@ -58,6 +58,7 @@ void LoopConfig::fields(FieldVisitor& visit) {
 
 void LogConfig::fields(FieldVisitor& visit) {
   visit.integer("every_steps", every_steps, {.at_least = 1, .at_most = kMostSteps}, "steps between log lines");
+  visit.flag("tensorboard", tensorboard, "write RUN/tensorboard: the numbers of metrics.jsonl as curves, in every step");
   visit.nested("routing", routing);
 }
 
@@ -73,6 +74,7 @@ void TrainConfig::fields(FieldVisitor& visit) {
   visit.nested("optimizer", optimizer);
   visit.nested("checkpoint", checkpoint);
   visit.nested("log", log);
+  visit.nested("monitor", monitor);
 }
 
 namespace {
@@ -82,6 +84,7 @@ constexpr double kMostTokens = 9e18;  // what a run can count in 64 bits
 void validate(const TrainConfig& config, const ConfigOrigins& origins, bool needs_corpus) {
   Violations violations;
   config.model.validate(violations);
+  config.monitor.validate(violations);
   config.data.validate(violations);
   if (needs_corpus && config.data.training().empty()) {
     violations.add("data.train",

@@ -6,6 +6,7 @@
 #include "model/model_config.h"
 #include "model/transformer.h"
 #include "parallel/process_mesh.h"
+#include "train/monitor_config.h"
 #include "train/optimizer_config.h"
 #include "train/precision.h"
 #include "train/routing_log.h"
@@ -52,6 +53,7 @@ struct LoopConfig {
 /// `log:`
 struct LogConfig {
   int64_t every_steps = 10;
+  bool tensorboard = true;  ///< event files with the numbers of metrics.jsonl
   RoutingLogConfig routing;
 
   void fields(FieldVisitor& visit);
@@ -68,6 +70,7 @@ struct TrainConfig {
   OptimizerConfig optimizer;
   CheckpointConfig checkpoint;
   LogConfig log;
+  MonitorConfig monitor;
 
   void fields(FieldVisitor& visit);
 };

@@ -37,11 +37,12 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       log_(log),
       stop_(stop),
       lock_(lock),
+      events_(mesh.rank() == 0 ? std::make_unique<RunEvents>(config.run.directory, log) : nullptr),
       learner_(config, agreed_dtype(config.train.precision, mesh), LossScaler::for_float16(), mesh),
       replicas_(learner_.buckets(), learner_.optimizer(), router_biases(learner_.moe_layers()), mesh),
       checkpoints_(config.run.directory / "checkpoints", config.checkpoint, mesh, log),
-      saves_(checkpoints_, config.checkpoint, log, mesh.rank() == 0),
-      report_(config, mesh, log),
+      saves_(checkpoints_, config.checkpoint, log, mesh.rank() == 0, events_.get()),
+      report_(config, mesh, log, events_.get()),
       step_tokens_(config.train.global_batch * config.model.sequence_length),
       verify_every_(config.train.verify_every > 0 ? config.train.verify_every : kVerifyEvery) {
   // What is missing is said now, not after hours.
@@ -88,7 +89,7 @@ TrainOutcome Trainer::run() {
   }
   open_data();
   saves_.prepare(state());
-  report_.begin(step());
+  report_.begin(step(), learner_.model().dtype());
 
   while (step() < config_.train.steps) {
     progress_step(step() + 1);

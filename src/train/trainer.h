@@ -9,6 +9,7 @@
 #include "train/divergence.h"
 #include "train/learner.h"
 #include "train/replica_check.h"
+#include "train/run_events.h"
 #include "train/run_lock.h"
 #include "train/run_report.h"
 #include "train/step_profile.h"
@@ -129,6 +130,8 @@ class Trainer {
   Logger& log_;
   const StopRequest* stop_;
   RunLock* lock_;
+
+  std::unique_ptr<RunEvents> events_;  ///< rank 0 alone
 
   Learner learner_;
   ReplicaCheck replicas_;

@@ -136,7 +136,7 @@ void Trainer::roll_back() {
   data_.reset();
   const int64_t passed_over = next_sample - std::exchange(start_.next_sample, next_sample);
   open_data();
-  report_.roll_back(step());
+  report_.roll_back(from_step, step());
   if (mesh_.rank() == 0) cut_recordings();
   ++rollbacks_;
   rolled_back_ = concat(diverged, ". Rolled back from step ", from_step, " to ", newest->filename().string(), "; the ", passed_over,

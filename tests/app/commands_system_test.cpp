@@ -14,7 +14,7 @@ struct Refused {
 TEST_F(Commands, RefuseWhatCannotBeMeantAndSayItShortly) {
   prepare();
   const std::vector<Refused> cases = {
-      {"pimoe foo", 64, {"foo", "train", "data"}},
+      {"pimoe xyzzy", 64, {"xyzzy", "train", "data"}},
       {"pimoe train tiny.yaml --steps 3", 64, {"train.steps=3"}},
       {"pimoe train tiny.yaml --every-steps=3", 64, {"checkpoint.every_steps=3", "log.every_steps=3"}},
       {"pimoe train tiny.yaml train.global_batch=9223372036854775807", 78, {"train.global_batch", "at most"}},

@@ -57,6 +57,7 @@ TEST_F(Interop, AModelIsImportedTrainedOnAndExported) {
 }
 
 TEST_F(Interop, ATokenizerJsonComesAlongAndIsTheRuns) {
+  if (!PIMOE_UNICODE) GTEST_SKIP() << "built without PCRE2 or utf8proc";
   write_model("hf", tiny_config(HfFamily::kLlama));
   const std::string tokenizer = byte_level({{"h", "e"}, {"l", "l"}, {"he", "ll"}}).dump(1);
   replace_file(folder_ / "hf/tokenizer.json", tokenizer);
@@ -80,6 +81,44 @@ TEST_F(Interop, ATokenizerJsonComesAlongAndIsTheRuns) {
   for (const char* file : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}) {
     EXPECT_EQ(run(concat("cmp hf/", file, " back/", file)).code, 0) << file;
   }
+}
+
+TEST_F(Interop, ADenseModelIsUpcycledTrainedOnTwoRanksAndExported) {
+  HfJson config = tiny_config(HfFamily::kQwen3);
+  config["max_position_embeddings"] = 64;
+  write_model("hf", config, at::kFloat);
+  ASSERT_EQ(run("seq -f 'line %g of the text' 1 3000 >text.txt; pimoe data build --output corpus --vocabulary 285 text.txt").code, 0);
+  ASSERT_EQ(run("pimoe import hf --output dense").code, 0);
+  Outcome outcome = run("pimoe import hf --output sparse --upcycle experts=4,choices=2,split=2");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("upcycled: 2 layers with 8 experts of width 6, of which 4 serve each token"), std::string::npos)
+      << outcome.err;
+  const auto loss = [&](const std::string& what) {
+    const Outcome evaluated = run(concat(what, " --data corpus --batches 2 --json"));
+    EXPECT_EQ(evaluated.code, 0) << evaluated.err;
+    return HfJson::parse(evaluated.out)["loss"].get<double>();
+  };
+  const double dense = loss("pimoe evaluate --checkpoint dense");
+  EXPECT_NEAR(loss("pimoe evaluate --checkpoint sparse"), dense, 1e-5);
+  EXPECT_NEAR(loss("$MPIRUN -n 2 $PIMOE evaluate --checkpoint sparse"), dense, 1e-5);
+  outcome =
+      run("$MPIRUN -n 2 $PIMOE train sparse/config.yaml data.train=corpus train.steps=2 mesh.device=cpu mesh.expert_parallel=2 "
+          "train.threads=1 train.global_batch=2");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  ASSERT_EQ(run("pimoe export sparse --output back").code, 0);
+  const HfJson written = HfJson::parse(read_file(folder_ / "back/config.json"));
+  EXPECT_EQ(written["model_type"], "qwen3_moe");
+  EXPECT_EQ(written["eos_token_id"], 2);
+  EXPECT_EQ(run("pimoe import back --output again").code, 0);
+
+  outcome = run("pimoe import hf --output other --upcycle experts=4,choise=2");
+  EXPECT_EQ(outcome.code, 64);
+  EXPECT_NE(outcome.err.find("--upcycle (experts=4,choise=2): command line: choise: unknown key; did you mean choices?"), std::string::npos)
+      << outcome.err;
+  outcome = run("pimoe import back --output other --upcycle experts=4");
+  EXPECT_EQ(outcome.code, 65);
+  EXPECT_NE(outcome.err.find("--upcycle is for dense models"), std::string::npos) << outcome.err;
+  EXPECT_EQ(run("ls -d other*").code, 2);
 }
 
 TEST_F(Interop, WhatIsRefusedLeavesNothing) {

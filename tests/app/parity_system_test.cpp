@@ -41,9 +41,28 @@ TEST_F(ParityCommand, LayoutsOneRankAndTheLoopAgreeInFloat64) {
   expect_agrees(2, "model.qk_norm=true model.qk_norm_over=projection train.recompute=full");
 }
 
+TEST_F(ParityCommand, EveryKindOfAttentionAgreesInFloat64) {
+  const std::string latent =
+      "model.latent.kv_rank=10 model.latent.plain_width=6 model.latent.rotary_width=4 model.latent.value_width=8 "
+      "model.moe.router.kind=sigmoid model.moe.shared_width=6 ";
+  const std::string yarn = "model.rotary.scaling=yarn model.rotary.factor=4 model.rotary.original_length=4 ";
+  for (const int experts : {1, 2}) {
+    const std::string layout = concat("mesh.expert_parallel=", experts, " ");
+    expect_agrees(2, layout + latent + "model.latent.query_rank=6 " + yarn + "model.rotary.mscale=1 model.rotary.mscale_all_dim=0.7");
+    expect_agrees(2, layout + latent + "model.latent.interleaved=false model.latent.value_width=12 train.recompute=full");
+    expect_agrees(2, layout + "model.qkv_bias=true model.moe.shared_width=6 model.moe.shared_gate=true model.moe.router.renormalize=false");
+    expect_agrees(2, layout + yarn + "model.qk_norm=true model.rotary.truncate=false model.rotary.attention_factor=1.2");
+    expect_agrees(2, layout + "model.rotary.scaling=llama3 model.rotary.factor=8 model.rotary.original_length=16");
+    expect_agrees(2, layout + "model.rotary.scaling=linear model.rotary.factor=3");
+  }
+}
+
 TEST_F(ParityCommand, LowPrecisionsAgreeWithinTheirRoundings) {
   for (const char* precision : {"float32", "bfloat16", "float16"}) {
     for (const int ranks : {2, 4}) expect_agrees(ranks, concat("train.precision=", precision));
+    expect_agrees(2,
+                  concat("train.precision=", precision, " model.latent.kv_rank=10 model.latent.plain_width=6 model.latent.rotary_width=4 ",
+                         "model.latent.value_width=8 model.moe.shared_width=6 model.moe.shared_gate=true"));
   }
 }
 

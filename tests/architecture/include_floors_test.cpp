@@ -26,12 +26,13 @@ const std::map<std::string, int> kFloors = {
     {"model", 4},                                                        //
     {"train", 5},    {"interop", 5},    {"compress", 5},  {"serve", 5},  //
     {"proof", 6},    {"analysis", 6},   {"preflight", 6}, {"bench", 6},  //
+    {"monitor", 6},                                                      //
     {"app", 7},
 };
 
 /// The loop that `pimoe parity` compares with shares no code with what it checks, nor do the two files see the rest of their folder.
-const std::regex kIndependent("proof/parity_(reference|router)\\.(h|cpp)");
-const std::regex kSharedWithIndependent("base/.*|model/model_config\\.h|proof/parity_(reference|router)\\.h");
+const std::regex kIndependent("proof/parity_(attention|reference|router)\\.(h|cpp)");
+const std::regex kSharedWithIndependent("base/.*|model/model_config\\.h|proof/parity_(attention|reference|router)\\.h");
 
 /// A library that few of our files may see.
 struct Guarded {
@@ -160,6 +161,7 @@ TEST(IncludeFloors, TheReferenceOfParitySharesNothingWithWhatItChecks) {
   EXPECT_EQ(first_complaint("proof/parity_router.cpp", "#include <ATen/ATen.h>"), "");
   EXPECT_EQ(first_complaint("proof/parity_router.cpp", "#include \"moe/router.h\""),
             "src/proof/parity_router.cpp:1: moe/router.h is code that the independent reference checks");
+  EXPECT_NE(first_complaint("proof/parity_attention.cpp", "#include \"model/rotary_table.h\""), "");
   EXPECT_NE(first_complaint("proof/parity_reference.cpp", "#include \"model/transformer.h\""), "");
   EXPECT_NE(first_complaint("proof/parity_reference.cpp", "#include \"proof/observed_model.h\""), "");
   EXPECT_EQ(first_complaint("proof/parity_facts.cpp", "#include \"moe/balance.h\""), "");

@@ -48,6 +48,30 @@ inline HfJson tiny_config(HfFamily family) {
     config["moe_intermediate_size"] = 6;
     config["norm_topk_prob"] = true;
   }
+  if (family == HfFamily::kQwen2Moe) {
+    config["num_experts"] = 4;
+    config["moe_intermediate_size"] = 6;
+    config["shared_expert_intermediate_size"] = 10;
+    config["norm_topk_prob"] = false;
+  }
+  if (traits_of(family).has_latent) {
+    config.erase("head_dim");
+    config.update({{"num_key_value_heads", 2},
+                   {"q_lora_rank", 6},
+                   {"kv_lora_rank", 4},
+                   {"qk_nope_head_dim", 3},
+                   {"qk_rope_head_dim", 2},
+                   {"v_head_dim", 4},
+                   {"n_routed_experts", 4},
+                   {"n_shared_experts", 2},
+                   {"moe_intermediate_size", 6},
+                   {"n_group", 2},
+                   {"topk_group", 1},
+                   {"routed_scaling_factor", 2.5},
+                   {"norm_topk_prob", true},
+                   {"first_k_dense_replace", 1}});
+  }
+  if (family == HfFamily::kDeepseekV2) config.update({{"norm_topk_prob", false}, {"topk_method", "group_limited_greedy"}});
   return config;
 }
 
@@ -59,11 +83,11 @@ inline void write_tiny_weights(const std::filesystem::path& folder, const HfJson
   weight_plans(
       hf.family, hf.model, [](const std::string&) { return false; },
       [&](const HfPart& part) {
-        tensors.push_back({part.name, part.shape});
+        tensors.push_back({part.name, part.shape, part.wide ? std::optional(at::kFloat) : std::nullopt});
       });
   const auto elements = [&](size_t index, int64_t begin, int64_t count) {
     const auto first = static_cast<int64_t>(index) * 7 + begin;
-    return ((at::arange(first, first + count) * 37).remainder(127) - 63).to(at::kFloat).div(64).to(dtype);
+    return ((at::arange(first, first + count) * 37).remainder(127) - 63).to(at::kFloat).div(64).to(tensors[index].dtype.value_or(dtype));
   };
   write_safetensors_folder(folder, tensors, dtype, shard_bytes, elements);
 }

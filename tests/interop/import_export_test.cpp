@@ -43,7 +43,7 @@ TEST(HfImport, EveryElementGoesToItsPlaceAndBackToTheSameBytes) {
       EXPECT_EQ(imported.dtype(), dtype);
       EXPECT_TRUE(imported.remarks().empty());
       const fs::path checkpoint = folder / "step-00000000";
-      imported.write(checkpoint, "model: {}\n", log);
+      imported.write(checkpoint, "model: {}\n", 1234, log);
       EXPECT_EQ(verify_checkpoint(checkpoint, /*full=*/true), "");
 
       fs::create_directories(folder / "back");
@@ -59,6 +59,7 @@ TEST(HfImport, EveryElementGoesToItsPlaceAndBackToTheSameBytes) {
       EXPECT_EQ(before.names(), after.names());
       EXPECT_GT(after.files(), 1u);
       for (const std::string& name : before.names()) {
+        EXPECT_EQ(before.entry(name).dtype, after.entry(name).dtype) << name;
         EXPECT_EQ(before.entry(name).shape, after.entry(name).shape) << name;
         EXPECT_EQ(bytes_of(before, name), bytes_of(after, name)) << name;
       }
@@ -76,7 +77,7 @@ TEST(HfImport, PutsGateAboveUpExpertByExpert) {
   config["num_hidden_layers"] = 1;
   const fs::path hf = write_tiny_model(folder, "hf", config);
   Logger log;
-  HfImport(hf, 0).write(folder / "step-00000000", "", log);
+  HfImport(hf, 0).write(folder / "step-00000000", "", 1234, log);
   const SafetensorsFolder source(hf);
   const std::string experts = "model.layers.0.block_sparse_moe.experts.";
   std::vector<at::Tensor> rows;
@@ -106,7 +107,7 @@ TEST(HfImport, ReadsMergedExpertsAsTheyLie) {
     const SafetensorsFolder source(merged);
     ASSERT_TRUE(source.has("model.layers.1.mlp.experts.gate_up_proj"));
     Logger log;
-    HfImport(merged, 0).write(folder / "step-00000000", "", log);
+    HfImport(merged, 0).write(folder / "step-00000000", "", 1234, log);
     CheckpointReader reader(folder / "step-00000000");
     const int64_t count = source.entry("model.layers.1.mlp.experts.gate_up_proj").numel();
     EXPECT_TRUE(at::equal(reader.read("master/layers.1.moe.experts.gate_up.weight", 0, count),
@@ -138,6 +139,33 @@ TEST(HfImport, RefusesTensorsThatAreMissingTooManyOrOfAnotherShape) {
   EXPECT_NE(weights_of("family", other).find("has no tensor"), std::string::npos);
 }
 
+TEST(HfImport, LeavesOutLayersThatPredictFurtherTokensAndSaysSo) {
+  const TemporaryFolder folder;
+  HfJson config = tiny_config(HfFamily::kDeepseekV3);
+  config["num_hidden_layers"] = 3;
+  const fs::path hf = write_tiny_model(folder, "hf", config);
+  config["num_hidden_layers"] = 2;
+  folder.write("hf/config.json", config.dump());
+  EXPECT_NE(import_refusal(hf).find("for which a deepseek_v3 as config.json describes it has no place"), std::string::npos);
+  config["num_nextn_predict_layers"] = 1;
+  folder.write("hf/config.json", config.dump());
+  const HfImport imported(hf, 0);
+  ASSERT_EQ(imported.remarks().size(), 1u);
+  EXPECT_EQ(imported.remarks()[0].find("num_nextn_predict_layers (1): the layers that predict further tokens are left out"), 0u);
+}
+
+TEST(HfImport, ARouterOfDeepseekKeepsItsBias) {
+  const TemporaryFolder folder;
+  const fs::path hf = write_tiny_model(folder, "hf", tiny_config(HfFamily::kDeepseekV3), at::kBFloat16);
+  Logger log;
+  HfImport(hf, 0).write(folder / "step-00000000", "", 1234, log);
+  CheckpointReader reader(folder / "step-00000000");
+  const at::Tensor bias = reader.read("state/layers.1.moe.router.bias", 0, 4);
+  EXPECT_TRUE(at::equal(bias, SafetensorsFolder(hf).read("model.layers.1.mlp.gate.e_score_correction_bias", 0, 4)));
+  EXPECT_TRUE(bias.any().item<bool>());
+  EXPECT_FALSE(reader.tensors().contains("exp_avg/layers.1.moe.router.bias"));
+}
+
 TEST(HfImport, ATiedHeadMayBeThereAndMustBeTheEmbedding) {
   const TemporaryFolder folder;
   HfJson config = tiny_config(HfFamily::kLlama);
@@ -163,7 +191,7 @@ TEST(HfImport, RefusesNumbersThatAreNotFinite) {
   });
   Logger log;
   try {
-    HfImport(path, 0).write(folder / "step-00000000", "", log);
+    HfImport(path, 0).write(folder / "step-00000000", "", 1234, log);
     FAIL();
   } catch (const DataError& error) {
     EXPECT_NE(std::string(error.what()).find("model.norm.weight has numbers that are not finite"), std::string::npos) << error.what();
@@ -176,7 +204,7 @@ TEST(HfExport, RefusesACheckpointOfAnotherModel) {
   const fs::path hf = write_tiny_model(folder, "hf", tiny_config(HfFamily::kQwen3Moe));
   Logger log;
   const HfImport imported(hf, 0);
-  imported.write(folder / "step-00000000", "", log);
+  imported.write(folder / "step-00000000", "", 1234, log);
   ModelConfig other = imported.hf().model;
   other.vocabulary = 24;
   fs::create_directories(folder / "out");

@@ -15,6 +15,16 @@ TEST(TokenFlops, FollowBothConventions) {
   EXPECT_EQ(flops.torchtitan, 6 * (active + 32) + 12 * 80);
 }
 
+// D 8, 2 heads, ranks 4 and 5, widths 4 + 2 and 3: queries 4*8 + 12*4 = 80, keys and values 7*8 + 14*5 = 126, output 8*6 = 48. Scores: 2 layers *
+// 2 heads * (6 + 3) / 2 * 5 = 90.
+TEST(TokenFlops, OfLatentAttentionTakeItsProjectionsAndBothWidths) {
+  EXPECT_EQ(attention_weights(tiny_latent_model()), 80 + 126 + 48);
+  const TokenFlops flops = token_flops(tiny_latent_model());
+  const double active = 2 * 254 + 144 + 2 * 144 + 88;
+  EXPECT_EQ(flops.megatron, 6 * active + 6 * 90);
+  EXPECT_EQ(flops.torchtitan, 6 * (active + 32) + 12 * 90);
+}
+
 // Two choices of an expert of 3*8*6 weights: 18 K D F = 18 * 2 * 8 * 6.
 TEST(ExpertFlops, AreEighteenForEachChoiceWidthAndExpertWidth) {
   EXPECT_EQ(expert_flops(tiny_model()), 18 * 2 * 8 * 6);
@@ -28,6 +38,13 @@ TEST(ParameterCount, EqualsWhatTheModelDeclares) {
     ModelConfig config = tiny_model();
     config.tie_embeddings = tied;
     config.moe.shared_width = 5;
+    config.moe.shared_gate = true;
+    config.qkv_bias = true;
+    if (tied) {
+      const ModelConfig latent = tiny_latent_model();
+      config.qk_norm = config.qkv_bias = false;
+      config.latent = latent.latent;
+    }
     ModelFixture fixture(config, at::kFloat);
     int64_t total = 0;
     for (const auto& parameter : fixture.model.parameters()) total += parameter->box.global_numel();

@@ -41,6 +41,28 @@ TEST(Generation, WithKeptKeysAndValuesIsThatOfWholeForwardPassesAtEveryPromptLen
   }
 }
 
+TEST(Generation, OfLatentAttentionIsThatOfWholeForwardPasses) {
+  for (const at::ScalarType dtype : {at::kDouble, at::kFloat}) {
+    for (const int64_t value_width : {3, 6, 9}) {  // narrower than keys, as wide, wider
+      ModelConfig config = tiny_latent_model();
+      config.sequence_length = 9;
+      config.vocabulary = 29;
+      config.latent.value_width = value_width;
+      ModelFixture fixture(config, dtype);
+      const auto prompts = ragged_prompts(9, 29);
+      for (const int64_t batch : {1, 4, 16}) {
+        const auto results = continue_prompts(fixture.model, prompts, *fixture.mesh, greedy(12, batch));
+        for (size_t prompt = 0; prompt < prompts.size(); ++prompt) {
+          SCOPED_TRACE(concat(dtype, " values ", value_width, " batch ", batch, " prompt of ", prompts[prompt].size()));
+          EXPECT_EQ(results[prompt].tokens, plain_continuation(fixture.model, prompts[prompt], 12));
+        }
+      }
+    }
+  }
+  const ModelConfig config = tiny_latent_model();  // 2 layers, S 5, 2 heads of 6 and 3
+  EXPECT_EQ(KeyValueCache::bytes_of_sequence(config, at::kFloat), 2 * 5 * 2 * (6 + 3) * 4);
+}
+
 TEST(Generation, ScoresOfKeptTokensAreThoseOfAWholeForwardPass) {
   ModelFixture fixture(model_of(2, true), at::kDouble);
   const at::NoGradGuard no_gradients;

@@ -28,6 +28,15 @@ inline ModelConfig tiny_model() {
   return config;
 }
 
+/// The same with latent attention: values narrower than keys, queries with a latent of their own, stretched positions.
+inline ModelConfig tiny_latent_model() {
+  ModelConfig config = tiny_model();
+  config.qk_norm = false;
+  config.latent = {.kv_rank = 5, .query_rank = 4, .plain_width = 4, .rotary_width = 2, .value_width = 3};
+  config.rotary = {.scaling = RotaryScaling::kYarn, .factor = 4, .original_length = 3, .mscale = 1, .mscale_all_dim = 0.7};
+  return config;
+}
+
 /// A model on this rank alone with its initial values, in any precision.
 struct ModelFixture {
   ModelFixture(const ModelConfig& config, at::ScalarType dtype)

@@ -66,6 +66,42 @@ TEST(Transformer, GradientsEqualFiniteDifferencesWithNormsOverAllHeads) {
   expect_gradients_right(config, 3, 5, RecomputePolicy::kNone);
 }
 
+TEST(Transformer, GradientsEqualFiniteDifferencesWithBiasesAndAGatedSharedExpert) {
+  ModelConfig config = tiny_model();
+  config.qkv_bias = true;
+  config.moe.shared_width = 5;
+  config.moe.shared_gate = true;
+  config.rotary = {.scaling = RotaryScaling::kLlama3, .factor = 8, .original_length = 20};
+  expect_gradients_right(config, 3, 5, RecomputePolicy::kNone);
+  config.qk_norm = false;
+  expect_gradients_right(config, 2, 4, RecomputePolicy::kFull);
+}
+
+TEST(Transformer, GradientsEqualFiniteDifferencesWithLatentAttention) {
+  ModelConfig config = tiny_latent_model();
+  expect_gradients_right(config, 3, 5, RecomputePolicy::kNone);
+  config.latent.query_rank = 0;
+  config.latent.value_width = 9;
+  config.latent.interleaved = false;
+  expect_gradients_right(config, 2, 5, RecomputePolicy::kFull);
+}
+
+TEST(Transformer, ABiasOfQueriesKeysAndValuesMovesWhatComesOut) {
+  ModelConfig config = tiny_model();
+  config.qkv_bias = true;
+  ModelFixture fixture(config, at::kDouble);
+  const at::NoGradGuard no_gradients;
+  const at::Tensor tokens = random_tokens(2, 5, config.vocabulary, 1);
+  const at::Tensor before = fixture.model.logits(tokens, {0, 10});
+  const at::Tensor bias = fixture.model.parameters().at("layers.1.attention.qkv.bias").value;
+  EXPECT_EQ(bias.abs().max().item<double>(), 0.0) << "zeros at first";
+  for (int64_t part = 0; part < 3; ++part) {  // of two query heads, one key and one value head of 4
+    bias.zero_();
+    bias.narrow(0, part == 0 ? 0 : 4 + 4 * part, 4).fill_(0.5);
+    EXPECT_GT((fixture.model.logits(tokens, {0, 10}) - before).abs().max().item<double>(), 1e-4) << part;
+  }
+}
+
 TEST(Transformer, GradientsEqualFiniteDifferencesUnderRecompute) { expect_gradients_right(tiny_model(), 2, 5, RecomputePolicy::kFull); }
 
 TEST(Transformer, OneTokenTrains) { expect_gradients_right(tiny_model(), 1, 1, RecomputePolicy::kNone); }
@@ -95,6 +131,22 @@ TEST(Transformer, RecomputeGivesTheSameBits) {
         EXPECT_TRUE(at::equal(parameter->value.grad(), again.model.parameters().at(parameter->name).value.grad()))
             << parameter->name << " " << dtype << " policy " << static_cast<int>(policy);
       }
+    }
+  }
+}
+
+TEST(Transformer, RecomputeGivesTheSameBitsWithLatentAttention) {
+  ModelConfig config = tiny_latent_model();
+  config.qkv_bias = false;
+  config.moe.shared_width = 16;
+  config.moe.shared_gate = true;
+  const at::Tensor tokens = random_tokens(3, 5, config.vocabulary, 1);
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    ModelFixture plain(config, dtype), again(config, dtype);
+    plain.loss(tokens, tokens).backward();
+    again.loss(tokens, tokens, RecomputePolicy::kFull).backward();
+    for (const auto& parameter : plain.model.parameters()) {
+      EXPECT_TRUE(at::equal(parameter->value.grad(), again.model.parameters().at(parameter->name).value.grad())) << parameter->name;
     }
   }
 }

@@ -176,6 +176,7 @@ inline LayerCase random_layer(std::mt19937& random, int ranks, int64_t divisor) 
     config.exchange = kinds[random() % 4];
   }
   if (random() % 4 == 0) config.shared_width = 3;
+  config.shared_gate = random() % 2 == 0;
   if (random() % 4 == 0) config.fallback_width = 2;
   made.width = config.exchange == MoeExchange::kDirect ? 2 * (1 + below(3)) : 1 + below(6);  // rows of 16 bytes
   made.sequence_length = 1 + below(4);

@@ -62,6 +62,7 @@ struct LayerFixture {
         weights.experts.push_back(one);
       }
     }
+    if (moe.shared_width > 0 && moe.shared_gate) weights.shared_gate = whole.at("moe.shared.gate.weight");
     for (const auto& [name, list] : {std::pair{"shared", &weights.shared}, std::pair{"fallback", &weights.fallback}}) {
       const std::string key = concat("moe.", name);
       if (whole.count(key + ".down.weight") == 0) continue;

@@ -29,6 +29,7 @@ struct ReferenceWeights {
   at::Tensor logit_bias;  // [E], or undefined
   std::vector<ReferenceExpert> experts;
   std::vector<ReferenceExpert> shared;    // one or none
+  at::Tensor shared_gate;                 // [1, D], or undefined
   std::vector<ReferenceExpert> fallback;  // one or none
 };
 
@@ -222,7 +223,11 @@ inline ReferenceOutput reference_moe(const at::Tensor& tokens, const ReferenceWe
       served = true;
     }
     if (!served && !weights.fallback.empty()) sum = reference_expert(weights.fallback[0], tokens[t]);
-    if (!weights.shared.empty()) sum = sum + reference_expert(weights.shared[0], tokens[t]);
+    if (!weights.shared.empty()) {
+      at::Tensor shared = reference_expert(weights.shared[0], tokens[t]);
+      if (weights.shared_gate.defined()) shared = shared / (1 + at::exp(-weights.shared_gate[0].dot(tokens[t])));
+      sum = sum + shared;
+    }
     rows.push_back(sum);
   }
   output.tokens = rows.empty() ? at::zeros_like(tokens) : at::stack(rows);

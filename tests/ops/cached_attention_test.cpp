@@ -69,5 +69,18 @@ TEST(CachedAttention, RefusesWhatDoesNotFit) {
   EXPECT_THROW(cached_attention(queries, at::zeros({2, 5, 3, 6}), at::zeros({2, 5, 3, 6}), {0}, {1}), ShapeError);
 }
 
+TEST(CachedAttention, TakesValuesOfAnotherWidthAndAScale) {
+  at::manual_seed(4);
+  for (const int64_t width : {3, 10}) {
+    const at::Tensor queries = at::randn({2, 4, 6}, at::kDouble), keys = at::randn({3, 9, 2, 6}, at::kDouble),
+                     values = at::randn({3, 9, 2, width}, at::kDouble);
+    const double scale = 0.7;
+    const at::Tensor result = cached_attention(queries, keys, values, {2, 0}, {4, 9}, scale);
+    const at::Tensor scaled = queries * (scale * std::sqrt(6.0));
+    EXPECT_LT((result[0] - reference(scaled[0], keys[2], values[2], 4)).abs().max().item<double>(), 1e-12);
+    EXPECT_LT((result[1] - reference(scaled[1], keys[0], values[0], 9)).abs().max().item<double>(), 1e-12);
+  }
+}
+
 }  // namespace
 }  // namespace pimoe

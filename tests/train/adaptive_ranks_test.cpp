@@ -38,7 +38,7 @@ std::vector<nlohmann::json> train(const TrainConfig& config, bool skew) {
     if (line.empty()) continue;
     nlohmann::json record = nlohmann::json::parse(line);
     for (const char* key : {"step_seconds", "tokens_per_second", "memory_bytes", "activation_bytes", "validation_loss"}) record.erase(key);
-    for (const std::string timed : {"moe/dispatch_ms", "moe/experts_ms", "moe/combine_ms"}) {
+    for (const std::string timed : {"forward_ms", "backward_ms", "gradients_ms", "moe/dispatch_ms", "moe/experts_ms", "moe/combine_ms"}) {
       for (const char* form : {"", "_worst", "_layers"}) record.erase(timed + form);
     }
     records.push_back(record);

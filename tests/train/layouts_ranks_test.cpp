@@ -156,6 +156,21 @@ TEST(Layouts, TrainTheSameModelWhateverRoutesAndBounds) {
          config.model.moe.choices = 3;
          config.data.train.replace(config.data.train.rfind('/'), std::string::npos, "/repeats");
        }},
+      {"latent attention, positions stretched by yarn, sigmoid, a gated shared expert, recomputation",
+       [](TrainConfig& config) {
+         config.model.latent = {.kv_rank = 10, .query_rank = 6, .plain_width = 6, .rotary_width = 4, .value_width = 8};
+         config.model.rotary = {.scaling = RotaryScaling::kYarn, .factor = 4, .original_length = 4, .mscale = 1, .mscale_all_dim = 1};
+         config.model.moe.router.kind = RouterKind::kSigmoid;
+         config.model.moe.shared_width = 8;
+         config.model.moe.shared_gate = true;
+         config.train.recompute = RecomputePolicy::kFull;
+       }},
+      {"biases on queries, keys and values, positions stretched as Llama 3's, norms",
+       [](TrainConfig& config) {
+         config.model.qkv_bias = true;
+         config.model.qk_norm = true;
+         config.model.rotary = {.scaling = RotaryScaling::kLlama3, .factor = 8, .original_length = 16};
+       }},
       {"hash", [](TrainConfig& config) { config.model.moe.router.kind = RouterKind::kHash; }},
       {"experts of two shapes, a skewed start, adaptive control, every check",
        [](TrainConfig& config) {

@@ -78,6 +78,43 @@ TEST(StepJson, HasTheEpochsOfABlendsCorporaInSixDigits) {
   EXPECT_NE(to_json(record).find("\"data/epochs\":[0.333333,12.5]"), std::string::npos) << to_json(record);
 }
 
+TEST(StepScalars, AreTheNumbersOfTheJsonLineThatAreNoList) {
+  StepRecord record = two_layers();
+  record.outcome = StepOutcome::kNotFinite;
+  record.mfu = 0.5;
+  const auto json = nlohmann::json::parse(to_json(record));
+  std::map<std::string, double> scalars;
+  for (const auto& [name, value] : to_scalars(record)) EXPECT_TRUE(scalars.emplace(name, value).second) << name;
+  EXPECT_EQ(scalars.at("skipped"), 1.0);
+  EXPECT_EQ(scalars.at("moe/maxvio_worst"), 1.5);
+  EXPECT_FALSE(scalars.contains("mfu_torchtitan")) << "it is unknown";
+  for (const auto& [key, value] : json.items()) {
+    if (key == "step" || key == "skipped") continue;
+    EXPECT_EQ(scalars.contains(key), value.is_number()) << key;
+    if (!value.is_number()) continue;
+    EXPECT_DOUBLE_EQ(scalars.at(key), value.get<double>()) << key;
+  }
+}
+
+TEST(StepJson, HasTheTimesOfAStepsParts) {
+  StepRecord record;
+  record.forward_ms = 1.5;
+  record.backward_ms = 2.5;
+  record.gradients_ms = 0.5;
+  const auto json = nlohmann::json::parse(to_json(record));
+  EXPECT_EQ(json.at("forward_ms"), 1.5);
+  EXPECT_EQ(json.at("backward_ms"), 2.5);
+  EXPECT_EQ(json.at("gradients_ms"), 0.5);
+}
+
+TEST(StepScalars, HaveALossThatIsNotFinite) {
+  StepRecord record;
+  record.loss = std::nan("");
+  const Scalars scalars = to_scalars(record);
+  EXPECT_EQ(scalars.at(0).first, "loss");
+  EXPECT_TRUE(std::isnan(scalars.at(0).second));
+}
+
 TEST(StepJson, HasEachBalanceRuleUnscaledAndScaled) {
   const auto json = nlohmann::json::parse(to_json(two_layers()));
   EXPECT_DOUBLE_EQ(json.at("moe/balance_loss"), 1.25);

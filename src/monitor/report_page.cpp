@@ -1,0 +1,314 @@
+#include "monitor/report_page.h"
+
+#include "base/text.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+
+namespace pimoe {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr double kSecondsOfSilence = 60.0;  ///< after which a run without an end is not called running, unless its steps take longer
+constexpr double kStepsOfSilence = 10.0;
+constexpr int kNoSlot = 0;        ///< a cell of the maps of loads: no slot at all
+constexpr int kNoRecord = 255;    ///< nothing was recorded
+constexpr double kOctaves = 4.0;  ///< 1 and 254 are this many halvings and doublings from the mean
+
+/// Six digits are more than a screen shows. What is not finite is null.
+Json short_number(double value) {
+  if (!std::isfinite(value)) return {};
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.6g", value);
+  return Json::parse(text.data());
+}
+
+/// [step, value, step, value, ...]
+Json flat(const std::vector<Curve::Point>& points) {
+  Json list = Json::array();
+  for (const Curve::Point& point : points) {
+    list.push_back(point.step);
+    list.push_back(short_number(point.value));
+  }
+  return list;
+}
+
+std::string base64(const std::string& bytes) {
+  constexpr const char* kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string text;
+  for (size_t at = 0; at < bytes.size(); at += 3) {
+    uint32_t three = 0;
+    for (size_t index = 0; index < 3; ++index)
+      three = (three << 8) | (at + index < bytes.size() ? static_cast<uint8_t>(bytes[at + index]) : 0);
+    for (size_t digit = 0; digit < 4; ++digit) text += at + digit > bytes.size() ? '=' : kDigits[(three >> (18 - 6 * digit)) & 63];
+  }
+  return text;
+}
+
+/// A cell's slots against the mean of its layer and stretch, as a byte: 0 none, 1 to 254 logarithmic from 1/16 to 16 times the mean.
+char load_byte(double slots, double mean) {
+  if (mean <= 0.0) return static_cast<char>(kNoRecord);
+  if (slots <= 0.0) return static_cast<char>(kNoSlot);
+  const double octaves = std::clamp(std::log2(slots / mean), -kOctaves, kOctaves);
+  return static_cast<char>(1 + static_cast<int>(std::lround((octaves + kOctaves) / (2 * kOctaves) * 253)));
+}
+
+/// A layer's experts over stretches of steps: rows are experts.
+Json loads_of(const RowGrid& grid) {
+  std::string bytes(grid.rows() * grid.columns(), static_cast<char>(kNoRecord));
+  for (size_t column = 0; column < grid.columns(); ++column) {
+    double mean = 0.0;
+    for (size_t row = 0; row < grid.rows(); ++row) mean += grid.sum(column, row) / static_cast<double>(grid.rows());
+    for (size_t row = 0; row < grid.rows(); ++row) bytes[row * grid.columns() + column] = load_byte(grid.sum(column, row), mean);
+  }
+  return {{"experts", grid.rows()},
+          {"columns", grid.columns()},
+          {"first", grid.first()},
+          {"stretch", grid.stretch()},
+          {"cells", base64(bytes)}};
+}
+
+Json layer_map(const RowGrid& grid) {
+  Json rows = Json::array();
+  for (size_t row = 0; row < grid.rows(); ++row) {
+    Json cells = Json::array();
+    for (size_t column = 0; column < grid.columns(); ++column) cells.push_back(short_number(grid.most(column, row)));
+    rows.push_back(std::move(cells));
+  }
+  return {{"columns", grid.columns()}, {"first", grid.first()}, {"stretch", grid.stretch()}, {"rows", rows}};
+}
+
+std::string config_value(const RunRecord& run, const std::string& key) {
+  if (!run.config) return "";
+  for (const auto& [name, value] : *run.config) {
+    if (name == key) return value;
+  }
+  return "";
+}
+
+double last_number(const RunRecord& run, const char* key) {
+  const auto value = run.last.is_object() ? run.last.find(key) : run.last.end();
+  return value != run.last.end() && value->is_number() ? value->get<double>() : std::nan("");
+}
+
+/// @returns complete, stopped, running, ended or empty
+std::string state_of(const RunRecord& run) {
+  if (run.records == 0) return "empty";
+  if (run.is_complete) return "complete";
+  if (run.was_stopped) return "stopped";
+  const double step_seconds = last_number(run, "step_seconds");
+  const double silence = std::max(kSecondsOfSilence, std::isfinite(step_seconds) ? kStepsOfSilence * step_seconds : 0.0);
+  return run.seconds_since_record < silence ? "running" : "ended";
+}
+
+std::string start_text(const RunRecord& run, const char* key) {
+  const auto value = run.start.is_object() ? run.start.find(key) : run.start.end();
+  if (value == run.start.end()) return "";
+  return value->is_string() ? value->get<std::string>() : grouped(value->is_number_integer() ? value->get<int64_t>() : 0);
+}
+
+std::string value_text(double value, int decimals) { return std::isfinite(value) ? fixed(value, decimals) : "not finite"; }
+
+/// The newest point of a curve that is a number, and the least of all.
+std::pair<Curve::Point, Curve::Point> newest_and_least(const Curve& curve) {
+  Curve::Point newest{0, std::nan("")};
+  Curve::Point least = newest;
+  for (const Curve::Point& point : curve.points()) {
+    if (!std::isfinite(point.value)) continue;
+    newest = point;
+    if (!(least.value <= point.value)) least = point;
+  }
+  return {newest, least};
+}
+
+/// The summary's lines: a title and what it says.
+Json summary_of(const RunRecord& run) {
+  Json lines = Json::array();
+  const auto add = [&lines](const char* title, const std::string& text) {
+    if (!text.empty()) lines.push_back({title, text});
+  };
+  const std::string steps = config_value(run, "train.steps");
+  const auto last_step = run.last.is_object() ? run.last["step"].get<int64_t>() : int64_t{0};
+  if (run.records > 0) add("Step", concat(grouped(last_step), steps.empty() ? "" : concat(" of ", grouped(std::atoll(steps.c_str())))));
+  if (const auto loss = run.curves.find("loss"); loss != run.curves.end()) {
+    const auto [newest, least] = newest_and_least(loss->second);
+    const double last_loss = last_number(run, "loss");
+    add("Loss", concat(value_text(std::isfinite(last_loss) ? last_loss : newest.value, 4), "; least ", value_text(least.value, 4),
+                       " at step ", grouped(least.step)));
+  }
+  if (const auto validation = run.curves.find("validation_loss"); validation != run.curves.end()) {
+    const auto [newest, least] = newest_and_least(validation->second);
+    add("Validation", concat(value_text(newest.value, 4), " at step ", grouped(newest.step), "; least ", value_text(least.value, 4),
+                             " at step ", grouped(least.step)));
+  }
+  const std::string parameters = start_text(run, "parameters");
+  if (!parameters.empty()) add("Model", concat(parameters, " parameters, ", start_text(run, "active_parameters"), " active for a token"));
+  if (run.config) {
+    add("Shape", concat(config_value(run, "model.layers"), " layers of width ", config_value(run, "model.width"),
+                        run.layers.empty() ? ", dense"
+                                           : concat("; ", run.layers.size(), " with ", config_value(run, "model.moe.experts"), " experts, ",
+                                                    config_value(run, "model.moe.choices"), " for each token")));
+    add("Batch", concat(config_value(run, "train.global_batch"), " sequences of ", config_value(run, "model.sequence_length"), " tokens"));
+  }
+  if (run.start.is_object()) {
+    add("Layout", concat(start_text(run, "ranks"), " ranks, experts shared out over ", start_text(run, "expert_parallel"), ", ",
+                         start_text(run, "transport"), ", ", start_text(run, "precision")));
+    add("Hardware", start_text(run, "device"));
+  }
+  if (const double tokens = last_number(run, "tokens"); std::isfinite(tokens)) add("Tokens", grouped(static_cast<int64_t>(tokens)));
+  if (run.records > 0) add("Time in steps", human_duration(run.train_seconds));
+  const double last_speed = last_number(run, "tokens_per_second");
+  const double speed = last_speed * last_number(run, "step_seconds") * static_cast<double>(run.records) / run.train_seconds;
+  if (std::isfinite(speed)) add("Throughput", concat(grouped(static_cast<int64_t>(speed)), " tok/s on average"));
+  const double mfu = last_number(run, "mfu") * speed / last_speed;  // both are of the whole run
+  if (std::isfinite(mfu)) add("MFU", concat(percent_text(mfu), " on average"));
+  if (const double memory = last_number(run, "memory_bytes"); std::isfinite(memory)) add("Memory, rank 0", human_bytes(memory));
+  const auto count = [&run](const char* kind) {
+    return std::count_if(run.events.begin(), run.events.end(), [kind](const RunEvent& event) { return event.kind == kind; });
+  };
+  std::vector<std::string> troubles;
+  if (const auto resumes = count("resume"); resumes > 0) troubles.push_back(counted(resumes, "resume"));
+  if (run.skipped > 0) troubles.push_back(concat(counted(run.skipped, "step"), " skipped"));
+  if (const auto rollbacks = count("rolled_back"); rollbacks > 0) troubles.push_back(counted(rollbacks, "rollback"));
+  if (const auto failed = count("save_failed"); failed > 0) troubles.push_back(concat(counted(failed, "save"), " failed"));
+  if (const auto alarms = count("alarm"); alarms > 0) troubles.push_back(counted(alarms, "alarm"));
+  if (run.records > 0) add("Events", troubles.empty() ? "none but starts and saves" : join(troubles, ", "));
+  return lines;
+}
+
+Json events_of(const RunRecord& run) {
+  Json list = Json::array();
+  for (const RunEvent& event : run.events) {
+    if (event.kind == "save") continue;  // saved or save_failed follows, and says more
+    list.push_back({event.step, event.last_step, event.kind, event.text, static_cast<int64_t>(event.time)});
+  }
+  return list;
+}
+
+Json run_json(const RunRecord& run) {
+  Json curves = Json::object();
+  Json means = Json::object();
+  int64_t stretch = 1;
+  for (const char* key : kCurveKeys) {
+    const auto curve = run.curves.find(key);
+    if (curve == run.curves.end()) continue;
+    curves[key] = flat(curve->second.points());
+    if (curve->second.stretch() > 2) means[key] = flat(curve->second.means());
+    stretch = std::max(stretch, curve->second.stretch());
+  }
+  Json maps = Json::object();
+  for (const char* key : kLayerMapKeys) {
+    if (const auto map = run.layer_maps.find(key); map != run.layer_maps.end()) maps[key] = layer_map(map->second);
+  }
+  Json loads = Json::array();
+  for (const RowGrid& grid : run.loads) loads.push_back(loads_of(grid));
+  Json config = Json::array();
+  if (run.config) {
+    for (const auto& [key, value] : *run.config) config.push_back({key, value});
+  }
+  return {{"name", run.name},
+          {"folder", run.folder.string()},
+          {"state", state_of(run)},
+          {"notes", run.notes},
+          {"records", run.records},
+          {"stretch", stretch},
+          {"last_step", run.last.is_object() ? run.last["step"].get<int64_t>() : int64_t{0}},
+          {"summary", summary_of(run)},
+          {"curves", curves},
+          {"means", means},
+          {"layers", run.layers},
+          {"maps", maps},
+          {"loads", loads},
+          {"events", events_of(run)},
+          {"config", config}};
+}
+
+/// [key, value in each run (null: it has none)] of the keys whose values differ.
+Json differences_of(const std::vector<RunRecord>& runs) {
+  std::vector<std::string> keys;
+  std::map<std::string, std::vector<Json>> values;
+  for (size_t index = 0; index < runs.size(); ++index) {
+    if (!runs[index].config) continue;
+    for (const auto& [key, value] : *runs[index].config) {
+      const auto [entry, is_new] = values.try_emplace(key, runs.size(), Json());
+      if (is_new) keys.push_back(key);
+      entry->second[index] = value;
+    }
+  }
+  Json list = Json::array();
+  for (const std::string& key : keys) {
+    const std::vector<Json>& of_key = values[key];
+    if (std::all_of(of_key.begin(), of_key.end(), [&](const Json& value) { return value == of_key.front(); })) continue;
+    Json line = Json::array({key});
+    for (const Json& value : of_key) line.push_back(value);
+    list.push_back(line);
+  }
+  return list;
+}
+
+/// Runs of one name are told apart by as much of their path as it takes: all of it.
+void name_apart(std::vector<RunRecord>& runs) {
+  std::map<std::string, int> uses;
+  for (const RunRecord& run : runs) ++uses[run.name];
+  for (RunRecord& run : runs) {
+    if (uses[run.name] > 1) run.name = run.folder.string();
+  }
+}
+
+std::string replaced(std::string text, const std::string& mark, const std::string& by) {
+  const size_t at = text.find(mark);
+  if (at != std::string::npos) text.replace(at, mark.size(), by);
+  return text;
+}
+
+/// Inside a script element only "<" could end it.
+std::string as_script_data(const Json& data) {
+  std::string text;
+  for (const char letter : data.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace)) {
+    if (letter == '<') {
+      text += "\\u003c";
+    } else {
+      text += letter;
+    }
+  }
+  return text;
+}
+
+std::string escaped(const std::string& text) {
+  std::string safe;
+  for (const char letter : text) {
+    switch (letter) {
+      case '<': safe += "&lt;"; break;
+      case '>': safe += "&gt;"; break;
+      case '&': safe += "&amp;"; break;
+      case '"': safe += "&quot;"; break;
+      default: safe += letter;
+    }
+  }
+  return safe;
+}
+
+}  // namespace
+
+std::string to_page(const std::vector<RunRecord>& given, double time) {
+  std::vector<RunRecord> runs = given;
+  name_apart(runs);
+  Json list = Json::array();
+  std::vector<std::string> names;
+  for (const RunRecord& run : runs) {
+    list.push_back(run_json(run));
+    names.push_back(run.name);
+  }
+  const Json data = {{"time", static_cast<int64_t>(time)}, {"runs", list}, {"differences", differences_of(runs)}};
+  const PageParts parts = page_parts();
+  std::string page = replaced(parts.html, "@STYLE@", parts.style);
+  page = replaced(page, "@CHARTS@", parts.charts);
+  page = replaced(page, "@SCRIPT@", parts.script);
+  page = replaced(page, "@DATA@", as_script_data(data));
+  return replaced(page, "@TITLE@", escaped(join(names, ", ")));  // the first one: what comes from files may have marks in it
+}
+
+}  // namespace pimoe

@@ -1,0 +1,23 @@
+#pragma once
+
+/// Attention of the reference (parity_reference.h): each kind as its formula says it, in float64, a loop over heads.
+
+#include "model/model_config.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <map>
+#include <string>
+
+namespace pimoe {
+
+/// x / sqrt(mean(x^2) + epsilon) * weight over the last dimension
+at::Tensor reference_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
+
+/// @param hidden         [G, S, D]  @param name  "layers.0.attention"
+/// @param largest_score  grows to the largest before the softmax
+/// @returns [G, S, D]
+at::Tensor reference_attention(const at::Tensor& hidden, const std::map<std::string, at::Tensor>& weights, const std::string& name,
+                               const ModelConfig& config, double& largest_score);
+
+}  // namespace pimoe

@@ -1,0 +1,47 @@
+#include "train/growing_file.h"
+
+#include "base/errors.h"
+#include "base/text.h"
+
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+namespace pimoe {
+
+GrowingFile::GrowingFile(std::filesystem::path path) : path_(std::move(path)) {}
+
+void GrowingFile::open() {
+  std::filesystem::create_directory(path_.parent_path());
+  errno = 0;
+  out_.open(path_, std::ios::binary | std::ios::app);
+  if (!out_) throw IoError(concat("cannot write ", path_.string(), ": ", std::generic_category().message(errno)), errno);
+  if (is_known_) std::filesystem::resize_file(path_, good_bytes_);
+  good_bytes_ = std::filesystem::file_size(path_);
+  is_known_ = true;
+}
+
+std::string GrowingFile::append(const std::string& bytes) try {
+  pending_ += bytes;
+  if (pending_.empty()) return "";
+  if (!out_.is_open()) open();
+  out_ << pending_ << std::flush;
+  if (out_) {
+    good_bytes_ += pending_.size();
+    pending_.clear();
+    return "";
+  }
+  out_.close();
+  out_.clear();
+  return concat("cannot write ", path_.string(), " (is the disk full?)");
+} catch (const IoError& error) {  // the contract
+  out_.close();
+  out_.clear();
+  return error.what();
+} catch (const std::filesystem::filesystem_error& error) {
+  out_.close();
+  out_.clear();
+  return concat("cannot write ", path_.string(), ": ", error.code().message());
+}
+
+}  // namespace pimoe
