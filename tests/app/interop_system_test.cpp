@@ -83,6 +83,33 @@ TEST_F(Interop, ATokenizerJsonComesAlongAndIsTheRuns) {
   }
 }
 
+TEST_F(Interop, DeepseekIsImportedTrainedOnTwoRanksReshardedAndExported) {
+  HfJson config = tiny_config(HfFamily::kDeepseekV3);
+  config["rope_scaling"] = {
+      {"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 4}, {"mscale", 1.0}, {"mscale_all_dim", 1.0}};
+  write_model("hf", config);
+  ASSERT_EQ(run("seq -f 'line %g of the text' 1 3000 >text.txt; pimoe data build --output corpus --vocabulary 285 text.txt").code, 0);
+  ASSERT_EQ(run("pimoe import hf --output run").code, 0);
+  ASSERT_EQ(run("pimoe export run --output same").code, 0);
+  EXPECT_EQ(run("cmp hf/model.safetensors same/model.safetensors").code, 0);
+  Outcome outcome = run(
+      "$MPIRUN -n 2 $PIMOE train run/config.yaml data.train=corpus train.steps=2 mesh.device=cpu mesh.expert_parallel=2 train.threads=1 "
+      "train.global_batch=4 train.micro_batch=1 model.moe.balance.bias_rate=0.01");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  ASSERT_EQ(run("pimoe checkpoint reshard run/checkpoints/step-00000002 --ranks 4 --expert-parallel 4 --output four").code, 0);
+  ASSERT_EQ(run("pimoe export run --output two").code, 0);
+  outcome = run("pimoe export four/checkpoints/step-00000002 --output back --like hf");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(run("cmp two/model.safetensors back/model.safetensors").code, 0);
+  EXPECT_EQ(run("cmp hf/model.safetensors two/model.safetensors").code, 1);
+  EXPECT_EQ(HfJson::parse(read_file(folder_ / "two/config.json"))["rope_scaling"]["mscale_all_dim"], 1.0);
+  outcome =
+      run("pimoe train run/config.yaml data.train=corpus train.steps=3 mesh.device=cpu train.threads=1 train.global_batch=4 "
+          "train.micro_batch=2 mesh.expert_parallel=1 run.directory=on checkpoint.resume=four");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(steps("on"), (std::vector<int64_t>{3}));
+}
+
 TEST_F(Interop, ADenseModelIsUpcycledTrainedOnTwoRanksAndExported) {
   HfJson config = tiny_config(HfFamily::kQwen3);
   config["max_position_embeddings"] = 64;

@@ -35,7 +35,8 @@ class Installed(unittest.TestCase):
 
     def test_the_binary_runs_from_the_prefix(self):
         self.assertRegex(output([self.prefix / "bin/pimoe", "--version"]), r"^pimoe \d+\.\d+\.\d+\n$")
-        printed = output([self.prefix / "bin/pimoe", "train", self.prefix / "share/pimoe/configs/quickstart.yaml", "--print-config"])
+        printed = output([self.prefix / "bin/pimoe", "train", self.prefix / "share/pimoe/configs/quickstart.yaml",
+                          "data.tokenizer=", "model.vocabulary=64", "--print-config"])
         self.assertIn("expert_parallel", printed)
 
     def test_a_program_links_the_library_and_trains(self):
