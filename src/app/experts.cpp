@@ -37,6 +37,7 @@ struct ExpertsOptions {
 /// Takes what was not given from the checkpoint's configuration.
 void fill_in(ExpertsMeasurement& options, const TrainConfig& config) {
   if (options.data.empty()) options.data = config.data.validation.empty() ? config.data.train : config.data.validation;
+  if (options.data.empty()) throw UsageError("the checkpoint's configuration names no corpus, or a blend of several: give --data PREFIX");
   if (options.tokenizer.empty()) options.tokenizer = config.data.tokenizer;
   if (options.tokenizer.empty()) options.tokenizer = tokenizer_beside(options.data);
   if (options.tokenizer.empty()) throw UsageError("the checkpoint's configuration names no tokenizer: give --tokenizer FILE");

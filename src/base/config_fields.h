@@ -87,7 +87,25 @@ class FieldVisitor {
     end_list();
   }
 
+  /// One text, or a list of structs in its place: whichever of the two is written replaces the other as a whole.
+  /// REQUIRES that `values` is empty or `value` is
+  template <class Struct>
+  void text_or_list(const char* name, std::string& value, std::vector<Struct>& values, const char* help) {
+    if (takes_list(name, /*is_list=*/!values.empty())) {
+      value.clear();
+      list(name, values, help);
+    } else {
+      values.clear();
+      text(name, value, help);
+    }
+  }
+
  protected:
+  /// Before a field that is one text or a list. @param is_list  what it is now  @returns whether it is to be visited as a list
+  virtual bool takes_list(const char* name, bool is_list) {
+    static_cast<void>(name);
+    return is_list;
+  }
   virtual void word_choice(const char* name, size_t& index, const std::vector<std::string>& words, const char* help) = 0;
   virtual void begin_nested(const char* name) = 0;
   virtual void end_nested() = 0;

@@ -100,6 +100,15 @@ void ConfigReader::path(const char* name, std::filesystem::path& value, const ch
   });
 }
 
+bool ConfigReader::takes_list(const char* name, bool is_list) {
+  const ConfigNode* const map = levels_.back().map;
+  const ConfigNode::Entry* const entry = map == nullptr ? nullptr : map->find(name);
+  if (entry == nullptr || entry->value.kind == ConfigNode::Kind::kNull) return is_list;
+  if (entry->value.kind != ConfigNode::Kind::kScalar) return true;
+  origins_.forget_elements(path_of(name));
+  return false;
+}
+
 void ConfigReader::word_choice(const char* name, size_t& index, const std::vector<std::string>& words, const char*) {
   read_value(name, [&](const ConfigNode& node) { return read_word(node, words, index); });
 }

@@ -26,6 +26,7 @@ class ConfigReader : public FieldVisitor {
   void path(const char* name, std::filesystem::path& value, const char* help) override;
 
  protected:
+  bool takes_list(const char* name, bool is_list) override;
   void word_choice(const char* name, size_t& index, const std::vector<std::string>& words, const char* help) override;
   void begin_nested(const char* name) override;
   void end_nested() override;

@@ -35,16 +35,18 @@ std::string random_corpus(Bench& bench) {
 
 void run_data_suite(Bench& bench) {
   const TrainConfig& config = bench.config();
-  const std::string corpus = config.data.train.empty() ? random_corpus(bench) : config.data.train;
+  std::vector<BlendedCorpus> corpora = config.data.training();
+  const bool is_random = corpora.empty();
+  if (is_random) corpora = {{.prefix = random_corpus(bench)}};
   const double need = bench.step().tokens_per_second();
-  DataStream stream(corpus, stream_options(config, bench.mesh()), {});
+  DataStream stream(corpora, stream_options(config, bench.mesh()), {});
   const int64_t steps = bench.sizes().data_steps;
   const Measurement measured = bench.measure(Clock::kHost, [&](Parts&) {
     for (int64_t step = 0; step < steps; ++step) stream.next_step();
   });
   const int64_t tokens = steps * config.train.global_batch * config.model.sequence_length;
   const double rate = static_cast<double>(tokens) / measured.seconds.median;
-  BenchRow row{.suite = "data", .name = config.data.train.empty() ? "random corpus" : "data.train", .seconds = measured.seconds};
+  BenchRow row{.suite = "data", .name = is_random ? "random corpus" : "data.train", .seconds = measured.seconds};
   row.values["tokens"] = tokens;
   row.values["tokens_per_second"] = rate;
   row.values["step_tokens_per_second"] = need;

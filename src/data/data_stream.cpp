@@ -12,7 +12,6 @@
 
 #include "base/errors.h"
 #include "base/progress.h"
-#include "base/random.h"
 #include "base/text.h"
 
 namespace pimoe {
@@ -29,12 +28,6 @@ std::pair<int64_t, int64_t> even_part(int64_t total, int64_t parts, int64_t inde
 
 }  // namespace
 
-void DataConfig::fields(FieldVisitor& visit) {
-  visit.text("train", train, "PREFIX of the training corpus, PREFIX.bin and PREFIX.idx");
-  visit.text("validation", validation, "PREFIX of the validation corpus; empty for none");
-  visit.text("tokenizer", tokenizer, "SentencePiece model or tokenizer.json of the corpus; empty for none");
-}
-
 StepPlan::StepPlan(int64_t global_batch, int ranks, int64_t micro_batch) : global_batch_(global_batch), ranks_(ranks) {
   // A micro-batch above the global one means the same and could overflow the product.
   const int64_t at_once = ranks * std::min(micro_batch, global_batch);
@@ -49,40 +42,12 @@ std::pair<int64_t, int64_t> StepPlan::share(int64_t micro_step, int rank) const 
 
 int64_t StepPlan::micro_step_sequences(int64_t micro_step) const { return even_part(global_batch_, micro_steps_, micro_step).second; }
 
-SampleReader::SampleReader(const TokenFile& corpus, int64_t sequence_length, uint64_t seed, bool shuffle)
-    : corpus_(corpus),
-      sequence_length_(sequence_length),
-      shuffle_(shuffle),
-      order_key_(named_key(seed, "data.order")),
-      first_position_key_(named_key(seed, "data.first_position")) {
-  const int64_t tokens = corpus.token_count();
-  if (tokens < sequence_length + 1) {
-    throw DataError(concat(corpus.prefix().string(), " has ", grouped(tokens), " tokens; model.sequence_length (", sequence_length,
-                           ") needs at least ", grouped(sequence_length + 1), ": take shorter sequences or a larger corpus"));
-  }
-  // Shuffled, every first position below S must leave the same number of samples; a corpus too short for that gives one.
-  samples_per_epoch_ = shuffle ? std::max<int64_t>(1, (tokens - sequence_length) / sequence_length) : (tokens - 1) / sequence_length;
-}
-
-int64_t SampleReader::begin_of(int64_t sample) const {
-  const int64_t index = sample % samples_per_epoch_;
-  if (!shuffle_) return index * sequence_length_;
-  const auto epoch = static_cast<uint64_t>(sample / samples_per_epoch_);
-  const int64_t first_positions = std::min(sequence_length_, corpus_.token_count() - samples_per_epoch_ * sequence_length_);
-  const auto first = static_cast<int64_t>(random_bits(first_position_key_, epoch) % static_cast<uint64_t>(first_positions));
-  const Permutation order(random_bits(order_key_, epoch), static_cast<uint64_t>(samples_per_epoch_));
-  return first + static_cast<int64_t>(order(static_cast<uint64_t>(index))) * sequence_length_;
-}
-
-void SampleReader::read(int64_t sample, int64_t* out) const { corpus_.read(begin_of(sample), sequence_length_ + 1, out); }
-
 struct DataStream::State {
   using Step = std::vector<MicroBatch>;
 
-  State(const std::filesystem::path& prefix, DataStreamOptions given, DataCursor start)
+  State(const std::vector<BlendedCorpus>& corpora, DataStreamOptions given, DataCursor start)
       : options(std::move(given)),
-        corpus(prefix),
-        reader(corpus, options.sequence_length, options.seed, options.shuffle),
+        samples(corpora, options.sequence_length, options.seed, options.shuffle),
         plan(options.global_batch, options.ranks, options.micro_batch),
         cursor(start) {
     if (start.next_sample < 0) throw DataError(concat("the data cursor (", start.next_sample, ") must not be negative"));
@@ -111,9 +76,7 @@ struct DataStream::State {
     auto* targets = batch.targets.data_ptr<int64_t>();
     std::vector<int64_t> sample(static_cast<size_t>(length) + 1);
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t begin = reader.begin_of(step_first_sample + first + i);
-      corpus.read(begin, length + 1, sample.data());
-      corpus.require_ids_below(options.vocabulary, begin, sample.data(), length + 1);
+      samples.read(step_first_sample + first + i, options.vocabulary, sample.data());
       std::copy(sample.begin(), sample.end() - 1, tokens + i * length);
       std::copy(sample.begin() + 1, sample.end(), targets + i * length);
     }
@@ -176,8 +139,7 @@ struct DataStream::State {
   }
 
   const DataStreamOptions options;
-  const TokenFile corpus;
-  const SampleReader reader;
+  const SampleBlend samples;
   const StepPlan plan;
   DataCursor cursor;  ///< of the caller's thread; the reading thread counts for itself
 
@@ -189,8 +151,10 @@ struct DataStream::State {
   std::thread thread;
 };
 
+DataStream::DataStream(const std::vector<BlendedCorpus>& corpora, DataStreamOptions options, DataCursor start)
+    : state_(std::make_unique<State>(corpora, std::move(options), start)) {}
 DataStream::DataStream(const std::filesystem::path& prefix, DataStreamOptions options, DataCursor start)
-    : state_(std::make_unique<State>(prefix, std::move(options), start)) {}
+    : DataStream(std::vector<BlendedCorpus>{{.prefix = prefix.string()}}, std::move(options), start) {}
 DataStream::~DataStream() = default;
 
 std::vector<MicroBatch> DataStream::next_step() {
@@ -200,5 +164,6 @@ std::vector<MicroBatch> DataStream::next_step() {
 }
 
 DataCursor DataStream::cursor() const { return state_->cursor; }
+const SampleBlend& DataStream::samples() const { return state_->samples; }
 
 }  // namespace pimoe

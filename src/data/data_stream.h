@@ -1,7 +1,7 @@
 #pragma once
 
-#include "base/config_fields.h"
-#include "data/token_file.h"
+#include "data/data_config.h"
+#include "data/sample_blend.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -14,15 +14,6 @@
 #include <vector>
 
 namespace pimoe {
-
-/// `data:` in the configuration.
-struct DataConfig {
-  std::string train;       ///< PREFIX of PREFIX.bin / PREFIX.idx
-  std::string validation;  ///< PREFIX, or empty for none
-  std::string tokenizer;   ///< SentencePiece model or tokenizer.json, or empty
-
-  void fields(FieldVisitor& visit);
-};
 
 /// Where a run stands in its data: the number of sequences that all ranks together have consumed. Any world size resumes at it.
 struct DataCursor {
@@ -60,33 +51,6 @@ struct MicroBatch {
   bool is_last = false;          ///< of the step
 };
 
-/// Reads sample n of an endless, shuffled stream: a function of (seed, n) and the corpus alone, so that the global batches are the same for
-/// every world size.
-///
-/// The corpus is one stream of tokens (documents packed, each with its end-of-document token). In each epoch it is cut into samples of
-/// S + 1 tokens, neighbours sharing one token, from a random first position below S (so that the cuts differ between epochs), and the
-/// samples are permuted in O(1) memory. What is left over at both ends, fewer than 2 S tokens, sits out that epoch. Thread-safe.
-class SampleReader {
- public:
-  /// @param corpus   must outlive the reader
-  /// @param shuffle  false: samples in corpus order from position 0 (validation)
-  /// @throws DataError if the corpus is shorter than S + 1 tokens.
-  SampleReader(const TokenFile& corpus, int64_t sequence_length, uint64_t seed, bool shuffle);
-  int64_t samples_per_epoch() const { return samples_per_epoch_; }
-  /// @returns the stream position of the first token of sample n >= 0.
-  int64_t begin_of(int64_t sample) const;
-  /// Copies the S + 1 tokens of sample n >= 0.
-  void read(int64_t sample, int64_t* out) const;
-
- private:
-  const TokenFile& corpus_;
-  int64_t sequence_length_;
-  bool shuffle_;
-  uint64_t order_key_;
-  uint64_t first_position_key_;
-  int64_t samples_per_epoch_;
-};
-
 struct DataStreamOptions {
   int64_t sequence_length = 0;
   int64_t vocabulary = 0;  ///< an id at or above it is a DataError with file, position and id
@@ -103,7 +67,9 @@ struct DataStreamOptions {
 /// The training data of one rank, step by step, read ahead by a thread (two steps at most are in memory). To be used from one thread.
 class DataStream {
  public:
-  /// @throws DataError for a damaged corpus, one shorter than S + 1 tokens, or a cursor below 0.
+  /// @throws DataError for a damaged corpus, one shorter than S + 1 tokens, or a cursor below 0; ConfigError as SampleBlend
+  DataStream(const std::vector<BlendedCorpus>& corpora, DataStreamOptions options, DataCursor start);
+  /// The same of one corpus.
   DataStream(const std::filesystem::path& prefix, DataStreamOptions options, DataCursor start);
   ~DataStream();
 
@@ -112,6 +78,7 @@ class DataStream {
   std::vector<MicroBatch> next_step();
   /// Where a checkpoint taken now would resume: after the steps handed out.
   DataCursor cursor() const;
+  const SampleBlend& samples() const;
 
  private:
   struct State;

@@ -137,6 +137,18 @@ std::string sweep_table(const CheckReport& report) {
   return text;
 }
 
+std::string blend_table(const std::vector<BlendFacts>& blend) {
+  size_t width = 0;
+  for (const BlendFacts& each : blend) width = std::max(width, each.prefix.size());
+  std::string text = "blend of data.train over the run\n";
+  for (const BlendFacts& each : blend) {
+    text +=
+        concat("  ", each.prefix, std::string(width - each.prefix.size(), ' '), right(fixed(100 * each.share, 2), 9), " % of the samples",
+               right(grouped(each.samples_per_epoch), 14), " are an epoch", right(fixed(each.epochs, 2), 9), " epochs\n");
+  }
+  return text + "\n";
+}
+
 std::string verdict(const CheckReport& report) {
   if (!report.forecast) return "";
   if (!report.disk_fits()) {
@@ -213,6 +225,7 @@ std::string to_text(const CheckReport& report) {
     if (report.found.folder.resumes_at >= 0) text += concat("goes on from step ", report.found.folder.resumes_at, "\n");
     text += "\n";
   }
+  if (!report.found.blend.empty()) text += blend_table(report.found.blend);
   for (const Trouble& trouble : report.found.troubles) text += concat("ERROR    ", trouble.text, "\n");
   for (const std::string& warning : report.found.warnings) text += concat("warning  ", warning, "\n");
   return text + verdict(report);
@@ -225,6 +238,10 @@ Json to_json(const CheckReport& report) {
   }
   Json json = {{"config", report.config},         {"ranks", report.ranks}, {"device", report.device.name},
                {"exit_code", report.exit_code()}, {"errors", troubles},    {"warnings", report.found.warnings}};
+  for (const BlendFacts& each : report.found.blend) {
+    json["blend"].push_back(
+        {{"prefix", each.prefix}, {"share", each.share}, {"samples_per_epoch", each.samples_per_epoch}, {"epochs", each.epochs}});
+  }
   if (!report.forecast) return json;
   const Forecast& forecast = *report.forecast;
   json["precision"] = report.precision;

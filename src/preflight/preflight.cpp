@@ -20,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kTokensRead = int64_t{1} << 28;
+constexpr double kMostUsefulEpochs = 4.0;
 constexpr int64_t kBlockTokens = int64_t{1} << 20;
 
 void look_at_corpus(const std::string& prefix, const TrainConfig& config, bool shuffle, Preflight& found) {
@@ -36,6 +37,25 @@ void look_at_corpus(const std::string& prefix, const TrainConfig& config, bool s
     if (count < corpus.token_count()) {
       found.warnings.push_back(concat(prefix, " has ", grouped(corpus.token_count()), " tokens, of which the first ", grouped(count),
                                       " were looked at: `pimoe data verify` reads all"));
+    }
+  });
+}
+
+void look_at_blend(const TrainConfig& config, Preflight& found) {
+  Preflight told;  // what is wrong with a corpus look_at_corpus has said
+  told.attempt([&] {
+    const SampleBlend samples(config.data.blend, config.model.sequence_length, 0, /*shuffle=*/true);
+    const std::vector<double> epochs = samples.epochs_before(config.train.steps * config.train.global_batch);
+    for (size_t i = 0; i < samples.size(); ++i) {
+      const std::string& prefix = config.data.blend[i].prefix;
+      found.blend.push_back({prefix, samples.order().share(i), samples.samples_per_epoch(i), epochs[i]});
+      const std::string named = concat("data.train[", i, "] (", prefix, ")");
+      if (epochs[i] > kMostUsefulEpochs) {
+        found.warnings.push_back(concat(named, " is read ", fixed(epochs[i], 1), " times over: beyond about ", fixed(kMostUsefulEpochs, 0),
+                                        " a text teaches little that is new (arXiv 2305.16264); give it a lower weight, or more text"));
+      } else if (epochs[i] == 0 && config.train.steps > 0) {
+        found.warnings.push_back(concat(named, " is not read: its weight gives it no sample in ", counted(config.train.steps, "step")));
+      }
     }
   });
 }
@@ -116,7 +136,8 @@ void look_at_data(const TrainConfig& config, Preflight& found) {
                                       ": a text with one of the last would end the run"));
     });
   }
-  look_at_corpus(config.data.train, config, /*shuffle=*/true, found);
+  for (const BlendedCorpus& each : config.data.training()) look_at_corpus(each.prefix, config, /*shuffle=*/true, found);
+  if (config.data.blend.size() > 1) look_at_blend(config, found);
   if (!config.data.validation.empty()) look_at_corpus(config.data.validation, config, /*shuffle=*/false, found);
 }
 

@@ -20,10 +20,19 @@ struct RunFolderFacts {
   int64_t resumes_at = -1;  ///< step of the checkpoint that the run goes on from; -1: from scratch
 };
 
+/// One corpus of a blend.
+struct BlendFacts {
+  std::string prefix;
+  double share = 0.0;             ///< of the samples
+  int64_t samples_per_epoch = 0;  ///< of this corpus
+  double epochs = 0.0;            ///< of it that the whole run reads
+};
+
 /// What could be found out on this machine before a run.
 struct Preflight {
   std::vector<Trouble> troubles;
   std::vector<std::string> warnings;
+  std::vector<BlendFacts> blend;  ///< empty for one corpus, and where one cannot be read
   RunFolderFacts folder;
 
   /// Runs `look` and takes down what it throws. @returns whether it threw nothing

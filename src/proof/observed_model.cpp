@@ -26,20 +26,16 @@ GlobalBatch read_batch(const TrainConfig& config, int64_t first, int64_t sequenc
   batch.rows = at::zeros({sequences, length + 1}, at::kLong);
   auto* ids = batch.rows.mutable_data_ptr<int64_t>();
   const auto seed = static_cast<uint64_t>(config.run.seed);
-  if (config.data.train.empty()) {
+  const std::vector<BlendedCorpus> corpora = config.data.training();
+  if (corpora.empty()) {
     const uint64_t key = named_key(seed, "tokens without a corpus");
     for (int64_t index = 0; index < batch.rows.numel(); ++index) {
       const uint64_t draw = random_bits(key, static_cast<uint64_t>(first * (length + 1) + index));
       ids[index] = static_cast<int64_t>(draw % static_cast<uint64_t>(config.model.vocabulary));
     }
   } else {
-    const TokenFile corpus(config.data.train);
-    const SampleReader reader(corpus, length, seed, /*shuffle=*/true);
-    for (int64_t row = 0; row < sequences; ++row) {
-      int64_t* begin = ids + row * (length + 1);
-      reader.read(first + row, begin);
-      corpus.require_ids_below(config.model.vocabulary, reader.begin_of(first + row), begin, length + 1);
-    }
+    const SampleBlend samples(corpora, length, seed, /*shuffle=*/true);
+    for (int64_t row = 0; row < sequences; ++row) samples.read(first + row, config.model.vocabulary, ids + row * (length + 1));
   }
   const StepPlan plan(sequences, ranks, config.train.micro_batch);
   for (int64_t step = 0; step < plan.micro_steps(); ++step) batch.micro_steps.push_back(plan.micro_step_sequences(step));

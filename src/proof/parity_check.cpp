@@ -115,7 +115,7 @@ ParityOutcome check_parity(TrainConfig config, int64_t sequences, at::ScalarType
                          " sequences, as the loop is slow: --sequences takes more"));
     }
   }
-  if (config.data.train.empty()) report.note("no data.train: the tokens are drawn at random");
+  if (config.data.training().empty()) report.note("no data.train: the tokens are drawn at random");
   require_memory(config, sequences, mesh);
 
   ParityCase given;

@@ -31,7 +31,8 @@ std::optional<int64_t> fact(const DataFacts& facts, const std::string& name) {
 
 DataFacts data_facts(const DataConfig& data) {
   DataFacts facts;
-  add_corpus("data.train", data.train, facts);
+  const std::vector<BlendedCorpus> training = data.training();
+  for (size_t i = 0; i < training.size(); ++i) add_corpus(training_key(i, training.size()), training[i].prefix, facts);
   add_corpus("data.validation", data.validation, facts);
   if (!data.tokenizer.empty()) {
     const MappedFile model(data.tokenizer);
@@ -51,6 +52,8 @@ DataFacts data_facts_of_rank_0(const DataConfig& data, const HostCommunicator& r
   for (int64_t value = 0; lines >> name >> value;) facts[name] = value;
   return facts;
 }
+
+std::string training_key(size_t index, size_t size) { return size == 1 ? "data.train" : concat("data.train[", index, "]"); }
 
 bool is_data_fact(const std::string& counter) { return counter.starts_with(kPrefix); }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "data/data_stream.h"
+#include "data/data_config.h"
 #include "parallel/communicator.h"
 
 #include <cstdint>
@@ -9,8 +9,9 @@
 
 namespace pimoe {
 
-/// What tells a corpus or tokenizer from another one of the same name: counters of a checkpoint, "data.train.tokens", "data.train.fingerprint", the
-/// same of data.validation, and "data.tokenizer.fingerprint". Those of files that are not configured are missing.
+/// What tells a corpus or tokenizer from another one of the same name: counters of a checkpoint, "data.train.tokens", "data.train.fingerprint" (of a
+/// blend's corpora "data.train[0].tokens" and so on), the same of data.validation, and "data.tokenizer.fingerprint". Those of files that are not
+/// configured are missing.
 using DataFacts = std::map<std::string, int64_t>;
 
 /// @throws DataError, IoError  @cost reads each PREFIX.idx once for its structure, at most 32 MiB of each corpus, and the tokenizer
@@ -18,6 +19,9 @@ DataFacts data_facts(const DataConfig& data);
 
 /// The same as rank 0 sees it, on every rank: counters of a checkpoint must agree. Collective.
 DataFacts data_facts_of_rank_0(const DataConfig& data, const HostCommunicator& ranks);
+
+/// @returns "data.train", or "data.train[1]" for corpus 1 of a blend of `size`.
+std::string training_key(size_t index, size_t size);
 
 /// Whether a counter of a checkpoint is one of these.
 bool is_data_fact(const std::string& counter);

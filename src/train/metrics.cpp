@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <numeric>
 #include <system_error>
 
@@ -24,6 +25,12 @@ enum class Worst { kLargest, kSmallest };
 
 double worst_of(const std::vector<double>& layers, Worst worst) {
   return worst == Worst::kLargest ? *std::max_element(layers.begin(), layers.end()) : *std::min_element(layers.begin(), layers.end());
+}
+
+/// @returns the values with six digits behind the point: no more of them say anything.
+std::vector<double> rounded(std::vector<double> values) {
+  for (double& value : values) value = std::round(value * 1e6) / 1e6;
+  return values;
 }
 
 /// key (mean over layers), key_worst and key_layers.
@@ -161,6 +168,7 @@ Json json_of(const StepRecord& record) {
   json["skipped"] = record.outcome != StepOutcome::kTaken;
   if (record.outcome != StepOutcome::kTaken) json["skipped_because"] = record.outcome == StepOutcome::kSpike ? "spike" : "not finite";
   json["tokens"] = record.tokens;
+  if (!record.epochs.empty()) json["data/epochs"] = rounded(record.epochs);
   json["step_seconds"] = record.step_seconds;
   json["forward_ms"] = record.forward_ms;
   json["backward_ms"] = record.backward_ms;

@@ -4,6 +4,7 @@
 #include "base/errors.h"
 #include "base/text.h"
 #include "checkpoint/step_folders.h"
+#include "data/sample_blend.h"
 #include "moe/adaptive_control.h"
 #include "train/seen_by_rank_0.h"
 
@@ -16,6 +17,20 @@ constexpr const char* kBefore = "in the checkpoint";
 constexpr const char* kNow = "now";
 constexpr char kNamed = 'n';  // before the path of a checkpoint
 constexpr char kFound = 'f';
+
+/// @returns "a, b"
+std::string names_of(const std::vector<BlendedCorpus>& corpora) {
+  std::vector<std::string> names;
+  for (const BlendedCorpus& each : corpora) names.push_back(each.prefix);
+  return join(names, ", ");
+}
+
+/// @returns "2, 1"
+std::string weights_of(const std::vector<BlendedCorpus>& corpora) {
+  std::vector<std::string> weights;
+  for (const BlendedCorpus& each : corpora) weights.push_back(concat(each.weight));
+  return join(weights, ", ");
+}
 
 }  // namespace
 
@@ -124,7 +139,9 @@ std::string command_to_go_on(const TrainConfig& config) {
 std::vector<std::string> changes_of_data(const TrainConfig& saved, const DataFacts& facts_saved, const TrainConfig& wanted,
                                          const DataFacts& facts_now) {
   std::vector<std::string> changes;
-  if (saved.data.train.empty()) return changes;  // an imported model: its data begins here
+  const std::vector<BlendedCorpus> then = saved.data.training();
+  const std::vector<BlendedCorpus> now = wanted.data.training();
+  if (then.empty()) return changes;  // an imported model: its data begins here
   const auto compare_values = [&](const std::string& key, const auto& was, const auto& is, const char* meaning) {
     const auto shown = [](const auto& value) { return concat(value).empty() ? std::string("empty") : concat(value); };
     if (was != is) changes.push_back(concat(key, ": ", shown(was), " ", kBefore, ", ", shown(is), " ", kNow, "; ", meaning));
@@ -139,8 +156,19 @@ std::vector<std::string> changes_of_data(const TrainConfig& saved, const DataFac
     changes.push_back(concat(key, ": ", is, " was built again: ", what, "; ", meaning));
   };
   compare_values("run.seed", saved.run.seed, wanted.run.seed, "the order of the data changes from here on");
-  compare_files("data.train", saved.data.train, wanted.data.train,
-                "another corpus from here on, entered where this run stood in the other one");
+  if (then.size() != now.size()) {
+    compare_values("data.train", names_of(then), names_of(now),
+                   "another blend from here on, entered where this run stood in the other one");
+  } else {
+    if (const BlendOrder order = order_of(then); !(order == order_of(now))) {
+      compare_values("data.train", concat("weights ", weights_of(then)), weights_of(now),
+                     "other shares from here on: each corpus is entered where it would stand had they always been these");
+    }
+    for (size_t i = 0; i < now.size(); ++i) {
+      compare_files(training_key(i, now.size()), then[i].prefix, now[i].prefix,
+                    "another corpus from here on, entered where this run stood in the other one");
+    }
+  }
   compare_files("data.tokenizer", saved.data.tokenizer, wanted.data.tokenizer,
                 "if it does not give the same ids, they no longer mean what the model has learned");
   compare_files("data.validation", saved.data.validation, wanted.data.validation, "validation losses do not compare with those before");

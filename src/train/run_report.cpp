@@ -52,6 +52,16 @@ void RunReport::announce(at::ScalarType dtype) const {
                    config_.run.directory.string()));
 }
 
+void RunReport::announce_blend(const SampleBlend& samples) const {
+  if (samples.size() == 1) return;
+  const std::vector<double> epochs = samples.epochs_before(config_.train.steps * config_.train.global_batch);
+  for (size_t i = 0; i < samples.size(); ++i) {
+    log_.info(concat("data: ", samples.corpus(i).prefix().string(), ": ", fixed(100 * samples.order().share(i), 2), " % of the samples; ",
+                     grouped(samples.samples_per_epoch(i)), " are an epoch, of which the run's ", counted(config_.train.steps, "step"),
+                     " read ", fixed(epochs[i], 2)));
+  }
+}
+
 void RunReport::open_metrics(int64_t step) {
   if (!is_first_rank()) return;
   const std::filesystem::path file = config_.run.directory / "metrics.jsonl";

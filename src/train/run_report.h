@@ -1,6 +1,7 @@
 #pragma once
 
 #include "base/log.h"
+#include "data/sample_blend.h"
 #include "parallel/process_mesh.h"
 #include "train/event_file.h"
 #include "train/metrics.h"
@@ -24,6 +25,8 @@ class RunReport {
 
   /// Before the first step: model, layout and step, and what is allowed but seldom meant. @param dtype  of the model
   void announce(at::ScalarType dtype) const;
+  /// The corpora of a blend, each with its share and how often the run reads it through; nothing for one corpus.
+  void announce_blend(const SampleBlend& samples) const;
   /// Opens metrics.jsonl, mended where a killed process left half a record, without records after `step`; rank 0 alone has one. @throws IoError
   void open_metrics(int64_t step);
   /// There are steps to do, from `step` on: the clock of the log's forecasts starts, and so does what is told beside metrics.jsonl.

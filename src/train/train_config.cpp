@@ -85,8 +85,10 @@ void validate(const TrainConfig& config, const ConfigOrigins& origins, bool need
   Violations violations;
   config.model.validate(violations);
   config.monitor.validate(violations);
-  if (needs_corpus && config.data.train.empty()) {
-    violations.add("data.train", "must name a corpus: the PREFIX of `pimoe data build --output PREFIX`");
+  config.data.validate(violations);
+  if (needs_corpus && config.data.training().empty()) {
+    violations.add("data.train",
+                   "must name a corpus, the PREFIX of `pimoe data build --output PREFIX`, or several, [{prefix: PREFIX, weight: 1}, ...]");
   }
   const double tokens = static_cast<double>(config.train.steps) * static_cast<double>(config.train.global_batch) *
                         static_cast<double>(config.model.sequence_length);

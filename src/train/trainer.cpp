@@ -47,8 +47,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       verify_every_(config.train.verify_every > 0 ? config.train.verify_every : kVerifyEvery) {
   // What is missing is said now, not after hours.
   if (!config_.data.tokenizer.empty()) static_cast<void>(Tokenizer(config_.data.tokenizer));
-  const TokenFile corpus(config_.data.train);
-  SampleReader(corpus, config_.model.sequence_length, 0, /*shuffle=*/true);
+  const SampleBlend samples(config_.data.training(), config_.model.sequence_length, 0, /*shuffle=*/true);
   if (!config_.data.validation.empty()) {
     validation_.emplace(config_.data.validation);
     SampleReader(*validation_, config_.model.sequence_length, 0, /*shuffle=*/false);
@@ -57,6 +56,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
   routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), config_.model.router_names(),
                        config_.model.moe, config_.model.sequence_length);
   report_.announce(learner_.model().dtype());
+  report_.announce_blend(samples);
   resume();
   if (learner_.replay() != nullptr) {
     const std::string doubt = doubt_about_replay(*learner_.replay(), config_, step());
@@ -100,6 +100,7 @@ TrainOutcome Trainer::run() {
     StepRecord record = learner_.update(sums);
     record_routing(record);
     record.tokens = tokens_seen_ += step_tokens_;
+    if (data_->samples().size() > 1) record.epochs = data_->samples().epochs_before(data_->cursor().next_sample);
     synchronize(mesh_.device());  // the optimizer's work was only enqueued: without this the clock would not see it
     report_.add_speed(record, std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count());
     report(record);
@@ -146,7 +147,7 @@ TrainOutcome Trainer::finish() {
   return TrainOutcome::kComplete;
 }
 
-void Trainer::open_data() { data_ = std::make_unique<DataStream>(config_.data.train, stream_options(config_, mesh_), start_); }
+void Trainer::open_data() { data_ = std::make_unique<DataStream>(config_.data.training(), stream_options(config_, mesh_), start_); }
 
 void Trainer::verify_memory(const std::string& when) {
   const TracedPhase phase("verify");

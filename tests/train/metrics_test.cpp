@@ -71,6 +71,13 @@ TEST(StepJson, HasEveryRoutingMetricOfEachLayerAndTheWorst) {
   EXPECT_EQ(json.at("moe/bias_max_layers"), (std::vector<double>{0.125, 0.5}));
 }
 
+TEST(StepJson, HasTheEpochsOfABlendsCorporaInSixDigits) {
+  StepRecord record;
+  EXPECT_FALSE(nlohmann::json::parse(to_json(record)).contains("data/epochs"));
+  record.epochs = {1.0 / 3.0, 12.5};
+  EXPECT_NE(to_json(record).find("\"data/epochs\":[0.333333,12.5]"), std::string::npos) << to_json(record);
+}
+
 TEST(StepScalars, AreTheNumbersOfTheJsonLineThatAreNoList) {
   StepRecord record = two_layers();
   record.outcome = StepOutcome::kNotFinite;

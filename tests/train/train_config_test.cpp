@@ -122,6 +122,48 @@ TEST(ChangesOfData, FilesThatWereBuiltAgainAreOtherDataAndMovedOnesAreNot) {
   EXPECT_EQ(as_long[0].find("data.train: corpus was built again: other content than in the checkpoint; "), 0u) << as_long[0];
 }
 
+TEST(ChangesOfData, OfABlendAreToldOfTheCorpusAndOfTheShares) {
+  const TrainConfig plain = parse_train_config(kSmall, "a.yaml");
+  TrainConfig saved = plain;
+  saved.data.train.clear();
+  saved.data.blend = {{"web", 2}, {"code", 1}};
+  const DataFacts facts = {
+      {"data.train[0].tokens", 1000}, {"data.train[0].fingerprint", 5}, {"data.train[1].tokens", 500}, {"data.train[1].fingerprint", 6}};
+  TrainConfig same = saved;
+  same.data.blend = {{"moved/web", 4}, {"code", 2}};
+  EXPECT_TRUE(changes_of_data(saved, facts, same, facts).empty()) << "the same shares of the same corpora";
+
+  TrainConfig other = saved;
+  other.data.blend = {{"web", 1}, {"code", 1}};
+  const auto weights = changes_of_data(saved, facts, other, facts);
+  ASSERT_EQ(weights.size(), 1u);
+  EXPECT_EQ(weights[0].find("data.train: weights 2, 1 in the checkpoint, 1, 1 now; other shares from here on"), 0u) << weights[0];
+
+  DataFacts rebuilt = facts;
+  rebuilt["data.train[1].tokens"] = 600;
+  rebuilt["data.train[1].fingerprint"] = 7;
+  const auto built = changes_of_data(saved, facts, saved, rebuilt);
+  ASSERT_EQ(built.size(), 1u);
+  EXPECT_EQ(built[0].find("data.train[1]: code was built again: 500 tokens in the checkpoint, 600 now; another corpus"), 0u) << built[0];
+
+  other.data.blend = {{"web", 2}, {"code", 1}, {"books", 1}};
+  const auto more = changes_of_data(saved, facts, other, facts);
+  ASSERT_EQ(more.size(), 1u);
+  EXPECT_EQ(more[0].find("data.train: web, code in the checkpoint, web, code, books now; another blend"), 0u) << more[0];
+  EXPECT_EQ(changes_of_data(saved, facts, plain, facts).size(), 1u) << "of two to one";
+}
+
+TEST(TrainConfig, NoCorpusAndAnEmptyBlendAreRefusedWithWhatIsWanted) {
+  for (const char* list : {"[]", ""}) {
+    try {
+      load_train_config(ConfigSource{kSmall, "a.yaml"}, {concat("data.train=", list)});
+      FAIL() << list;
+    } catch (const ConfigError& error) {
+      EXPECT_EQ(std::string(error.what()).find("command line: data.train: must name a corpus, the PREFIX of"), 0u) << error.what();
+    }
+  }
+}
+
 TEST(ChangesOfData, AnImportedModelHadNone) {
   const TrainConfig saved = parse_train_config("model: {vocabulary: 40}\n", "a.yaml");
   TrainConfig wanted = saved;
