@@ -92,10 +92,10 @@ TEST_F(TrainCommand, SaysWhatGoesOnAfterALeaveByTheClock) {
 
 TEST_F(TrainCommand, EndsTheJobWhenARankDies) {
   prepare();
-  const pid_t job = start("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=100000 checkpoint.every_steps=0");
-  wait_for_step("runs/tiny", 3);
+  const pid_t job = start("$MPIRUN -n 2 $PIMOE train tiny.yaml run.directory=runs/dies train.steps=100000 checkpoint.every_steps=0");
+  wait_for_step("runs/dies", 3);
   const auto begun = std::chrono::steady_clock::now();
-  run("pkill -9 -n -f '^[^ ]*pimoe train tiny.yaml'");
+  run("pkill -9 -n -f '^[^ ]*pimoe train tiny.yaml run.directory=runs/dies'");
   EXPECT_NE(wait_for(job), 0);
   EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count(), 20.0);
 }
