@@ -46,8 +46,8 @@ constexpr std::array kGauges = {
 std::string label_value(const std::string& text) {
   std::string safe;
   for (const char letter : text) {
-    if (letter == '\\' || letter == '"') safe += '\\';
-    safe += letter;
+    if (letter == '\\' || letter == '"' || letter == '\n') safe += '\\';
+    safe += letter == '\n' ? 'n' : letter;
   }
   return safe;
 }

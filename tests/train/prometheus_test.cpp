@@ -30,6 +30,8 @@ TEST(PrometheusText, HasHelpTypeAndTheRunOfEachSample) {
             std::string::npos);
   EXPECT_NE(text.find("# TYPE pimoe_tokens_total counter\npimoe_tokens_total{run=\"a\\\"b\\\\c\"} 700\n"), std::string::npos);
   EXPECT_NE(text.find("pimoe_gradient_norm{run=\"a\\\"b\\\\c\"} NaN\n"), std::string::npos);
+  EXPECT_NE(to_prometheus(record, {.run = "a\nb", .steps = 10, .ranks = 2}).find("pimoe_step{run=\"a\\nb\"} 7\n"), std::string::npos)
+      << "a line break would end the sample";
   EXPECT_EQ(text.find("mfu"), std::string::npos) << "it is unknown";
   EXPECT_EQ(text.find("moe_layer"), std::string::npos) << "a dense model";
 }
