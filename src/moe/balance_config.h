@@ -28,6 +28,7 @@ struct BalanceConfig {
   BiasLaw bias_law = BiasLaw::kSign;                     ///< update_bias has both
   BiasSchedule bias_schedule = BiasSchedule::kConstant;  ///< of bias_rate over the run, down to 0
 
+  bool operator==(const BalanceConfig&) const = default;
   void fields(FieldVisitor& visit);
   double coefficient(BalanceRule rule) const;
   /// The rules that are computed: the Switch and the z-loss, which every run reports, and what else has a coefficient. In the enum's order.

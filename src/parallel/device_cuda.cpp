@@ -133,7 +133,8 @@ TimeMark TimeMark::now(c10::Device device) {
   if (device.is_cpu()) {
     mark.host_ = std::chrono::steady_clock::now();
   } else {
-    auto event = std::make_shared<c10::cuda::CUDAEvent>(cudaEventDefault);  // the default one takes the time
+    // The default one takes the time; one inside of a DeviceGraph takes each replay's.
+    auto event = std::make_shared<c10::cuda::CUDAEvent>(cudaEventDefault | cudaEventExternal);
     event->record(c10::cuda::getCurrentCUDAStream(device.index()));
     mark.event_ = std::move(event);
   }
@@ -165,6 +166,7 @@ double TimeMark::milliseconds_since(const TimeMark& earlier) const {
 
 struct SideStream::State {
   std::optional<c10::cuda::CUDAStream> stream;  // nothing on the CPU
+  bool has_run = false;                         // since the last join
 };
 
 SideStream::SideStream(c10::Device device) : state_(std::make_unique<State>()) {
@@ -187,12 +189,15 @@ void SideStream::run(const std::vector<at::Tensor>& tensors, const std::function
     tensor.record_stream(side.unwrap());
     tensor.record_stream(caller.unwrap());
   }
+  state_->has_run = true;
   const c10::cuda::CUDAStreamGuard guard(side);
   work();
 }
 
 void SideStream::join() {
-  if (!state_->stream) return;
+  // A stream that is being recorded (DeviceGraph) may not wait for work outside of the recording.
+  if (!state_->has_run) return;
+  state_->has_run = false;
   c10::cuda::CUDAEvent done;
   done.record(*state_->stream);
   done.block(c10::cuda::getCurrentCUDAStream(state_->stream->device_index()));

@@ -19,6 +19,7 @@ struct StepTerms {
   double loss_scale = 1.0;
   RecomputePolicy recompute = RecomputePolicy::kNone;
   BalanceConfig balance;                  ///< coefficients of this step
+  double temperature = 1.0;               ///< that the routers have in this step
   const RoutingReplay* replay = nullptr;  ///< decisions that routers take instead of their own; null: none
 };
 

@@ -1,5 +1,6 @@
 #include "train/learner.h"
 
+#include "base/errors.h"
 #include "base/text.h"
 #include "moe/balance.h"
 #include "ops/trace_range.h"
@@ -34,6 +35,13 @@ Learner::Learner(const TrainConfig& config, at::ScalarType dtype, const LossScal
       optimizer_(buckets_, config.optimizer, mesh),
       reducer_(buckets_, mesh),
       loss_scaler_(dtype == at::kHalf ? scaler : LossScaler()) {
+  if (config_.train.cuda_graphs != CudaGraphs::kOff) {
+    const std::string obstacle = StepGraph::obstacle(config_, dtype, mesh);
+    if (config_.train.cuda_graphs == CudaGraphs::kOn && !obstacle.empty()) {
+      throw ConfigError(concat("train.cuda_graphs is on, but ", obstacle, ": auto records steps where that is possible"));
+    }
+    if (obstacle.empty()) graph_ = std::make_unique<StepGraph>(model_, reducer_, mesh);
+  }
   if (const auto& recorded = config_.model.moe.router.replay; !recorded.empty()) {
     replay_.emplace(recorded);
     replay_->require_fits(config_.model.router_names(), config_.model.moe);
@@ -49,6 +57,7 @@ StepTerms Learner::begin_step(int64_t step_tokens) {
                   .balance = config_.model.moe.balance,
                   .replay = replay()};
   terms.balance.switch_loss = balancing().switch_loss;
+  terms.temperature = balancing().temperature;
   use_temperature();
   return terms;
 }
@@ -64,6 +73,7 @@ void Learner::use_temperature() {
 }
 
 StepSums Learner::accumulate_gradients(const std::vector<MicroBatch>& batches, const StepTerms& terms, const PredictionObserver& seen) {
+  if (graph_) return graph_->accumulate_gradients(batches, terms, seen);
   return pimoe::accumulate_gradients(model_, reducer_, mesh_, batches, terms, seen);
 }
 
@@ -83,6 +93,9 @@ StepRecord Learner::update(const StepSums& sums) {
   }
   record.step = ++step_;
   adapt(record);
+  if (graph_) {
+    if (std::string trouble = graph_->take_trouble(); !trouble.empty()) record.alarms.push_back(std::move(trouble));
+  }
   loss_scaler_.update(record.outcome != StepOutcome::kNotFinite);
   return record;
 }

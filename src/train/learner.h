@@ -9,8 +9,10 @@
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/spikes.h"
+#include "train/step_graph.h"
 #include "train/train_config.h"
 
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -30,7 +32,7 @@ class Learner {
 
   /// @param step_tokens  of the whole step over all ranks
   StepTerms begin_step(int64_t step_tokens);
-  /// See gradient_step.h. Collective.
+  /// See gradient_step.h; what it returns is valid until the next call. Collective.
   StepSums accumulate_gradients(const std::vector<MicroBatch>& batches, const StepTerms& terms, const PredictionObserver& seen);
   /// Clips, and updates weights and loss-free biases, unless loss or gradients are not finite or a spike to skip; then settles balancing and loss
   /// scale of the next step. Collective.
@@ -78,6 +80,7 @@ class Learner {
   ParameterBuckets buckets_;
   Optimizer optimizer_;
   GradientReducer reducer_;
+  std::unique_ptr<StepGraph> graph_;  ///< null: steps are not recorded
   std::optional<RoutingReplay> replay_;
   LossScaler loss_scaler_;
   int64_t step_ = 0;

@@ -177,7 +177,8 @@ StepSums Trainer::accumulate_gradients() {
   const auto add_routing = [this](const MicroBatch& batch, const Prediction& prediction) {
     routing_log_->add(step() + 1, batch, prediction);
   };
-  return learner_.accumulate_gradients(next_batches(), terms, add_routing);
+  const bool is_recorded = routing_log_->is_due(step() + 1);
+  return learner_.accumulate_gradients(next_batches(), terms, is_recorded ? PredictionObserver(add_routing) : nullptr);
 }
 
 std::vector<MicroBatch> Trainer::next_batches() {
