@@ -37,7 +37,8 @@ struct StepGraph::Recorded {
 std::string StepGraph::obstacle(const TrainConfig& config, at::ScalarType dtype, const ProcessMesh& mesh) {
   const MoeConfig& moe = config.model.moe;
   if (!mesh.device().is_cuda()) return "the run is on the CPU";
-  if (mesh.size() > 1) return "the run has several ranks";
+  if (mesh.size() > 1 && mesh.transport() != Transport::kNccl) return "what travels between ranks goes through the host";
+  if (mesh.group(Group::kExpert).size() > 1) return "with experts shared out over ranks (mesh.expert_parallel) the host waits for counts";
   if (config.model.moe_layers() == 0) return "";
   if (dtype != at::kBFloat16) return "products of experts in another precision than bfloat16 wait for the host";
   if (moe.groups.size() > 1) return "experts of several shapes (model.moe.groups) wait for the host";
