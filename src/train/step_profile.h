@@ -42,6 +42,8 @@ class StepProfile {
 
   /// Before every step, the one that is then being made counted from 1. Collective where the profile ends.
   void begin_step(int64_t step);
+  /// Whether the step that is being made is one of those profiled.
+  bool is_open() const { return is_open_; }
   /// After the run's last step. Collective
   void finish();
 

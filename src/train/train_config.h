@@ -37,7 +37,7 @@ struct RunConfig {
 enum class CudaGraphs {
   kOff,
   kOn,    ///< refused where it is known not to be possible
-  kAuto,  ///< where it is
+  kAuto,  ///< wherever it is
 };
 
 /// `train:`
@@ -50,7 +50,7 @@ struct LoopConfig {
   int64_t validate_every = 100;    ///< steps; 0: only at the end
   int64_t verify_every = 0;        ///< steps between comparisons of the ranks' copies of weights; 0 is auto: 100
   int64_t validation_batches = 8;  ///< of global_batch sequences each
-  CudaGraphs cuda_graphs = CudaGraphs::kOff;
+  CudaGraphs cuda_graphs = CudaGraphs::kAuto;
   int64_t threads = 0;  ///< CPU threads of a rank; 0 is auto
   SpikeConfig spikes;
   int64_t rollbacks = 3;  ///< to a checkpoint, without a new one in between, of a run whose last ten steps were skipped

@@ -177,8 +177,9 @@ StepSums Trainer::accumulate_gradients() {
   const auto add_routing = [this](const MicroBatch& batch, const Prediction& prediction) {
     routing_log_->add(step() + 1, batch, prediction);
   };
-  const bool is_recorded = routing_log_->is_due(step() + 1);
-  return learner_.accumulate_gradients(next_batches(), terms, is_recorded ? PredictionObserver(add_routing) : nullptr);
+  // Who looks into a step does not want it replayed as a whole; to a profiler it would be one call without phases.
+  const bool is_looked_into = routing_log_->is_due(step() + 1) || (profile_ && profile_->is_open());
+  return learner_.accumulate_gradients(next_batches(), terms, is_looked_into ? PredictionObserver(add_routing) : nullptr);
 }
 
 std::vector<MicroBatch> Trainer::next_batches() {
