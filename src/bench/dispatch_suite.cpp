@@ -36,7 +36,7 @@ class RoundTrip {
   void forward(Parts& parts) const {
     const at::NoGradGuard no_gradients;
     const TimeMark begin = now();
-    const DispatchPlan plan = dispatcher_->plan(experts_, /*capacity=*/0, tokens_.size(0));
+    const DispatchPlan plan = dispatcher_->plan(experts_, {.most_tokens = tokens_.size(0)});
     const TimeMark planned = now();
     const at::Tensor rows = there(plan);
     const TimeMark dispatched = now();
@@ -48,7 +48,7 @@ class RoundTrip {
 
   void forward_and_backward(Parts& parts) {
     const TimeMark begin = now();
-    const DispatchPlan plan = dispatcher_->plan(experts_, /*capacity=*/0, tokens_.size(0));
+    const DispatchPlan plan = dispatcher_->plan(experts_, {.most_tokens = tokens_.size(0)});
     const at::Tensor combined = back(there(plan), plan);
     const TimeMark middle = now();
     combined.backward(gradient_);

@@ -63,10 +63,10 @@ TrainingStep::TrainingStep(const Bench& bench)
   for (int64_t step = 0; step < kSteps; ++step) steps_.push_back(random_micro_batches(bench.config(), mesh_));
 }
 
-StepRecord TrainingStep::run(Parts& parts) {
+StepRecord TrainingStep::run(Parts& parts, const PredictionObserver& seen) {
   const std::vector<MicroBatch>& batches = steps_[static_cast<size_t>(learner_.step() % kSteps)];
   const StepTerms terms = learner_.begin_step(tokens_);
-  const StepSums sums = learner_.accumulate_gradients(batches, terms, {});
+  const StepSums sums = learner_.accumulate_gradients(batches, terms, seen);
   const TimeMark summed = TimeMark::now(mesh_.device());
   StepRecord record = learner_.update(sums);
   const TimeMark updated = TimeMark::now(mesh_.device());
@@ -89,13 +89,13 @@ StepMeasurement measure_step(Bench& bench) {
   result.skipped_steps = std::accumulate(skipped.end() - result.measured.seconds.repetitions, skipped.end(), int64_t{0});
   result.tokens = step.tokens();
 
-  // One more, whose memory and bytes are its own.
+  // One more, whose memory and bytes are its own; a replayed step (StepGraph) counts none.
   const std::vector<const Communicator*> groups = communicators(bench.mesh());
   std::vector<GroupTraffic> before;
   for (const Communicator* group : groups) before.push_back(sent_so_far(*group));
   forget_peak_memory(bench.mesh().device());
   Parts parts;
-  record = step.run(parts);
+  record = step.run(parts, [](const MicroBatch&, const Prediction&) {});
   result.peak_bytes = bench.most(memory_use(bench.mesh().device()).peak_bytes);
   for (size_t index = 0; index < groups.size(); ++index) {
     const GroupTraffic after = sent_so_far(*groups[index]);

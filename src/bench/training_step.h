@@ -20,7 +20,7 @@ class TrainingStep {
   explicit TrainingStep(const Bench& bench);
 
   /// One step, until the device is done with it. Marks the parts forward, backward, gradients (sums that are waited for) and update. Collective.
-  StepRecord run(Parts& parts);
+  StepRecord run(Parts& parts, const PredictionObserver& seen = nullptr);
 
   Learner& learner() { return learner_; }
   int64_t tokens() const { return tokens_; }  ///< of a step, over all ranks

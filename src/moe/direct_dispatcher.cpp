@@ -8,6 +8,8 @@
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+
 namespace pimoe {
 namespace {
 
@@ -20,6 +22,7 @@ struct Trip : torch::CustomClassHolder {
   at::Tensor sum_back(const at::Tensor& rows) const { return direct.sum_back(rows.contiguous(), route.wanted, route.tokens); }
   /// REQUIRES that the device has made the plan's counts: called after there is work for it.
   void count_sent(const at::Tensor& row, bool back) const {
+    if (!route.counts) return;  // nobody on the host knows
     group.count_direct((back ? route.received() : route.sent()) * row.size(1) * static_cast<int64_t>(row.element_size()));
   }
 
@@ -83,7 +86,8 @@ class BringBack : public torch::autograd::Function<BringBack> {
 DirectDispatcher::DirectDispatcher(const ExpertPlacement& placement, const Communicator& group, DirectExchange& direct)
     : ExchangeDispatcher(placement, group, /*by_token=*/true), group_(group), direct_(direct) {}
 
-DispatchPlan DirectDispatcher::plan(const at::Tensor& experts, int64_t /*capacity*/, int64_t most_tokens) const {
+DispatchPlan DirectDispatcher::plan(const at::Tensor& experts, const PlanTerms& terms) const {
+  const int64_t most_tokens = terms.most_tokens;
   const int64_t ranks = group_.size();
   DispatchPlan plan;
   plan.order = order_of(experts);
@@ -95,12 +99,17 @@ DispatchPlan DirectDispatcher::plan(const at::Tensor& experts, int64_t /*capacit
   plan.by_token = order_here(all);
   plan.ends = plan.by_token->counts.cumsum(0).to(at::kInt);
 
+  route.most_rows = all.size(0) * std::min(experts.size(1), placement().local());
+  if (terms.static_rows) {
+    plan.direct = std::move(route);
+    return plan;
+  }
   // [P, P]: tokens of each rank for each
   const at::Tensor pairs = ranks_of_tokens(wanted).view({ranks, most_tokens, ranks}).sum(1);
   const at::Tensor mine = pairs.select(0, group_.rank());
   const at::Tensor for_me = pairs.select(1, group_.rank());
   const at::Tensor kept = mine.narrow(0, group_.rank(), 1);
-  route.counts = PendingNumbers(at::cat({plan.by_token->counts.sum(0, true), mine.sum(0, true) - kept, for_me.sum(0, true) - kept}));
+  route.counts.emplace(at::cat({plan.by_token->counts.sum(0, true), mine.sum(0, true) - kept, for_me.sum(0, true) - kept}));
   plan.direct = std::move(route);
   return plan;
 }

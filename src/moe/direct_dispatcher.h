@@ -16,7 +16,8 @@ class DirectDispatcher final : public ExchangeDispatcher {
   DirectDispatcher(const ExpertPlacement& placement, const Communicator& group, DirectExchange& direct);
 
   /// @cost one collective on the expert group (choices)
-  DispatchPlan plan(const at::Tensor& experts, int64_t capacity, int64_t most_tokens) const override;
+  DispatchPlan plan(const at::Tensor& experts, const PlanTerms& terms) const override;
+  bool has_static_rows() const override { return true; }
   ArrivedTokens dispatch_tokens(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan) const override;
   at::Tensor combine_tokens(const at::Tensor& results, const DispatchPlan& plan) const override;
 

@@ -29,13 +29,15 @@ struct TokenRoute {
 
 /// How they are written into the ranks' memory: DirectDispatcher's alone.
 struct DirectRoute {
-  at::Tensor wanted;      ///< [P, M, K] int32: the ranks of each token's experts, -1 for none; of all ranks' tokens (direct_exchange.h)
-  int64_t tokens = 0;     ///< T
-  PendingNumbers counts;  ///< rows here; tokens sent to other ranks, and received from them
+  at::Tensor wanted;   ///< [P, M, K] int32: the ranks of each token's experts, -1 for none; of all ranks' tokens (direct_exchange.h)
+  int64_t tokens = 0;  ///< T
+  /// Rows here; tokens sent to other ranks, and received from them. Nothing with static rows.
+  std::optional<PendingNumbers> counts;
+  int64_t most_rows = 0;  ///< that there can be here, whatever the routing
 
-  int64_t rows() const { return counts.wait()[0].item<int64_t>(); }
-  int64_t sent() const { return counts.wait()[1].item<int64_t>(); }
-  int64_t received() const { return counts.wait()[2].item<int64_t>(); }
+  int64_t rows() const { return counts ? counts->wait()[0].item<int64_t>() : most_rows; }
+  int64_t sent() const { return counts->wait()[1].item<int64_t>(); }
+  int64_t received() const { return counts->wait()[2].item<int64_t>(); }
 };
 
 /// What planning learned about one batch's slots: all that dispatch, experts and combine need, and what recompute takes again.
@@ -58,6 +60,14 @@ struct ArrivedTokens {
   int64_t rows = 0;    ///< R, of the plan's order by_token
 };
 
+/// What a plan goes by besides the routing. The same on every rank of the group.
+struct PlanTerms {
+  /// Rows that every expert gets from each rank, which is also the most that any has: short ones are padded, and no counts travel. 0: no padding
+  int64_t capacity = 0;
+  int64_t most_tokens = 0;   ///< the largest T over the ranks, or more
+  bool static_rows = false;  ///< the host is to ask the device for nothing: rows are as many as there can be. REQUIRES has_static_rows()
+};
+
 /// Moves each token's rows to the ranks that hold its experts, and the results back.
 ///
 /// Holds no parameters and no state of a call: what planning learned travels in the plan, so that several micro-batches, and recompute, can
@@ -67,12 +77,12 @@ class Dispatcher {
   virtual ~Dispatcher() = default;
 
   /// @param experts   [T, K] int32, -1 where a slot goes nowhere; T may be 0, also on some ranks only
-  /// @param capacity  rows that every expert gets from this rank, which is also the most that any has: short ones are padded, and no counts
-  ///                  travel; the same on every rank of the group. 0: no padding
-  /// @param most_tokens  the largest T over the group's ranks, or more; the same on every rank
   /// @cost one collective on the expert group (counts) and one host synchronisation; neither where the group is one rank and the device the
   ///       CPU, nor with a capacity
-  virtual DispatchPlan plan(const at::Tensor& experts, int64_t capacity, int64_t most_tokens) const = 0;
+  virtual DispatchPlan plan(const at::Tensor& experts, const PlanTerms& terms) const = 0;
+
+  /// @returns whether plans can be made, and carried out, without the host's asking the device for a number
+  virtual bool has_static_rows() const = 0;
 
   /// @param tokens  [T, D] contiguous
   /// @returns [R, D]: rows of one expert side by side, in global token order inside an expert

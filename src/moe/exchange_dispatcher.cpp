@@ -72,7 +72,8 @@ at::Tensor ExchangeDispatcher::ranks_of_tokens(const at::Tensor& ranks) const {
   return at::zeros({ranks.size(0), count + 1}, ranks.options().dtype(at::kBool)).scatter_(1, columns, true).narrow(1, 0, count);
 }
 
-DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts, int64_t capacity, int64_t /*most_tokens*/) const {
+DispatchPlan ExchangeDispatcher::plan(const at::Tensor& experts, const PlanTerms& terms) const {
+  const int64_t capacity = terms.capacity;
   DispatchPlan plan;
   plan.order = order_of(experts);
   const int64_t ranks = group_.size();

@@ -14,7 +14,8 @@ class ExchangeDispatcher : public Dispatcher {
   /// @param by_token  plans without a capacity send tokens where the group has several ranks
   ExchangeDispatcher(ExpertPlacement placement, const Communicator& group, bool by_token);
 
-  DispatchPlan plan(const at::Tensor& experts, int64_t capacity, int64_t most_tokens) const override;
+  DispatchPlan plan(const at::Tensor& experts, const PlanTerms& terms) const override;
+  bool has_static_rows() const override { return group_.size() == 1; }
   at::Tensor dispatch(const at::Tensor& tokens, const DispatchPlan& plan) const override;
   bool stays_here(const DispatchPlan& plan) const override { return group_.size() == 1 && !plan.route.padding.defined(); }
   ArrivedTokens dispatch_tokens(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan) const override;

@@ -164,10 +164,12 @@ at::Tensor MoELayer::compute_experts(const at::Tensor& rows, const at::Tensor& r
 RoutingMemo MoELayer::limit(const at::Tensor& tokens, const Routing& routing, const BatchContext& context) const {
   const at::NoGradGuard no_gradients;
   const int64_t capacity = limits_.capacity(tokens.size(0), context.most_tokens);
+  const PlanTerms terms{
+      .capacity = config_.capacity_pad ? capacity : 0, .most_tokens = context.most_tokens, .static_rows = context.static_rows};
   const auto plans_of = [&](const at::Tensor& experts) {
     std::vector<DispatchPlan> plans;
     for (const at::Tensor& round : limits_.within_budget(experts, routing.weights)) {
-      plans.push_back(dispatcher_->plan(round, config_.capacity_pad ? capacity : 0, context.most_tokens));
+      plans.push_back(dispatcher_->plan(round, terms));
     }
     return plans;
   };

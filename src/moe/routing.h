@@ -22,6 +22,7 @@ struct BatchContext {
   int64_t first_token;          ///< this rank's first token's index among all ranks' tokens of the step
   int64_t sequence_length = 1;  ///< S: this rank's tokens are whole sequences, one after the other
   int64_t most_tokens;          ///< the largest T over the ranks, which decides a padded capacity
+  bool static_rows = false;     ///< buffers are as large as they can have to be, so that the host asks the device for nothing (DeviceGraph)
   at::Tensor token_ids;         ///< [T] int64 on the device; the hash router and replay alone look at it
   at::Tensor counted;           ///< [T] bool; false: padding, which is routed but counts in no statistic and no loss; undefined: all count
   const RoutingReplay* replay = nullptr;  ///< decisions that routers take instead of their own; null: none

@@ -20,6 +20,7 @@ BatchContext training_context(const MicroBatch& batch, const StepTerms& terms, c
   context.training = true;
   context.seed = terms.seed;
   context.step = terms.step;
+  context.static_rows = terms.static_rows;
   context.replay = terms.replay;
   return context;
 }

@@ -20,6 +20,7 @@ struct StepTerms {
   RecomputePolicy recompute = RecomputePolicy::kNone;
   BalanceConfig balance;                  ///< coefficients of this step
   double temperature = 1.0;               ///< that the routers have in this step
+  bool static_rows = false;               ///< see BatchContext
   const RoutingReplay* replay = nullptr;  ///< decisions that routers take instead of their own; null: none
 };
 

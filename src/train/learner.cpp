@@ -36,11 +36,12 @@ Learner::Learner(const TrainConfig& config, at::ScalarType dtype, const LossScal
       reducer_(buckets_, mesh),
       loss_scaler_(dtype == at::kHalf ? scaler : LossScaler()) {
   if (config_.train.cuda_graphs != CudaGraphs::kOff) {
-    const std::string obstacle = StepGraph::obstacle(config_, dtype, mesh);
-    if (config_.train.cuda_graphs == CudaGraphs::kOn && !obstacle.empty()) {
+    const bool asked = config_.train.cuda_graphs == CudaGraphs::kOn;
+    const std::string obstacle = StepGraph::obstacle(config_, model_, mesh);
+    if (asked && !obstacle.empty()) {
       throw ConfigError(concat("train.cuda_graphs is on, but ", obstacle, ": auto records steps where that is possible"));
     }
-    if (obstacle.empty()) graph_ = std::make_unique<StepGraph>(model_, reducer_, mesh);
+    if (obstacle.empty() && (asked || StepGraph::pays(config_, mesh))) graph_ = std::make_unique<StepGraph>(model_, reducer_, mesh);
   }
   if (const auto& recorded = config_.model.moe.router.replay; !recorded.empty()) {
     replay_.emplace(recorded);

@@ -1,6 +1,7 @@
 #include "train/step_graph.h"
 
 #include "base/text.h"
+#include "model/flops.h"
 #include "parallel/device.h"
 
 #include <ATen/ops/empty_like.h>
@@ -34,19 +35,35 @@ struct StepGraph::Recorded {
   std::unique_ptr<DeviceGraph> graph;
 };
 
-std::string StepGraph::obstacle(const TrainConfig& config, at::ScalarType dtype, const ProcessMesh& mesh) {
+std::string StepGraph::obstacle(const TrainConfig& config, Transformer& model, const ProcessMesh& mesh) {
   const MoeConfig& moe = config.model.moe;
   if (!mesh.device().is_cuda()) return "the run is on the CPU";
   if (mesh.size() > 1 && mesh.transport() != Transport::kNccl) return "what travels between ranks goes through the host";
-  if (mesh.group(Group::kExpert).size() > 1) return "with experts shared out over ranks (mesh.expert_parallel) the host waits for counts";
-  if (config.model.moe_layers() == 0) return "";
-  if (dtype != at::kBFloat16) return "products of experts in another precision than bfloat16 wait for the host";
+  const std::vector<MoELayer*> layers = model.moe_layers();
+  if (layers.empty()) return "";
+  if (model.dtype() != at::kBFloat16) return "products of experts in another precision than bfloat16 wait for the host";
+  if (!std::all_of(layers.begin(), layers.end(), [](const MoELayer* layer) { return layer->has_static_rows(); })) {
+    return "experts are shared out over ranks (mesh.expert_parallel) without a direct exchange (model.moe.exchange): the host waits for "
+           "counts";
+  }
   if (moe.groups.size() > 1) return "experts of several shapes (model.moe.groups) wait for the host";
   if (moe.rank_budget > 0) return "model.moe.rank_budget makes as many rounds as a step needs";
   if (moe.checks != MoeValidate::kOff) return "model.moe.validate looks at numbers on the host";
   if (moe.router.jitter > 0) return "model.moe.router.jitter draws anew in each step";
   if (!moe.router.replay.empty()) return "model.moe.router.replay reads each step's decisions from a file";
   return "";
+}
+
+bool StepGraph::pays(const TrainConfig& config, const ProcessMesh& mesh) {
+  constexpr double kKernelsOfLayer = 130;   // of a micro-step, forward and backward, as `pimoe bench model` counts them
+  constexpr double kSecondsOfStart = 1e-5;  // of libtorch's operators, called from C++
+  const double peak = peak_flops(mesh.device());
+  if (peak == 0) return true;
+  const int ranks = mesh.group(Group::kBatch).size();
+  const StepPlan plan(config.train.global_batch, ranks, config.train.micro_batch);
+  const auto tokens = static_cast<double>(config.train.global_batch * config.model.sequence_length) / ranks;
+  const double starting = static_cast<double>(plan.micro_steps() * config.model.layers) * kKernelsOfLayer * kSecondsOfStart;
+  return starting > tokens * token_flops(config.model).megatron / peak;
 }
 
 StepGraph::~StepGraph() = default;
@@ -83,8 +100,8 @@ bool StepGraph::can_replay(const PredictionObserver& seen) {
 }
 
 void StepGraph::record() {
-  // The graph's memory is taken beside that of the steps before.
-  const int64_t needed = memory_use(mesh_.device()).peak_bytes;
+  // The graph's memory is taken beside that of the steps before, and has room for the worst routing.
+  const int64_t needed = memory_use(mesh_.device()).peak_bytes * mesh_.group(Group::kExpert).size();
   if (const int64_t free = free_bytes(mesh_.device()); needed > free) {
     trouble_ = concat("its memory is not free beside that of other steps (", human_bytes(static_cast<double>(needed)), " needed, ",
                       human_bytes(static_cast<double>(free)), " free)");
@@ -94,10 +111,12 @@ void StepGraph::record() {
     input.tokens = at::empty_like(input.tokens, input.tokens.options().device(mesh_.device()).pinned_memory(false));
     input.targets = at::empty_like(input.tokens);
   }
+  StepTerms terms = *terms_;
+  terms.static_rows = true;
   auto recorded = std::make_unique<Recorded>();
   try {
     recorded->graph = std::make_unique<DeviceGraph>(
-        mesh_.device(), [&] { recorded->sums.emplace(pimoe::accumulate_gradients(model_, reducer_, mesh_, inputs_, *terms_, {})); });
+        mesh_.device(), [&] { recorded->sums.emplace(pimoe::accumulate_gradients(model_, reducer_, mesh_, inputs_, terms, {})); });
   } catch (const c10::Error& error) {
     const std::string text = error.what_without_backtrace();
     trouble_ = text.substr(0, text.find('\n'));

@@ -47,8 +47,9 @@ void LoopConfig::fields(FieldVisitor& visit) {
   visit.integer_or_auto("verify_every", verify_every, {.at_least = 1, .at_most = kMostSteps},
                         "steps between comparisons of the ranks' copies of weights, for memory that changed by itself; auto: 100");
   visit.integer("validation_batches", validation_batches, {.at_least = 1, .at_most = 1 << 24}, "global batches of a validation");
-  visit.choice("cuda_graphs", cuda_graphs, {{"off", CudaGraphs::kOff}, {"on", CudaGraphs::kOn}, {"auto", CudaGraphs::kAuto}},
-               "on GPUs, start a step's forward and backward by one call of the host (docs/profiling.md); auto: wherever that is possible");
+  visit.choice(
+      "cuda_graphs", cuda_graphs, {{"off", CudaGraphs::kOff}, {"on", CudaGraphs::kOn}, {"auto", CudaGraphs::kAuto}},
+      "on GPUs, start a step's forward and backward by one call of the host (docs/profiling.md); auto: where that is possible and pays");
   visit.integer_or_auto("threads", threads, {.at_least = 1, .at_most = 4096},
                         "CPU threads of a rank; auto: OMP_NUM_THREADS, else the cores it is bound to, else cores / ranks on the node");
   visit.nested("spikes", spikes);

@@ -37,7 +37,7 @@ struct RunConfig {
 enum class CudaGraphs {
   kOff,
   kOn,    ///< refused where it is known not to be possible
-  kAuto,  ///< wherever it is
+  kAuto,  ///< where it is, and the model is so small that it pays
 };
 
 /// `train:`

@@ -37,7 +37,12 @@ TEST(MoELayouts, ARankThatReceivesNothingTakesPart) {
   for (int rank = 0; rank < ranks; ++rank) made.sequences.push_back(3 + rank);
   for (const MoeExchange exchange : {MoeExchange::kRows, MoeExchange::kTokens, MoeExchange::kDirect}) {
     made.config.exchange = exchange;
-    for (made.seed = 1; made.seed < 6; ++made.seed) expect_equal_to_loop(made, *mesh);
+    for (made.seed = 1; made.seed < 6; ++made.seed) {
+      for (const bool static_rows : {false, true}) {
+        made.static_rows = static_rows;
+        expect_equal_to_loop(made, *mesh);
+      }
+    }
   }
 }
 
@@ -89,7 +94,7 @@ TEST(MoELayouts, RowsOfAnExpertArriveInGlobalTokenOrder) {
   const int64_t tokens = 24;
   const at::Tensor rows = (at::arange(tokens, at::kDouble) + 100.0 * group.rank()).view({tokens, 1});
   const at::Tensor experts = (at::arange(tokens, at::kInt) * 7).remainder(12).to(at::kInt).view({tokens, 1});
-  const DispatchPlan plan = dispatcher.plan(experts, /*capacity=*/0, tokens);
+  const DispatchPlan plan = dispatcher.plan(experts, {.most_tokens = tokens});
   const at::Tensor arrived = dispatcher.dispatch(rows, plan);
   std::vector<double> expected;
   for (int64_t local = 0; local < placement.local(); ++local) {
@@ -116,7 +121,7 @@ TEST(MoELayouts, ATokenTravelsOnceToEachRankOfItsExperts) {
   at::Tensor experts = at::stack({at::arange(tokens), at::arange(tokens) * 5 + 1}, 1).remainder(12).to(at::kInt);
   experts[3].fill_(-1);  // goes nowhere
   experts[4][1] = -1;
-  const DispatchPlan plan = dispatcher.plan(experts, /*capacity=*/0, tokens);
+  const DispatchPlan plan = dispatcher.plan(experts, {.most_tokens = tokens});
   if (ranks == 1) {
     EXPECT_FALSE(plan.by_token);
     return;

@@ -16,6 +16,7 @@ struct LayerCase {
   MoeConfig config;
   int64_t width = 5;
   int64_t sequence_length = 1;
+  bool static_rows = false;
   std::vector<int64_t> sequences;  ///< of each rank
   uint64_t seed = 1;
   at::Tensor bias;  ///< [E], or undefined for zeros
@@ -62,6 +63,7 @@ inline void expect_equal_to_loop(const LayerCase& given, const ProcessMesh& mesh
   std::optional<RoutingMemo> memo;
   BatchContext context(first, most);
   context.sequence_length = length;
+  context.static_rows = made.static_rows && fixture.layer.has_static_rows();
   const MoEOutput output = fixture.layer.forward(ours, context, memo);
   const double tokens = static_cast<double>(std::max<int64_t>(1, total));
   const BalanceTerms terms = balance_terms({output.record}, coefficients, tokens, {}, mesh.group(Group::kBatch));
@@ -174,6 +176,7 @@ inline LayerCase random_layer(std::mt19937& random, int ranks, int64_t divisor) 
   if (may_send_tokens) {
     constexpr MoeExchange kinds[] = {MoeExchange::kAuto, MoeExchange::kRows, MoeExchange::kTokens, MoeExchange::kDirect};
     config.exchange = kinds[random() % 4];
+    made.static_rows = random() % 2 == 0;
   }
   if (random() % 4 == 0) config.shared_width = 3;
   config.shared_gate = random() % 2 == 0;

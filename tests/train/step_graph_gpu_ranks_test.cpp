@@ -1,5 +1,5 @@
-/// Replicas with the experts whole on each: the sums over ranks are part of the graph. Over NCCL where each rank has a GPU of its own; where they share
-/// one, and with the experts shared out, steps run as usual.
+/// The sums over ranks, and the exchange of tokens, are part of the graph. Over NCCL where each rank has a GPU of its own; where they share one, steps
+/// run as usual.
 
 #include "train/small_gpu_run.h"
 
@@ -13,18 +13,25 @@ std::unique_ptr<ProcessMesh> gpu_mesh(int64_t expert_parallel) {
   return world_mesh(config, small_config(CudaGraphs::kOff).model.moe.experts);
 }
 
-TEST(StepGraphOfReplicas, ReplayedStepsAreTheSameToTheBit) {
-  const auto mesh = gpu_mesh(1);
-  EXPECT_EQ(StepGraph::obstacle(small_config(CudaGraphs::kAuto), at::kBFloat16, *mesh).empty(), mesh->transport() == Transport::kNccl);
+void expect_replays_like_usual(int64_t expert_parallel) {
+  const auto mesh = gpu_mesh(expert_parallel);
   SmallRun replayed(small_config(CudaGraphs::kAuto), *mesh);
   SmallRun usual(small_config(CudaGraphs::kOff), *mesh);
+  const bool can = StepGraph::obstacle(small_config(CudaGraphs::kAuto), usual.learner().model(), *mesh).empty();
+  EXPECT_EQ(can, mesh->transport() == Transport::kNccl);
   for (int step = 0; step < 20; ++step) expect_the_same(replayed.step(), usual.step());
 }
 
-TEST(StepGraphOfReplicas, ExpertsThatAreSharedOutRunAsUsual) {
+TEST(StepGraphOfRanks, ReplicasReplayTheSameStepsToTheBit) { expect_replays_like_usual(1); }
+
+TEST(StepGraphOfRanks, SoDoRanksThatShareOutTheExperts) { expect_replays_like_usual(test_session().world()->size()); }
+
+TEST(StepGraphOfRanks, ExchangesThatWaitForCountsRunAsUsual) {
   const auto mesh = gpu_mesh(test_session().world()->size());
-  EXPECT_FALSE(StepGraph::obstacle(small_config(CudaGraphs::kAuto), at::kBFloat16, *mesh).empty());
-  SmallRun automatic(small_config(CudaGraphs::kAuto), *mesh);
+  TrainConfig config = small_config(CudaGraphs::kAuto);
+  config.model.moe.exchange = MoeExchange::kTokens;
+  SmallRun automatic(config, *mesh);
+  EXPECT_FALSE(StepGraph::obstacle(config, automatic.learner().model(), *mesh).empty());
   for (int step = 0; step < 6; ++step) EXPECT_TRUE(automatic.step().alarms.empty());
 }
 
