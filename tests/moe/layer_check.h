@@ -63,7 +63,7 @@ inline void expect_equal_to_loop(const LayerCase& given, const ProcessMesh& mesh
   std::optional<RoutingMemo> memo;
   BatchContext context(first, most);
   context.sequence_length = length;
-  context.static_rows = made.static_rows && fixture.layer.has_static_rows();
+  context.static_rows = given.static_rows && fixture.layer.has_static_rows();
   const MoEOutput output = fixture.layer.forward(ours, context, memo);
   const double tokens = static_cast<double>(std::max<int64_t>(1, total));
   const BalanceTerms terms = balance_terms({output.record}, coefficients, tokens, {}, mesh.group(Group::kBatch));
