@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/work_progress.h"
 #include "data/data_stream.h"
+#include "data/document_starts.h"
 #include "data/token_file.h"
 #include "data/tokenizer.h"
 
@@ -46,14 +47,27 @@ double route_text(const LoadedModel& loaded, const TokenFile& corpus, const Text
   const at::NoGradGuard no_gradients;
   const int64_t length = loaded.config.model.sequence_length;
   const SampleReader reader(corpus, length, 0, /*shuffle=*/false);
+  std::optional<DocumentStarts> documents;
+  if (loaded.config.data.document_mask) documents.emplace(corpus);
   double loss = 0.0;
+  int64_t targets = 0;
   for (int64_t first = 0; first < text.sequences; first += loaded.config.train.micro_batch) {
     const int64_t count = std::min(loaded.config.train.micro_batch, text.sequences - first);
     const at::Tensor rows = at::zeros({count, length + 1}, at::kLong);
     for (int64_t row = 0; row < count; ++row) reader.read(first + row, rows.mutable_data_ptr<int64_t>() + row * (length + 1));
-    const auto on_device = [&](int64_t begin) { return rows.narrow(1, begin, length).contiguous().to(loaded.mesh->device()); };
-    const Prediction prediction = loaded.model->forward(on_device(0), on_device(1), {first * length, count * length});
+    const at::Tensor of_rows = rows.narrow(1, 1, length).contiguous();
+    BatchContext context(first * length, count * length);
+    if (documents) {
+      RowDocuments packed(length);
+      for (int64_t row = 0; row < count; ++row) {
+        packed.add_row(documents->inside(reader.begin_of(first + row), length + 1), of_rows[row].mutable_data_ptr<int64_t>());
+      }
+      context.documents.emplace(packed.starts(), loaded.mesh->device());
+    }
+    const at::Tensor tokens = rows.narrow(1, 0, length).contiguous().to(loaded.mesh->device());
+    const Prediction prediction = loaded.model->forward(tokens, of_rows.to(loaded.mesh->device()), context);
     loss += prediction.cross_entropy_sum.item<double>();
+    targets += (of_rows >= 0).sum().item<int64_t>();
     count_work(count);
     for (size_t layer = 0; layer < layers.size(); ++layer) {
       const at::Tensor experts = prediction.routing[layer].experts.cpu().contiguous();
@@ -62,7 +76,7 @@ double route_text(const LoadedModel& loaded, const TokenFile& corpus, const Text
       layers[layer].expert_of.insert(layers[layer].expert_of.end(), slots, slots + experts.numel());
     }
   }
-  return loss / static_cast<double>(text.tokens);
+  return loss / static_cast<double>(std::max<int64_t>(1, targets));
 }
 
 std::vector<int64_t> groups_of_experts(const std::vector<ExpertGroupConfig>& groups) {

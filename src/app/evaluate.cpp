@@ -26,6 +26,7 @@ struct EvaluateOptions {
   std::vector<std::string> data;
   ValidationPlan plan{.batch = 1, .micro_batch = 0, .batches = 0};
   std::string tokenizer;
+  std::string document_mask;  ///< on, off, or empty: as the checkpoint
   bool json = false;
 };
 
@@ -38,6 +39,7 @@ void fill_in(EvaluateOptions& options, const TrainConfig& config) {
   options.plan.batch = config.train.global_batch;
   if (options.plan.micro_batch == 0) options.plan.micro_batch = config.train.micro_batch;
   if (options.plan.micro_batch == 0) options.plan.micro_batch = kUsualMicroBatch;
+  options.plan.document_mask = options.document_mask.empty() ? config.data.document_mask : options.document_mask == "on";
 }
 
 /// The tokenizer that was given, else the run's, else the one beside the first corpus; nothing where there is none: then nobody knows how many bytes
@@ -80,6 +82,9 @@ ExitCode evaluate(EvaluateOptions options, AppContext& context) {
   const EvaluationReport report = evaluate_corpora(loaded, corpora, options.plan, tokenizer ? &*tokenizer : nullptr, context.log);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
   if (loaded.mesh->rank() != 0) return ExitCode::kDone;
+  if (report.document_mask) {
+    context.log.info("attention stays inside documents, whose first tokens are not predicted: data.document_mask, or --document-mask on");
+  }
   const int64_t tokens = report.total().tokens;
   context.log.info(concat("evaluated ", counted(tokens, "token"), " in ", human_duration(seconds), ", ",
                           grouped(static_cast<int64_t>(static_cast<double>(tokens) / seconds)), " tok/s"));
@@ -117,12 +122,20 @@ void add_evaluate_command(CLI::App& app, AppContext& context) {
                    "SentencePiece model or tokenizer.json that tells a token's bytes, if not the one that the checkpoint names; none: no "
                    "bits per byte")
       ->type_name("FILE");
+  command
+      ->add_option(
+          "--document-mask", options->document_mask,
+          "on: a token sees its own document alone, and a document's first token is not predicted; off: all before it in its sequence "
+          "(default: data.document_mask, as the model was trained)")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->type_name("on|off");
   command->add_flag("--json", options->json, "print JSON: loss, perplexity, tokens, bits_per_byte, ... and the same of each corpus");
   command->footer(
       "A corpus is read from its beginning in sequences of model.sequence_length tokens, each of which is predicted once from those "
       "before\n"
       "it in its sequence; the corpus' first token has none and is not. What is left at the end is a shorter sequence, computed as it is,\n"
       "without padding. With --batches only whole sequences count, as in training; tokens that were left out are said.\n"
+      "Of a model that was trained with data.document_mask each document stands for itself (--document-mask).\n"
       "loss: mean cross-entropy of a token in nats. bits per byte: all tokens' bits (ends of documents too) over the bytes of their text.\n"
       "Under mpirun sequences and experts are shared out over the ranks, whatever layout trained the model; the figures are the same.\n"
       "Example:\n  mpirun -n 2 pimoe evaluate --checkpoint runs/quickstart --data python=data/quickstart/corpus-validation --data "

@@ -45,6 +45,8 @@ void DataConfig::fields(FieldVisitor& visit) {
                      "PREFIX of the training corpus, PREFIX.bin and PREFIX.idx; or a blend, [{prefix: PREFIX, weight: 1}, ...]");
   visit.text("validation", validation, "PREFIX of the validation corpus; empty for none");
   visit.text("tokenizer", tokenizer, "SentencePiece model or tokenizer.json of the corpus; empty for none");
+  visit.flag("document_mask", document_mask,
+             "a token attends to its own document alone, with positions counted from its beginning; a document's first token is no target");
 }
 
 }  // namespace pimoe

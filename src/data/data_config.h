@@ -21,6 +21,7 @@ struct DataConfig {
   std::vector<BlendedCorpus> blend;  ///< data.train as a list
   std::string validation;            ///< PREFIX, or empty for none
   std::string tokenizer;             ///< SentencePiece model or tokenizer.json, or empty
+  bool document_mask = false;        ///< a token sees its own document alone
 
   /// @returns data.train as a list: one corpus is a blend of itself alone; empty for none.
   std::vector<BlendedCorpus> training() const;

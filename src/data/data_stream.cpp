@@ -47,7 +47,7 @@ struct DataStream::State {
 
   State(const std::vector<BlendedCorpus>& corpora, DataStreamOptions given, DataCursor start)
       : options(std::move(given)),
-        samples(corpora, options.sequence_length, options.seed, options.shuffle),
+        samples(corpora, options.sequence_length, options.seed, options.shuffle, options.document_mask),
         plan(options.global_batch, options.ranks, options.micro_batch),
         cursor(start) {
     if (start.next_sample < 0) throw DataError(concat("the data cursor (", start.next_sample, ") must not be negative"));
@@ -75,11 +75,15 @@ struct DataStream::State {
     auto* tokens = batch.tokens.data_ptr<int64_t>();
     auto* targets = batch.targets.data_ptr<int64_t>();
     std::vector<int64_t> sample(static_cast<size_t>(length) + 1);
+    RowDocuments documents(length);
     for (int64_t i = 0; i < count; ++i) {
-      samples.read(step_first_sample + first + i, options.vocabulary, sample.data());
+      const int64_t number = step_first_sample + first + i;
+      samples.read(number, options.vocabulary, sample.data());
       std::copy(sample.begin(), sample.end() - 1, tokens + i * length);
       std::copy(sample.begin() + 1, sample.end(), targets + i * length);
+      if (options.document_mask) documents.add_row(samples.document_starts(number), targets + i * length);
     }
+    if (options.document_mask) batch.documents = documents.starts();
     if (options.pin && count > 0) {
       batch.tokens = options.pin(batch.tokens);
       batch.targets = options.pin(batch.targets);

@@ -8,10 +8,11 @@ BlendOrder order_of(const std::vector<BlendedCorpus>& corpora) {
   return BlendOrder(weights);
 }
 
-SampleBlend::SampleBlend(const std::vector<BlendedCorpus>& corpora, int64_t sequence_length, uint64_t seed, bool shuffle)
+SampleBlend::SampleBlend(const std::vector<BlendedCorpus>& corpora, int64_t sequence_length, uint64_t seed, bool shuffle,
+                         bool with_documents)
     : order_(order_of(corpora)), sequence_length_(sequence_length) {
   for (const BlendedCorpus& each : corpora) {
-    sources_.push_back(std::make_unique<Source>(each.prefix, sequence_length, seed, shuffle));
+    sources_.push_back(std::make_unique<Source>(each.prefix, sequence_length, seed, shuffle, with_documents));
   }
 }
 
@@ -21,6 +22,12 @@ std::vector<double> SampleBlend::epochs_before(int64_t sample) const {
     epochs.push_back(static_cast<double>(order_.samples_before(sample, i)) / static_cast<double>(samples_per_epoch(i)));
   }
   return epochs;
+}
+
+std::vector<int64_t> SampleBlend::document_starts(int64_t sample) const {
+  const BlendOrder::Place place = order_.place_of(sample);
+  const Source& source = *sources_[place.corpus];
+  return source.documents->inside(source.reader.begin_of(place.sample), sequence_length_ + 1);
 }
 
 void SampleBlend::read(int64_t sample, int64_t vocabulary, int64_t* out) const {

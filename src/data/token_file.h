@@ -38,6 +38,11 @@ class TokenFile {
   /// @throws IoError naming the file: it was cut meanwhile, or cannot be read  @cost one system call for each stretch of PREFIX.bin
   void read(int64_t begin, int64_t count, int64_t* out) const;
 
+  /// Writes the stream positions at which documents [first, first + count) begin, which do not fall; an empty one begins where the next does.
+  /// REQUIRES 0 <= first, first + count <= document_count().
+  /// @throws IoError as read  @cost a system call, and one more for each 512 sequences or so
+  void document_begins(int64_t first, int64_t count, int64_t* out) const;
+
   /// @returns the largest id; -1 for an empty corpus. @cost reads the whole file.
   int64_t largest_id() const;
 

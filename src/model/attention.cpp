@@ -17,10 +17,14 @@ void Attention::declare_output(ParameterList& parameters, const std::string& nam
   output_ = &declare_weight(parameters, name + ".output.weight", Box::whole({width, columns}), Group::kDense, dtype, deviation.output);
 }
 
-at::Tensor Attention::forward(const at::Tensor& hidden, const RotaryTable& table) const {
-  const int64_t positions = hidden.size(1);
-  const AttentionHeads heads = heads_of(hidden, table.cosine.slice(0, 0, positions), table.sine.slice(0, 0, positions));
-  return linear_layer(causal_attention(heads, scale_), output_->value);
+at::Tensor Attention::forward(const at::Tensor& hidden, const TokenPlaces& places) const {
+  if (!places.documents) return linear_layer(causal_attention(heads_of(hidden, places.cosine, places.sine), scale_), output_->value);
+  // Tokens of all rows stand where one row's positions would: each has its own angles.
+  const int64_t sequences = hidden.size(0), positions = hidden.size(1);
+  const AttentionHeads packed = heads_of(hidden.view({1, sequences * positions, hidden.size(2)}), places.cosine, places.sine);
+  const auto in_rows = [&](const at::Tensor& heads) { return heads.view({sequences, positions, heads.size(2), heads.size(3)}); };
+  const AttentionHeads heads{in_rows(packed.queries), in_rows(packed.keys), in_rows(packed.values)};
+  return linear_layer(causal_attention(heads, scale_, &*places.documents), output_->value);
 }
 
 at::Tensor Attention::extend(const at::Tensor& hidden, const CachedTokens& tokens, LayerCache& cache) const {

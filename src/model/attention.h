@@ -13,13 +13,14 @@
 
 namespace pimoe {
 
-/// Causal self-attention with rotary positions: some kind of queries, keys and values, a softmax over what came before, one projection back.
+/// Causal self-attention with rotary positions: some kind of queries, keys and values, a softmax over what came before (of the same document, where
+/// rows are packed), one projection back.
 class Attention {
  public:
   virtual ~Attention() = default;
 
-  /// @param hidden [B, S, D] contiguous, B may be 0, S at most the table's  @returns [B, S, D]
-  at::Tensor forward(const at::Tensor& hidden, const RotaryTable& table) const;
+  /// @param hidden [B, S, D] contiguous, B may be 0  @param places  of its tokens  @returns [B, S, D]
+  at::Tensor forward(const at::Tensor& hidden, const TokenPlaces& places) const;
 
   /// The same for tokens behind others whose keys and values are kept; keeps theirs. Not differentiable.
   /// @param hidden [1, T, D] contiguous, of `tokens`  @returns [1, T, D]

@@ -93,4 +93,12 @@ RotaryTable::RotaryTable(const ModelConfig& config, at::ScalarType compute_dtype
   sine = scaled(angles.sin()).to(device, at_least_float32(compute_dtype));
 }
 
+TokenPlaces::TokenPlaces(const RotaryTable& table, int64_t positions, const std::optional<PackedDocuments>& packed) : documents(packed) {
+  const auto of_tokens = [&](const at::Tensor& angles) {
+    return packed ? angles.index_select(0, packed->positions) : angles.slice(0, 0, positions);
+  };
+  cosine = of_tokens(table.cosine);
+  sine = of_tokens(table.sine);
+}
+
 }  // namespace pimoe

@@ -1,9 +1,11 @@
 #pragma once
 
 #include "model/model_config.h"
+#include "ops/packed_documents.h"
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <vector>
 
 namespace pimoe {
@@ -26,6 +28,17 @@ struct RotaryTable {
   RotaryTable(const ModelConfig& config, at::ScalarType compute_dtype, c10::Device device);
   at::Tensor cosine;
   at::Tensor sine;
+};
+
+/// Where a batch' tokens stand, the same for all layers.
+struct TokenPlaces {
+  /// @param positions  S of the batch, at most the table's  @param documents  that its rows are packed from; nothing: each row is one
+  TokenPlaces(const RotaryTable& table, int64_t positions, const std::optional<PackedDocuments>& documents);
+
+  at::Tensor
+      cosine;  ///< [S, d/2], the same for each row; of documents [B S, d/2], of each token its own, counted from its document's beginning
+  at::Tensor sine;
+  std::optional<PackedDocuments> documents;
 };
 
 }  // namespace pimoe

@@ -48,10 +48,10 @@ TransformerBlock::TransformerBlock(ParameterList& parameters, const std::string&
 
 at::Tensor ResidualStream::sum() const { return update.defined() ? hidden + update : hidden; }
 
-ResidualStream TransformerBlock::attend(const ResidualStream& stream, const RotaryTable& table) const {
+ResidualStream TransformerBlock::attend(const ResidualStream& stream, const TokenPlaces& places) const {
   const TraceRange range("attention");
   ResidualNorm norm = residual_rms_norm(stream.hidden, stream.update, attention_norm_->value, norm_epsilon_);
-  return {std::move(norm.sum), attention_->forward(norm.normed, table)};
+  return {std::move(norm.sum), attention_->forward(norm.normed, places)};
 }
 
 TransformerBlock::Output TransformerBlock::feed_forward(const ResidualStream& stream, const BatchContext& context,
@@ -66,7 +66,7 @@ TransformerBlock::Output TransformerBlock::feed_forward(const ResidualStream& st
   return {{norm.sum, output.tokens.view_as(norm.sum)}, std::move(output.record)};
 }
 
-TransformerBlock::Output TransformerBlock::forward(const ResidualStream& stream, const RotaryTable& table, const BatchContext& context,
+TransformerBlock::Output TransformerBlock::forward(const ResidualStream& stream, const TokenPlaces& places, const BatchContext& context,
                                                    RecomputePolicy policy) const {
   const bool whole = policy == RecomputePolicy::kFull;
   const bool part = whole || (policy == RecomputePolicy::kMoe && is_moe());
@@ -74,16 +74,16 @@ TransformerBlock::Output TransformerBlock::forward(const ResidualStream& stream,
       at::GradMode::is_enabled() && (stream.hidden.requires_grad() || (stream.update.defined() && stream.update.requires_grad()));
   if (!part || !learns) {
     std::optional<RoutingMemo> memo;
-    return feed_forward(attend(stream, table), context, memo);
+    return feed_forward(attend(stream, places), context, memo);
   }
 
   // The first pass through the region fills the memo; the second takes the same decisions from it. What carries no gradient (load,
   // confidence) leaves by the side, once; the rest leaves as the region's outputs, behind the update and, of a whole block, the stream.
   auto memo = std::make_shared<std::optional<RoutingMemo>>();
   auto record = std::make_shared<std::optional<RoutingRecord>>();
-  const Region region = [this, whole, table, context, memo, record](const std::vector<at::Tensor>& inputs) -> std::vector<at::Tensor> {
+  const Region region = [this, whole, places, context, memo, record](const std::vector<at::Tensor>& inputs) -> std::vector<at::Tensor> {
     const ResidualStream into{inputs[0], {}};
-    Output output = feed_forward(whole ? attend(into, table) : into, context, *memo);
+    Output output = feed_forward(whole ? attend(into, places) : into, context, *memo);
     std::vector<at::Tensor> outputs = {output.stream.update};
     if (whole) outputs.push_back(output.stream.hidden);
     if (!output.record) return outputs;
@@ -94,7 +94,7 @@ TransformerBlock::Output TransformerBlock::forward(const ResidualStream& stream,
     return outputs;
   };
   // One tensor is kept for the region: the addition before it is made now.
-  const at::Tensor before = whole ? stream.sum() : attend(stream, table).sum();
+  const at::Tensor before = whole ? stream.sum() : attend(stream, places).sum();
   const std::vector<at::Tensor> outputs = recompute(region, {before});
   const ResidualStream after{whole ? outputs[1] : before, outputs[0]};
   if (!record->has_value()) return {after, std::nullopt};
@@ -133,11 +133,12 @@ at::Tensor Transformer::hidden_states(const at::Tensor& tokens, BatchContext con
                                       std::vector<RoutingRecord>& routing) const {
   context.token_ids = tokens;
   context.sequence_length = std::max<int64_t>(1, tokens.size(1));
+  const TokenPlaces places(rotary_, tokens.size(1), context.documents);
   ResidualStream stream{at::embedding(embedding_->value, tokens), {}};
   int64_t layer = 0;
   for (const TransformerBlock& block : blocks_) {
     progress_layer(layer);
-    TransformerBlock::Output output = block.forward(stream, rotary_, context, policy);
+    TransformerBlock::Output output = block.forward(stream, places, context, policy);
     stream = std::move(output.stream);
     if (at::GradMode::is_enabled() && stream.update.requires_grad()) {
       stream.update.register_hook([layer](const at::Tensor&) { progress_layer(layer); });  // backward enters the layer by its last part
@@ -251,7 +252,9 @@ ActivationBytes activation_bytes(const ModelConfig& config, RecomputePolicy poli
   const CrossEntropyBytes loss = linear_cross_entropy_bytes(tokens, config.width, config.vocabulary, bytes.compute, bytes.wide, on_gpu);
   result.loss = loss.kept;
   result.loss_workspace = row + std::max(loss.forward, loss.backward);  // the last norm's result
-  if (on_gpu) result.batch = 2 * tokens * static_cast<int64_t>(sizeof(int64_t));
+  constexpr auto kId = static_cast<int64_t>(sizeof(int64_t));
+  if (on_gpu) result.batch = 2 * tokens * kId;
+  if (shape.documents) result.batch += tokens * (kId + config.rotary_width() * bytes.wide);
   return result;
 }
 

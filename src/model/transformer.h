@@ -33,7 +33,7 @@ class TransformerBlock {
     ResidualStream stream;                ///< its update is the block's last part
     std::optional<RoutingRecord> record;  ///< of a MoE layer
   };
-  Output forward(const ResidualStream& stream, const RotaryTable& table, const BatchContext& context, RecomputePolicy policy) const;
+  Output forward(const ResidualStream& stream, const TokenPlaces& places, const BatchContext& context, RecomputePolicy policy) const;
   /// For tokens behind others, as Attention::extend. @param stream [1, T, D]
   ResidualStream extend(const ResidualStream& stream, const CachedTokens& tokens, LayerCache& cache, const BatchContext& context) const;
 
@@ -41,7 +41,7 @@ class TransformerBlock {
   MoELayer& moe() { return *moe_; }
 
  private:
-  ResidualStream attend(const ResidualStream& stream, const RotaryTable& table) const;
+  ResidualStream attend(const ResidualStream& stream, const TokenPlaces& places) const;
   Output feed_forward(const ResidualStream& stream, const BatchContext& context, std::optional<RoutingMemo>& memo) const;
 
   double norm_epsilon_;
@@ -68,7 +68,7 @@ class Transformer {
   Transformer(const ModelConfig& config, at::ScalarType dtype, const ProcessMesh& mesh);
 
   /// @param tokens, targets  [B, S] int64 on the model's device, B may be 0, S at most sequence_length; a target of -1 does not count
-  /// @param context  token_ids and sequence_length are filled in from `tokens`
+  /// @param context  token_ids and sequence_length are filled in from `tokens`; with documents a token sees its own alone
   Prediction forward(const at::Tensor& tokens, const at::Tensor& targets, const BatchContext& context,
                      RecomputePolicy policy = RecomputePolicy::kNone) const;
 
@@ -111,7 +111,8 @@ class Transformer {
 /// One rank's share of a micro-batch, for forecasts.
 struct MicroBatchShape {
   RoutedTokens tokens;
-  double skew = 1.0;  ///< as in routed_rows.h
+  double skew = 1.0;       ///< as in routed_rows.h
+  bool documents = false;  ///< sequences are packed from documents: data.document_mask
 };
 
 /// Bytes of one micro-batch's forward and backward on one rank: what is kept from forward to backward, by what keeps it, and what comes on
@@ -126,7 +127,7 @@ struct ActivationBytes {
   int64_t experts = 0;
   int64_t others = 0;  ///< shared and fallback networks
   int64_t loss = 0;    ///< gradients that the cross-entropy makes in forward
-  int64_t batch = 0;   ///< token ids on a GPU (a CPU reads them where they are)
+  int64_t batch = 0;   ///< token ids on a GPU (a CPU reads them where they are); of packed documents each token's position and angles
 
   int64_t layer_workspace = 0;  ///< the most that backward of one block needs, what it computes again included
   int64_t loss_workspace = 0;   ///< logits of a chunk, scaled gradients

@@ -1,10 +1,12 @@
 #pragma once
 
+#include "ops/packed_documents.h"
 #include "parallel/device.h"
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace pimoe {
@@ -24,7 +26,9 @@ struct BatchContext {
   int64_t most_tokens;          ///< the largest T over the ranks, which decides a padded capacity
   bool static_rows = false;     ///< buffers are as large as they can have to be, so that the host asks the device for nothing (DeviceGraph)
   at::Tensor token_ids;         ///< [T] int64 on the device; the hash router and replay alone look at it
-  at::Tensor counted;           ///< [T] bool; false: padding, which is routed but counts in no statistic and no loss; undefined: all count
+  /// That the sequences are packed from; attention alone looks at it. Nothing: each sequence is one.
+  std::optional<PackedDocuments> documents = {};
+  at::Tensor counted;  ///< [T] bool; false: padding, which is routed but counts in no statistic and no loss; undefined: all count
   const RoutingReplay* replay = nullptr;  ///< decisions that routers take instead of their own; null: none
 };
 

@@ -1,5 +1,6 @@
 #include "ops/causal_attention.h"
 
+#include "ops/document_attention.h"
 #include "ops/head_rows.h"
 #include "ops/launch.h"
 #include "ops/tile_kernels.h"
@@ -12,6 +13,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -39,21 +41,38 @@ using HeadsWritten = Heads<uint16_t>;
 HeadsRead heads_of(const at::Tensor& heads) { return {bits_of(heads), heads.stride(0), heads.stride(1), heads.size(3)}; }
 HeadsWritten mutable_heads_of(const at::Tensor& heads) { return {mutable_bits_of(heads), heads.stride(0), heads.stride(1), heads.size(3)}; }
 
-/// Sizes of one call.
+/// Sizes of one call, and what is seen in it.
 struct Shape {
-  Shape(const at::Tensor& query, const at::Tensor& key, double given_scale)
+  /// @param positions_inside  [B S] int64, of each position within its document; undefined: a sequence is one
+  Shape(const at::Tensor& query, const at::Tensor& key, double given_scale, const at::Tensor& positions_inside)
       : sequences(query.size(0)),
         positions(query.size(1)),
         queries(query.size(2)),
         kv_heads(key.size(2)),
         width(query.size(3)),
         blocks((positions + kBlock - 1) / kBlock),
-        scale(given_scale > 0 ? static_cast<float>(given_scale) : 1.0F / std::sqrt(static_cast<float>(width))) {}
+        scale(given_scale > 0 ? static_cast<float>(given_scale) : 1.0F / std::sqrt(static_cast<float>(width))),
+        inside(positions_inside.defined() ? positions_inside.const_data_ptr<int64_t>() : nullptr) {}
 
   int64_t rows_of(int64_t block) const { return std::min(kBlock, positions - block * kBlock); }
+  /// The first of the positions that one sees, which follow one another up to itself.
+  int64_t first_seen(int64_t sequence, int64_t position) const {
+    return inside == nullptr ? 0 : position - inside[sequence * positions + position];
+  }
+  /// The first block of keys that a block of queries looks at; never before that of an earlier one.
+  int64_t first_block(int64_t sequence, int64_t block) const { return first_seen(sequence, block * kBlock) / kBlock; }
+  /// What tile_kernels.h calls first_keys, of a block of queries, counted from key `from`; null where a sequence is one document.
+  const int32_t* first_keys(int64_t sequence, int64_t block, int64_t from, std::array<int32_t, kBlock>& room) const {
+    if (inside == nullptr) return nullptr;
+    for (int64_t row = 0; row < kBlock; ++row) {
+      room[static_cast<size_t>(row)] = row < rows_of(block) ? static_cast<int32_t>(first_seen(sequence, block * kBlock + row) - from) : 0;
+    }
+    return room.data();
+  }
 
   int64_t sequences, positions, queries, kv_heads, width, blocks;
   float scale;
+  const int64_t* inside;
 };
 
 /// Each block of rows turned, in pairs: [blocks][d / 2][kBlock], zeros past the last row.
@@ -87,16 +106,27 @@ void attend(const Shape& shape, const Forward& f, int64_t sequence, int64_t head
   const int64_t columns = shape.blocks * kBlock;
   const TileRoom<float> scores(kBlock * columns), mixed(kBlock * shape.width);
   const TileRoom<uint16_t> shares(kBlock * columns);
+  std::array<int32_t, kBlock> room;
   for (int64_t block = 0; block < shape.blocks; ++block) {
     const int64_t rows = shape.rows_of(block);
-    for (int64_t other = 0; other <= block; ++other) {
+    const int64_t first_block = shape.first_block(sequence, block);
+    const int64_t first = first_block * kBlock;
+    for (int64_t other = first_block; other <= block; ++other) {
       multiply_block(rows, kBlock, shape.width, query + block * kBlock * f.queries.stride, f.queries.stride,
                      keys.data() + other * shape.width / 2 * kBlock, kBlock, scores.data() + other * kBlock, columns, false);
     }
     float sums[kBlock];
-    cpu::causal_softmax(scores.data(), columns, rows, block * kBlock, shape.scale, shares.data(), sums, logsumexp + block * kBlock);
-    multiply_block(rows, shape.width, (block + 1) * kBlock, shares.data(), columns, values.data(), shape.width, mixed.data(), shape.width,
-                   false);
+    cpu::causal_softmax({.stride = columns,
+                         .rows = rows,
+                         .first = block * kBlock - first,
+                         .first_keys = shape.first_keys(sequence, block, first, room),
+                         .scale = shape.scale,
+                         .scores = scores.data() + first,
+                         .shares = shares.data() + first,
+                         .sums = sums,
+                         .logsumexp = logsumexp + block * kBlock});
+    multiply_block(rows, shape.width, (block + 1) * kBlock - first, shares.data() + first, columns,
+                   values.data() + first_block * kPairs * shape.width, shape.width, mixed.data(), shape.width, false);
     for (int64_t row = 0; row < rows; ++row) {
       float* line = mixed.data() + row * shape.width;
       for (int64_t i = 0; i < shape.width; ++i) line[i] /= sums[row];
@@ -133,6 +163,7 @@ void attend_backward(const Shape& shape, const Backward& b, int64_t sequence, in
   const TileRoom<float> scores(kBlock * kBlock), grad_shares(kBlock * kBlock);
   const TileRoom<uint16_t> shares(kBlock * kBlock), grad_scores(kBlock * kBlock);
   const TileRoom<uint32_t> grad_pairs(kPairs * kBlock);
+  std::array<int32_t, kBlock> room;
   for (int64_t head = kv * group; head < (kv + 1) * group; ++head) {
     const uint16_t* query = b.heads.queries.first(sequence, head);
     const uint16_t* grad = b.grad_result.first(sequence, head);
@@ -150,7 +181,8 @@ void attend_backward(const Shape& shape, const Backward& b, int64_t sequence, in
     for (int64_t block = 0; block < shape.blocks; ++block) {
       const int64_t rows = shape.rows_of(block);
       const int64_t first = block * kBlock;
-      for (int64_t other = block; other < shape.blocks; ++other) {
+      // Once a block's queries see none of these keys, those of later ones do not either.
+      for (int64_t other = block; other < shape.blocks && shape.first_block(sequence, other) <= block; ++other) {
         const int64_t turned = other * width / 2 * kBlock;
         const int64_t paired = other * kPairs * width;
         multiply_block(rows, kBlock, width, keys + first * key_stride, key_stride, query_turned.data() + turned, kBlock, scores.data(),
@@ -160,6 +192,7 @@ void attend_backward(const Shape& shape, const Backward& b, int64_t sequence, in
         cpu::causal_softmax_backward({.keys = rows,
                                       .queries = kBlock,
                                       .diagonal = other == block,
+                                      .first_keys = shape.first_keys(sequence, other, first, room),
                                       .scale = shape.scale,
                                       .scores = scores.data(),
                                       .grad_shares = grad_shares.data(),
@@ -174,7 +207,7 @@ void attend_backward(const Shape& shape, const Backward& b, int64_t sequence, in
         cpu::pack_pairs(grad_scores.data(), kBlock, rows, kBlock, grad_pairs.data(), kBlock);
         std::fill(grad_pairs.data() + (rows + 1) / 2 * kBlock, grad_pairs.data() + kPairs * kBlock, 0U);
         multiply_block(width, kBlock, kBlock, keys_turned.data() + block * width * kBlock, kBlock, grad_pairs.data(), kBlock,
-                       grad_query.data() + other * width * kBlock, kBlock, block > 0);
+                       grad_query.data() + other * width * kBlock, kBlock, block > shape.first_block(sequence, other));
       }
     }
     uint16_t* grad_query_rows = b.grad_queries.first(sequence, head);
@@ -191,10 +224,11 @@ void attend_backward(const Shape& shape, const Backward& b, int64_t sequence, in
 
 class TiledAttention : public torch::autograd::Function<TiledAttention> {
  public:
-  /// @param scale  0: 1 / sqrt(d)  @returns [B, S, H, d]
+  /// @param scale  0: 1 / sqrt(d)  @param given_inside  as Shape; nothing: none  @returns [B, S, H, d]
   static at::Tensor forward(AutogradContext* context, const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
-                            double scale) {
-    const Shape shape(queries, keys, scale);
+                            double scale, const std::optional<at::Tensor>& given_inside) {
+    const at::Tensor inside = given_inside.value_or(at::Tensor());
+    const Shape shape(queries, keys, scale, inside);
     const auto options = queries.options().requires_grad(false);
     const at::Tensor result = at::empty(queries.sizes(), options);
     const at::Tensor logsumexp = at::empty({shape.sequences, shape.queries, shape.positions}, options.dtype(at::kFloat));
@@ -209,14 +243,14 @@ class TiledAttention : public torch::autograd::Function<TiledAttention> {
         }
       });
     }
-    context->save_for_backward({queries, keys, values, result, logsumexp});
+    context->save_for_backward({queries, keys, values, result, logsumexp, inside});
     context->saved_data["scale"] = scale;
     return result;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const variable_list saved = context->get_saved_variables();
-    const Shape shape(saved[0], saved[1], context->saved_data["scale"].toDouble());
+    const Shape shape(saved[0], saved[1], context->saved_data["scale"].toDouble(), saved[5]);
     const at::Tensor grad_result = grads[0].contiguous();
     const auto options = grad_result.options().requires_grad(false);
     const variable_list grad_heads = {at::empty(saved[0].sizes(), options), at::empty(saved[1].sizes(), options),
@@ -232,13 +266,24 @@ class TiledAttention : public torch::autograd::Function<TiledAttention> {
       const TileUnit unit;
       for (int64_t index = begin; index < end; ++index) attend_backward(shape, b, index / shape.kv_heads, index % shape.kv_heads);
     });
-    return {grad_heads[0], grad_heads[1], grad_heads[2], at::Tensor()};
+    return {grad_heads[0], grad_heads[1], grad_heads[2], at::Tensor(), at::Tensor()};
   }
 };
 
+/// Every sequence begins a document, so that none spans two.
+void check_documents(const PackedDocuments& documents, int64_t sequences, int64_t positions) {
+  check_shape(documents.tokens() == sequences * positions, "causal_attention: documents of ", documents.tokens(), " tokens for ", sequences,
+              " sequences of ", positions);
+  const int32_t* const starts = documents.starts.const_data_ptr<int32_t>();
+  for (int64_t sequence = 1; sequence < sequences; ++sequence) {
+    check_shape(std::binary_search(starts, starts + documents.count(), sequence * positions), "causal_attention: sequence ", sequence,
+                " of ", positions, " tokens begins no document");
+  }
+}
+
 }  // namespace
 
-at::Tensor causal_attention(const AttentionHeads& heads, std::optional<double> scale) {
+at::Tensor causal_attention(const AttentionHeads& heads, std::optional<double> scale, const PackedDocuments* documents) {
   check_shape(heads.queries.dim() == 4 && heads.keys.dim() == 4 && heads.values.dim() == 4 && heads.keys.size(2) > 0 &&
                   heads.queries.size(2) % heads.keys.size(2) == 0 &&
                   heads.keys.sizes() ==
@@ -252,6 +297,7 @@ at::Tensor causal_attention(const AttentionHeads& heads, std::optional<double> s
                 "causal_attention: queries are ", describe(heads.queries), " on ", heads.queries.device(), ", keys or values ",
                 describe(other), " on ", other.device());
   }
+  if (documents != nullptr) check_documents(*documents, heads.queries.size(0), heads.queries.size(1));
   const int64_t value_width = heads.values.size(3);
   const int64_t width = std::max(heads.queries.size(3), value_width);
   if (width > heads.queries.size(3) && !scale) scale = 1.0 / std::sqrt(static_cast<double>(heads.queries.size(3)));
@@ -262,7 +308,10 @@ at::Tensor causal_attention(const AttentionHeads& heads, std::optional<double> s
   const at::Tensor queries = filled(heads.queries), keys = filled(heads.keys), values = filled(heads.values);
   at::Tensor mixed;  // [B, S, H, width]
   if (has_tile_product(queries) && width % 2 == 0) {
-    mixed = TiledAttention::apply(with_packed_heads(queries), with_packed_heads(keys), with_packed_heads(values), scale.value_or(0.0));
+    mixed = TiledAttention::apply(with_packed_heads(queries), with_packed_heads(keys), with_packed_heads(values), scale.value_or(0.0),
+                                  documents == nullptr ? std::nullopt : std::optional(documents->positions));
+  } else if (documents != nullptr && queries.size(0) > 0) {
+    mixed = document_attention({queries, keys, values}, *documents, scale);
   } else {
     const at::Tensor query = queries.transpose(1, 2), key = keys.transpose(1, 2), value = values.transpose(1, 2);  // [B, heads, S, width]
     const bool grouped = queries.size(2) != keys.size(2);

@@ -27,13 +27,22 @@ void pack_pairs_turned(const uint16_t* in, int64_t in_stride, int64_t rows, int6
 void narrow_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride);
 
 /// What ops/causal_attention.h does to a tile of scores.
-/// shares [rows, stride] = e^(scale (score - the row's largest)) of the first + row + 1 keys that a row sees, zeros up to the end of its block
-/// of 64 keys; sums [rows] of them; scores are spent.
-void causal_softmax(float* scores, int64_t stride, int64_t rows, int64_t first, float scale, uint16_t* shares, float* sums,
-                    float* logsumexp);
+struct CausalSoftmaxArguments {
+  int64_t stride, rows;
+  int64_t first;              ///< row i sees keys up to first + i
+  const int32_t* first_keys;  ///< [rows] the first that it sees; null: 0
+  float scale;
+  float* scores;  ///< [rows, stride], spent
+  /// [rows, stride] = e^(scale (score - the row's largest)) of the keys that a row sees, zeros beside them, to the end of its block of 64 keys
+  uint16_t* shares;
+  float* sums;  ///< [rows] of them
+  float* logsumexp;
+};
+void causal_softmax(const CausalSoftmaxArguments& arguments);
 struct SoftmaxBackwardArguments {
   int64_t keys, queries;
-  bool diagonal;  ///< query i does not see key j > i
+  bool diagonal;              ///< query i does not see key j > i
+  const int32_t* first_keys;  ///< [queries] nor key j < first_keys[i]; null: it sees them all
   float scale;
   const float* scores;       ///< [keys, queries]; what follows too
   const float* grad_shares;  ///< gradient of the softmax's result

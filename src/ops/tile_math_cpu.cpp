@@ -48,6 +48,9 @@ PIMOE_TILE_INLINE void store(uint16_t* to, Lanes lanes, __m512 value) {
   store(to, lanes, narrow(value));
 }
 
+PIMOE_TILE_INLINE __m512i load(const int32_t* from, AllLanes) { return _mm512_loadu_si512(from); }
+PIMOE_TILE_INLINE __m512i load(const int32_t* from, __mmask16 lanes) { return _mm512_maskz_loadu_epi32(lanes, from); }
+
 /// What the lanes that are left out have instead of zero.
 PIMOE_TILE_INLINE __m512 or_else(__m512, AllLanes, __m512 value) { return value; }
 PIMOE_TILE_INLINE __m512 or_else(__m512 other, __mmask16 lanes, __m512 value) { return _mm512_mask_mov_ps(other, lanes, value); }
@@ -105,18 +108,19 @@ void narrow_rows(const float* in, int64_t in_stride, int64_t rows, int64_t colum
   }
 }
 
-void causal_softmax(float* scores, int64_t stride, int64_t rows, int64_t first, float scale, uint16_t* shares, float* sums,
-                    float* logsumexp) {
-  const int64_t columns = (first / 64 + 1) * 64;
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t seen = first + row + 1;
-    float* line = scores + row * stride;
-    uint16_t* out = shares + row * stride;
+void causal_softmax(const CausalSoftmaxArguments& a) {
+  const int64_t columns = (a.first / 64 + 1) * 64;
+  for (int64_t row = 0; row < a.rows; ++row) {
+    const int64_t begin = a.first_keys == nullptr ? 0 : a.first_keys[row];
+    const int64_t seen = a.first + row + 1 - begin;
+    float* line = a.scores + row * a.stride + begin;
+    uint16_t* out = a.shares + row * a.stride;
     const float largest = largest_of(line, seen);
-    sums[row] = exponentials(line, seen, largest, scale);
-    logsumexp[row] = largest * scale + std::log(sums[row]);
-    by_lanes(seen, [&](int64_t i, auto lanes) { store(out + i, lanes, load(line + i, lanes)); });
-    std::fill(out + seen, out + columns, uint16_t{0});
+    a.sums[row] = exponentials(line, seen, largest, a.scale);
+    a.logsumexp[row] = largest * a.scale + std::log(a.sums[row]);
+    std::fill(out, out + begin, uint16_t{0});
+    by_lanes(seen, [&](int64_t i, auto lanes) { store(out + begin + i, lanes, load(line + i, lanes)); });
+    std::fill(out + begin + seen, out + columns, uint16_t{0});
   }
 }
 
@@ -131,6 +135,11 @@ void causal_softmax_backward(const SoftmaxBackwardArguments& a) {
       const int64_t first_seen = a.diagonal ? key - query : 0;
       if (first_seen > 0) {
         const auto seen = static_cast<__mmask16>(first_seen >= kLanes ? 0 : 0xFFFFU << first_seen);
+        share = _mm512_maskz_mov_ps(seen, share);
+        rest = _mm512_maskz_mov_ps(seen, rest);
+      }
+      if (a.first_keys != nullptr) {
+        const __mmask16 seen = _mm512_cmple_epi32_mask(load(a.first_keys + query, lanes), _mm512_set1_epi32(static_cast<int>(key)));
         share = _mm512_maskz_mov_ps(seen, share);
         rest = _mm512_maskz_mov_ps(seen, rest);
       }
@@ -219,7 +228,7 @@ void cross_entropy_tile(float* logits, int64_t rows, int64_t vocabulary, const i
 namespace pimoe::cpu {
 
 void narrow_rows(const float*, int64_t, int64_t, int64_t, uint16_t*, int64_t) { std::abort(); }
-void causal_softmax(float*, int64_t, int64_t, int64_t, float, uint16_t*, float*, float*) { std::abort(); }
+void causal_softmax(const CausalSoftmaxArguments&) { std::abort(); }
 void causal_softmax_backward(const SoftmaxBackwardArguments&) { std::abort(); }
 void row_dots(const uint16_t*, const uint16_t*, int64_t, int64_t, int64_t, float*) { std::abort(); }
 void swiglu_tile(const SwigluTileArguments&) { std::abort(); }

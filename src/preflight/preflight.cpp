@@ -27,6 +27,10 @@ void look_at_corpus(const std::string& prefix, const TrainConfig& config, bool s
   found.attempt([&] {
     const TokenFile corpus(prefix);
     SampleReader(corpus, config.model.sequence_length, 0, shuffle);
+    if (config.data.document_mask) {
+      DocumentStarts{corpus};
+      if (const std::string doubt = doubt_about_documents(corpus); !doubt.empty()) found.warnings.push_back(doubt);
+    }
     const int64_t count = std::min(kTokensRead, corpus.token_count());
     std::vector<int64_t> ids;
     for (int64_t begin = 0; begin < count; begin += kBlockTokens) {

@@ -6,6 +6,8 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
 namespace pimoe {
@@ -13,6 +15,17 @@ namespace {
 
 /// float16 loses small gradients without a factor, and overflows with the one that training begins with and soon halves.
 LossScaler settled_loss_scale() { return {.dynamic = true, .scale = 1024.0, .good_steps = 0}; }
+
+/// Documents of random length, eight tokens in the mean.
+void draw_documents(GlobalBatch& batch, uint64_t seed, int64_t first) {
+  const uint64_t key = named_key(seed, "documents without a corpus");
+  for (int64_t row = 0; row < batch.sequences(); ++row) {
+    for (int64_t at = 1; at <= batch.length(); ++at) {
+      const auto index = static_cast<uint64_t>((first + row) * (batch.length() + 1) + at);
+      if (random_bits(key, index) % 8 == 0) batch.begins_document[row][at].fill_(true);
+    }
+  }
+}
 
 /// Adds up on the host what each rank knows its part of, the rest zeros.
 void add_up(at::Tensor& tensor, const ProcessMesh& mesh) {
@@ -27,19 +40,30 @@ GlobalBatch read_batch(const TrainConfig& config, int64_t first, int64_t sequenc
   auto* ids = batch.rows.mutable_data_ptr<int64_t>();
   const auto seed = static_cast<uint64_t>(config.run.seed);
   const std::vector<BlendedCorpus> corpora = config.data.training();
+  if (config.data.document_mask) batch.begins_document = at::zeros(batch.rows.sizes(), at::kBool);
   if (corpora.empty()) {
     const uint64_t key = named_key(seed, "tokens without a corpus");
     for (int64_t index = 0; index < batch.rows.numel(); ++index) {
       const uint64_t draw = random_bits(key, static_cast<uint64_t>(first * (length + 1) + index));
       ids[index] = static_cast<int64_t>(draw % static_cast<uint64_t>(config.model.vocabulary));
     }
+    if (config.data.document_mask) draw_documents(batch, seed, first);
   } else {
-    const SampleBlend samples(corpora, length, seed, /*shuffle=*/true);
-    for (int64_t row = 0; row < sequences; ++row) samples.read(first + row, config.model.vocabulary, ids + row * (length + 1));
+    const SampleBlend samples(corpora, length, seed, /*shuffle=*/true, config.data.document_mask);
+    for (int64_t row = 0; row < sequences; ++row) {
+      samples.read(first + row, config.model.vocabulary, ids + row * (length + 1));
+      if (!config.data.document_mask) continue;
+      for (const int64_t start : samples.document_starts(first + row)) batch.begins_document[row][start].fill_(true);
+    }
   }
   const StepPlan plan(sequences, ranks, config.train.micro_batch);
   for (int64_t step = 0; step < plan.micro_steps(); ++step) batch.micro_steps.push_back(plan.micro_step_sequences(step));
   return batch;
+}
+
+at::Tensor GlobalBatch::targets() const {
+  const at::Tensor next = rows.narrow(1, 1, length());
+  return begins_document.defined() ? next.masked_fill(begins_document.narrow(1, 1, length()), -1) : next;
 }
 
 ObservedModel::ObservedModel(const TrainConfig& config, at::ScalarType dtype, const ProcessMesh& mesh)
@@ -53,10 +77,17 @@ std::vector<MicroBatch> ObservedModel::share_of(const GlobalBatch& batch) const 
   int64_t begin = 0;
   for (const int64_t sequences : batch.micro_steps) {
     const auto [first, count] = StepPlan(sequences, group.size(), sequences).share(0, group.rank());
-    const at::Tensor rows = batch.rows.narrow(0, begin + first, count);
+    const auto of_share = [&](const at::Tensor& all) {
+      return all.narrow(0, begin + first, count).narrow(1, 0, batch.length()).contiguous();
+    };
     MicroBatch share;
-    share.tokens = rows.narrow(1, 0, batch.length()).contiguous();
-    share.targets = rows.narrow(1, 1, batch.length()).contiguous();
+    share.tokens = of_share(batch.rows);
+    share.targets = of_share(batch.targets());
+    if (batch.begins_document.defined()) {
+      at::Tensor begins = of_share(batch.begins_document).reshape({-1});
+      for (int64_t row = 0; row < count; ++row) begins[row * batch.length()].fill_(true);
+      share.documents = at::cat({begins.nonzero().view({-1}), at::full({1}, begins.numel(), at::kLong)}).to(at::kInt);
+    }
     share.micro_step = static_cast<int64_t>(shares.size());
     share.first_sequence = begin + first;
     share.global_sequences = sequences;
@@ -69,7 +100,7 @@ std::vector<MicroBatch> ObservedModel::share_of(const GlobalBatch& batch) const 
 
 ObservedStep ObservedModel::step(const GlobalBatch& batch, bool whole) {
   const std::vector<MicroBatch> shares = share_of(batch);
-  const StepTerms terms = learner_.begin_step(batch.tokens());
+  const StepTerms terms = learner_.begin_step(batch.tokens(), (batch.targets() >= 0).sum().item<int64_t>());
   ObservedStep seen;
   const bool by_expert = config_.model.moe.router.kind == RouterKind::kExpertChoice;
   const int64_t slots = by_expert ? config_.model.moe.experts : config_.model.moe.choices;

@@ -15,15 +15,19 @@ using NamedTensors = std::map<std::string, at::Tensor>;
 
 /// One step's sequences, the same on every rank, and how they are cut into micro-steps.
 struct GlobalBatch {
-  at::Tensor rows;                   ///< [G, S + 1] int64 on the host
+  at::Tensor rows;             ///< [G, S + 1] int64 on the host
+  at::Tensor begins_document;  ///< [G, S + 1] bool: whether this token does, but for a row's first; undefined without data.document_mask
   std::vector<int64_t> micro_steps;  ///< sequences of each, over all ranks; their sum is G
 
   int64_t sequences() const { return rows.size(0); }
   int64_t length() const { return rows.size(1) - 1; }
   int64_t tokens() const { return sequences() * length(); }
+  /// @returns [G, S]: the token after each position, -1 where that begins a document
+  at::Tensor targets() const;
 };
 
-/// Sequences [first, first + sequences) of what training would read: the corpus' where one is configured, else ids drawn at random.
+/// Sequences [first, first + sequences) of what training would read: the corpus' where one is configured, else ids, and where documents begin,
+/// drawn at random.
 /// @param length  S of these sequences, at most model.sequence_length
 /// @param ranks   whose StepPlan cuts them into micro-steps
 /// @throws DataError for a damaged or a foreign corpus

@@ -57,23 +57,33 @@ double amplitude(const RotaryConfig& rotary) {
   return mscale(rotary.factor, 1);
 }
 
-/// Turns the pairs (i, i + d/2) of every position by its angles. @param heads [G, S, H, d]
-at::Tensor rotated(const at::Tensor& heads, const ModelConfig& config) {
-  const int64_t positions = heads.size(1);
-  const int64_t half = heads.size(3) / 2;
-  const at::Tensor angles = at::zeros({positions, 1, half}, at::kDouble);
-  for (int64_t position = 0; position < positions; ++position) {
-    for (int64_t i = 0; i < half; ++i) {
-      angles[position][0][i] = static_cast<double>(position) * angle(config, static_cast<double>(i), static_cast<double>(heads.size(3)));
+/// Of each of [G, S] how many before it have its document's number.
+at::Tensor positions_in(const at::Tensor& documents) {
+  const at::Tensor positions = at::zeros(documents.sizes(), at::kDouble);
+  for (int64_t row = 0; row < documents.size(0); ++row) {
+    int64_t first = 0;
+    for (int64_t at = 0; at < documents.size(1); ++at) {
+      if (documents[row][at].item<int64_t>() != documents[row][first].item<int64_t>()) first = at;
+      positions[row][at] = static_cast<double>(at - first);
     }
   }
+  return positions;
+}
+
+/// Turns the pairs (i, i + d/2) of every position by its angles. @param heads [G, S, H, d]  @param positions [G, S]
+at::Tensor rotated(const at::Tensor& heads, const ModelConfig& config, const at::Tensor& positions) {
+  const int64_t half = heads.size(3) / 2;
+  const at::Tensor speeds = at::zeros({half}, at::kDouble);
+  for (int64_t i = 0; i < half; ++i) speeds[i] = angle(config, static_cast<double>(i), static_cast<double>(heads.size(3)));
+  const at::Tensor angles = positions.unsqueeze(-1).unsqueeze(-1) * speeds;  // [G, S, 1, d/2]
   const at::Tensor first = heads.slice(3, 0, half);
   const at::Tensor second = heads.slice(3, half);
   return amplitude(config.rotary) *
          at::cat({first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()}, 3);
 }
 
-Heads grouped_heads(const at::Tensor& hidden, const Weights& weights, const std::string& name, const ModelConfig& config) {
+Heads grouped_heads(const at::Tensor& hidden, const Weights& weights, const std::string& name, const ModelConfig& config,
+                    const at::Tensor& positions) {
   const int64_t size = config.head_size();
   at::Tensor qkv = hidden.matmul(weights.at(name + ".qkv.weight").t());
   if (config.qkv_bias) qkv = qkv + weights.at(name + ".qkv.bias");
@@ -90,11 +100,12 @@ Heads grouped_heads(const at::Tensor& hidden, const Weights& weights, const std:
     keys = normed(keys, ".k_norm.weight");
   }
   const int64_t sharing = config.heads / config.kv_heads;
-  return {rotated(queries, config), rotated(keys, config).repeat_interleave(sharing, 2), values.repeat_interleave(sharing, 2),
-          1 / std::sqrt(static_cast<double>(size))};
+  return {rotated(queries, config, positions), rotated(keys, config, positions).repeat_interleave(sharing, 2),
+          values.repeat_interleave(sharing, 2), 1 / std::sqrt(static_cast<double>(size))};
 }
 
-Heads latent_heads(const at::Tensor& hidden, const Weights& weights, const std::string& name, const ModelConfig& config) {
+Heads latent_heads(const at::Tensor& hidden, const Weights& weights, const std::string& name, const ModelConfig& config,
+                   const at::Tensor& positions) {
   const LatentConfig& latent = config.latent;
   const auto through = [&](const at::Tensor& x, const std::string& weight) { return x.matmul(weights.at(name + weight).t()); };
   const auto normed = [&](const at::Tensor& x, const std::string& weight) {
@@ -102,8 +113,8 @@ Heads latent_heads(const at::Tensor& hidden, const Weights& weights, const std::
   };
   const auto in_heads = [&](const at::Tensor& x) { return x.view({x.size(0), x.size(1), config.heads, -1}); };
   const auto turned = [&](const at::Tensor& heads) {
-    if (!latent.interleaved) return rotated(heads, config);
-    return rotated(at::cat({heads.slice(3, 0, std::nullopt, 2), heads.slice(3, 1, std::nullopt, 2)}, 3), config);
+    if (!latent.interleaved) return rotated(heads, config, positions);
+    return rotated(at::cat({heads.slice(3, 0, std::nullopt, 2), heads.slice(3, 1, std::nullopt, 2)}, 3), config, positions);
   };
   const at::Tensor queries =
       in_heads(latent.query_rank == 0 ? through(hidden, ".query.weight")
@@ -126,15 +137,18 @@ at::Tensor reference_norm(const at::Tensor& x, const at::Tensor& weight, double 
 }
 
 at::Tensor reference_attention(const at::Tensor& hidden, const Weights& weights, const std::string& name, const ModelConfig& config,
-                               double& largest_score) {
-  const int64_t positions = hidden.size(1);
-  const Heads heads = config.is_latent() ? latent_heads(hidden, weights, name, config) : grouped_heads(hidden, weights, name, config);
-  const at::Tensor future = at::triu(at::full({positions, positions}, -std::numeric_limits<double>::infinity(), at::kDouble), 1);
+                               const at::Tensor& documents, double& largest_score) {
+  const int64_t length = hidden.size(1);
+  const at::Tensor positions = positions_in(documents);
+  const Heads heads =
+      config.is_latent() ? latent_heads(hidden, weights, name, config, positions) : grouped_heads(hidden, weights, name, config, positions);
+  const at::Tensor future = at::ones({length, length}, at::kBool).triu(1);
+  const at::Tensor unseen = future.logical_or(documents.unsqueeze(2) != documents.unsqueeze(1));  // [G, S, S]
   std::vector<at::Tensor> mixed;
   for (int64_t head = 0; head < config.heads; ++head) {
     const at::Tensor all = heads.queries.select(2, head).matmul(heads.keys.select(2, head).transpose(1, 2)) * heads.scale;
     largest_score = std::max(largest_score, all.detach().abs().max().item<double>());
-    const at::Tensor scores = all + future;
+    const at::Tensor scores = all.masked_fill(unseen, -std::numeric_limits<double>::infinity());
     const at::Tensor exponentials = at::exp(scores - scores.detach().amax(-1, true));
     mixed.push_back((exponentials / exponentials.sum(-1, true)).matmul(heads.values.select(2, head)));
   }

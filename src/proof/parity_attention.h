@@ -15,9 +15,10 @@ namespace pimoe {
 at::Tensor reference_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
 
 /// @param hidden         [G, S, D]  @param name  "layers.0.attention"
+/// @param documents      [G, S] number of each position's document in its row, rising: it attends to that one alone, from whose beginning positions count
 /// @param largest_score  grows to the largest before the softmax
 /// @returns [G, S, D]
 at::Tensor reference_attention(const at::Tensor& hidden, const std::map<std::string, at::Tensor>& weights, const std::string& name,
-                               const ModelConfig& config, double& largest_score);
+                               const ModelConfig& config, const at::Tensor& documents, double& largest_score);
 
 }  // namespace pimoe

@@ -36,8 +36,9 @@ Facts listed(const ParityCase& given, const ForwardFacts& forward) {
     facts.push_back({"scaled balance loss", name, number(forward.scaled_loss[layer]), {}});
   }
   facts.push_back({"logits", "", forward.logits, {}});
-  const at::Tensor targets = given.batch.rows.narrow(1, 1, given.batch.length()).reshape({-1, 1});
-  facts.push_back({"loss of each token", "", forward.logits.logsumexp(at::IntArrayRef{-1}, true) - forward.logits.gather(1, targets), {}});
+  const at::Tensor targets = given.batch.targets().reshape({-1, 1});
+  const at::Tensor losses = forward.logits.logsumexp(at::IntArrayRef{-1}, true) - forward.logits.gather(1, targets.clamp_min(0));
+  facts.push_back({"loss of each token", "", losses.masked_fill(targets < 0, 0.0), {}});
   facts.push_back({"loss", "", number(forward.loss), {}});
   return facts;
 }
@@ -140,6 +141,7 @@ ReferenceInput reference_input(const ParityCase& given, const StartingWeights& w
   input.weights = weights.computing;
   input.biases.assign(given.layers.size(), at::zeros({given.config.model.moe.experts}, at::kDouble));
   input.rows = given.batch.rows;
+  input.begins_document = given.batch.begins_document;
   input.micro_steps = given.batch.micro_steps;
   input.seed = static_cast<uint64_t>(given.config.run.seed);
   input.experts = experts;

@@ -157,6 +157,12 @@ ReferenceStep reference_step(const ReferenceInput& given) {
   const ModelConfig& config = input.config;
   const int64_t length = input.rows.size(1) - 1;
   const at::Tensor targets = input.rows.narrow(1, 1, length).reshape({-1, 1});
+  at::Tensor counts = at::ones({targets.size(0)}, at::kDouble);               // whether a token's loss does
+  at::Tensor documents = at::zeros({input.rows.size(0), length}, at::kLong);  // the number of each token's in its row
+  if (input.begins_document.defined()) {
+    counts = 1 - input.begins_document.narrow(1, 1, length).reshape({-1}).to(at::kDouble);
+    documents = input.begins_document.narrow(1, 0, length).to(at::kLong).cumsum(1);
+  }
   ReferenceStep step;
 
   at::Tensor hidden = weights.at("embedding.weight").index({input.rows.narrow(1, 0, length)});  // [G, S, D]
@@ -165,7 +171,7 @@ ReferenceStep reference_step(const ReferenceInput& given) {
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     const std::string name = concat("layers.", layer);
     hidden = hidden + reference_attention(reference_norm(hidden, weights.at(name + ".attention_norm.weight"), config.norm_epsilon), weights,
-                                          name + ".attention", config, step.largest_score);
+                                          name + ".attention", config, documents, step.largest_score);
     const at::Tensor tokens =
         reference_norm(hidden, weights.at(name + ".feed_forward_norm.weight"), config.norm_epsilon).reshape({-1, config.width});
     if (!config.is_moe_layer(layer)) {
@@ -183,12 +189,13 @@ ReferenceStep reference_step(const ReferenceInput& given) {
   const at::Tensor head = weights.at(config.tie_embeddings ? "embedding.weight" : "head.weight");
   const at::Tensor logits = hidden.reshape({-1, config.width}).matmul(head.t());
   const at::Tensor largest = logits.detach().amax(-1, true);
-  const at::Tensor token_losses = largest + at::log(at::exp(logits - largest).sum(-1, true)) - logits.gather(1, targets);
-  const at::Tensor loss = token_losses.mean();
+  const at::Tensor token_losses =
+      (largest + at::log(at::exp(logits - largest).sum(-1, true)) - logits.gather(1, targets)).squeeze(1) * counts;
+  const at::Tensor loss = token_losses.sum() / counts.sum().clamp_min(1);
   (loss + balance).backward();
 
   step.loss = loss.item<double>();
-  step.token_losses = token_losses.detach().squeeze(1);
+  step.token_losses = token_losses.detach();
   step.logits = logits.detach();
   for (const auto& [name, weight] : weights) step.gradients[name] = weight.grad().defined() ? weight.grad() : at::zeros_like(weight);
   return step;

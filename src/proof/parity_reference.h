@@ -22,8 +22,9 @@ struct ReferenceInput {
   std::map<std::string, at::Tensor> weights;  ///< every parameter by its logical name, whole, float64
   std::vector<at::Tensor> biases;             ///< [E] of each MoE layer: loss-free bias
   at::Tensor rows;                            ///< [G, S + 1] int64: position s predicts s + 1
-  std::vector<int64_t> micro_steps;           ///< sequences of each; their sum is G
-  uint64_t seed = 0;                          ///< of the router's jitter
+  at::Tensor begins_document;        ///< [G, S + 1] bool: this token begins one that attention stays inside of; undefined: none does
+  std::vector<int64_t> micro_steps;  ///< sequences of each; their sum is G
+  uint64_t seed = 0;                 ///< of the router's jitter
   int64_t step = 0;
   /// [N, G S, K] int64 the experts to use, -1 for none: what the run under test chose. In low precision a near-tie may fall otherwise than in
   /// float64, and everything after it would differ; so the decision is judged (`shortfall`), then taken.
@@ -31,7 +32,7 @@ struct ReferenceInput {
 };
 
 struct ReferenceStep {
-  double loss = 0.0;                ///< mean cross-entropy of a token
+  double loss = 0.0;                ///< mean cross-entropy of a token, those left out that begin a document
   at::Tensor token_losses;          ///< [G S]
   at::Tensor logits;                ///< [G S, V]
   std::vector<at::Tensor> gates;    ///< [G S, K] of each MoE layer

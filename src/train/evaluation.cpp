@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/text.h"
 #include "base/work_progress.h"
+#include "data/document_starts.h"
 
 #include <nlohmann/json.hpp>
 
@@ -19,8 +20,8 @@ constexpr int64_t kChunk = 1 << 16;
 /// Looks at every token that will be read.
 /// @returns bytes of the targets' text; nothing without a tokenizer
 /// @throws DataError for an id beyond the model's vocabulary, or the tokenizer's
-std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPart& part, int64_t vocabulary, const Tokenizer* tokenizer,
-                                    Logger& log) {
+std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPart& part, bool document_mask, int64_t vocabulary,
+                                    const Tokenizer* tokenizer, Logger& log) {
   std::vector<int64_t> bytes_of_id;
   for (int64_t id = 0; tokenizer != nullptr && id < tokenizer->vocabulary(); ++id) {
     bytes_of_id.push_back(static_cast<int64_t>(tokenizer->text(static_cast<int32_t>(id)).size()));
@@ -29,13 +30,23 @@ std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPar
   std::vector<int64_t> ids(kChunk);
   WorkProgress progress(concat("looking through ", corpus.prefix().string()), WorkUnit::kCount, log);
   int64_t bytes = 0;
-  for (int64_t begin = 0; begin <= part.targets; begin += kChunk) {
-    const int64_t count = std::min(kChunk, part.targets + 1 - begin);
-    progress.at(begin, part.targets, "tokens");
+  std::optional<DocumentStarts> documents;
+  if (document_mask) documents.emplace(corpus);
+  for (int64_t begin = 0; begin <= part.read; begin += kChunk) {
+    const int64_t count = std::min(kChunk, part.read + 1 - begin);
+    progress.at(begin, part.read, "tokens");
     corpus.read(begin, count, ids.data());
     corpus.require_ids_below(vocabulary, begin, ids.data(), count);
     if (tokenizer == nullptr) continue;
-    for (int64_t at = begin == 0 ? 1 : 0; at < count; ++at) {  // the first token is nobody's target
+    std::vector<bool> is_target(static_cast<size_t>(count), true);
+    if (begin == 0) is_target[0] = false;  // the first token is nobody's
+    if (documents) {
+      const int64_t before = std::max<int64_t>(0, begin - 1);  // a start at `begin` itself is told from the token before it
+      for (const int64_t start : documents->inside(before, begin - before + count))
+        is_target[static_cast<size_t>(before + start - begin)] = false;
+    }
+    for (int64_t at = 0; at < count; ++at) {
+      if (!is_target[static_cast<size_t>(at)]) continue;
       const int64_t id = ids[static_cast<size_t>(at)];
       if (id >= known) {
         throw DataError(
@@ -86,7 +97,7 @@ EvaluationRow EvaluationReport::total() const {
 EvaluationReport evaluate_corpora(const LoadedModel& loaded, const std::vector<NamedCorpus>& corpora, const ValidationPlan& plan,
                                   const Tokenizer* tokenizer, Logger& log) {
   const ModelConfig& model = loaded.model->config();
-  EvaluationReport report{.checkpoint = loaded.folder.string(), .step = loaded.step, .rows = {}};
+  EvaluationReport report{.checkpoint = loaded.folder.string(), .step = loaded.step, .document_mask = plan.document_mask, .rows = {}};
   std::vector<TokenFile> files;
   files.reserve(corpora.size());
   for (const NamedCorpus& corpus : corpora) {
@@ -96,7 +107,7 @@ EvaluationReport evaluate_corpora(const LoadedModel& loaded, const std::vector<N
                            .data = corpus.prefix.string(),
                            .tokens = part.targets,
                            .left_out = part.left_out,
-                           .bytes = look_through(file, part, model.vocabulary, tokenizer, log)});
+                           .bytes = look_through(file, part, plan.document_mask, model.vocabulary, tokenizer, log)});
   }
   for (size_t index = 0; index < files.size(); ++index) {
     EvaluationRow& row = report.rows[index];
@@ -113,6 +124,7 @@ nlohmann::ordered_json to_json(const EvaluationReport& report) {
   nlohmann::ordered_json json = figures(report.total());
   json["checkpoint"] = report.checkpoint;
   json["step"] = report.step;
+  json["document_mask"] = report.document_mask;
   json["domains"] = nlohmann::ordered_json::array();
   for (const EvaluationRow& row : report.rows) {
     nlohmann::ordered_json each = {{"name", row.name}, {"data", row.data}};

@@ -38,6 +38,7 @@ struct EvaluationRow {
 struct EvaluationReport {
   std::string checkpoint;
   int64_t step = 0;
+  bool document_mask = false;  ///< attention stayed inside documents, whose first tokens are not among `tokens`
   std::vector<EvaluationRow> rows;
 
   /// All rows together: every token counts once.

@@ -60,6 +60,7 @@ MicroBatchShape Forecast::shape(double skew) const {
   const StepPlan plan(config_.train.global_batch, static_cast<int>(place_.ranks), config_.train.micro_batch);
   MicroBatchShape shape;
   shape.skew = skew;
+  shape.documents = config_.data.document_mask;
   shape.tokens.sequence_length = config_.model.sequence_length;
   shape.tokens.on_gpu = place_.on_gpu;
   shape.tokens.reach_each_other = place_.on_gpu && expert_parallel_ <= kDirectRanks && place_.node_ranks % expert_parallel_ == 0;

@@ -156,6 +156,11 @@ std::vector<std::string> changes_of_data(const TrainConfig& saved, const DataFac
     changes.push_back(concat(key, ": ", is, " was built again: ", what, "; ", meaning));
   };
   compare_values("run.seed", saved.run.seed, wanted.run.seed, "the order of the data changes from here on");
+  if (saved.data.document_mask != wanted.data.document_mask) {
+    changes.push_back(concat("data.document_mask: ", saved.data.document_mask ? "true " : "false ", kBefore, ", ",
+                             wanted.data.document_mask ? "true " : "false ", kNow,
+                             "; what a token sees, and which tokens the losses count, changes from here on"));
+  }
   if (then.size() != now.size()) {
     compare_values("data.train", names_of(then), names_of(now),
                    "another blend from here on, entered where this run stood in the other one");

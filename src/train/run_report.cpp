@@ -62,6 +62,18 @@ void RunReport::announce_blend(const SampleBlend& samples) const {
   }
 }
 
+void RunReport::announce_documents(const SampleBlend& samples) const {
+  if (!config_.data.document_mask) return;
+  for (size_t i = 0; i < samples.size(); ++i) {
+    const TokenFile& corpus = samples.corpus(i);
+    const double mean = static_cast<double>(corpus.token_count()) / static_cast<double>(std::max<int64_t>(1, corpus.document_count()));
+    log_.info(concat("documents: attention stays inside each; ", corpus.prefix().string(), ": ",
+                     counted(corpus.document_count(), "document"), " of ", fixed(mean, 1), " tokens in the mean"));
+    const std::string doubt = doubt_about_documents(corpus);
+    if (!doubt.empty() && is_first_rank()) log_.warning(doubt);
+  }
+}
+
 void RunReport::open_metrics(int64_t step) {
   if (!is_first_rank()) return;
   const std::filesystem::path file = config_.run.directory / "metrics.jsonl";

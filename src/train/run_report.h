@@ -27,6 +27,8 @@ class RunReport {
   void announce(at::ScalarType dtype) const;
   /// The corpora of a blend, each with its share and how often the run reads it through; nothing for one corpus.
   void announce_blend(const SampleBlend& samples) const;
+  /// With data.document_mask, what the documents of each corpus are like.
+  void announce_documents(const SampleBlend& samples) const;
   /// Opens metrics.jsonl, mended where a killed process left half a record, without records after `step`; rank 0 alone has one. @throws IoError
   void open_metrics(int64_t step);
   /// There are steps to do, from `step` on: the clock of the log's forecasts starts, and so does what is told beside metrics.jsonl.

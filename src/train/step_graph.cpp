@@ -14,18 +14,19 @@ namespace {
 
 constexpr int64_t kStepsBefore = 3;  // libraries choose their algorithms in the first
 
-/// Whether two steps differ in nothing but the tokens' ids.
+/// Whether two steps differ in nothing but the tokens' ids. Each has documents of its own (data.document_mask).
 bool same_shape(const std::vector<MicroBatch>& left, const std::vector<MicroBatch>& right) {
   return std::equal(left.begin(), left.end(), right.begin(), right.end(), [](const MicroBatch& a, const MicroBatch& b) {
-    return a.tokens.sizes() == b.tokens.sizes() && a.first_sequence == b.first_sequence && a.global_sequences == b.global_sequences;
+    return !a.documents.defined() && !b.documents.defined() && a.tokens.sizes() == b.tokens.sizes() &&
+           a.first_sequence == b.first_sequence && a.global_sequences == b.global_sequences;
   });
 }
 
 /// Whether two steps have the same constants: all of StepTerms but `step`, which nothing looks at that a step can be recorded with.
 bool same_constants(const StepTerms& left, const StepTerms& right) {
-  return left.seed == right.seed && left.step_tokens == right.step_tokens && left.loss_scale == right.loss_scale &&
-         left.recompute == right.recompute && left.balance == right.balance && left.temperature == right.temperature &&
-         left.replay == right.replay;
+  return left.seed == right.seed && left.step_tokens == right.step_tokens && left.step_targets == right.step_targets &&
+         left.loss_scale == right.loss_scale && left.recompute == right.recompute && left.balance == right.balance &&
+         left.temperature == right.temperature && left.replay == right.replay;
 }
 
 }  // namespace

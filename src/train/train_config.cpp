@@ -165,6 +165,7 @@ DataStreamOptions stream_options(const TrainConfig& config, const ProcessMesh& m
           .rank = mesh.group(Group::kBatch).rank(),
           .ranks = mesh.group(Group::kBatch).size(),
           .shuffle = true,
+          .document_mask = config.data.document_mask,
           .prefetch = true,
           .pin = [device = mesh.device()](const at::Tensor& tensor) { return pinned(tensor, device); }};
 }
@@ -181,6 +182,10 @@ std::vector<std::string> doubts_about(const TrainConfig& config, int64_t ranks) 
   if (model.moe.experts > 0 && model.moe_layers() == 0) {
     doubts.push_back(concat("model.moe.first_dense_layers (", model.moe.first_dense_layers, ") leaves none of model.layers (", model.layers,
                             ") for model.moe.experts (", model.moe.experts, "): the model is dense"));
+  }
+  if (config.data.document_mask && model.moe_layers() > 0 && model.moe.router_traits().by_expert) {
+    doubts.push_back(concat("data.document_mask (true) keeps attention inside documents, but experts of model.moe.router.kind (",
+                            model.moe.router_kind(), ") choose among all tokens of a sequence: its documents still compete for them"));
   }
   if (config.train.steps > 0 && config.optimizer.warmup_steps >= config.train.steps) {
     doubts.push_back(concat("optimizer.warmup_steps (", config.optimizer.warmup_steps, ") is not below train.steps (", config.train.steps,

@@ -47,16 +47,18 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       verify_every_(config.train.verify_every > 0 ? config.train.verify_every : kVerifyEvery) {
   // What is missing is said now, not after hours.
   if (!config_.data.tokenizer.empty()) static_cast<void>(Tokenizer(config_.data.tokenizer));
-  const SampleBlend samples(config_.data.training(), config_.model.sequence_length, 0, /*shuffle=*/true);
+  const SampleBlend samples(config_.data.training(), config_.model.sequence_length, 0, /*shuffle=*/true, config_.data.document_mask);
   if (!config_.data.validation.empty()) {
     validation_.emplace(config_.data.validation);
     SampleReader(*validation_, config_.model.sequence_length, 0, /*shuffle=*/false);
+    if (config_.data.document_mask) DocumentStarts(*validation_);
   }
   data_facts_ = data_facts_of_rank_0(config_.data, mesh_.control());
   routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), config_.model.router_names(),
                        config_.model.moe, config_.model.sequence_length);
   report_.announce(learner_.model().dtype());
   report_.announce_blend(samples);
+  report_.announce_documents(samples);
   resume();
   if (learner_.replay() != nullptr) {
     const std::string doubt = doubt_about_replay(*learner_.replay(), config_, step());
@@ -173,13 +175,15 @@ void Trainer::save(bool last) {
 }
 
 StepSums Trainer::accumulate_gradients() {
-  const StepTerms terms = learner_.begin_step(step_tokens_);
+  const std::vector<MicroBatch> batches = next_batches();
+  const StepTerms terms =
+      config_.data.document_mask ? learner_.begin_step(step_tokens_, counted_targets(batches, mesh_)) : learner_.begin_step(step_tokens_);
   const auto add_routing = [this](const MicroBatch& batch, const Prediction& prediction) {
     routing_log_->add(step() + 1, batch, prediction);
   };
   // Who looks into a step does not want it replayed as a whole; to a profiler it would be one call without phases.
   const bool is_looked_into = routing_log_->is_due(step() + 1) || (profile_ && profile_->is_open());
-  return learner_.accumulate_gradients(next_batches(), terms, is_looked_into ? PredictionObserver(add_routing) : nullptr);
+  return learner_.accumulate_gradients(batches, terms, is_looked_into ? PredictionObserver(add_routing) : nullptr);
 }
 
 std::vector<MicroBatch> Trainer::next_batches() {
@@ -211,7 +215,8 @@ void Trainer::report(StepRecord& record) {
 }
 
 std::optional<double> Trainer::validate() const {
-  const ValidationPlan plan{config_.train.global_batch, config_.train.micro_batch, config_.train.validation_batches};
+  const ValidationPlan plan{config_.train.global_batch, config_.train.micro_batch, config_.train.validation_batches,
+                            config_.data.document_mask};
   return validation_loss(learner_.model(), *validation_, plan, mesh_, [this] { return is_asked_to_stop(); });
 }
 

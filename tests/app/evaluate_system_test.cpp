@@ -66,6 +66,42 @@ TEST_F(EvaluateCommand, PredictsEveryTokenOnceToTheLast) {
   EXPECT_EQ(part.at("tokens_left_out"), tokens - 1 - 5 * 16);
 }
 
+TEST_F(EvaluateCommand, OfAModelThatWasTrainedInsideDocumentsEvaluatesEachByItself) {
+  prepare();
+  std::string lines;
+  for (int line = 0; line < 600; ++line) lines += concat("{\"text\": \"the ", line % 7, " cats sat on ", line % 11, " mats\"}\n");
+  write("texts.jsonl", lines);
+  ASSERT_EQ(run("pimoe data build --output docs --tokenizer corpus.model --validation 0.4 texts.jsonl").code, 0);
+  const std::string train_on = "train tiny.yaml data.train=docs data.document_mask=true train.steps=6 ";
+  const Outcome checked = run(concat("pimoe check tiny.yaml data.train=docs data.document_mask=true --ranks 2"));
+  EXPECT_EQ(checked.code, 0) << checked.out << checked.err;
+  const Outcome trained = run(concat("$MPIRUN -n 2 $PIMOE ", train_on, "data.validation=docs-validation train.validation_batches=9 "));
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  EXPECT_NE(trained.err.find("attention stays inside each"), std::string::npos) << trained.err;
+  const double logged = logged_validation_loss();
+
+  const auto same = evaluate("$MPIRUN -n 2 $PIMOE", "--batches 9");
+  EXPECT_NEAR(same.at("loss").get<double>(), logged, 1e-12);
+  EXPECT_EQ(same.at("document_mask"), true);
+  EXPECT_LT(same.at("tokens"), 9 * 5 * 16);
+  const auto facts = nlohmann::json::parse(run("pimoe data inspect docs-validation --json").out);
+  const int64_t documents = facts.at("documents"), tokens = facts.at("tokens");
+  ASSERT_GT(documents, 100);
+  const auto whole = evaluate("pimoe", "--micro-batch 3");
+  EXPECT_EQ(whole.at("tokens"), tokens - documents) << "all but the first of each document";
+  EXPECT_NEAR(evaluate("$MPIRUN -n 3 $PIMOE", "").at("loss").get<double>(), whole.at("loss").get<double>(), 1e-5);
+  const auto plain = evaluate("pimoe", "--document-mask off");
+  EXPECT_EQ(plain.at("document_mask"), false);
+  EXPECT_EQ(plain.at("tokens"), tokens - 1);
+  EXPECT_LT(whole.at("bytes"), plain.at("bytes"));
+  EXPECT_GT(std::abs(plain.at("loss").get<double>() - whole.at("loss").get<double>()), 1e-3);
+  EXPECT_EQ(run("pimoe evaluate --checkpoint runs/tiny --document-mask maybe").code, 64);
+
+  const Outcome changed = run(concat("pimoe ", train_on, "train.steps=7 data.document_mask=false"));
+  EXPECT_EQ(changed.code, 0) << changed.err;
+  EXPECT_NE(changed.err.find("data.document_mask: true in the checkpoint, false now"), std::string::npos) << changed.err;
+}
+
 TEST_F(EvaluateCommand, GivesEachCorpusARowAndCountsEveryTokenOnceInAll) {
   train();
   const auto all = evaluate("$MPIRUN -n 2 $PIMOE", "--data held --data dogs=other-corpus");

@@ -57,6 +57,20 @@ TEST_F(ParityCommand, EveryKindOfAttentionAgreesInFloat64) {
   }
 }
 
+TEST_F(ParityCommand, AttentionInsideDocumentsAgreesInFloat64) {
+  const std::string masked = "data.document_mask=true model.sequence_length=24 ";
+  for (const int ranks : {1, 2, 3}) expect_agrees(ranks, masked + "model.moe.experts=6 train.recompute=full model.qk_norm=true");
+  expect_agrees(2, masked +
+                       "model.latent.kv_rank=10 model.latent.query_rank=6 model.latent.plain_width=6 model.latent.rotary_width=4 "
+                       "model.latent.value_width=8 model.rotary.scaling=yarn model.rotary.factor=4 model.rotary.original_length=4");
+  expect_agrees(2, masked + "model.qkv_bias=true model.rotary.scaling=llama3 model.rotary.factor=8 model.rotary.original_length=16");
+  std::string lines;
+  for (int line = 0; line < 300; ++line) lines += concat("{\"text\": \"the ", line % 7, " cats sat on ", line % 11, " mats\"}\n");
+  write("texts.jsonl", lines);
+  ASSERT_EQ(run("pimoe data build --output corpus --vocabulary 300 --validation 0 texts.jsonl").code, 0);
+  expect_agrees(2, masked + "data.train=corpus model.vocabulary=300");
+}
+
 TEST_F(ParityCommand, LowPrecisionsAgreeWithinTheirRoundings) {
   for (const char* precision : {"float32", "bfloat16", "float16"}) {
     for (const int ranks : {2, 4}) expect_agrees(ranks, concat("train.precision=", precision));

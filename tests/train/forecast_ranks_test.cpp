@@ -109,6 +109,7 @@ Measured measure(const TrainConfig& config, const ProcessMesh& mesh, bool worst)
     const StepTerms terms{.seed = 1234,
                           .step = 0,  // the jitter repeats
                           .step_tokens = static_cast<double>(config.train.global_batch * length),
+                          .step_targets = static_cast<double>(config.train.global_batch * length),
                           .loss_scale = 1.0,
                           .recompute = config.train.recompute,
                           .balance = config.model.moe.balance};
