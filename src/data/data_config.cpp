@@ -45,6 +45,15 @@ void DataConfig::fields(FieldVisitor& visit) {
                      "PREFIX of the training corpus, PREFIX.bin and PREFIX.idx; or a blend, [{prefix: PREFIX, weight: 1}, ...]");
   visit.text("validation", validation, "PREFIX of the validation corpus; empty for none");
   visit.text("tokenizer", tokenizer, "SentencePiece model or tokenizer.json of the corpus; empty for none");
+  visit.text("chat_template", chat_template, "Jinja template of `pimoe generate --chat`; empty: the one beside the tokenizer");
+  visit.choice(
+      "packing", packing,
+      {{"auto", Packing::kAuto}, {"stream", Packing::kStream}, {"packed", Packing::kPacked}, {"padded", Packing::kPadded}},
+      "rows of a batch: one stream of tokens, cut (stream); whole documents, several to a row (packed) or one (padded); auto: packed "
+      "for a corpus with a loss mask, else stream");
+  visit.choice(
+      "loss", loss, {{"auto", LossTokens::kAuto}, {"all", LossTokens::kAll}, {"masked", LossTokens::kMasked}},
+      "tokens whose prediction counts: all, or those of the corpus' loss mask (PREFIX.loss_mask); auto: masked where there is one");
 }
 
 }  // namespace pimoe

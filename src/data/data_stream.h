@@ -44,11 +44,15 @@ struct StepPlan {
 /// What one rank computes at a time.
 struct MicroBatch {
   at::Tensor tokens;   ///< [B, S] int64 on the host (page-locked where asked for); B may be 0
-  at::Tensor targets;  ///< [B, S] int64: the token after each position
+  at::Tensor targets;  ///< [B, S] int64: the token after each position; -1: does not count
   int64_t micro_step = 0;
   int64_t first_sequence = 0;    ///< within the step's global batch, of this rank's first
   int64_t global_sequences = 0;  ///< of this micro-step, over all ranks
   bool is_last = false;          ///< of the step
+  /// [N + 1] int32 on the host: where documents that attend to themselves alone begin among the B S tokens, and B S behind the last; every row
+  /// begins one. Undefined: each row is one.
+  at::Tensor documents = {};
+  at::Tensor counted = {};  ///< [B, S] bool on the host: false where a row is filled up; undefined: no row is
 };
 
 struct DataStreamOptions {
@@ -60,6 +64,7 @@ struct DataStreamOptions {
   int rank = 0;
   int ranks = 1;
   bool shuffle = true;
+  SampleChoice samples = {};                         ///< rows of documents, targets of a loss mask; as it is: a stream of which all counts
   bool prefetch = true;                              ///< a thread of its own reads ahead
   std::function<at::Tensor(const at::Tensor&)> pin;  ///< page-locks host memory; null: leave as it is
 };

@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 static_assert(std::endian::native == std::endian::little, "token files are little-endian and are read as they are");
 
 constexpr size_t kBlockBytes = size_t{256} << 10;  // of what is read at a time
+constexpr size_t kSmallBlockBytes = 4096;          // where little of a list is wanted
 
 /// A value of the index' header.
 template <class Value>
@@ -32,13 +33,13 @@ Value load(const LargeFileReader& file, int64_t offset) {
 template <class Value>
 class Column {
  public:
-  Column(const LargeFileReader& file, int64_t offset, int64_t count) : file_(file), offset_(offset), count_(count) {}
+  Column(const LargeFileReader& file, int64_t offset, int64_t count, size_t block_bytes = kBlockBytes)
+      : file_(file), offset_(offset), count_(count), values_(static_cast<int64_t>(block_bytes / sizeof(Value))) {}
 
   Value operator[](int64_t i) {
-    constexpr auto kValues = static_cast<int64_t>(kBlockBytes / sizeof(Value));
     if (i < first_ || i >= first_ + static_cast<int64_t>(block_.size())) {
-      first_ = i / kValues * kValues;
-      block_.resize(static_cast<size_t>(std::min(kValues, count_ - first_)));
+      first_ = i / values_ * values_;
+      block_.resize(static_cast<size_t>(std::min(values_, count_ - first_)));
       file_.read(static_cast<uint64_t>(offset_) + static_cast<uint64_t>(first_) * sizeof(Value), block_.data(),
                  block_.size() * sizeof(Value));
     }
@@ -49,6 +50,7 @@ class Column {
   const LargeFileReader& file_;
   int64_t offset_;
   int64_t count_;
+  int64_t values_;  ///< of a block
   int64_t first_ = 0;
   std::vector<Value> block_;
 };
@@ -167,6 +169,22 @@ void TokenFile::check_documents() const {
                              sequence_count_, ", the number of sequences, for the last"));
     }
     before = end;
+  }
+}
+
+void TokenFile::document_begins(int64_t first, int64_t count, int64_t* out) const {
+  if (count == 0) return;
+  // The number of each one's first sequence, in whose place comes its position.
+  index_.read(index_format::kHeaderBytes + 12 * static_cast<uint64_t>(sequence_count_) + 8 * static_cast<uint64_t>(first), out,
+              8 * static_cast<size_t>(count));
+  Column<int64_t> offsets(index_, index_format::kHeaderBytes + 4 * sequence_count_, sequence_count_, kSmallBlockBytes);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t sequence = std::clamp<int64_t>(out[i], 0, sequence_count_);  // checked when it was opened; a file may be written to
+    if (sequence == sequence_count_) {
+      out[i] = token_count_;
+    } else {
+      out[i] = begins_.empty() ? offsets[sequence] / token_bytes_ : begins_[static_cast<size_t>(sequence)];
+    }
   }
 }
 

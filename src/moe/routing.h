@@ -23,7 +23,7 @@ struct BatchContext {
   int64_t sequence_length = 1;  ///< S: this rank's tokens are whole sequences, one after the other
   int64_t most_tokens;          ///< the largest T over the ranks, which decides a padded capacity
   at::Tensor token_ids;         ///< [T] int64 on the device; the hash router and replay alone look at it
-  at::Tensor counted;           ///< [T] bool; false: padding, which is routed but counts in no statistic and no loss; undefined: all count
+  at::Tensor counted;  ///< [T] bool; false: padding, which no expert sees and no statistic and no loss counts; undefined: all count
   const RoutingReplay* replay = nullptr;  ///< decisions that routers take instead of their own; null: none
 };
 

@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/text.h"
 #include "base/work_progress.h"
+#include "train/masked_documents.h"
 
 #include <nlohmann/json.hpp>
 
@@ -19,8 +20,8 @@ constexpr int64_t kChunk = 1 << 16;
 /// Looks at every token that will be read.
 /// @returns bytes of the targets' text; nothing without a tokenizer
 /// @throws DataError for an id beyond the model's vocabulary, or the tokenizer's
-std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPart& part, int64_t vocabulary, const Tokenizer* tokenizer,
-                                    Logger& log) {
+std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPart& part, int64_t sequence_length,
+                                    const ValidationPlan& plan, int64_t vocabulary, const Tokenizer* tokenizer, Logger& log) {
   std::vector<int64_t> bytes_of_id;
   for (int64_t id = 0; tokenizer != nullptr && id < tokenizer->vocabulary(); ++id) {
     bytes_of_id.push_back(static_cast<int64_t>(tokenizer->text(static_cast<int32_t>(id)).size()));
@@ -29,21 +30,29 @@ std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPar
   std::vector<int64_t> ids(kChunk);
   WorkProgress progress(concat("looking through ", corpus.prefix().string()), WorkUnit::kCount, log);
   int64_t bytes = 0;
+  const auto add = [&](int64_t id, int64_t position) {
+    if (id >= known) {
+      throw DataError(
+          concat(corpus.prefix().string(), ".bin: ", position >= 0 ? concat("the id at position ", position) : std::string("an id"), " (",
+                 id, ") must be in [0, ", known,
+                 "), the tokenizer's vocabulary: give --tokenizer FILE, the one that the corpus was built with, or --tokenizer none"));
+    }
+    bytes += bytes_of_id[static_cast<size_t>(id)];
+  };
+  if (const MaskedDocuments documents(corpus, sequence_length, plan); documents.exist()) {
+    documents.for_each_target(vocabulary, [&](int64_t id) {
+      if (tokenizer != nullptr) add(id, -1);
+    });
+    return tokenizer != nullptr ? std::optional(bytes) : std::nullopt;
+  }
   for (int64_t begin = 0; begin <= part.targets; begin += kChunk) {
     const int64_t count = std::min(kChunk, part.targets + 1 - begin);
     progress.at(begin, part.targets, "tokens");
     corpus.read(begin, count, ids.data());
     corpus.require_ids_below(vocabulary, begin, ids.data(), count);
     if (tokenizer == nullptr) continue;
-    for (int64_t at = begin == 0 ? 1 : 0; at < count; ++at) {  // the first token is nobody's target
-      const int64_t id = ids[static_cast<size_t>(at)];
-      if (id >= known) {
-        throw DataError(
-            concat(corpus.prefix().string(), ".bin: the id at position ", begin + at, " (", id, ") must be in [0, ", known,
-                   "), the tokenizer's vocabulary: give --tokenizer FILE, the one that the corpus was built with, or --tokenizer none"));
-      }
-      bytes += bytes_of_id[static_cast<size_t>(id)];
-    }
+    for (int64_t at = begin == 0 ? 1 : 0; at < count; ++at)
+      add(ids[static_cast<size_t>(at)], begin + at);  // the first token is nobody's target
   }
   if (tokenizer == nullptr) return std::nullopt;
   return bytes;
@@ -96,7 +105,7 @@ EvaluationReport evaluate_corpora(const LoadedModel& loaded, const std::vector<N
                            .data = corpus.prefix.string(),
                            .tokens = part.targets,
                            .left_out = part.left_out,
-                           .bytes = look_through(file, part, model.vocabulary, tokenizer, log)});
+                           .bytes = look_through(file, part, model.sequence_length, plan, model.vocabulary, tokenizer, log)});
   }
   for (size_t index = 0; index < files.size(); ++index) {
     EvaluationRow& row = report.rows[index];

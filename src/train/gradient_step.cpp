@@ -5,6 +5,8 @@
 #include "parallel/device.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
 
 #include <optional>
 
@@ -15,19 +17,35 @@ BatchContext batch_context(int64_t first_sequence, int64_t global_sequences, int
   return {first_sequence * length, (global_sequences + ranks - 1) / ranks * length};
 }
 
+int64_t counted_tokens(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh) {
+  at::Tensor count = at::zeros({1}, at::kLong);
+  for (const MicroBatch& batch : batches)
+    count += batch.counted.defined() ? batch.counted.sum() : at::full({}, batch.tokens.numel(), at::kLong);
+  mesh.control().all_reduce(count);
+  return count.item<int64_t>();
+}
+
+int64_t counted_targets(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh) {
+  at::Tensor count = at::zeros({1}, at::kLong);
+  for (const MicroBatch& batch : batches) count += (batch.targets >= 0).sum();
+  mesh.control().all_reduce(count);
+  return count.item<int64_t>();
+}
+
 BatchContext training_context(const MicroBatch& batch, const StepTerms& terms, const ProcessMesh& mesh) {
   BatchContext context = batch_context(batch.first_sequence, batch.global_sequences, batch.tokens.size(1), mesh);
   context.training = true;
   context.seed = terms.seed;
   context.step = terms.step;
   context.replay = terms.replay;
+  if (batch.counted.defined()) context.counted = batch.counted.reshape({-1}).to(mesh.device());
   return context;
 }
 
 StepSums accumulate_gradients(const Transformer& model, GradientReducer& reducer, const ProcessMesh& mesh,
                               const std::vector<MicroBatch>& batches, const StepTerms& terms, const PredictionObserver& seen) {
   const ModelConfig& config = model.config();
-  StepSums sums(model, mesh, terms.step_tokens, terms.balance);
+  StepSums sums(model, mesh, terms.step_tokens, terms.step_targets, terms.balance);
   reducer.begin_step();
   for (const MicroBatch& batch : batches) {
     std::optional<TracedPhase> phase("forward");
@@ -36,7 +54,7 @@ StepSums accumulate_gradients(const Transformer& model, GradientReducer& reducer
     const at::Tensor tokens = batch.tokens.to(mesh.device(), /*non_blocking=*/true);
     const at::Tensor targets = batch.targets.to(mesh.device(), /*non_blocking=*/true);
     const Prediction prediction = model.forward(tokens, targets, training_context(batch, terms, mesh), terms.recompute);
-    at::Tensor loss = prediction.cross_entropy_sum / terms.step_tokens;
+    at::Tensor loss = prediction.cross_entropy_sum / terms.step_targets;
     std::optional<BalanceTerms> balance;
     if (config.moe_layers() > 0) {
       balance = balance_terms(prediction.routing, terms.balance, terms.step_tokens, sums.load(), mesh.group(Group::kBatch));

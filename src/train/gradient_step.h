@@ -13,9 +13,10 @@ namespace pimoe {
 
 /// What a step's gradients depend on besides weights and data. The same on every rank.
 struct StepTerms {
-  uint64_t seed = 0;         ///< of random draws
-  int64_t step = 0;          ///< steps done before this one
-  double step_tokens = 0.0;  ///< of the whole step over all ranks: what every mean is divided by
+  uint64_t seed = 0;          ///< of random draws
+  int64_t step = 0;           ///< steps done before this one
+  double step_tokens = 0.0;   ///< of the whole step over all ranks: what the mean of whatever each token has is divided by
+  double step_targets = 0.0;  ///< of those the ones whose cross-entropy counts; at least 1
   double loss_scale = 1.0;
   RecomputePolicy recompute = RecomputePolicy::kNone;
   BalanceConfig balance;                  ///< coefficients of this step
@@ -26,6 +27,12 @@ struct StepTerms {
 /// @param global_sequences  of all ranks in this micro-step, shared out by StepPlan
 /// @returns what a layer may know of whole sequences of S = `length` tokens
 BatchContext batch_context(int64_t first_sequence, int64_t global_sequences, int64_t length, const ProcessMesh& mesh);
+
+/// @returns how many of a step's positions hold tokens, and do not fill up rows, over all ranks. Collective.
+int64_t counted_tokens(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh);
+
+/// @returns how many of a step's targets count, over all ranks. Collective.
+int64_t counted_targets(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh);
 
 /// @returns what a layer may know of a micro-batch in training
 BatchContext training_context(const MicroBatch& batch, const StepTerms& terms, const ProcessMesh& mesh);

@@ -5,6 +5,7 @@
 #include "ops/trace_range.h"
 #include "train/router_state.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace pimoe {
@@ -40,10 +41,11 @@ Learner::Learner(const TrainConfig& config, at::ScalarType dtype, const LossScal
   }
 }
 
-StepTerms Learner::begin_step(int64_t step_tokens) {
+StepTerms Learner::begin_step(int64_t step_tokens, std::optional<int64_t> step_targets) {
   StepTerms terms{.seed = static_cast<uint64_t>(config_.run.seed),
                   .step = step_,
                   .step_tokens = static_cast<double>(step_tokens),
+                  .step_targets = static_cast<double>(std::max<int64_t>(1, step_targets.value_or(step_tokens))),
                   .loss_scale = loss_scaler_.scale,
                   .recompute = config_.train.recompute,
                   .balance = config_.model.moe.balance,

@@ -28,8 +28,9 @@ class Learner {
   /// @param scaler  of float16's first step; other dtypes have none
   Learner(const TrainConfig& config, at::ScalarType dtype, const LossScaler& scaler, const ProcessMesh& mesh);
 
-  /// @param step_tokens  of the whole step over all ranks
-  StepTerms begin_step(int64_t step_tokens);
+  /// @param step_tokens   of the whole step over all ranks
+  /// @param step_targets  of those the ones whose cross-entropy counts; nothing: all. Of a step that has none the loss is 0
+  StepTerms begin_step(int64_t step_tokens, std::optional<int64_t> step_targets = std::nullopt);
   /// See gradient_step.h. Collective.
   StepSums accumulate_gradients(const std::vector<MicroBatch>& batches, const StepTerms& terms, const PredictionObserver& seen);
   /// Clips, and updates weights and loss-free biases, unless loss or gradients are not finite or a spike to skip; then settles balancing and loss

@@ -66,9 +66,10 @@ std::vector<double> row_of(const std::vector<double>& values, size_t index, int6
 
 }  // namespace
 
-StepSums::StepSums(const Transformer& model, const ProcessMesh& mesh, double step_tokens, const BalanceConfig& balance)
+StepSums::StepSums(const Transformer& model, const ProcessMesh& mesh, double step_tokens, double step_targets, const BalanceConfig& balance)
     : mesh_(mesh),
       step_tokens_(step_tokens),
+      step_targets_(step_targets),
       layers_(model.config().moe_layers()),
       first_layer_(model.config().moe.first_dense_layers),
       balance_(balance) {
@@ -125,7 +126,7 @@ void StepSums::finish(StepRecord& record, const std::vector<at::Tensor>& biases)
   StepTotals totals;
   take(known, take(shared, host.const_data_ptr<double>(), totals), totals);
 
-  record.loss = totals.cross_entropy[0] / step_tokens_;
+  record.loss = totals.cross_entropy[0] / step_targets_;
   record.activation_bytes = activation_bytes_;
   for (const StepTime& time : times_) {
     const double taken = time.end.milliseconds_since(time.begin);

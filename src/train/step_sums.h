@@ -24,8 +24,8 @@ struct StepTime {
 /// What one step adds up on this rank, on the device; one collective and one copy to the host at its end bring the totals to everyone.
 class StepSums {
  public:
-  /// @param step_tokens  of the whole step over all ranks: what every mean is divided by  @param balance  the step's coefficients
-  StepSums(const Transformer& model, const ProcessMesh& mesh, double step_tokens, const BalanceConfig& balance);
+  /// @param step_tokens, step_targets  as in StepTerms  @param balance  the step's coefficients
+  StepSums(const Transformer& model, const ProcessMesh& mesh, double step_tokens, double step_targets, const BalanceConfig& balance);
 
   /// One micro-step's forward pass. `balance` is what balance_terms made of it; absent for a dense model.
   void add(const Prediction& prediction, const std::optional<BalanceTerms>& balance);
@@ -46,6 +46,7 @@ class StepSums {
 
   const ProcessMesh& mesh_;
   double step_tokens_;
+  double step_targets_;
   int64_t layers_;
   int64_t first_layer_;  ///< the model's
   BalanceConfig balance_;

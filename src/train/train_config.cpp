@@ -162,6 +162,7 @@ DataStreamOptions stream_options(const TrainConfig& config, const ProcessMesh& m
           .rank = mesh.group(Group::kBatch).rank(),
           .ranks = mesh.group(Group::kBatch).size(),
           .shuffle = true,
+          .samples = config.data.samples(),
           .prefetch = true,
           .pin = [device = mesh.device()](const at::Tensor& tensor) { return pinned(tensor, device); }};
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "data/data_config.h"
 #include "data/token_file.h"
 #include "model/transformer.h"
 #include "parallel/process_mesh.h"
@@ -14,15 +15,17 @@ struct ValidationPlan {
   int64_t batch = 1;        ///< sequences that all ranks compute together
   int64_t micro_batch = 1;  ///< sequences that a rank computes at a time, at most
   int64_t batches = 1;      ///< at most so many, of whole sequences from the corpus' beginning; 0: the whole corpus, to its last token
+  LossTokens loss = LossTokens::kAuto;  ///< which tokens count
 };
 
 /// What a plan reads of a corpus: whole sequences of S tokens from its beginning, neighbours sharing one token (the last target of one is the first
 /// token of the next), so that each token but the corpus' first is the target of one; then, of the whole corpus, one shorter sequence of what is left.
+/// Where a loss mask says what counts, a sequence is a document from its beginning to its end, and targets are the tokens that it marks.
 struct ValidationPart {
-  /// @throws DataError if the corpus is shorter than S + 1 tokens
+  /// @throws DataError if the corpus is shorter than S + 1 tokens, or, with a loss mask, as PackedReader; if what is read has no target
   ValidationPart(const TokenFile& corpus, int64_t sequence_length, const ValidationPlan& plan);
 
-  int64_t whole = 0;     ///< sequences of S tokens
+  int64_t whole = 0;     ///< sequences of S tokens, or of a document
   int64_t rest = 0;      ///< targets of the shorter one; 0: there is none
   int64_t targets = 0;   ///< tokens that are predicted, whose loss counts
   int64_t left_out = 0;  ///< tokens of the corpus that would have targets' place in more sequences
