@@ -30,6 +30,10 @@ enum class LossTokens {
   kMasked,  ///< those that the loss mask marks
 };
 
+/// As the configuration has them.
+const char* packing_name(Packing packing);
+const char* loss_name(LossTokens loss);
+
 struct SampleChoice {
   Packing packing = Packing::kStream;
   LossTokens loss = LossTokens::kAll;
