@@ -16,6 +16,7 @@
 #include "base/work_progress.h"
 #include "data/corpus_builder.h"
 #include "data/corpus_facts.h"
+#include "data/loss_mask.h"
 #include "data/token_file.h"
 #include "data/tokenizer.h"
 
@@ -29,6 +30,10 @@ constexpr size_t kShownCharacters = 200;
 
 struct BuildOptions {
   CorpusOptions corpus;
+  ChatOptions chat;
+  bool is_chat = false;
+  std::string chat_template;
+  std::string bad_lines = "refuse";
   bool json = false;
 };
 
@@ -46,7 +51,7 @@ void print_line(const std::string& name, const std::string& value) {
 std::optional<Tokenizer> find_tokenizer(const CorpusChoice& choice) {
   const fs::path model = choice.tokenizer.empty() ? tokenizer_beside(choice.prefix) : choice.tokenizer;
   if (model.empty()) return std::nullopt;
-  return Tokenizer(model);
+  return Tokenizer(tokenizer_in(model));
 }
 
 std::string first_characters(const TokenFile& corpus, const Tokenizer& tokenizer) {
@@ -70,8 +75,30 @@ void require_file_name(const fs::path& prefix) {
                           "' must be a PREFIX that ends in a name, as data/my does: it becomes data/my.bin and data/my.idx"));
 }
 
-ExitCode build(const BuildOptions& options, Logger& log) {
+constexpr const char* kNoTemplate = "none";
+
+/// Options of conversations mean nothing without --chat.
+void settle_chat(BuildOptions& options) {
+  ChatOptions& chat = options.chat;
+  if (!options.is_chat) {
+    if (options.chat_template.empty() && chat.sequence_length == 0 && options.bad_lines == "refuse") return;
+    throw UsageError("--chat-template, --sequence-length and --bad-lines are of conversations: give --chat too");
+  }
+  chat.no_template = options.chat_template == kNoTemplate;
+  if (!chat.no_template) chat.template_file = options.chat_template;
+  chat.skips_bad_lines = options.bad_lines == "skip";
+  options.corpus.chat = chat;
+}
+
+std::string tokens_text(int64_t documents, int64_t tokens, int64_t learned, bool is_chat) {
+  if (!is_chat) return concat(counted(documents, "document"), ", ", counted(tokens, "token"));
+  return concat(counted(documents, "conversation"), ", ", counted(tokens, "token"), ", of which ", grouped(learned), " are learned");
+}
+
+ExitCode build(BuildOptions options, Logger& log) {
   require_file_name(options.corpus.output);
+  settle_chat(options);
+  options.corpus.tokenizer = tokenizer_in(options.corpus.tokenizer);
   const CorpusFacts facts = build_corpus(options.corpus, log);
   const std::string model =
       options.corpus.tokenizer.empty() ? options.corpus.output.string() + ".model" : options.corpus.tokenizer.string();
@@ -86,18 +113,24 @@ ExitCode build(const BuildOptions& options, Logger& log) {
                 {"unigram_entropy", facts.unigram_entropy},
                 {"largest_id", facts.largest_id},
                 {"input_bytes", facts.input_bytes},
-                {"skipped_files", facts.skipped_files}});
+                {"skipped_files", facts.skipped_files},
+                {"learned_tokens", facts.learned},
+                {"validation_learned_tokens", facts.validation_learned},
+                {"skipped_lines", facts.skipped_lines}});
     return ExitCode::kDone;
   }
   print_line("corpus", options.corpus.output.string());
   print_line("tokenizer", model + " (" + grouped(facts.vocabulary) + " pieces)");
-  print_line("training", concat(counted(facts.documents, "document"), ", ", counted(facts.tokens, "token")));
-  print_line("validation", concat(counted(facts.validation_documents, "document"), ", ", counted(facts.validation_tokens, "token")));
+  print_line("training", tokens_text(facts.documents, facts.tokens, facts.learned, options.is_chat));
+  print_line("validation", tokens_text(facts.validation_documents, facts.validation_tokens, facts.validation_learned, options.is_chat));
   print_line("unigram entropy", fixed(facts.unigram_entropy, 3) + " nats a token");
   print_line("input", concat(human_bytes(static_cast<double>(facts.input_bytes)), ", ", counted(facts.skipped_files, "file"),
                              " skipped (binary or empty)"));
+  if (options.is_chat) print_line("left out", counted(facts.skipped_lines, "line"));
   return ExitCode::kDone;
 }
+
+double share_of(int64_t part, int64_t whole) { return static_cast<double>(part) / static_cast<double>(std::max<int64_t>(1, whole)); }
 
 ExitCode inspect(const CorpusChoice& choice, Logger& log) {
   std::optional<WorkProgress> progress(std::in_place, concat("reading ", choice.prefix.string()), WorkUnit::kCount, log,
@@ -112,6 +145,7 @@ ExitCode inspect(const CorpusChoice& choice, Logger& log) {
                                        {"documents", facts.documents},
                                        {"sequences", corpus.sequence_count()},
                                        {"tokens", facts.tokens},
+                                       {"learned_tokens", facts.learned},
                                        {"dtype", facts.dtype},
                                        {"largest_id", facts.largest_id},
                                        {"unigram_entropy", facts.unigram_entropy},
@@ -127,6 +161,10 @@ ExitCode inspect(const CorpusChoice& choice, Logger& log) {
   print_line("corpus", choice.prefix.string());
   print_line("documents", grouped(facts.documents));
   print_line("tokens", concat(grouped(facts.tokens), " (", facts.dtype, ")"));
+  if (LossMask::is_beside(choice.prefix)) {
+    print_line("learned",
+               concat(grouped(facts.learned), " tokens, ", percent_text(share_of(facts.learned, facts.tokens)), ", by the loss mask"));
+  }
   print_line("vocabulary",
              tokenizer ? grouped(tokenizer->vocabulary()) : "unknown: no tokenizer beside the corpus; name one with --tokenizer");
   print_line("largest id", grouped(facts.largest_id));
@@ -167,7 +205,7 @@ ExitCode verify(const CorpusChoice& choice, Logger& log) {
               << (tokenizer
                       ? concat("; every id is below ", grouped(tokenizer->vocabulary()), ", the tokenizer's vocabulary")
                       : std::string("; ids were not compared with a tokenizer's, for there is none beside it (--tokenizer names one)"))
-              << "\n";
+              << (LossMask::is_beside(choice.prefix) ? "; its loss mask is its own" : "") << "\n";
   }
   return ExitCode::kDone;
 }
@@ -180,8 +218,10 @@ void add_build(CLI::App& data, AppContext& context) {
   command->add_option("--output", corpus.output, "PREFIX: writes PREFIX.bin, PREFIX.idx and, where it trains one, PREFIX.model")
       ->required()
       ->type_name("PREFIX");
-  CLI::Option* tokenizer =
-      command->add_option("--tokenizer", corpus.tokenizer, "SentencePiece model or tokenizer.json to encode with")->type_name("FILE");
+  CLI::Option* tokenizer = command
+                               ->add_option("--tokenizer", corpus.tokenizer,
+                                            "SentencePiece model or tokenizer.json to encode with, or a model's folder that has one")
+                               ->type_name("FILE");
   command->add_option("--vocabulary", corpus.vocabulary, "pieces of the tokenizer that is trained")
       ->check(whole_number_in(260, 1 << 24))
       ->excludes(tokenizer)
@@ -206,11 +246,27 @@ void add_build(CLI::App& data, AppContext& context) {
   command->add_option("--threads", corpus.threads, "threads that encode the text; 0: one for each core")
       ->check(whole_number_in(0, 4096))
       ->capture_default_str();
+  command->add_flag(
+      "--chat", options->is_chat,
+      "lines of .jsonl are conversations, {\"messages\": [...]} or {\"prompt\": ..., \"answer\": ...}: what the assistant says is learned");
+  command
+      ->add_option("--chat-template", options->chat_template,
+                   "Jinja template of conversations (default: the tokenizer's own); none: a prompt and its answer, one behind the other")
+      ->type_name("FILE");
+  command
+      ->add_option("--sequence-length", options->chat.sequence_length,
+                   "model.sequence_length of the training: longer conversations are bad lines")
+      ->check(whole_number_in(1, 1 << 30));
+  command->add_option("--bad-lines", options->bad_lines, "lines that are no conversations: refuse the first, or skip and report them")
+      ->check(CLI::IsMember({"refuse", "skip"}))
+      ->capture_default_str();
   command->add_flag("--json", options->json, "print the facts as JSON");
   command->add_option("input", corpus.inputs, "text files, folders, .jsonl; .txt.gz, .txt.zst, .jsonl.gz and .jsonl.zst too")
       ->required()
       ->type_name("INPUT...");
-  command->footer("Example:\n  pimoe data build --output data/my --vocabulary 8192 --validation 0.01 texts/ more.jsonl");
+  command->footer(
+      "Example:\n  pimoe data build --output data/my --vocabulary 8192 --validation 0.01 texts/ more.jsonl\n"
+      "  pimoe data build --output data/chat --chat --tokenizer runs/mixtral/hf --sequence-length 4096 conversations.jsonl");
   command->callback([&context, options] { context.action = [&context, options] { return build(*options, context.log); }; });
 }
 
@@ -220,7 +276,7 @@ std::shared_ptr<CorpusChoice> add_corpus_choice(CLI::App& command) {
   command.add_option("prefix", choice->prefix, "corpus PREFIX.bin and PREFIX.idx")->required()->type_name("PREFIX");
   command
       .add_option("--tokenizer", choice->tokenizer,
-                  "SentencePiece model or tokenizer.json (default: the one that was built with the corpus)")
+                  "SentencePiece model or tokenizer.json, or its folder (default: the one that was built with the corpus)")
       ->type_name("FILE");
   command.add_flag("--json", choice->json, "print JSON");
   return choice;

@@ -6,6 +6,7 @@
 #include "base/file_io.h"
 #include "base/text.h"
 #include "base/work_progress.h"
+#include "data/chat_encoder.h"
 #include "model/generation.h"
 #include "proof/layout_dependence.h"
 #include "train/seen_by_rank_0.h"
@@ -32,6 +33,8 @@ struct GenerateOptions {
   std::filesystem::path prompts_file;
   std::vector<std::string> stops;
   GenerationOptions generation;
+  std::filesystem::path chat_template;
+  bool is_chat = false;
   bool no_cache = false;
   bool json = false;
 };
@@ -51,6 +54,7 @@ std::vector<std::string> lines_of(const std::filesystem::path& file, const HostC
 Tokenizer tokenizer_for(GenerateOptions& options, const LoadedModel& loaded) {
   if (options.tokenizer.empty()) options.tokenizer = loaded.config.data.tokenizer;
   if (options.tokenizer.empty()) throw UsageError("the checkpoint's configuration names no tokenizer: give --tokenizer FILE");
+  options.tokenizer = tokenizer_in(options.tokenizer);
   if (std::error_code ignored; !std::filesystem::is_regular_file(options.tokenizer, ignored)) {
     throw DataError(concat("tokenizer ", options.tokenizer.string(), " is no file: give --tokenizer FILE, the model's own"));
   }
@@ -115,6 +119,26 @@ void warn_of_window(const std::vector<Continuation>& results, const ModelConfig&
                      " of them, without up to ", most, " at the beginning, and computed all of them for each token"));
 }
 
+/// What is asked: a user's words, or a line {"messages": [...]} with all that was said before.
+Messages messages_of(const std::string& prompt) {
+  if (!prompt.starts_with('{')) return user_says(prompt);
+  const auto json = Messages::parse(prompt, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("messages")) return user_says(prompt);
+  require_messages(json["messages"], "messages");
+  return json["messages"];
+}
+
+/// Makes the prompts the questions of the model's chat template, whose end of turn ends an answer.
+std::vector<std::vector<int32_t>> questions(GenerateOptions& options, const Tokenizer& tokenizer, const TrainConfig& config) {
+  if (options.chat_template.empty()) options.chat_template = config.data.chat_template;
+  const ChatTemplate chat = find_chat_template(options.tokenizer, options.chat_template, tokenizer.piece(tokenizer.end_of_document()));
+  const ChatEncoder encoder(tokenizer, &chat);
+  if (const auto end = encoder.end_of_turn()) options.generation.sampling.stop_token = *end;
+  std::vector<std::vector<int32_t>> asked;
+  for (const std::string& prompt : options.prompts) asked.push_back(encoder.encode_question(messages_of(prompt)));
+  return asked;
+}
+
 ExitCode generate(GenerateOptions options, AppContext& context) {
   std::vector<std::string> notes;
   const LoadedModel loaded = load_model(options.checkpoint, context, ModelSpread::kShared,
@@ -128,13 +152,14 @@ ExitCode generate(GenerateOptions options, AppContext& context) {
     for (std::string& line : lines_of(options.prompts_file, loaded.mesh->control())) options.prompts.push_back(std::move(line));
   }
   const Tokenizer tokenizer = tokenizer_for(options, loaded);
+  options.generation.sampling.stop_token = tokenizer.end_of_document();
   std::vector<std::vector<int32_t>> prompts;
-  for (const std::string& prompt : options.prompts) {
-    prompts.push_back(tokenizer.encode(prompt));
+  if (options.is_chat) prompts = questions(options, tokenizer, loaded.config);
+  for (size_t index = prompts.size(); index < options.prompts.size(); ++index) {
+    prompts.push_back(tokenizer.encode(options.prompts[index]));
     if (prompts.back().empty()) prompts.back().push_back(tokenizer.end_of_document());  // what stands before a document in training
   }
   options.generation.cached = !options.no_cache;
-  options.generation.sampling.stop_token = tokenizer.end_of_document();
   const ContinuationEnds ends = [&](size_t /*prompt*/, const std::vector<int32_t>& added) {
     return first_stop(text_of(tokenizer, added), options.stops) != std::string::npos;
   };
@@ -163,7 +188,7 @@ ExitCode generate(GenerateOptions options, AppContext& context) {
       if (several) all.back()["prompt"] = options.prompts[index];
     } else {
       if (several) std::cout << "==> prompt " << index + 1 << " of " << results.size() << " <==\n";
-      std::cout << options.prompts[index] << text << "\n";
+      std::cout << (options.is_chat ? "" : options.prompts[index]) << text << "\n";
     }
   }
   if (options.json) print_json(several ? all : all.front(), /*indent=*/-1);
@@ -206,6 +231,12 @@ void add_generate_command(CLI::App& app, AppContext& context) {
       ->check(whole_number_in(1, kMostBatch))
       ->capture_default_str();
   command->add_flag("--no-cache", options->no_cache, "compute all tokens again for each new one: slow, to compare with");
+  auto* chat = command->add_flag(
+      "--chat", options->is_chat,
+      "a prompt is a user's question, or {\"messages\": [...]}: it is put into the model's chat template, and the answer is printed");
+  command->add_option("--chat-template", options->chat_template, "Jinja template, if not data.chat_template or the tokenizer's own")
+      ->type_name("FILE")
+      ->needs(chat);
   command->add_option("--tokenizer", options->tokenizer, "SentencePiece model or tokenizer.json, if not the one that the checkpoint names");
   command->add_flag(
       "--json", options->json,
@@ -217,7 +248,8 @@ void add_generate_command(CLI::App& app, AppContext& context) {
       "Tokens that batches change in training are not dropped here: capacity_factor and rank_overflow: drop are left out, with a warning.\n"
       "Under mpirun prompts and experts are shared out over the ranks, whatever layout trained the model; texts do not depend on it.\n"
       "Example:\n  pimoe generate --checkpoint runs/quickstart --prompt 'def forward(self' --tokens 100\n"
-      "  mpirun -n 2 pimoe generate --checkpoint runs/quickstart --prompts questions.txt --temperature 0 --stop $'\\n\\n' --json");
+      "  mpirun -n 2 pimoe generate --checkpoint runs/quickstart --prompts questions.txt --temperature 0 --stop $'\\n\\n' --json\n"
+      "  pimoe generate --checkpoint runs/tuned --chat --prompt 'What is 12 + 30?' --temperature 0");
   command->callback([options, &context] {
     context.action = [options, &context] {
       if (options->prompts.empty() && options->prompts_file.empty()) throw UsageError("generate needs --prompt TEXT or --prompts FILE");

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <deque>
-#include <future>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -13,7 +11,10 @@
 #include "base/random.h"
 #include "base/text.h"
 #include "base/work_progress.h"
+#include "data/chat_corpus.h"
+#include "data/corpus_sink.h"
 #include "data/documents.h"
+#include "data/ordered_jobs.h"
 #include "data/token_file.h"
 #include "data/token_file_format.h"
 #include "data/tokenizer.h"
@@ -76,75 +77,15 @@ std::vector<EncodedPart> encode(const Job& job, const Tokenizer& tokenizer) {
   return encoded;
 }
 
-/// Sends documents to the training or the validation part, and counts.
-class CorpusSink {
- public:
-  CorpusSink(const CorpusOptions& options, int64_t vocabulary)
-      : options_(options), split_key_(named_key(options.seed, "data.validation")), training_(options.output, vocabulary) {
-    if (options.validation > 0) validation_.emplace(index_format::part_name(options.output, "-validation"), vocabulary);
-  }
-
-  void add(const EncodedPart& part) {
-    const bool goes_to_validation = validation_ && random_uniform(split_key_, static_cast<uint64_t>(document_)) < options_.validation;
-    TokenFileWriter& writer = goes_to_validation ? *validation_ : training_;
-    writer.add(part.ids);
-    if (!goes_to_validation) {
-      for (const int32_t id : part.ids) counts_.add(id);
-    }
-    if (!part.ends_document) return;
-    writer.end_document();
-    ++document_;
-  }
-
-  int64_t tokens() const { return training_.token_count() + (validation_ ? validation_->token_count() : 0); }
-
-  /// Everything to the disk; the final names are still untouched.
-  void complete() {
-    require_documents(training_, "training");
-    if (validation_) require_documents(*validation_, "validation");
-    training_.complete();
-    if (validation_) validation_->complete();
-  }
-
-  /// An older index must not stand beside the new tokenizer.
-  void withdraw_older() {
-    training_.withdraw_older();
-    if (validation_) validation_->withdraw_older();
-  }
-
-  void finish() {
-    if (validation_) validation_->finish();
-    training_.finish();
-  }
-
-  void describe(CorpusFacts& facts) const {
-    facts.documents = training_.document_count();
-    facts.tokens = training_.token_count();
-    facts.validation_documents = validation_ ? validation_->document_count() : 0;
-    facts.validation_tokens = validation_ ? validation_->token_count() : 0;
-    facts.unigram_entropy = counts_.entropy();
-    facts.largest_id = counts_.largest_id();
-  }
-
- private:
-  void require_documents(const TokenFileWriter& writer, const char* part) const {
-    if (writer.document_count() > 0) return;
-    throw DataError(concat("the ", part, " part would be empty: the input has ", counted(document_, "document"), " with text, validation (",
-                           options_.validation, ") is the share that is set aside"));
-  }
-
-  const CorpusOptions& options_;
-  uint64_t split_key_;
-  TokenFileWriter training_;
-  std::optional<TokenFileWriter> validation_;
-  UnigramCounts counts_;
-  int64_t document_ = 0;
-};
-
-/// Encodes jobs on several threads and writes them in their order. At most so many jobs as threads are in memory.
+/// Encodes texts on several threads and writes them in their order.
 class EncodingQueue {
  public:
-  EncodingQueue(const Tokenizer& tokenizer, CorpusSink& sink, size_t threads) : tokenizer_(tokenizer), sink_(sink), threads_(threads) {}
+  EncodingQueue(const Tokenizer& tokenizer, CorpusSink& sink, size_t threads)
+      : jobs_(
+            threads, [&tokenizer](const Job& job) { return encode(job, tokenizer); },
+            [&sink](const std::vector<EncodedPart>& parts) {
+              for (const EncodedPart& part : parts) sink.add(part.ids, part.ends_document);
+            }) {}
 
   void add(std::string_view text, bool ends_document) {
     const bool starts_document = std::exchange(at_document_start_, ends_document);
@@ -156,28 +97,17 @@ class EncodingQueue {
 
   void finish() {
     submit();
-    while (!running_.empty()) write_oldest();
+    jobs_.finish();
   }
 
  private:
   void submit() {
-    if (job_.parts.empty()) return;
-    if (running_.size() == threads_) write_oldest();
-    running_.push_back(std::async(std::launch::async, [this, job = std::exchange(job_, {})] { return encode(job, tokenizer_); }));
+    if (!job_.parts.empty()) jobs_.add(std::exchange(job_, {}));
   }
 
-  void write_oldest() {
-    const std::vector<EncodedPart> encoded = running_.front().get();
-    running_.pop_front();
-    for (const EncodedPart& part : encoded) sink_.add(part);
-  }
-
-  const Tokenizer& tokenizer_;
-  CorpusSink& sink_;
-  size_t threads_;
   Job job_;
   bool at_document_start_ = true;
-  std::deque<std::future<std::vector<EncodedPart>>> running_;
+  OrderedJobs<Job, std::vector<EncodedPart>> jobs_;
 };
 
 /// Warns, once, where a tokenizer made elsewhere loses something of the text.
@@ -265,9 +195,31 @@ void make_output_folder(const fs::path& output) {
   if (refused) throw IoError(concat("cannot make folder ", output.parent_path().string(), ": ", refused.message()), refused.value());
 }
 
+void encode_texts(const InputFiles& input, const CorpusOptions& options, const Tokenizer& tokenizer, const fs::path& model,
+                  CorpusSink& sink, SkippedFiles& skipped, Progress& progress, CorpusFacts& facts, Logger& log) {
+  EncodingQueue queue(tokenizer, sink, encoding_threads(options));
+  LossWatch loss_watch(tokenizer, model, log);
+  int64_t bytes_before = 0;
+  for (size_t i = 0; i < input.files.size(); ++i) {
+    const InputFile& file = input.files[i];
+    const auto complaint = read_documents(file, options.text_key, [&](const DocumentPart& part) {
+      loss_watch.look(part.text, file.path);
+      queue.add(part.text, part.ends_document);
+      progress.at(i, bytes_before + part.file_position, sink.tokens());
+    });
+    bytes_before += file.bytes;
+    facts.input_bytes += complaint ? 0 : file.bytes;
+    if (complaint) skipped.add(file.path, *complaint);
+  }
+  queue.finish();
+  facts.skipped_files += skipped.count();
+}
+
 }  // namespace
 
 CorpusFacts build_corpus(const CorpusOptions& options, Logger& log) {
+  if (options.chat && options.tokenizer.empty())
+    throw UsageError("conversations need --tokenizer, the one of the model that is to learn them");
   const InputFiles input = find_input(options.inputs, options.include, log);
   require_input(options, input);
   make_output_folder(options.output);
@@ -281,27 +233,26 @@ CorpusFacts build_corpus(const CorpusOptions& options, Logger& log) {
   facts.skipped_files = input.skipped;
   Progress progress(input, log);
   CorpusSink sink(options, facts.vocabulary);
-  EncodingQueue queue(tokenizer, sink, encoding_threads(options));
-  LossWatch loss_watch(tokenizer, model, log);
   SkippedFiles skipped(log);
-  int64_t bytes_before = 0;
-  for (size_t i = 0; i < input.files.size(); ++i) {
-    const InputFile& file = input.files[i];
-    const auto complaint = read_documents(file, options.text_key, [&](const DocumentPart& part) {
-      loss_watch.look(part.text, file.path);
-      queue.add(part.text, part.ends_document);
-      progress.at(i, bytes_before + part.file_position, sink.tokens());
-    });
-    bytes_before += file.bytes;
-    facts.input_bytes += complaint ? 0 : file.bytes;
-    if (complaint) skipped.add(file.path, *complaint);
+  if (options.chat) {
+    facts.input_bytes = input.bytes;
+    facts.skipped_lines = encode_conversations(
+        input, options, tokenizer, encoding_threads(options), sink,
+        [&, before = int64_t{0}, file = size_t{0}](size_t now, int64_t position) mutable {
+          for (; file < now; ++file) before += input.files[file].bytes;
+          progress.at(now, before + position, sink.tokens());
+        },
+        log);
+  } else {
+    encode_texts(input, options, tokenizer, model, sink, skipped, progress, facts, log);
   }
-  facts.skipped_files += skipped.count();
-  queue.finish();
   sink.complete();
   sink.withdraw_older();
   if (options.validation == 0) {
     for (const char* ending : {"-validation.idx", "-validation.bin"}) withdraw_earlier(options, ending, log);
+  }
+  for (const char* ending : {".loss_mask", "-validation.loss_mask"}) {
+    if (!options.chat || (options.validation == 0 && ending[0] == '-')) withdraw_earlier(options, ending, log);
   }
   if (!is_trained) withdraw_earlier(options, ".model", log);
   if (is_trained) replace_file(model, content);

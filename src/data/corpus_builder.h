@@ -5,10 +5,19 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace pimoe {
+
+/// How conversations become a corpus.
+struct ChatOptions {
+  std::filesystem::path template_file;  ///< empty: the one beside the tokenizer
+  bool no_template = false;             ///< a prompt and its answer, one behind the other
+  int64_t sequence_length = 0;          ///< of the training that they are for: longer ones are bad lines; 0: any length
+  bool skips_bad_lines = false;         ///< leaves them out and reports them, where else the first is an error
+};
 
 /// What `pimoe data build` does.
 struct CorpusOptions {
@@ -21,13 +30,16 @@ struct CorpusOptions {
   double validation = 0.0;           ///< share of documents (chosen by hash of position and seed) that go to PREFIX-validation
   std::string text_key = "text";     ///< of a .jsonl line
   uint64_t seed = 1234;
-  int threads = 0;  ///< that encode; 0: one for each core. The output does not depend on it
+  int threads = 0;                       ///< that encode; 0: one for each core. The output does not depend on it
+  std::optional<ChatOptions> chat = {};  ///< the lines of .jsonl are conversations (chat_corpus.h); needs a tokenizer
 };
 
 /// Builds PREFIX.bin / .idx (and PREFIX-validation.*, PREFIX.model): one document for each file or .jsonl line, each ended by the
 /// end-of-document token. Memory is bounded whatever the corpus; progress with rate and time left goes to `log`.
 ///
-/// What an earlier build left under PREFIX and this one does not write (PREFIX-validation.*, PREFIX.model) is renamed to NAME.withdrawn.
+/// Conversations have PREFIX.loss_mask too (loss_mask.h), and no end-of-document token but what their template writes.
+///
+/// What an earlier build left under PREFIX and this one does not write (PREFIX-validation.*, PREFIX.model, PREFIX.loss_mask) is renamed to NAME.withdrawn.
 /// Nothing appears under the final names before all of it is on the disk; PREFIX.idx comes last. The same input and options give the same
 /// bytes.
 /// @throws DataError naming file and line for malformed .jsonl, a line without the key, no input at all, an empty result (also of the

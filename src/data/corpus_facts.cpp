@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "base/work_progress.h"
+#include "data/loss_mask.h"
 #include "data/token_file.h"
 
 namespace pimoe {
@@ -56,6 +57,7 @@ CorpusFacts inspect_corpus(const std::filesystem::path& prefix) {
   CorpusFacts facts;
   facts.documents = corpus.document_count();
   facts.tokens = corpus.token_count();
+  facts.learned = LossMask::is_beside(prefix) ? LossMask(corpus).learned() : facts.tokens;
   facts.unigram_entropy = counts.entropy();
   facts.largest_id = counts.largest_id();
   facts.dtype = corpus.dtype_name();
@@ -67,6 +69,7 @@ void verify_corpus(const std::filesystem::path& prefix, int64_t vocabulary) {
   for_each_block(corpus, [&](int64_t begin, const std::vector<int64_t>& ids) {
     corpus.require_ids_below(vocabulary, begin, ids.data(), static_cast<int64_t>(ids.size()));
   });
+  if (LossMask::is_beside(prefix)) LossMask(corpus).verify();
 }
 
 std::filesystem::path tokenizer_beside(const std::filesystem::path& prefix) {

@@ -11,11 +11,14 @@ namespace pimoe {
 struct CorpusFacts {
   int64_t documents = 0;
   int64_t tokens = 0;
+  int64_t learned = 0;  ///< tokens whose prediction counts: all, but of conversations
   int64_t validation_documents = 0;
   int64_t validation_tokens = 0;
+  int64_t validation_learned = 0;
   int64_t vocabulary = 0;
   int64_t input_bytes = 0;
   int64_t skipped_files = 0;     ///< not UTF-8, or empty
+  int64_t skipped_lines = 0;     ///< that are no conversations
   double unigram_entropy = 0.0;  ///< nats a token, of the training part: what a model that knows only frequencies reaches
   int64_t largest_id = -1;
   std::string dtype;  ///< how a token is stored: "u16", "i32", ...
@@ -45,7 +48,7 @@ class UnigramCounts {
 /// @throws DataError if it is missing or damaged. @cost reads it once.
 CorpusFacts inspect_corpus(const std::filesystem::path& prefix);
 
-/// Checks the structure, and that every id is in [0, vocabulary).
+/// Checks the structure, that every id is in [0, vocabulary), and of a corpus with a loss mask that neither has changed since it was written.
 /// @throws DataError with the reason if not. @cost reads the corpus once.
 void verify_corpus(const std::filesystem::path& prefix, int64_t vocabulary);
 

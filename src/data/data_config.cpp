@@ -1,6 +1,7 @@
 #include "data/data_config.h"
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <map>
 
@@ -8,6 +9,16 @@
 #include "data/blend_order.h"
 
 namespace pimoe {
+
+const char* packing_name(Packing packing) {
+  constexpr std::array kNames = {"auto", "stream", "packed", "padded"};
+  return kNames[static_cast<size_t>(packing)];
+}
+
+const char* loss_name(LossTokens loss) {
+  constexpr std::array kNames = {"auto", "all", "masked"};
+  return kNames[static_cast<size_t>(loss)];
+}
 
 void BlendedCorpus::fields(FieldVisitor& visit) {
   visit.text("prefix", prefix, "PREFIX of a training corpus");
@@ -47,6 +58,21 @@ void DataConfig::fields(FieldVisitor& visit) {
   visit.text("tokenizer", tokenizer, "SentencePiece model or tokenizer.json of the corpus; empty for none");
   visit.flag("document_mask", document_mask,
              "a token attends to its own document alone, with positions counted from its beginning; a document's first token is no target");
+  visit.text("chat_template", chat_template, "Jinja template of `pimoe generate --chat`; empty: the one beside the tokenizer");
+  visit.choice(
+      "packing", packing,
+      {{packing_name(Packing::kAuto), Packing::kAuto},
+       {packing_name(Packing::kStream), Packing::kStream},
+       {packing_name(Packing::kPacked), Packing::kPacked},
+       {packing_name(Packing::kPadded), Packing::kPadded}},
+      "rows of a batch: one stream of tokens, cut (stream); whole documents, several to a row (packed) or one (padded); auto: packed "
+      "for a corpus with a loss mask, else stream");
+  visit.choice(
+      "loss", loss,
+      {{loss_name(LossTokens::kAuto), LossTokens::kAuto},
+       {loss_name(LossTokens::kAll), LossTokens::kAll},
+       {loss_name(LossTokens::kMasked), LossTokens::kMasked}},
+      "tokens whose prediction counts: all, or those of the corpus' loss mask (PREFIX.loss_mask); auto: masked where there is one");
 }
 
 }  // namespace pimoe

@@ -47,7 +47,7 @@ struct DataStream::State {
 
   State(const std::vector<BlendedCorpus>& corpora, DataStreamOptions given, DataCursor start)
       : options(std::move(given)),
-        samples(corpora, options.sequence_length, options.seed, options.shuffle, options.document_mask),
+        samples(corpora, options.sequence_length, options.seed, options.shuffle, options.samples),
         plan(options.global_batch, options.ranks, options.micro_batch),
         cursor(start) {
     if (start.next_sample < 0) throw DataError(concat("the data cursor (", start.next_sample, ") must not be negative"));
@@ -66,6 +66,26 @@ struct DataStream::State {
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 
+  /// Rows of whole documents, or with targets that do not count.
+  void read_rows(int64_t first_sample, MicroBatch& batch) const {
+    const int64_t count = batch.tokens.size(0);
+    const int64_t length = options.sequence_length;
+    batch.counted = at::empty({count, length}, at::kBool);
+    std::vector<int32_t> begins;
+    for (int64_t i = 0; i < count; ++i) {
+      SampleRow row{.tokens = batch.tokens.mutable_data_ptr<int64_t>() + i * length,
+                    .targets = batch.targets.mutable_data_ptr<int64_t>() + i * length,
+                    .counted = batch.counted.mutable_data_ptr<bool>() + i * length};
+      samples.read_row(first_sample + i, options.vocabulary, row);
+      for (const int64_t begin : row.begins) begins.push_back(static_cast<int32_t>(i * length + begin));
+    }
+    if (!samples.fills_up()) batch.counted = {};
+    if (!samples.keeps_documents_apart()) return;
+    begins.push_back(static_cast<int32_t>(count * length));
+    batch.documents = at::empty({static_cast<int64_t>(begins.size())}, at::kInt);
+    std::copy(begins.begin(), begins.end(), batch.documents.mutable_data_ptr<int32_t>());
+  }
+
   MicroBatch read_micro_batch(int64_t step_first_sample, int64_t micro_step) const {
     const int64_t length = options.sequence_length;
     const auto [first, count] = plan.share(micro_step, options.rank);
@@ -75,15 +95,12 @@ struct DataStream::State {
     auto* tokens = batch.tokens.data_ptr<int64_t>();
     auto* targets = batch.targets.data_ptr<int64_t>();
     std::vector<int64_t> sample(static_cast<size_t>(length) + 1);
-    RowDocuments documents(length);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t number = step_first_sample + first + i;
-      samples.read(number, options.vocabulary, sample.data());
+    if (!samples.is_plain()) read_rows(step_first_sample + first, batch);
+    for (int64_t i = 0; i < count && samples.is_plain(); ++i) {
+      samples.read(step_first_sample + first + i, options.vocabulary, sample.data());
       std::copy(sample.begin(), sample.end() - 1, tokens + i * length);
       std::copy(sample.begin() + 1, sample.end(), targets + i * length);
-      if (options.document_mask) documents.add_row(samples.document_starts(number), targets + i * length);
     }
-    if (options.document_mask) batch.documents = documents.starts();
     if (options.pin && count > 0) {
       batch.tokens = options.pin(batch.tokens);
       batch.targets = options.pin(batch.targets);

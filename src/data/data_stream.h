@@ -52,6 +52,7 @@ struct MicroBatch {
   /// [N + 1] int32 on the host: where documents that attend to themselves alone begin among the B S tokens, and B S behind the last; every row
   /// begins one. Undefined: each row is one.
   at::Tensor documents = {};
+  at::Tensor counted = {};  ///< [B, S] bool on the host: false where a row is filled up; undefined: no row is
 };
 
 struct DataStreamOptions {
@@ -63,8 +64,8 @@ struct DataStreamOptions {
   int rank = 0;
   int ranks = 1;
   bool shuffle = true;
-  bool document_mask = false;  ///< find the documents of each micro-batch, and leave out targets that cross from one to the next
-  bool prefetch = true;        ///< a thread of its own reads ahead
+  SampleChoice samples = {};                         ///< rows of documents, targets that count; as it is: a stream of which all counts
+  bool prefetch = true;                              ///< a thread of its own reads ahead
   std::function<at::Tensor(const at::Tensor&)> pin;  ///< page-locks host memory; null: leave as it is
 };
 

@@ -64,6 +64,25 @@ class SentencePieceModel : public TokenizerModel {
     }
   }
 
+  void encode_with_special(std::string_view text, bool starts_document, std::vector<int32_t>& out) const override {
+    while (!text.empty()) {
+      size_t begin = text.size();
+      const std::pair<std::string, int32_t>* first = nullptr;
+      for (const auto& control : controls_) {
+        const size_t found = text.find(control.first);
+        if (found < begin) {
+          begin = found;
+          first = &control;
+        }
+      }
+      if (begin > 0) encode(text.substr(0, begin), starts_document, out);
+      starts_document = false;
+      if (first == nullptr) return;
+      out.push_back(first->second);
+      text.remove_prefix(begin + first->first.size());
+    }
+  }
+
  private:
   void read_pieces() {
     const int count = processor_.GetPieceSize();
@@ -71,7 +90,10 @@ class SentencePieceModel : public TokenizerModel {
     int bytes_found = 0;
     for (int id = 0; id < count; ++id) {
       std::string& text = texts_[static_cast<size_t>(id)];
-      if (processor_.IsControl(id)) continue;
+      if (processor_.IsControl(id)) {
+        if (!processor_.IdToPiece(id).empty()) controls_.emplace_back(processor_.IdToPiece(id), id);
+        continue;
+      }
       if (processor_.IsUnknown(id)) {
         text = kUnknownText;
       } else if (processor_.IsByte(id)) {
@@ -118,7 +140,8 @@ class SentencePieceModel : public TokenizerModel {
   bool puts_space_in_front_ = false;
   bool has_all_bytes_ = false;
   std::array<int32_t, 256> byte_ids_{};
-  std::vector<std::string> texts_;  ///< what each id decodes to
+  std::vector<std::string> texts_;                         ///< what each id decodes to
+  std::vector<std::pair<std::string, int32_t>> controls_;  ///< words of control pieces
 };
 
 }  // namespace

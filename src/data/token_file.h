@@ -77,23 +77,26 @@ class TokenFile {
 class TokenFileWriter {
  public:
   /// @param vocabulary  ids are below it; decides u16 (under 65,500) or i32
-  TokenFileWriter(const std::filesystem::path& prefix, int64_t vocabulary);
+  /// @param with_mask   writes PREFIX.loss_mask too (loss_mask.h), from what `add` is told of each token
+  TokenFileWriter(const std::filesystem::path& prefix, int64_t vocabulary, bool with_mask = false);
   ~TokenFileWriter();
 
   /// Appends to the document that is being written.
   /// @throws DataError for an id outside [0, vocabulary), or a document of more than 2,147,483,647 tokens (the format's limit).
-  void add(const std::vector<int32_t>& ids);
+  /// @param learned  of each id whether it is learned; taken with a mask alone
+  void add(const std::vector<int32_t>& ids, const std::vector<uint8_t>& learned = {});
   /// Ends the document (one sequence). An empty document is not written.
   void end_document();
   /// Ends an open document and brings everything to the disk, still under temporary names: after it `finish` only renames.
   void complete();
   /// Removes an older PREFIX.idx, which must not be taken for that of new tokens or of a new tokenizer.
   void withdraw_older();
-  /// Completes, withdraws the older index, then renames .bin and, last, .idx: a corpus with an index is a whole one.
+  /// Completes, withdraws the older index, then renames .bin, .loss_mask and, last, .idx: a corpus with an index is a whole one.
   void finish();
 
   int64_t token_count() const;
   int64_t document_count() const;
+  int64_t learned_count() const;  ///< of a corpus with a mask; else all
 
  private:
   struct State;

@@ -1,9 +1,12 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <optional>
 
+#include "base/digest.h"
 #include "base/errors.h"
 #include "base/text.h"
+#include "data/loss_mask.h"
 #include "data/temporary_file.h"
 #include "data/token_file.h"
 #include "data/token_file_format.h"
@@ -22,13 +25,14 @@ constexpr int64_t kBlock = 8192;
 // The index is written as it grows, a hole for the header and then the lengths: offsets and document ends follow from the lengths,
 // which are read back at the end. So a billion documents need no memory.
 struct TokenFileWriter::State {
-  State(const fs::path& output, int64_t ids_below)
+  State(const fs::path& output, int64_t ids_below, bool with_mask)
       : prefix(output),
         vocabulary(ids_below),
         tokens(index_format::part_name(output, ".bin")),
         index(index_format::part_name(output, ".idx")) {
     const std::array<char, index_format::kHeaderBytes> hole{};
     index.append(hole.data(), hole.size());
+    if (with_mask) mask.emplace(output);
   }
 
   bool is_narrow() const { return vocabulary < kUint16Vocabulary; }
@@ -53,6 +57,21 @@ struct TokenFileWriter::State {
     for (int64_t end = 0; end <= documents; ++end) index.append(&end, sizeof end);
   }
 
+  void append_tokens(const void* stored, size_t bytes) {
+    tokens.append(stored, bytes);
+    if (mask) digest.update(stored, bytes);
+  }
+
+  /// What TokenFile::sampled_digest will say of the files.
+  std::string sampled_digest() {
+    const auto of = [](TemporaryFile& file) {
+      return sampled_sha256(static_cast<uint64_t>(file.size()),
+                            [&file](uint64_t offset, void* out, size_t bytes) { file.read(static_cast<int64_t>(offset), out, bytes); });
+    };
+    const std::string both = of(index) + of(tokens);
+    return sha256(both.data(), both.size());
+  }
+
   void write_header() {
     const auto sequences = static_cast<uint64_t>(documents);
     const uint64_t ends = sequences + 1;
@@ -70,6 +89,8 @@ struct TokenFileWriter::State {
   int64_t vocabulary;
   TemporaryFile tokens;
   TemporaryFile index;
+  std::optional<LossMaskWriter> mask;
+  Sha256 digest;  ///< of the tokens, where there is a mask
   std::vector<uint16_t> narrow;
   int64_t token_count = 0;
   int64_t document_tokens = 0;
@@ -77,11 +98,15 @@ struct TokenFileWriter::State {
   bool is_complete = false;
 };
 
-TokenFileWriter::TokenFileWriter(const fs::path& prefix, int64_t vocabulary) : state_(std::make_unique<State>(prefix, vocabulary)) {}
+TokenFileWriter::TokenFileWriter(const fs::path& prefix, int64_t vocabulary, bool with_mask)
+    : state_(std::make_unique<State>(prefix, vocabulary, with_mask)) {}
 TokenFileWriter::~TokenFileWriter() = default;
 
-void TokenFileWriter::add(const std::vector<int32_t>& ids) {
+void TokenFileWriter::add(const std::vector<int32_t>& ids, const std::vector<uint8_t>& learned) {
   State& state = *state_;
+  if (state.mask && learned.size() != ids.size()) {
+    throw Error(concat(state.prefix.string(), ": ", ids.size(), " ids come with ", learned.size(), " marks of what is learned"));
+  }
   for (const int32_t id : ids) {
     if (id < 0 || id >= state.vocabulary) {
       throw DataError(concat(state.prefix.string(), ": id (", id, ") must be in [0, ", state.vocabulary, "), the vocabulary"));
@@ -94,10 +119,11 @@ void TokenFileWriter::add(const std::vector<int32_t>& ids) {
   }
   if (state.is_narrow()) {
     state.narrow.assign(ids.begin(), ids.end());
-    state.tokens.append(state.narrow.data(), 2 * ids.size());
+    state.append_tokens(state.narrow.data(), 2 * ids.size());
   } else {
-    state.tokens.append(ids.data(), 4 * ids.size());
+    state.append_tokens(ids.data(), 4 * ids.size());
   }
+  if (state.mask) state.mask->add(learned);
   state.document_tokens += count;
   state.token_count += count;
 }
@@ -118,6 +144,7 @@ void TokenFileWriter::complete() {
   state_->write_header();
   state_->tokens.sync();
   state_->index.sync();
+  if (state_->mask) state_->mask->complete(state_->documents, state_->sampled_digest(), state_->digest.finish());
   state_->is_complete = true;
 }
 
@@ -133,10 +160,12 @@ void TokenFileWriter::finish() {
   // Between the two renames an older index would stand beside the new tokens, and might even fit their size.
   withdraw_older();
   state_->tokens.publish();
+  if (state_->mask) state_->mask->publish();
   state_->index.publish();
 }
 
 int64_t TokenFileWriter::token_count() const { return state_->token_count; }
 int64_t TokenFileWriter::document_count() const { return state_->documents; }
+int64_t TokenFileWriter::learned_count() const { return state_->mask ? state_->mask->learned() : state_->token_count; }
 
 }  // namespace pimoe

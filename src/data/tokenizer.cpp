@@ -47,6 +47,12 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool starts_docume
   return ids;
 }
 
+std::vector<int32_t> Tokenizer::encode_with_special(std::string_view text, bool starts_document) const {
+  std::vector<int32_t> ids;
+  model_->encode_with_special(text, starts_document, ids);
+  return ids;
+}
+
 std::string Tokenizer::decode(const std::vector<int32_t>& ids) const {
   std::string text;
   for (const int32_t id : ids) text += this->text(id);
@@ -69,6 +75,15 @@ const std::string& Tokenizer::text(int32_t id) const {
 void Tokenizer::require_known(int32_t id) const {
   if (id >= 0 && id < model_->vocabulary()) return;
   throw DataError(concat("token id (", id, ") must be in [0, ", model_->vocabulary(), "), the tokenizer's vocabulary"));
+}
+
+std::filesystem::path tokenizer_in(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(path, ignored)) return path;
+  for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
+    if (std::filesystem::is_regular_file(path / name, ignored)) return path / name;
+  }
+  throw DataError(concat("the folder ", path.string(), " has no tokenizer: neither tokenizer.json nor tokenizer.model is in it"));
 }
 
 size_t Tokenizer::cut_point(std::string_view text, size_t limit) {

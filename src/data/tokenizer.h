@@ -35,6 +35,9 @@ class Tokenizer {
   /// @param starts_document  false for what follows an earlier part of the same document, cut at `cut_point`
   /// @cost about 4 MB/s; memory is bounded for any length (parts of 8 KiB). tokenizer.json: about 10 MB/s, memory of some 10 times the text.
   std::vector<int32_t> encode(std::string_view text, bool starts_document = true) const;
+  /// The same of a text that names special tokens by their words, as a chat template's does: they become their ids. A tokenizer.json has them found by
+  /// encode already; a SentencePiece model's control pieces (<s>, </s>) are found here alone.
+  std::vector<int32_t> encode_with_special(std::string_view text, bool starts_document = true) const;
   /// The text of `ids`; control pieces (end of document) give nothing. Ids that are no encoded text may give malformed UTF-8.
   /// @throws DataError for an id outside the vocabulary.
   std::string decode(const std::vector<int32_t>& ids) const;
@@ -56,6 +59,10 @@ class Tokenizer {
 
   std::unique_ptr<const TokenizerModel> model_;
 };
+
+/// @returns the tokenizer of a model's folder, tokenizer.json or tokenizer.model; a path that is no folder as it is
+/// @throws DataError for a folder without one
+std::filesystem::path tokenizer_in(const std::filesystem::path& path);
 
 /// Trains a BPE model: byte fallback, identity normalisation, whitespace kept (also as pieces of spaces alone), digits split, newline a
 /// piece of its own, </s> as end of document. The same sentences give the same bytes.

@@ -176,7 +176,10 @@ RoutingMemo MoELayer::limit(const at::Tensor& tokens, const Routing& routing, co
 
   RoutingMemo memo;
   memo.experts = routing.experts;
-  at::Tensor experts = limits_.within_capacity(routing.experts, routing.weights, capacity);
+  // What fills up a row goes to no expert: it would cost products, and take others' places under a capacity.
+  at::Tensor experts = routing.experts;
+  if (context.counted.defined()) experts = kept_slots(experts, context.counted.unsqueeze(1).expand_as(experts));
+  experts = limits_.within_capacity(experts, routing.weights, capacity);
   memo.plans = plans_of(experts);
   if (config_.checks == MoeValidate::kFull) {
     const at::Tensor wrong = nonfinite_slots(tokens, memo.plans, experts);
@@ -191,7 +194,8 @@ RoutingMemo MoELayer::limit(const at::Tensor& tokens, const Routing& routing, co
     }
   }
   if (fallback_) {
-    const at::Tensor nowhere = travelling(memo.plans, experts).logical_not().all(1);
+    at::Tensor nowhere = travelling(memo.plans, experts).logical_not().all(1);
+    if (context.counted.defined()) nowhere = nowhere.logical_and(context.counted);
     memo.unserved = memo.unserved.defined() ? memo.unserved.logical_or(nowhere) : nowhere;
   }
   return memo;

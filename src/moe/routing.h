@@ -28,7 +28,7 @@ struct BatchContext {
   at::Tensor token_ids;         ///< [T] int64 on the device; the hash router and replay alone look at it
   /// That the sequences are packed from; attention alone looks at it. Nothing: each sequence is one.
   std::optional<PackedDocuments> documents = {};
-  at::Tensor counted;  ///< [T] bool; false: padding, which is routed but counts in no statistic and no loss; undefined: all count
+  at::Tensor counted;  ///< [T] bool; false: padding, which no expert sees and no statistic and no loss counts; undefined: all count
   const RoutingReplay* replay = nullptr;  ///< decisions that routers take instead of their own; null: none
 };
 

@@ -26,9 +26,8 @@ constexpr int64_t kBlockTokens = int64_t{1} << 20;
 void look_at_corpus(const std::string& prefix, const TrainConfig& config, bool shuffle, Preflight& found) {
   found.attempt([&] {
     const TokenFile corpus(prefix);
-    SampleReader(corpus, config.model.sequence_length, 0, shuffle);
+    SampleBlend({{.prefix = prefix}}, config.model.sequence_length, 0, shuffle, config.data.samples());
     if (config.data.document_mask) {
-      DocumentStarts{corpus};
       if (const std::string doubt = doubt_about_documents(corpus); !doubt.empty()) found.warnings.push_back(doubt);
     }
     const int64_t count = std::min(kTokensRead, corpus.token_count());
@@ -48,7 +47,8 @@ void look_at_corpus(const std::string& prefix, const TrainConfig& config, bool s
 void look_at_blend(const TrainConfig& config, Preflight& found) {
   Preflight told;  // what is wrong with a corpus look_at_corpus has said
   told.attempt([&] {
-    const SampleBlend samples(config.data.blend, config.model.sequence_length, 0, /*shuffle=*/true);
+    const SampleBlend samples(config.data.blend, config.model.sequence_length, static_cast<uint64_t>(config.run.seed), /*shuffle=*/true,
+                              config.data.samples());
     const std::vector<double> epochs = samples.epochs_before(config.train.steps * config.train.global_batch);
     for (size_t i = 0; i < samples.size(); ++i) {
       const std::string& prefix = config.data.blend[i].prefix;

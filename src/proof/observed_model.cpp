@@ -49,7 +49,7 @@ GlobalBatch read_batch(const TrainConfig& config, int64_t first, int64_t sequenc
     }
     if (config.data.document_mask) draw_documents(batch, seed, first);
   } else {
-    const SampleBlend samples(corpora, length, seed, /*shuffle=*/true, config.data.document_mask);
+    const SampleBlend samples(corpora, length, seed, /*shuffle=*/true, {.document_mask = config.data.document_mask});
     for (int64_t row = 0; row < sequences; ++row) {
       samples.read(first + row, config.model.vocabulary, ids + row * (length + 1));
       if (!config.data.document_mask) continue;

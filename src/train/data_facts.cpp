@@ -3,6 +3,7 @@
 #include "base/digest.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "data/loss_mask.h"
 #include "data/token_file.h"
 
 #include <optional>
@@ -19,7 +20,9 @@ void add_corpus(const std::string& key, const std::string& prefix, DataFacts& fa
   if (prefix.empty()) return;
   const TokenFile corpus(prefix);
   facts[key + kTokens] = corpus.token_count();
-  facts[key + kFingerprint] = fingerprint(corpus.sampled_digest());
+  std::string digest = corpus.sampled_digest();
+  if (LossMask::is_beside(prefix)) digest = sha256((digest + LossMask(corpus).digest()).data(), 2 * digest.size());
+  facts[key + kFingerprint] = fingerprint(digest);
 }
 
 std::optional<int64_t> fact(const DataFacts& facts, const std::string& name) {

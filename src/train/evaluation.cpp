@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "base/work_progress.h"
 #include "data/document_starts.h"
+#include "train/masked_documents.h"
 
 #include <nlohmann/json.hpp>
 
@@ -20,8 +21,8 @@ constexpr int64_t kChunk = 1 << 16;
 /// Looks at every token that will be read.
 /// @returns bytes of the targets' text; nothing without a tokenizer
 /// @throws DataError for an id beyond the model's vocabulary, or the tokenizer's
-std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPart& part, bool document_mask, int64_t vocabulary,
-                                    const Tokenizer* tokenizer, Logger& log) {
+std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPart& part, int64_t sequence_length,
+                                    const ValidationPlan& plan, int64_t vocabulary, const Tokenizer* tokenizer, Logger& log) {
   std::vector<int64_t> bytes_of_id;
   for (int64_t id = 0; tokenizer != nullptr && id < tokenizer->vocabulary(); ++id) {
     bytes_of_id.push_back(static_cast<int64_t>(tokenizer->text(static_cast<int32_t>(id)).size()));
@@ -30,8 +31,23 @@ std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPar
   std::vector<int64_t> ids(kChunk);
   WorkProgress progress(concat("looking through ", corpus.prefix().string()), WorkUnit::kCount, log);
   int64_t bytes = 0;
+  const auto add = [&](int64_t id, int64_t position) {
+    if (id >= known) {
+      throw DataError(
+          concat(corpus.prefix().string(), ".bin: ", position >= 0 ? concat("the id at position ", position) : std::string("an id"), " (",
+                 id, ") must be in [0, ", known,
+                 "), the tokenizer's vocabulary: give --tokenizer FILE, the one that the corpus was built with, or --tokenizer none"));
+    }
+    bytes += bytes_of_id[static_cast<size_t>(id)];
+  };
+  if (const MaskedDocuments documents(corpus, sequence_length, plan); documents.exist()) {
+    documents.for_each_target(vocabulary, [&](int64_t id) {
+      if (tokenizer != nullptr) add(id, -1);
+    });
+    return tokenizer != nullptr ? std::optional(bytes) : std::nullopt;
+  }
   std::optional<DocumentStarts> documents;
-  if (document_mask) documents.emplace(corpus);
+  if (plan.document_mask) documents.emplace(corpus);
   for (int64_t begin = 0; begin <= part.read; begin += kChunk) {
     const int64_t count = std::min(kChunk, part.read + 1 - begin);
     progress.at(begin, part.read, "tokens");
@@ -46,14 +62,7 @@ std::optional<int64_t> look_through(const TokenFile& corpus, const ValidationPar
         is_target[static_cast<size_t>(before + start - begin)] = false;
     }
     for (int64_t at = 0; at < count; ++at) {
-      if (!is_target[static_cast<size_t>(at)]) continue;
-      const int64_t id = ids[static_cast<size_t>(at)];
-      if (id >= known) {
-        throw DataError(
-            concat(corpus.prefix().string(), ".bin: the id at position ", begin + at, " (", id, ") must be in [0, ", known,
-                   "), the tokenizer's vocabulary: give --tokenizer FILE, the one that the corpus was built with, or --tokenizer none"));
-      }
-      bytes += bytes_of_id[static_cast<size_t>(id)];
+      if (is_target[static_cast<size_t>(at)]) add(ids[static_cast<size_t>(at)], begin + at);
     }
   }
   if (tokenizer == nullptr) return std::nullopt;
@@ -107,7 +116,7 @@ EvaluationReport evaluate_corpora(const LoadedModel& loaded, const std::vector<N
                            .data = corpus.prefix.string(),
                            .tokens = part.targets,
                            .left_out = part.left_out,
-                           .bytes = look_through(file, part, plan.document_mask, model.vocabulary, tokenizer, log)});
+                           .bytes = look_through(file, part, model.sequence_length, plan, model.vocabulary, tokenizer, log)});
   }
   for (size_t index = 0; index < files.size(); ++index) {
     EvaluationRow& row = report.rows[index];

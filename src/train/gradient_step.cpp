@@ -5,6 +5,7 @@
 #include "parallel/device.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
 #include <optional>
@@ -14,6 +15,14 @@ namespace pimoe {
 BatchContext batch_context(int64_t first_sequence, int64_t global_sequences, int64_t length, const ProcessMesh& mesh) {
   const int64_t ranks = mesh.group(Group::kBatch).size();
   return {first_sequence * length, (global_sequences + ranks - 1) / ranks * length};
+}
+
+int64_t counted_tokens(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh) {
+  at::Tensor count = at::zeros({1}, at::kLong);
+  for (const MicroBatch& batch : batches)
+    count += batch.counted.defined() ? batch.counted.sum() : at::full({}, batch.tokens.numel(), at::kLong);
+  mesh.control().all_reduce(count);
+  return count.item<int64_t>();
 }
 
 int64_t counted_targets(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh) {
@@ -31,6 +40,7 @@ BatchContext training_context(const MicroBatch& batch, const StepTerms& terms, c
   context.static_rows = terms.static_rows;
   context.replay = terms.replay;
   if (batch.documents.defined()) context.documents.emplace(batch.documents, mesh.device());
+  if (batch.counted.defined()) context.counted = batch.counted.reshape({-1}).to(mesh.device());
   return context;
 }
 

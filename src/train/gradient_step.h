@@ -30,6 +30,9 @@ struct StepTerms {
 /// @returns what a layer may know of whole sequences of S = `length` tokens
 BatchContext batch_context(int64_t first_sequence, int64_t global_sequences, int64_t length, const ProcessMesh& mesh);
 
+/// @returns how many of a step's positions hold tokens, and do not fill up rows, over all ranks. Collective.
+int64_t counted_tokens(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh);
+
 /// @returns how many of a step's targets count, over all ranks. Collective.
 int64_t counted_targets(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh);
 

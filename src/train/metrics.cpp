@@ -168,6 +168,7 @@ Json json_of(const StepRecord& record) {
   json["skipped"] = record.outcome != StepOutcome::kTaken;
   if (record.outcome != StepOutcome::kTaken) json["skipped_because"] = record.outcome == StepOutcome::kSpike ? "spike" : "not finite";
   json["tokens"] = record.tokens;
+  if (record.learned_tokens) json["learned_tokens"] = *record.learned_tokens;
   if (!record.epochs.empty()) json["data/epochs"] = rounded(record.epochs);
   json["step_seconds"] = record.step_seconds;
   json["forward_ms"] = record.forward_ms;

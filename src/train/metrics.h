@@ -68,8 +68,10 @@ struct StepRecord {
   double learning_rate = 0.0;
   double loss_scale = 1.0;
   StepOutcome outcome = StepOutcome::kTaken;
-  int64_t tokens = 0;          ///< seen by the run so far
-  std::vector<double> epochs;  ///< of each corpus of a blend, read so far; empty for one corpus
+  int64_t tokens = 0;                     ///< seen by the run so far
+  int64_t step_tokens = 0;                ///< of those, seen by this step
+  std::optional<int64_t> learned_tokens;  ///< of those, whose prediction counted; absent where all did
+  std::vector<double> epochs;             ///< of each corpus of a blend, read so far; empty for one corpus
   double step_seconds = 0.0;
   double forward_ms = 0.0;    ///< device time of rank 0 in the step: data to the device, forward passes, losses
   double backward_ms = 0.0;   ///< with the gradient sums that overlap with it

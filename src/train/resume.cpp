@@ -161,6 +161,9 @@ std::vector<std::string> changes_of_data(const TrainConfig& saved, const DataFac
                              wanted.data.document_mask ? "true " : "false ", kNow,
                              "; what a token sees, and which tokens the losses count, changes from here on"));
   }
+  compare_values("data.packing", packing_name(saved.data.packing), packing_name(wanted.data.packing),
+                 "other rows from here on, entered where this run stood in the others");
+  compare_values("data.loss", loss_name(saved.data.loss), loss_name(wanted.data.loss), "other tokens count from here on");
   if (then.size() != now.size()) {
     compare_values("data.train", names_of(then), names_of(now),
                    "another blend from here on, entered where this run stood in the other one");

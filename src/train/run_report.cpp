@@ -17,12 +17,7 @@
 namespace pimoe {
 
 RunReport::RunReport(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, RunEvents* events)
-    : config_(config),
-      mesh_(mesh),
-      log_(log),
-      peak_flops_(peak_flops(mesh.device()) * mesh.size()),
-      step_tokens_(config.train.global_batch * config.model.sequence_length),
-      events_(events) {}
+    : config_(config), mesh_(mesh), log_(log), peak_flops_(peak_flops(mesh.device()) * mesh.size()), events_(events) {}
 
 RunReport::~RunReport() = default;
 
@@ -74,6 +69,21 @@ void RunReport::announce_documents(const SampleBlend& samples) const {
   }
 }
 
+void RunReport::announce_samples(const SampleBlend& samples) const {
+  for (size_t i = 0; i < samples.size(); ++i) {
+    const LossMask* const mask = samples.mask(i);
+    const std::optional<double> filling = samples.filling(i);
+    if (mask == nullptr && !filling) continue;
+    const TokenFile& corpus = samples.corpus(i);
+    const double share = mask == nullptr ? 1.0 : static_cast<double>(mask->learned()) / static_cast<double>(corpus.token_count());
+    log_.info(concat(
+        "data: ", corpus.prefix().string(), ": ", counted(corpus.document_count(), "document"), ", ", percent_text(share),
+        " of the tokens are learned; ",
+        filling ? concat(grouped(samples.samples_per_epoch(i)), " rows of whole documents an epoch, ", percent_text(*filling), " filled")
+                : std::string("rows are cut out of one stream")));
+  }
+}
+
 void RunReport::open_metrics(int64_t step) {
   if (!is_first_rank()) return;
   const std::filesystem::path file = config_.run.directory / "metrics.jsonl";
@@ -112,7 +122,7 @@ double RunReport::elapsed_seconds() const { return std::chrono::duration<double>
 void RunReport::add_speed(StepRecord& record, double seconds) const {
   record.memory_bytes = memory_use(mesh_.device()).peak_bytes;
   record.step_seconds = seconds;
-  record.tokens_per_second = static_cast<double>(step_tokens_) / seconds;
+  record.tokens_per_second = static_cast<double>(record.step_tokens) / seconds;
   if (peak_flops_ > 0) {
     const TokenFlops flops = token_flops(config_.model);
     record.mfu = flops.megatron * record.tokens_per_second / peak_flops_;
@@ -130,6 +140,7 @@ void RunReport::tell_events(const StepRecord& record) const {
 
 void RunReport::add(const StepRecord& record) {
   if (!first_) first_ = record;
+  if (record.step == first_step_ + 1) tokens_before_ = record.tokens - record.step_tokens;
   last_ = record;
   if (record.validation_loss) validation_loss_ = record.validation_loss;
   if (metrics_) tell_trouble(metrics_->append(record), metrics_trouble_);
@@ -187,7 +198,7 @@ void RunReport::summarize(int64_t skipped) const {
   note(last_->step, "complete");
   const double elapsed = elapsed_seconds();
   const int64_t steps = last_->step - first_step_;
-  const auto tokens = static_cast<double>(steps * step_tokens_);
+  const auto tokens = static_cast<double>(last_->tokens - tokens_before_);
   log_.info(concat("done: ", counted(steps, "step"), " in ", human_duration(elapsed), ", ", grouped(static_cast<int64_t>(tokens / elapsed)),
                    " tok/s; loss ", fixed(first_->loss, 4), " -> ", fixed(last_->loss, 4),
                    validation_loss_ ? concat("; validation ", fixed(*validation_loss_, 4)) : std::string(), "; ",

@@ -29,6 +29,8 @@ class RunReport {
   void announce_blend(const SampleBlend& samples) const;
   /// With data.document_mask, what the documents of each corpus are like.
   void announce_documents(const SampleBlend& samples) const;
+  /// Says of each corpus what its rows are and what counts, where that is not a stream of which all counts.
+  void announce_samples(const SampleBlend& samples) const;
   /// Opens metrics.jsonl, mended where a killed process left half a record, without records after `step`; rank 0 alone has one. @throws IoError
   void open_metrics(int64_t step);
   /// There are steps to do, from `step` on: the clock of the log's forecasts starts, and so does what is told beside metrics.jsonl.
@@ -70,7 +72,7 @@ class RunReport {
   const ProcessMesh& mesh_;
   Logger& log_;
   double peak_flops_;                     ///< of all devices together; 0 where unknown
-  int64_t step_tokens_;                   ///< of a step, over all ranks
+  int64_t tokens_before_ = 0;             ///< seen by the run before first_step_
   std::unique_ptr<MetricsFile> metrics_;  ///< rank 0 alone
   std::string metrics_trouble_;           ///< of the last record; "": it is written
   std::unique_ptr<EventFile> curves_;     ///< rank 0 alone, where log.tensorboard

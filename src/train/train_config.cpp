@@ -165,7 +165,7 @@ DataStreamOptions stream_options(const TrainConfig& config, const ProcessMesh& m
           .rank = mesh.group(Group::kBatch).rank(),
           .ranks = mesh.group(Group::kBatch).size(),
           .shuffle = true,
-          .document_mask = config.data.document_mask,
+          .samples = config.data.samples(),
           .prefetch = true,
           .pin = [device = mesh.device()](const at::Tensor& tensor) { return pinned(tensor, device); }};
 }

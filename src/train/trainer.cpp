@@ -47,11 +47,11 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       verify_every_(config.train.verify_every > 0 ? config.train.verify_every : kVerifyEvery) {
   // What is missing is said now, not after hours.
   if (!config_.data.tokenizer.empty()) static_cast<void>(Tokenizer(config_.data.tokenizer));
-  const SampleBlend samples(config_.data.training(), config_.model.sequence_length, 0, /*shuffle=*/true, config_.data.document_mask);
+  const SampleBlend samples(config_.data.training(), config_.model.sequence_length, static_cast<uint64_t>(config_.run.seed),
+                            /*shuffle=*/true, config_.data.samples());
   if (!config_.data.validation.empty()) {
     validation_.emplace(config_.data.validation);
-    SampleReader(*validation_, config_.model.sequence_length, 0, /*shuffle=*/false);
-    if (config_.data.document_mask) DocumentStarts(*validation_);
+    ValidationPart(*validation_, config_.model.sequence_length, validation_plan());
   }
   data_facts_ = data_facts_of_rank_0(config_.data, mesh_.control());
   routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), config_.model.router_names(),
@@ -59,6 +59,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
   report_.announce(learner_.model().dtype());
   report_.announce_blend(samples);
   report_.announce_documents(samples);
+  report_.announce_samples(samples);
   resume();
   if (learner_.replay() != nullptr) {
     const std::string doubt = doubt_about_replay(*learner_.replay(), config_, step());
@@ -101,6 +102,8 @@ TrainOutcome Trainer::run() {
     if (is_verified(step() + 1)) verify_memory(concat("before the update of step ", step() + 1));
     StepRecord record = learner_.update(sums);
     record_routing(record);
+    record.step_tokens = step_tokens_;
+    record.learned_tokens = learned_tokens_;
     record.tokens = tokens_seen_ += step_tokens_;
     if (data_->samples().size() > 1) record.epochs = data_->samples().epochs_before(data_->cursor().next_sample);
     synchronize(mesh_.device());  // the optimizer's work was only enqueued: without this the clock would not see it
@@ -176,8 +179,11 @@ void Trainer::save(bool last) {
 
 StepSums Trainer::accumulate_gradients() {
   const std::vector<MicroBatch> batches = next_batches();
-  const StepTerms terms =
-      config_.data.document_mask ? learner_.begin_step(step_tokens_, counted_targets(batches, mesh_)) : learner_.begin_step(step_tokens_);
+  if (!data_->samples().is_plain()) {
+    step_tokens_ = counted_tokens(batches, mesh_);
+    learned_tokens_ = counted_targets(batches, mesh_);
+  }
+  const StepTerms terms = learner_.begin_step(step_tokens_, learned_tokens_);
   const auto add_routing = [this](const MicroBatch& batch, const Prediction& prediction) {
     routing_log_->add(step() + 1, batch, prediction);
   };
@@ -215,9 +221,15 @@ void Trainer::report(StepRecord& record) {
 }
 
 std::optional<double> Trainer::validate() const {
-  const ValidationPlan plan{config_.train.global_batch, config_.train.micro_batch, config_.train.validation_batches,
-                            config_.data.document_mask};
-  return validation_loss(learner_.model(), *validation_, plan, mesh_, [this] { return is_asked_to_stop(); });
+  return validation_loss(learner_.model(), *validation_, validation_plan(), mesh_, [this] { return is_asked_to_stop(); });
+}
+
+ValidationPlan Trainer::validation_plan() const {
+  return {.batch = config_.train.global_batch,
+          .micro_batch = config_.train.micro_batch,
+          .batches = config_.train.validation_batches,
+          .loss = config_.data.loss,
+          .document_mask = config_.data.document_mask};
 }
 
 bool Trainer::is_asked_to_stop() const { return stop_ != nullptr && on_any_rank(stop_->raised()); }

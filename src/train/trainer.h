@@ -15,6 +15,7 @@
 #include "train/step_profile.h"
 #include "train/stop_request.h"
 #include "train/train_config.h"
+#include "train/validation.h"
 
 #include <memory>
 #include <optional>
@@ -64,6 +65,7 @@ class Trainer {
   std::optional<double> validate() const;
 
  private:
+  ValidationPlan validation_plan() const;
   // trainer_state.cpp
   void resume();
   /// What a checkpoint holds: live state, to be written or to be filled.
@@ -138,8 +140,9 @@ class Trainer {
   CheckpointStore checkpoints_;
   CheckpointKeeper saves_;
   RunReport report_;
-  int64_t step_tokens_;   ///< of a step, over all ranks
-  int64_t verify_every_;  ///< steps; 0: never
+  int64_t step_tokens_;                    ///< of the step that is made, over all ranks; what fills up rows is none
+  std::optional<int64_t> learned_tokens_;  ///< of those, whose prediction counts; nothing: all
+  int64_t verify_every_;                   ///< steps; 0: never
 
   std::optional<StepProfile> profile_;
 

@@ -6,6 +6,7 @@
 #include "data/document_starts.h"
 #include "ops/trace_range.h"
 #include "train/gradient_step.h"
+#include "train/masked_documents.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -59,6 +60,12 @@ int64_t documents_behind_first_token(const TokenFile& corpus, int64_t last) {
 }  // namespace
 
 ValidationPart::ValidationPart(const TokenFile& corpus, int64_t sequence_length, const ValidationPlan& plan) {
+  if (const MaskedDocuments documents(corpus, sequence_length, plan); documents.exist()) {
+    whole = documents.count();
+    targets = documents.targets();
+    left_out = documents.left_out();
+    return;
+  }
   const SampleReader reader(corpus, sequence_length, 0, /*shuffle=*/false);
   const int64_t all = corpus.token_count() - 1;
   whole = plan.batches == 0 ? reader.samples_per_epoch() : std::min(reader.samples_per_epoch(), plan.batches * plan.batch);
@@ -77,6 +84,7 @@ std::optional<double> cross_entropy_of(const Transformer& model, const TokenFile
   const TracedPhase phase("validation");
   const at::NoGradGuard no_gradients;
   const int64_t length = model.config().sequence_length;
+  if (const MaskedDocuments documents(corpus, length, plan); documents.exist()) return documents.cross_entropy(model, mesh, watch);
   const ValidationPart part(corpus, length, plan);
   const Communicator& group = mesh.group(Group::kBatch);
   const StepPlan steps(part.whole, group.size(), plan.micro_batch);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "data/data_config.h"
 #include "data/token_file.h"
 #include "model/transformer.h"
 #include "parallel/process_mesh.h"
@@ -11,20 +12,22 @@ namespace pimoe {
 
 /// How a corpus is read for a validation loss.
 struct ValidationPlan {
-  int64_t batch = 1;           ///< sequences that all ranks compute together
-  int64_t micro_batch = 1;     ///< sequences that a rank computes at a time, at most
-  int64_t batches = 1;         ///< at most so many, of whole sequences from the corpus' beginning; 0: the whole corpus, to its last token
-  bool document_mask = false;  ///< data.document_mask
+  int64_t batch = 1;        ///< sequences that all ranks compute together
+  int64_t micro_batch = 1;  ///< sequences that a rank computes at a time, at most
+  int64_t batches = 1;      ///< at most so many, of whole sequences from the corpus' beginning; 0: the whole corpus, to its last token
+  LossTokens loss = LossTokens::kAuto;  ///< which tokens count
+  bool document_mask = false;           ///< data.document_mask; idle where a loss mask says what counts
 };
 
 /// What a plan reads of a corpus: whole sequences of S tokens from its beginning, neighbours sharing one token (the last target of one is the first
 /// token of the next), so that each token but the corpus' first is the target of one; then, of the whole corpus, one shorter sequence of what is left.
-/// With document_mask each document's first token is no target.
+/// With document_mask each document's first token is no target. Where a loss mask says what counts, a sequence is a document from its beginning to its
+/// end, and targets are the tokens that it marks.
 struct ValidationPart {
-  /// @throws DataError if the corpus is shorter than S + 1 tokens, or none of what is read is a target
+  /// @throws DataError if the corpus is shorter than S + 1 tokens, or, with a loss mask, as PackedReader; if what is read has no target
   ValidationPart(const TokenFile& corpus, int64_t sequence_length, const ValidationPlan& plan);
 
-  int64_t whole = 0;     ///< sequences of S tokens
+  int64_t whole = 0;     ///< sequences of S tokens, or of a document
   int64_t rest = 0;      ///< tokens of the shorter one; 0: there is none
   int64_t read = 0;      ///< tokens behind the corpus' first that the sequences reach
   int64_t targets = 0;   ///< tokens that are predicted, whose loss counts

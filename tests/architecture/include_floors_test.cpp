@@ -54,6 +54,7 @@ const std::vector<Guarded>& guarded_headers() {
       {std::regex("(hdf5|H5)[^/]*\\.h"), "base/hdf5_file.cpp", only("base/hdf5_file.cpp")},
       {std::regex("(spdlog|fmt)/.*"), "base/log.cpp", only("base/log.cpp")},
       {std::regex("pcre2\\.h"), "data/text_pattern.cpp", only("data/text_pattern.cpp")},
+      {std::regex("jinja/.*"), "data/chat_template.cpp", only("data/chat_template.cpp")},
       {std::regex("utf8proc\\.h"), "data/unicode_forms.cpp", only("data/unicode_forms.cpp")},
       {std::regex("(zlib|zstd)\\.h"), "data/byte_source.cpp", only("data/byte_source.cpp")},
       {std::regex("openssl/.*"), "base/digest.cpp", only("base/digest.cpp")},

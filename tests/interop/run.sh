@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Compares with Hugging Face transformers, on the CPU in float32 (docs/interop.md): the MoE layer with its MoE blocks, and whole models that are
-# imported and exported. Or compares tokenizer.json with the package tokenizers, or corpora with numpy's reading of Megatron's layout (docs/data.md).
+# imported and exported. Or compares tokenizer.json with the package tokenizers, chat templates with transformers, or corpora with numpy's reading of
+# Megatron's layout (docs/data.md).
 #
 #   tests/interop/run.sh [--seeds N]
 #   tests/interop/run.sh --tokenizers [--strings N] [--seed N] [--family NAME]
 #   tests/interop/run.sh --corpora
+#   tests/interop/run.sh --chat [--conversations N] [--seed N] [TEMPLATE.jinja ...]
 #
-# PIMOE_BUILD (default: build) holds pimoe, tests/moe_block and tests/whole_model, or tests/tokenize_batch. transformers and torch come from PyPI into
-# $PIMOE_DEPS/interop, tokenizers and numpy into $PIMOE_DEPS/tokenizers, once.
+# PIMOE_BUILD (default: build) holds pimoe, tests/moe_block and tests/whole_model, or tests/tokenize_batch, or tests/chat_batch. transformers and torch come from PyPI into
+# $PIMOE_DEPS/interop, tokenizers and numpy into $PIMOE_DEPS/tokenizers, transformers without torch into $PIMOE_DEPS/chat, once.
 source "$(dirname "$0")/../../launch/common.sh"
 source "$launch/versions.env"
 script=interop
@@ -26,6 +28,15 @@ case ${1:-} in
     environment=$PIMOE_DEPS/tokenizers
     wanted="tokenizers==$PIMOE_TOKENIZERS_VERSION numpy==$PIMOE_NUMPY_VERSION"
     size="25 MB to fetch"
+    ;;
+  --chat)
+    subject=chat
+    shift
+    programs="tests/chat_batch"
+    environment=$PIMOE_DEPS/chat
+    # Templates need neither torch nor a model.
+    wanted="transformers==$PIMOE_CHAT_TRANSFORMERS_VERSION jinja2==$PIMOE_JINJA2_VERSION"
+    size="40 MB to fetch"
     ;;
 esac
 
@@ -50,6 +61,8 @@ fi
 
 if [ $subject = tokenizers ]; then
   exec "$environment/bin/python3" "$repository/tests/interop/tokenizer_differences.py" --program "$PIMOE_BUILD/tests/tokenize_batch" "$@"
+elif [ $subject = chat ]; then
+  exec "$environment/bin/python3" "$repository/tests/interop/chat_templates.py" --program "$PIMOE_BUILD/tests/chat_batch" "$@"
 elif [ $subject = corpora ]; then
   exec "$environment/bin/python3" "$repository/tests/interop/megatron_layout.py" --pimoe "$PIMOE_BUILD/pimoe" \
     --program "$PIMOE_BUILD/tests/tokenize_batch" "$@"
