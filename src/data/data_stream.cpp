@@ -79,7 +79,7 @@ struct DataStream::State {
       samples.read_row(first_sample + i, options.vocabulary, row);
       for (const int64_t begin : row.begins) begins.push_back(static_cast<int32_t>(i * length + begin));
     }
-    if (!samples.fills_up()) batch.counted = {};
+    if (!samples.fills_up()) batch.counted = at::Tensor();
     if (!samples.keeps_documents_apart()) return;
     begins.push_back(static_cast<int32_t>(count * length));
     batch.documents = at::empty({static_cast<int64_t>(begins.size())}, at::kInt);
