@@ -61,7 +61,7 @@ if [ -e "$PIMOE_DEPS/env.sh" ]; then source "$PIMOE_DEPS/env.sh"; fi
 python=${PIMOE_PYTHON:-python3}
 command -v "$python" >/dev/null || fail "there is no $python, which gathers the results." "Run launch/setup.sh, or install python3."
 
-# ---- what Slurm says of a job ----
+# What Slurm says of a job.
 
 queue() { squeue --noheader --user="$(id -un)" --format='%A %T'; }
 job_of() { cat "$output/scaling-$1.job" 2>/dev/null || true; }
@@ -97,7 +97,7 @@ if [ -n "$gather" ]; then
   show_results
 fi
 
-# ---- the experiment ----
+# The experiment.
 
 [ -n "$config" ] || usage "no configuration given"
 [ -n "$list" ] || usage "--ranks is missing: --ranks 1,2,4"

@@ -28,7 +28,7 @@ fi
 
 at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]; }   # VERSION MINIMUM
 
-# ---- system packages ----
+# System packages.
 
 # present DEBIAN_NAME PROBE
 present() {
@@ -113,7 +113,7 @@ may_sudo() {
   sudo -n true 2>/dev/null || { [ -t 0 ] && say "installing system packages needs sudo" && sudo -v; }
 }
 
-# ---- Python and torch ----
+# Python and torch.
 
 # probe_torch PYTHON: sets torch_python, torch_folder and torch_version if its torch fits; else torch_misfit says why not.
 probe_torch() {
@@ -190,7 +190,7 @@ install_torch() {
   probe_torch "$environment/bin/python3" || fail "torch was installed but cannot be used: $torch_misfit." "The log is $logs/pip.log"
 }
 
-# ---- CMake ----
+# CMake.
 
 cmake_version() { "$1" --version 2>/dev/null | sed -n '1s/[^0-9]*\([0-9.]*\).*/\1/p'; }
 
@@ -206,7 +206,7 @@ find_cmake() {
   return 1
 }
 
-# ---- the CUDA compiler ----
+# The CUDA compiler.
 
 nvcc_fits() {
   command -v "$1" >/dev/null && "$1" --version 2>/dev/null | grep -q "release ${PIMOE_CUDA_RELEASE//./\\.}," && toolkit_of "$1"
@@ -256,7 +256,7 @@ lay_out_toolkit() {
   mv "$new" "$PIMOE_DEPS/cuda"
 }
 
-# ---- all of it ----
+# All of it.
 
 write_environment() {
   local file=$PIMOE_DEPS/env.sh

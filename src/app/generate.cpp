@@ -4,6 +4,7 @@
 #include "app/print_json.h"
 #include "app/run_setup.h"
 #include "base/file_io.h"
+#include "base/number_text.h"
 #include "base/text.h"
 #include "base/work_progress.h"
 #include "data/chat_encoder.h"
@@ -87,7 +88,7 @@ std::vector<std::string> leave_out_what_batches_change(TrainConfig& config) {
   leave_out_what_layouts_change(moe);
   std::vector<std::string> notes;
   if (capacity > 0) {
-    notes.push_back(concat("model.moe.capacity_factor (", capacity,
+    notes.push_back(concat("model.moe.capacity_factor (", shortest(capacity),
                            ") is left out: what it drops goes by the other tokens of a batch, and one token at a time has none"));
   }
   if (drops) notes.push_back("model.moe.rank_overflow (drop) is left out: what it drops goes by the other tokens of a batch");

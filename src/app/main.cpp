@@ -39,6 +39,9 @@
 namespace pimoe {
 namespace {
 
+/// Whether key.path=value may follow a subcommand's configuration.
+bool takes_overrides(const CLI::App& command) { return command.get_option_no_throw("overrides") != nullptr; }
+
 /// An unknown subcommand or option, with the nearest right one.
 std::string suggestion(const CLI::App& app, int argc, char** argv) {
   const CLI::App* level = &app;
@@ -54,15 +57,17 @@ std::string suggestion(const CLI::App& app, int argc, char** argv) {
       if (word.rfind("--", 0) != 0) level = level->get_subcommand(word);
       continue;
     }
-    if (word.rfind("--", 0) == 0 && (level->get_name() == "train" || level->get_name() == "check" || level->get_name() == "bench")) {
+    if (word.rfind("--", 0) == 0 && takes_overrides(*level)) {
       const std::string key = override_instead_of(word, index + 1 < argc ? argv[index + 1] : "");
       if (!key.empty()) return concat("\nKeys of the configuration are given without dashes, as key.path=value: ", key);
     }
     const std::string nearest = nearest_name(word, names);
-    if (nearest.empty() && level == &app && word[0] != '-') return concat("\nThe subcommands are ", join(names, ", "), ".");
+    if (nearest.empty() && !names.empty() && word[0] != '-') break;
     if (!nearest.empty()) return concat("\n'", word, "' is not known here: did you mean '", nearest, "'?");
   }
-  return "";
+  std::vector<std::string> subcommands;
+  for (const CLI::App* child : level->get_subcommands(nullptr)) subcommands.push_back(child->get_name());
+  return subcommands.empty() ? "" : concat("\nThe subcommands are ", join(subcommands, ", "), ".");
 }
 
 /// Commands that run as one process: under mpirun every rank would do the whole work, print it, and write the same files.
@@ -96,8 +101,7 @@ std::string message_of(const std::exception& error, const std::function<std::str
   }
   std::string help =
       "What helps, cheapest first: a smaller train.micro_batch; train.recompute=moe, then full; more ranks (optimizer state is shared out "
-      "over all "
-      "of them, experts over mesh.expert_parallel); a shorter model.sequence_length.";
+      "over all of them, experts over mesh.expert_parallel); a shorter model.sequence_length.";
   try {
     if (advice) help = advice();
   } catch (const std::exception&) {  // no memory for that either

@@ -29,7 +29,7 @@ LoadedModel load_model(const std::filesystem::path& checkpoint, AppContext& cont
                        const std::function<void(TrainConfig&)>& change = nullptr);
 
 /// Threads of this rank: train.threads, else OMP_NUM_THREADS (launch/slurm.sbatch sets it), else the cores it is bound to, or where it is bound
-/// to none its share of the node's.
+/// to none its share of the node's. @throws ConfigError where OMP_NUM_THREADS is no number of threads
 int thread_count(const TrainConfig& config, const ProcessMesh& mesh);
 
 /// "4 ranks, expert_parallel 2"

@@ -9,7 +9,6 @@
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
-#include "base/utf8.h"
 
 namespace pimoe {
 namespace {

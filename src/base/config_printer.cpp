@@ -4,6 +4,7 @@
 
 #include "base/config_fields.h"
 #include "base/config_scalar.h"
+#include "base/number_text.h"
 #include "base/text.h"
 
 namespace pimoe {

@@ -1,11 +1,11 @@
 #include "base/config_scalar.h"
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <cmath>
 #include <string_view>
 
+#include "base/number_text.h"
 #include "base/text.h"
 
 namespace pimoe {
@@ -117,12 +117,6 @@ std::string read_word(const ConfigNode& node, const std::vector<std::string>& wo
   }
   index = static_cast<size_t>(place - words.begin());
   return "";
-}
-
-std::string shortest(double value) {
-  std::array<char, 32> digits;
-  const auto [end, error] = std::to_chars(digits.data(), digits.data() + digits.size(), value);
-  return std::string(digits.data(), end);
 }
 
 std::string yaml_text(const std::string& text) {

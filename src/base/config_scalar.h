@@ -16,9 +16,6 @@ std::string read_integer(const ConfigNode& node, const Range& range, int64_t& va
 std::string read_number(const ConfigNode& node, const Range& range, double& value);
 std::string read_word(const ConfigNode& node, const std::vector<std::string>& words, size_t& index);
 
-/// @returns the fewest digits that read back as the same number: "0.001", "1e+20".
-std::string shortest(double value);
-
 /// @returns `text` in double quotes, with what YAML would take for its own syntax escaped.
 std::string yaml_text(const std::string& text);
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <map>
 
-#include "base/config_scalar.h"
 #include "base/config_tree.h"
+#include "base/number_text.h"
 #include "base/text.h"
 
 namespace pimoe {

@@ -2,9 +2,7 @@
 
 #include <algorithm>
 
-#include "base/text.h"
 #include "base/utf8.h"
-#include "data/pattern_syntax.h"
 
 namespace pimoe {
 namespace {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 
+#include "base/number_text.h"
 #include "base/text.h"
 #include "data/blend_order.h"
 
@@ -46,7 +47,7 @@ void DataConfig::validate(Violations& violations) const {
                      concat("(", blend[i].prefix, ") is data.train[", found->second, "] already: give that one the sum of both weights"));
     }
     if (blend[i].weight / most < sum / static_cast<double>(BlendOrder::kLongestPeriod)) {
-      violations.add(key + ".weight", concat("(", blend[i].weight, ") must be at least a millionth of the sum of all weights"));
+      violations.add(key + ".weight", concat("(", shortest(blend[i].weight), ") must be at least a millionth of the sum of all weights"));
     }
   }
 }

@@ -41,7 +41,7 @@ bool routes_by_batch(const MoeConfig& moe);
 /// A token is computed once and its keys and values are kept, up to position sequence_length. Behind that the model sees the last
 /// sequence_length tokens, whose positions move with each new one: from there on each token computes all of them again.
 /// Draws are keyed by (seed, prompt, token), so that ranks and batch do not matter to them.
-/// @param prompts  one token or more each, in [0, vocabulary)
+/// @param prompts  one token or more each, in [0, vocabulary); without a token a ShapeError
 /// @param ends     null: nothing ends early but the stop token
 /// @cost a forward pass for each token of the longest sequence, of as many tokens as sequences; on several ranks one number each on the control group
 std::vector<Continuation> continue_prompts(const Transformer& model, const std::vector<std::vector<int32_t>>& prompts,

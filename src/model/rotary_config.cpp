@@ -1,5 +1,6 @@
 #include "model/rotary_config.h"
 
+#include "base/number_text.h"
 #include "base/text.h"
 
 namespace pimoe {
@@ -43,13 +44,15 @@ void RotaryConfig::validate(double theta, int64_t sequence_length, Violations& v
   }
   if (scaling == RotaryScaling::kYarn) {
     if (beta_fast < beta_slow) {
-      violations.add("model.rotary.beta_fast", concat("(", beta_fast, ") must be at least model.rotary.beta_slow (", beta_slow, ")"));
+      violations.add("model.rotary.beta_fast",
+                     concat("(", shortest(beta_fast), ") must be at least model.rotary.beta_slow (", shortest(beta_slow), ")"));
     }
-    if (theta <= 1) violations.add("model.rope_theta", concat("(", theta, ") must be above 1 with model.rotary.scaling yarn"));
+    if (theta <= 1) violations.add("model.rope_theta", concat("(", shortest(theta), ") must be above 1 with model.rotary.scaling yarn"));
   }
   if (scaling == RotaryScaling::kLlama3 && high_frequency_factor <= low_frequency_factor) {
     violations.add("model.rotary.high_frequency_factor",
-                   concat("(", high_frequency_factor, ") must be above model.rotary.low_frequency_factor (", low_frequency_factor, ")"));
+                   concat("(", shortest(high_frequency_factor), ") must be above model.rotary.low_frequency_factor (",
+                          shortest(low_frequency_factor), ")"));
   }
 }
 

@@ -82,7 +82,7 @@ class Transformer {
   /// Where routers go by more than the token (RouterTraits::even) it is what `logits` says for one part from the beginning alone.
   /// @param tokens       [T] int64 on the model's device, part after part; T may be 0
   /// @param most_tokens  the largest T over the ranks
-  /// @returns [parts, V] scores of the token after each part's last, at least float32
+  /// @returns [parts, V] scores of the token after each part's last, at least float32  @throws ShapeError
   at::Tensor extend(const at::Tensor& tokens, const std::vector<CachedPart>& parts, KeyValueCache& cache, int64_t most_tokens) const;
 
   ParameterList& parameters() { return *parameters_; }

@@ -1,5 +1,6 @@
 #include "moe/adaptive_config.h"
 
+#include "base/number_text.h"
 #include "base/text.h"
 #include "moe/balance_config.h"
 
@@ -27,7 +28,7 @@ void AdaptiveConfig::fields(FieldVisitor& visit) {
 void AdaptiveConfig::validate(const char* key, Violations& violations) const {
   if (enabled && bias_rate_max > 0 && bias_rate_min > bias_rate_max) {
     violations.add(concat(key, ".bias_rate_min"),
-                   concat("(", bias_rate_min, ") must be at most ", key, ".bias_rate_max (", bias_rate_max, ")"));
+                   concat("(", shortest(bias_rate_min), ") must be at most ", key, ".bias_rate_max (", shortest(bias_rate_max), ")"));
   }
 }
 

@@ -145,11 +145,10 @@ ArrivedTokens ExchangeDispatcher::dispatch_tokens(const at::Tensor& tokens, cons
 
 at::Tensor ExchangeDispatcher::combine_tokens(const at::Tensor& results, const DispatchPlan& plan) const {
   const TokenRoute& route = plan.token_route;
-  const at::Tensor pairs = route.order.slots.narrow(0, 0, sum_of(route.send_tokens));
   const at::Tensor sums = exchange_rows(results, route.recv_tokens, route.send_tokens, group_);
   const at::Tensor each_once = at::ones({route.order.positions.numel() / group_.size(), group_.size()},
                                         results.options().dtype(at_least_float32(results.scalar_type())).requires_grad(false));
-  return combine_rows(sums, each_once, pairs, route.order.positions);
+  return combine_rows(sums, each_once, route.order.positions);
 }
 
 void ExchangeDispatcher::lay_out(DispatchPlan& plan, const at::Tensor& arrived, c10::Device device) const {
@@ -235,12 +234,11 @@ int64_t kept_bytes_of_token_plan(int64_t tokens, int64_t choices, int64_t arrive
 
 at::Tensor ExchangeDispatcher::return_slots(const at::Tensor& values, const DispatchPlan& plan) const {
   const at::Tensor each_once = at::ones({plan.order.positions.numel(), 1}, values.options());
-  return combine_rows(bring_back(values, plan), each_once, sent_slots(plan), plan.order.positions);
+  return combine_rows(bring_back(values, plan), each_once, plan.order.positions);
 }
 
 at::Tensor ExchangeDispatcher::combine(const at::Tensor& rows, const at::Tensor& weights, const DispatchPlan& plan) const {
-  return combine_rows(bring_back(rows, plan), weights, sent_slots(plan), plan.order.positions,
-                      /*unused_rows=*/plan.route.padding.defined());
+  return combine_rows(bring_back(rows, plan), weights, plan.order.positions, /*unused_rows=*/plan.route.padding.defined());
 }
 
 }  // namespace pimoe

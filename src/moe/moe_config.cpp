@@ -1,5 +1,6 @@
 #include "moe/moe_config.h"
 
+#include "base/number_text.h"
 #include "base/text.h"
 
 #include <algorithm>
@@ -8,6 +9,8 @@
 
 namespace pimoe {
 namespace {
+
+constexpr double kMostExperts = 1023;  // from 1024 groups on libtorch's grouped products are loops (ops/grouped_product.h)
 
 constexpr std::initializer_list<std::pair<const char*, RouterKind>> kRouterKinds = {{"softmax", RouterKind::kSoftmax},
                                                                                     {"sigmoid", RouterKind::kSigmoid},
@@ -33,11 +36,11 @@ void RouterConfig::fields(FieldVisitor& visit) {
   visit.number("temperature", temperature, {.at_least = 1 / kMostCoefficient, .at_most = kMostCoefficient},
                "logits are divided by it before the score function");
   visit.number("jitter", jitter, {.at_least = 0, .below = 1}, "the router's input times U(1 - jitter, 1 + jitter) in training");
-  visit.integer("groups", groups, {.at_least = 1, .at_most = 1023},
+  visit.integer("groups", groups, {.at_least = 1, .at_most = kMostExperts},
                 "group-limited routing: groups of neighbouring experts (DeepSeek-V3: 8)");
-  visit.integer("group_choices", group_choices, {.at_least = 1, .at_most = 1023}, "groups that a token may use (DeepSeek-V3: 4)");
+  visit.integer("group_choices", group_choices, {.at_least = 1, .at_most = kMostExperts}, "groups that a token may use (DeepSeek-V3: 4)");
   visit.choice("group_score", group_score, {{"sum", GroupScore::kSum}, {"max", GroupScore::kMax}}, "of its best experts' scores");
-  visit.integer_or_auto("group_top", group_top, {.at_least = 1, .at_most = 1023},
+  visit.integer_or_auto("group_top", group_top, {.at_least = 1, .at_most = kMostExperts},
                         "best experts that a group's sum takes; auto: choices / group_choices");
   visit.integer("projection", projection, {.at_least = 0, .at_most = 1 << 24},
                 "width of a linear projection of the input before scoring; 0: none");
@@ -49,7 +52,7 @@ void RouterConfig::fields(FieldVisitor& visit) {
 
 void ExpertGroupConfig::fields(FieldVisitor& visit) {
   visit.text("name", name, "in parameter names and tables");
-  visit.integer("count", count, {.at_least = 1, .at_most = 1023}, "experts of this shape");
+  visit.integer("count", count, {.at_least = 1, .at_most = kMostExperts}, "experts of this shape");
   visit.choice("activation", activation,
                {{"swiglu", Activation::kSwiglu},
                 {"geglu", Activation::kGeglu},
@@ -64,8 +67,8 @@ void ExpertGroupConfig::fields(FieldVisitor& visit) {
 }
 
 void MoeConfig::fields(FieldVisitor& visit) {
-  visit.integer("experts", experts, {.at_least = 0, .at_most = 1023}, "experts of each MoE layer; 0: a dense model");
-  visit.integer("choices", choices, {.at_least = 1, .at_most = 1023}, "experts that each token is sent to");
+  visit.integer("experts", experts, {.at_least = 0, .at_most = kMostExperts}, "experts of each MoE layer; 0: a dense model");
+  visit.integer("choices", choices, {.at_least = 1, .at_most = kMostExperts}, "experts that each token is sent to");
   visit.integer("expert_width", expert_width, {.at_least = 1, .at_most = 1 << 24}, "width of an expert's hidden layer");
   visit.integer("shared_width", shared_width, {.at_least = 0, .at_most = 1 << 24}, "width of the expert that every token passes; 0: none");
   visit.flag("shared_gate", shared_gate, "each token weighs that expert by a sigmoid of its own (Qwen2-MoE)");
@@ -150,8 +153,8 @@ void MoeConfig::validate(const char* key, Violations& violations) const {
   adaptive.validate(concat(key, ".adaptive").c_str(), violations);
   const auto add = [&](const char* name, const auto&... rule) { violations.add(concat(key, ".", name), concat(rule...)); };
   if (controlled() && balance.bias_rate > 0) {
-    add("balance.bias_rate", "(", balance.bias_rate, ") must be 0 with ", key, ".adaptive.enabled: control sets the rate, from ", key,
-        ".adaptive.bias_rate_start");
+    add("balance.bias_rate", "(", shortest(balance.bias_rate), ") must be 0 with ", key, ".adaptive.enabled: control sets the rate, from ",
+        key, ".adaptive.bias_rate_start");
   }
   if (choices > experts) add("choices", "(", choices, ") must be at most ", key, ".experts (", experts, ")");
   if (router.groups > 1) {
@@ -169,19 +172,20 @@ void MoeConfig::validate(const char* key, Violations& violations) const {
     }
   }
   if (router.initial_skew != 0 && !router.linear_bias) {
-    add("router.initial_skew", "(", router.initial_skew, ") needs ", key, ".router.linear_bias: true");
+    add("router.initial_skew", "(", shortest(router.initial_skew), ") needs ", key, ".router.linear_bias: true");
   }
   if (router_traits().by_expert && capacity_factor > 0) {
-    add("capacity_factor", "(", capacity_factor, ") must be 0: with expert choice every expert takes choices * S / E tokens of a sequence");
+    add("capacity_factor", "(", shortest(capacity_factor),
+        ") must be 0: with expert choice every expert takes choices * S / E tokens of a sequence");
   }
   if (capacity_pad && capacity_factor == 0) add("capacity_pad", "needs ", key, ".capacity_factor above 0");
-  if (capacity_pad && rank_budget > 0) add("capacity_pad", "(true) must be false with ", key, ".rank_budget (", rank_budget, ")");
+  if (capacity_pad && rank_budget > 0) add("capacity_pad", "(true) must be false with ", key, ".rank_budget (", shortest(rank_budget), ")");
   if (exchange == MoeExchange::kTokens || exchange == MoeExchange::kDirect) {
     const char* name = exchange == MoeExchange::kTokens ? "tokens" : "direct";
     for (const std::string& reason : rows_have_to_travel()) add("exchange", "(", name, ") must be rows or auto with ", reason);
   }
   if (rank_budget > 0 && rank_budget < 1) {
-    add("rank_budget", "(", rank_budget, ") must be 0, or at least 1: a rank's share at balance has to fit");
+    add("rank_budget", "(", shortest(rank_budget), ") must be 0, or at least 1: a rank's share at balance has to fit");
   }
   if (!groups.empty()) {
     int64_t sum = 0;

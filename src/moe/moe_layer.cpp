@@ -140,7 +140,7 @@ at::Tensor MoELayer::compute_tokens(const ArrivedTokens& arrived, const Dispatch
   // As below: no result is kept for the gates' gradient.
   const at::Tensor rows = gather_rows(arrived.tokens, slots, positions, arrived.weights.size(1));
   const at::Tensor row_weights = gather_rows(arrived.weights.reshape({-1, 1}), slots, positions, 1);
-  return combine_rows(bank.forward(rows, row_weights, plan.ends), at::ones_like(arrived.weights.detach()), slots, positions);
+  return combine_rows(bank.forward(rows, row_weights, plan.ends), at::ones_like(arrived.weights.detach()), positions);
 }
 
 at::Tensor MoELayer::compute_experts(const at::Tensor& rows, const at::Tensor& row_weights, const DispatchPlan& plan) const {

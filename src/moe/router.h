@@ -35,7 +35,7 @@ class Router {
   Router(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, int64_t vocabulary,
          at::ScalarType compute_dtype, c10::Device device, double initial_deviation);
 
-  /// @param tokens   [T, D], T may be 0
+  /// @param tokens   [T, D], T may be 0  @throws ShapeError where the hash router, or replay, lacks BatchContext::token_ids; DataError of replay
   /// @param experts  [T, K] int32 of an earlier decision to take again (recompute never routes anew), or undefined
   Routing route(const at::Tensor& tokens, const BatchContext& context, const at::Tensor& experts) const;
 

@@ -16,7 +16,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr uint64_t kBytesBetweenReports = 4 << 20;
 constexpr size_t kMostEvents = 20'000;  ///< of one kind; more are counted
 constexpr int64_t kLeastLoadStretches = 16;
 constexpr int64_t kMostLoadStretches = 300;

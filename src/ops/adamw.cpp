@@ -10,8 +10,6 @@
 namespace pimoe {
 namespace {
 
-constexpr int64_t kAlignment = 64;  // elements: the packs of a chunk are whole, whatever the type
-
 AdamwArguments arguments_of(const AdamwState& state, AdamwSums& sums) {
   check_shape(state.master.dim() == 1 && (state.master.scalar_type() == at::kFloat || state.master.scalar_type() == at::kDouble),
               "adamw: the master is ", describe(state.master), ", needs [N] in float32 or float64");
@@ -60,8 +58,8 @@ AdamwSums::AdamwSums(const std::vector<int64_t>& firsts, int64_t numel, const at
   for (size_t tensor = 0; tensor < firsts.size(); ++tensor) {
     const int64_t first = firsts[tensor];
     const int64_t next = tensor + 1 < firsts.size() ? firsts[tensor + 1] : numel;
-    check_shape(first % kAlignment == 0 && first <= next && (tensor > 0 || first == 0), "adamw: tensors may not begin at ", firsts, " of ",
-                numel, " elements: needs ascending multiples of ", kAlignment, ", 0 first");
+    check_shape(first % kFlatAlignment == 0 && first <= next && (tensor > 0 || first == 0), "adamw: tensors may not begin at ", firsts,
+                " of ", numel, " elements: needs ascending multiples of ", kFlatAlignment, ", 0 first");
     for (int64_t begin = first; begin < next; begin += kAdamwChunk) begins.push_back(begin);
   }
   const auto chunks = static_cast<int64_t>(begins.size());

@@ -7,6 +7,10 @@
 
 namespace pimoe {
 
+/// Tensors begin at multiples of so many elements in the flat ones: whole packs of the widest loads, whatever the type, and an element is then
+/// computed alike wherever a slice is cut.
+inline constexpr int64_t kFlatAlignment = 64;
+
 /// What AdamW keeps of N neighbouring parameters: flat, contiguous, on one device, each tensor at a multiple of 16 bytes.
 struct AdamwState {
   at::Tensor master;      ///< [N] float32 or float64
@@ -30,7 +34,7 @@ struct AdamwStep {
 /// Summed are, chunk by chunk, 32-bit words times 2 i + 1, i counted from the chunk's begin. Whole numbers: the same in any order. No sum
 /// is as large as 2^60, and one flipped bit, or any two, change it: 2^k (2 i + 1) = 2^l (2 j + 1) only for k = l and i = j.
 struct AdamwSums {
-  /// Of a state that is all zeros. @param firsts  the first element of each tensor in the flat ones: ascending multiples of 64, 0 first; a
+  /// Of a state that is all zeros. @param firsts  the first element of each tensor in the flat ones: ascending multiples of kFlatAlignment, 0 first; a
   /// chunk lies in one of them. None: nothing is updated or summed  @param found  [1] int64, on the state's device: counts what was found, here and in other sums that have it
   AdamwSums(const std::vector<int64_t>& firsts, int64_t numel, const at::Tensor& found);
 

@@ -14,7 +14,7 @@ namespace pimoe {
 /// hold is never looked at, and their outputs and input gradients are zero (what follows would turn garbage into NaN).
 
 /// rows[r] W_g^T; differentiable in rows and weights. An empty group's weights have a zero gradient.
-/// @param rows [R, A], weights [G, B, A]  @returns [R, B]
+/// @param rows [R, A], weights [G, B, A]  @returns [R, B]  @throws ShapeError
 /// @cost saves rows; three grouped products forward and backward
 at::Tensor grouped_linear_layer(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& ends);
 
@@ -27,7 +27,7 @@ at::Tensor linear_layer(const at::Tensor& rows, const at::Tensor& weight);
 /// @param rows [R, D], gate_up [G, 2F, D] (gate rows first), down [G, D, F], all of one dtype; R may be 0
 /// @param row_weights  [R, 1] in the arithmetic type of rows, or undefined: each row's result is multiplied by it, and its gradient comes
 ///                     from the hidden activations, so that nobody has to keep the results for it
-/// @returns [R, D]
+/// @returns [R, D]  @throws ShapeError
 /// @cost saves rows and the pre-activation [R, 2F]; six grouped products forward and backward.
 at::Tensor grouped_swiglu_mlp(const at::Tensor& rows, const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& ends,
                               const at::Tensor& row_weights = {});

@@ -34,7 +34,7 @@ class RoutedSwigluMlp : public torch::autograd::Function<RoutedSwigluMlp> {
     const FusedMlpResult result =
         fused_mlp({.input = tokens, .gate_up = gate_up, .down = down, .ends = ends, .row_tokens = row_tokens, .rows = slots.numel()});
     context->save_for_backward({tokens, weights, gate_up, down, slots, positions, ends, row_tokens, result.gate_up_rows});
-    return combine_rows(result.rows, weights.detach(), slots, positions);
+    return combine_rows(result.rows, weights.detach(), positions);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
@@ -97,7 +97,7 @@ at::Tensor routed_swiglu_mlp(const at::Tensor& tokens, const at::Tensor& weights
               describe(ends), "; needs [T, D], [G, 2F, D], [G, D, F], [G]");
   if (slots.numel() == 0 || ends.numel() == 0 || !fuses_routed_mlp(tokens, gate_up, down)) {
     const at::Tensor rows = gather_rows(tokens, slots, positions, weights.size(1));
-    return combine_rows(grouped_swiglu_mlp(rows, gate_up, down, ends), weights, slots, positions);
+    return combine_rows(grouped_swiglu_mlp(rows, gate_up, down, ends), weights, positions);
   }
   check_operand("weights", weights, at::kFloat, tokens);
   check_operand("gate_up", gate_up, tokens.scalar_type(), tokens);

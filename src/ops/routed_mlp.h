@@ -17,7 +17,7 @@ namespace pimoe {
 /// @param slots      [R] int32: rows of a group side by side; past the last end anything
 /// @param positions  [T*K] int32: row of each slot, or -1 where it goes nowhere
 /// @param ends       [G] int32: group g is rows [ends[g-1], ends[g])
-/// @returns [T, D]; on a GPU the weights' gradients go to their sinks where they have them (gradient_sink.h)
+/// @returns [T, D]; on a GPU the weights' gradients go to their sinks where they have them (gradient_sink.h)  @throws ShapeError
 /// @cost saves tokens, the pre-activation [R, 2F], and 8 bytes a slot; six grouped products forward and backward, no host synchronisation
 /// @source gradients of gates from hidden rows, and what is kept: SonicMoE (Guo et al., 2025)
 at::Tensor routed_swiglu_mlp(const at::Tensor& tokens, const at::Tensor& weights, const at::Tensor& gate_up, const at::Tensor& down,

@@ -142,14 +142,11 @@ at::Tensor gather_rows(const at::Tensor& tokens, const at::Tensor& slots, const 
   return GatherRows::apply(tokens, slots, positions, choices);
 }
 
-at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& slots, const at::Tensor& positions,
-                        bool unused_rows) {
+at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& weights, const at::Tensor& positions, bool unused_rows) {
   check_matrix("rows", rows);
-  check_index("slots", slots, rows);
   check_index("positions", positions, rows);
-  check_shape(weights.dim() == 2 && weights.size(1) > 0 && positions.numel() == weights.numel() && slots.numel() == rows.size(0),
-              "combine_rows: rows ", describe(rows), ", weights ", describe(weights), ", slots ", describe(slots), ", positions ",
-              describe(positions), "; needs [R, D], [T, K], [R], [T*K]");
+  check_shape(weights.dim() == 2 && weights.size(1) > 0 && positions.numel() == weights.numel(), "combine_rows: weights ",
+              describe(weights), ", positions ", describe(positions), "; needs [T, K], [T*K]");
   check_operand("weights", weights, arithmetic_type(rows), rows);
   return CombineRows::apply(rows, weights, positions, unused_rows);
 }

@@ -12,7 +12,7 @@ struct SlotOrder {
 };
 
 /// @param experts  [N] int32 on any device, each in [0, E), or -1 for a slot that goes nowhere; slot t*K + k is choice k of token t.
-///         Others are a ShapeError on a CPU. On a GPU nobody looks: they go nowhere, as -1 does (model.moe.validate has a check)
+///         Others are a ShapeError on a CPU. On a GPU nobody looks: they go nowhere, as -1 does (model.moe.validate has a check). @cost two passes over N; no host synchronisation
 SlotOrder order_by_expert(const at::Tensor& experts, int64_t expert_count);
 
 }  // namespace pimoe

@@ -12,7 +12,7 @@ namespace pimoe {
 /// A token with an infinity, or a weight that bfloat16 rounds to one, gives NaN: infinity times the parts that are zero.
 /// @param tokens  [T, D] contiguous; T may be 0
 /// @param weight  [E, D] in the arithmetic type of tokens (float32; float64 for float64)
-/// @returns [T, E] in the weight's dtype
+/// @returns [T, E] in the weight's dtype  @throws ShapeError
 /// @cost saves tokens and weight. Where there is no unit for bfloat16, and for float16 tokens: a float32 copy of the tokens, made anew in backward.
 at::Tensor wide_linear(const at::Tensor& tokens, const at::Tensor& weight);
 

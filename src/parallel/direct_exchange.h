@@ -18,7 +18,7 @@ constexpr int kDirectRanks = 32;
 /// of rank s is for: -1 is none, and one that stands there twice counts once.
 ///
 /// REQUIRES: every rank makes the same calls in the same order, with the same M, K, D and dtype, whether it has rows or not. No autograd.
-/// @throws CommError if memory for M rows of each rank cannot be had, or a peer is gone
+/// @throws CommError if memory for M rows of each rank cannot be had, or a peer is gone; ShapeError for rows, ranks or widths that do not fit
 class DirectExchange {
  public:
   virtual ~DirectExchange() = default;

@@ -18,7 +18,7 @@ namespace pimoe {
 /// With a GPU, a bucket of the last micro-batch is launched on a side stream as soon as its last gradient is there, while backward goes on;
 /// buckets are launched in one fixed order (last declared first), from the thread that runs backward, so that ranks cannot cross.
 /// A bucket with a parameter whose gradient comes in parts (Parameter::gradient_in_parts), and those behind it, wait for finish().
-/// A parameter that got no gradient counts as zero.
+/// A parameter that got no gradient counts as zero. @throws ShapeError for calls out of this order, and gradients where none is expected
 class GradientReducer {
  public:
   GradientReducer(ParameterBuckets& buckets, const ProcessMesh& mesh);

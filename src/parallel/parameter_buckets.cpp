@@ -2,6 +2,7 @@
 
 #include "base/random.h"
 #include "base/text.h"
+#include "ops/adamw.h"
 #include "parallel/precision.h"
 
 #include <ATen/ops/zeros.h>
@@ -13,13 +14,10 @@
 namespace pimoe {
 namespace {
 
-/// Entries and slices begin at multiples of this many elements: aligned for vector loads and grouped products, and a vectorised
-/// optimizer then treats an element alike wherever the slice is cut.
-constexpr int64_t kAlignment = 64;
-
 int64_t rounded_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 /// Which parameter lies where: closes a bucket when the next parameter would take its gradients past `bucket_bytes`.
+/// Entries begin at multiples of kFlatAlignment, and so do slices: AdamW wants it, and grouped products load whole vectors.
 std::vector<Bucket> lay_out(ParameterList& parameters, int64_t bucket_bytes) {
   std::vector<Bucket> buckets;
   std::map<std::tuple<Group, at::ScalarType, bool>, size_t> open;  // index of the bucket that a kind of parameter goes on filling
@@ -28,14 +26,15 @@ std::vector<Bucket> lay_out(ParameterList& parameters, int64_t bucket_bytes) {
     const auto element_bytes = static_cast<int64_t>(c10::elementSize(at_least_float32(parameter->dtype)));
     const int64_t numel = parameter->box.numel();
     const auto found = open.find(kind);
-    const bool fits = found != open.end() && (rounded_up(buckets[found->second].numel, kAlignment) + numel) * element_bytes <= bucket_bytes;
+    const bool fits =
+        found != open.end() && (rounded_up(buckets[found->second].numel, kFlatAlignment) + numel) * element_bytes <= bucket_bytes;
     if (!fits) {
       open[kind] = buckets.size();
       Bucket& fresh = buckets.emplace_back();
       std::tie(fresh.group, fresh.dtype, fresh.decay) = kind;
     }
     Bucket& bucket = buckets[open[kind]];
-    const int64_t begin = rounded_up(bucket.numel, kAlignment);
+    const int64_t begin = rounded_up(bucket.numel, kFlatAlignment);
     bucket.entries.push_back({parameter.get(), begin});
     bucket.numel = begin + numel;
   }
@@ -63,7 +62,7 @@ ParameterBuckets::ParameterBuckets(ParameterList& parameters, const ProcessMesh&
     : buckets_(lay_out(parameters, bucket_bytes)) {
   for (Bucket& bucket : buckets_) {
     const Communicator& group = mesh.group(bucket.group);
-    bucket.padded_numel = rounded_up(bucket.numel, group.size() * kAlignment);
+    bucket.padded_numel = rounded_up(bucket.numel, group.size() * kFlatAlignment);
     const int64_t slice = bucket.padded_numel / group.size();
     bucket.slice_begin = group.rank() * slice;
     bucket.slice_end = bucket.slice_begin + slice;

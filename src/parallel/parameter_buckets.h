@@ -22,7 +22,7 @@ struct Bucket {
   bool decay = true;
   std::vector<Entry> entries;
   int64_t numel = 0;         ///< without padding
-  int64_t padded_numel = 0;  ///< multiple of group size * 64
+  int64_t padded_numel = 0;  ///< multiple of group size * kFlatAlignment
   at::Tensor weights;        ///< [padded_numel]
   at::Tensor gradients;      ///< [padded_numel], undefined where nothing is trained
   int64_t slice_begin = 0;   ///< [slice_begin, slice_end) of the padded length is this rank's

@@ -123,7 +123,7 @@ void DrillRun::expect_finite(const DrillSteps& run) {
 
 void DrillRun::expect_slots_conserved(const DrillScript& script, const DrillSteps& run) {
   const MoeConfig& moe = script.config.model.moe;
-  if (moe.router.kind == RouterKind::kExpertChoice) {
+  if (moe.router_traits().by_expert) {
     note("expert choice fills experts, not tokens: that slots are conserved is left out");
     return;
   }

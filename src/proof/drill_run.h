@@ -27,7 +27,7 @@ struct DrillSteps {
   std::vector<NamedTensors> masters;  ///< after each step
 };
 
-/// A drill under way: runs its script on the mesh and on one rank, and collects what held.
+/// A drill under way: runs its script on the mesh and on one rank, and collects what held. @throws ConfigError for a model without MoE layers
 class DrillRun {
  public:
   explicit DrillRun(const DrillPlace& place);

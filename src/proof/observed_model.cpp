@@ -102,8 +102,7 @@ ObservedStep ObservedModel::step(const GlobalBatch& batch, bool whole) {
   const std::vector<MicroBatch> shares = share_of(batch);
   const StepTerms terms = learner_.begin_step(batch.tokens(), (batch.targets() >= 0).sum().item<int64_t>());
   ObservedStep seen;
-  const bool by_expert = config_.model.moe.router.kind == RouterKind::kExpertChoice;
-  const int64_t slots = by_expert ? config_.model.moe.experts : config_.model.moe.choices;
+  const int64_t slots = config_.model.moe.slots_per_token();
   const auto count = static_cast<int64_t>(learner_.moe_layers().size());
   seen.experts = at::zeros({count, batch.tokens(), slots}, at::kLong);
   seen.gates = at::zeros({count, batch.tokens(), slots}, at::kDouble);

@@ -50,7 +50,7 @@ class ParityReport {
  public:
   explicit ParityReport(double tolerance) : tolerance_(tolerance) {}
 
-  /// Compares each quantity of `ours` with the same of `theirs`.
+  /// Compares each quantity of `ours` with the same of `theirs`, in their order. @throws ShapeError where there are more on one side
   void compare(Pair pair, const Facts& ours, const Facts& theirs);
   void note(const std::string& line) { notes_.push_back(line); }
 

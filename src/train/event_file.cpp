@@ -1,8 +1,7 @@
 #include "train/event_file.h"
 
+#include "base/host_name.h"
 #include "base/text.h"
-
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -64,11 +63,6 @@ void add_step(std::string& event, int64_t step) {
 uint32_t masked(uint32_t crc) { return std::rotr(crc, 15) + 0xa282ead8u; }
 
 double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown";
-}
 
 /// @returns a name behind those of all event files that are there
 std::string file_name(const std::filesystem::path& folder) {

@@ -1,6 +1,7 @@
 #include "train/idle_keys.h"
 
 #include "base/config_values.h"
+#include "base/number_text.h"
 #include "base/text.h"
 #include "train/presets.h"
 
@@ -18,7 +19,7 @@ void idle_of_router(const MoeConfig& moe, Reasons& reasons) {
   const auto idle = [&](const char* name, bool is_idle, const std::string& because) {
     if (is_idle) reasons.emplace(concat("model.moe.router.", name), because);
   };
-  const bool learns = router.kind != RouterKind::kHash && router.kind != RouterKind::kUniform;
+  const bool learns = moe.router_traits().has_scores;
   for (const char* name : {"temperature", "jitter", "projection", "linear_bias", "initial_skew"}) {
     idle(name, !learns, "router.kind hash and uniform have no scores");
   }
@@ -41,12 +42,11 @@ void idle_of_balance(const MoeConfig& moe, Reasons& reasons) {
   };
   const BalanceConfig& balance = moe.balance;
   const AdaptiveConfig& adaptive = moe.adaptive;
-  const RouterKind kind = moe.router.kind;
-  if (kind == RouterKind::kHash || kind == RouterKind::kUniform) {
+  if (!moe.router_traits().has_scores) {
     const std::string because = "router.kind hash and uniform learn nothing that could balance";
     idle("balance.", true, because);
   }
-  if (kind == RouterKind::kExpertChoice) {
+  if (moe.router_traits().by_expert) {
     for (const char* name : {"balance.bias_rate", "balance.bias_law", "balance.bias_schedule"}) {
       idle(name, true, "with router.kind expert_choice the experts choose, and no bias is added");
     }
@@ -67,9 +67,9 @@ void idle_of_balance(const MoeConfig& moe, Reasons& reasons) {
     idle(name, adaptive.bias_rate_max == 0, "adaptive.bias_rate_max is 0: the bias is not used");
   }
   idle("adaptive.switch_loss_max", adaptive.switch_loss_max > 0 && adaptive.switch_loss_max <= balance.switch_loss,
-       concat("it is not above balance.switch_loss (", balance.switch_loss, "), where the coefficient begins"));
+       concat("it is not above balance.switch_loss (", shortest(balance.switch_loss), "), where the coefficient begins"));
   idle("adaptive.temperature_max", adaptive.temperature_max > 0 && adaptive.temperature_max <= moe.router.temperature,
-       concat("it is not above router.temperature (", moe.router.temperature, "), where the temperature begins"));
+       concat("it is not above router.temperature (", shortest(moe.router.temperature), "), where the temperature begins"));
 }
 
 void idle_of_moe(const MoeConfig& moe, Reasons& reasons) {
@@ -81,7 +81,7 @@ void idle_of_moe(const MoeConfig& moe, Reasons& reasons) {
   idle("capacity_drop", moe.capacity_factor == 0, "model.moe.capacity_factor is 0: nothing is dropped");
   idle("rank_overflow", moe.rank_budget == 0, "model.moe.rank_budget is 0: there is no budget to exceed");
   idle("shared_gate", moe.shared_width == 0, "model.moe.shared_width is 0: there is no shared expert");
-  idle("fallback_width", !moe.may_drop() && moe.router.kind != RouterKind::kExpertChoice && moe.checks != MoeValidate::kFull,
+  idle("fallback_width", !moe.may_drop() && !moe.router_traits().by_expert && moe.checks != MoeValidate::kFull,
        "every token is served: no slot is dropped, and model.moe.validate does not set any aside");
   idle_of_router(moe, reasons);
   idle_of_balance(moe, reasons);

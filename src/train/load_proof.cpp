@@ -1,6 +1,7 @@
 #include "train/load_proof.h"
 
 #include "base/errors.h"
+#include "base/number_text.h"
 #include "base/random.h"
 #include "base/text.h"
 #include "checkpoint/training_state.h"
@@ -12,6 +13,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 namespace pimoe {
 namespace {
@@ -51,8 +53,7 @@ Tolerance tolerance(int64_t element_bytes) {
 std::string excuse(const Snapshot& saved, const MoeConfig& before, const MoeConfig& now, const ProcessMesh& mesh) {
   if (!saved.numbers.contains(state_number::kProofLoss)) return "the checkpoint holds no loss to compare with";
   const auto limits = [](const MoeConfig& moe) {
-    return concat(moe.capacity_factor, " ", static_cast<int>(moe.capacity_drop), " ", moe.rank_budget, " ",
-                  static_cast<int>(moe.rank_overflow));
+    return std::tuple(moe.capacity_factor, moe.capacity_drop, moe.rank_budget, moe.rank_overflow);
   };
   if (limits(before) != limits(now)) return "capacity or rank limits are not what they were";
   const bool same_layout = saved.counters.at(state_counter::kProofRanks) == mesh.size() &&
@@ -85,8 +86,8 @@ LoadProof prove_loaded(const Snapshot& saved, const TrainConfig& before, const T
   const double allowed = of_loss.wrong * std::abs(was);
   const std::string trouble = apart <= allowed
                                   ? ""
-                                  : concat("the loaded model is not the one that was saved: of the same sequence it has the loss ", is,
-                                           ", and had ", was, " (", scientific(allowed, 1), " apart is allowed)");
+                                  : concat("the loaded model is not the one that was saved: of the same sequence it has the loss ",
+                                           shortest(is), ", and had ", shortest(was), " (", scientific(allowed, 1), " apart is allowed)");
   if (const std::string agreed = mesh.control().agree(trouble); !agreed.empty()) throw CheckpointError(agreed);
   const std::string facts = concat(fixed(is, 6), ", apart by ", scientific(apart, 1));
   const std::string doubt = mesh.control().agree(apart > of_loss.suspicious * std::abs(was) ? facts : "");

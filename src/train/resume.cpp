@@ -2,6 +2,7 @@
 
 #include "base/config_values.h"
 #include "base/errors.h"
+#include "base/number_text.h"
 #include "base/text.h"
 #include "checkpoint/step_folders.h"
 #include "data/sample_blend.h"
@@ -28,7 +29,7 @@ std::string names_of(const std::vector<BlendedCorpus>& corpora) {
 /// @returns "2, 1"
 std::string weights_of(const std::vector<BlendedCorpus>& corpora) {
   std::vector<std::string> weights;
-  for (const BlendedCorpus& each : corpora) weights.push_back(concat(each.weight));
+  for (const BlendedCorpus& each : corpora) weights.push_back(shortest(each.weight));
   return join(weights, ", ");
 }
 

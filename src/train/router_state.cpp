@@ -1,22 +1,11 @@
 #include "train/router_state.h"
 
+#include "base/number_text.h"
 #include "base/text.h"
 #include "checkpoint/training_state.h"
 #include "moe/adaptive_control.h"
 
-#include <array>
-#include <charconv>
-
 namespace pimoe {
-namespace {
-
-/// All its digits, so that whoever copies it has the same number.
-std::string exactly(double value) {
-  std::array<char, 32> text{};
-  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr};
-}
-
-}  // namespace
 
 StatePiece router_bias_state(MoELayer& layer) {
   const at::Tensor& bias = layer.router().bias();
@@ -36,9 +25,9 @@ std::string settle_temperature(TrainConfig& saved, const TrainConfig& wanted, st
     return "";
   }
   if (is != configured || wanted.model.moe.adaptive.enabled) return "";  // another model, or control goes on from where it was
-  return concat("model.moe.adaptive is off: the routers' temperature goes from ", exactly(had),
-                ", which control had raised it to, back to ", exactly(is),
-                ", and scores change at once. model.moe.router.temperature=", exactly(had), " keeps it");
+  return concat("model.moe.adaptive is off: the routers' temperature goes from ", shortest(had),
+                ", which control had raised it to, back to ", shortest(is),
+                ", and scores change at once. model.moe.router.temperature=", shortest(had), " keeps it");
 }
 
 }  // namespace pimoe

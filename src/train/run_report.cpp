@@ -33,7 +33,7 @@ void RunReport::announce(at::ScalarType dtype) const {
                    moe_layers == 0 ? std::string("none with experts")
                                    : concat(moe_layers, " with ", moe.experts, " experts each, of which ", moe.choices,
                                             moe.choices == 1 ? " serves" : " serve", " each token")));
-  if (moe_layers > 0 && moe.router.kind == RouterKind::kExpertChoice && is_first_rank()) {
+  if (moe_layers > 0 && moe.router_traits().by_expert && is_first_rank()) {
     log_.warning(
         "expert choice: which experts serve a token depends on later tokens of its sequence, so that the loss of this causal model is "
         "better than what generation can reach");

@@ -1,6 +1,7 @@
 #include "train/train_config.h"
 
 #include "base/errors.h"
+#include "base/number_text.h"
 #include "base/text.h"
 #include "base/utf8.h"
 #include "data/tokenizer.h"
@@ -106,7 +107,7 @@ void validate(const TrainConfig& config, const ConfigOrigins& origins, bool need
       violations.add("run.walltime", concat("('", walltime, "') must be a time such as 90m, 12h, 2d, 12:00:00 or 1-12:00:00"));
     } else if (*seconds <= config.run.walltime_margin) {
       violations.add("run.walltime",
-                     concat("(", walltime, ") must be longer than run.walltime_margin (", config.run.walltime_margin, " s)"));
+                     concat("(", walltime, ") must be longer than run.walltime_margin (", shortest(config.run.walltime_margin), " s)"));
     }
   }
   if (config.model.vocabulary == 0 && config.data.tokenizer.empty()) {

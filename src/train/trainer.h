@@ -49,7 +49,7 @@ class Trainer {
   /// @throws ConfigError the run folder was removed, moved away or replaced: nothing more is written there
   /// @throws SaveError   a checkpoint could not be written, and checkpoint.on_error is stop, or it was the last one
   /// @throws DataError, IoError, CommError
-  /// @cost each step: one synchronisation with the device at its end, and one collective of four numbers beside those of training
+  /// @cost each step: one synchronisation with the device at its end, and one collective of five numbers beside those of training
   TrainOutcome run();
 
   /// Before run: these steps are to be profiled. @throws UsageError where the run cannot give what is asked for

@@ -15,7 +15,13 @@ TEST_F(Commands, RefuseWhatCannotBeMeantAndSayItShortly) {
   prepare();
   const std::vector<Refused> cases = {
       {"pimoe xyzzy", 64, {"xyzzy", "train", "data"}},
+      {"pimoe", 64, {"train", "data"}},
+      {"pimoe checkpoint", 64, {"list", "verify", "reshard"}},
+      {"pimoe data xyzzy corpus", 64, {"build", "inspect", "verify"}},
       {"pimoe train tiny.yaml --steps 3", 64, {"train.steps=3"}},
+      {"pimoe parity tiny.yaml --expert-parallel=2", 64, {"mesh.expert_parallel=2"}},
+      {"pimoe drill ties tiny.yaml --choices 3", 64, {"model.moe.choices=3"}},
+      {"pimoe train tiny.yaml model.moe.rank_budget=0.9999999", 78, {"(0.9999999) must be 0, or at least 1"}},
       {"pimoe train tiny.yaml --every-steps=3", 64, {"checkpoint.every_steps=3", "log.every_steps=3"}},
       {"pimoe train tiny.yaml train.global_batch=9223372036854775807", 78, {"train.global_batch", "at most"}},
       {"pimoe train tiny.yaml train.validation_batches=9223372036854775807", 78, {"train.validation_batches", "at most"}},

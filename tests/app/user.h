@@ -63,6 +63,27 @@ class User : public testing::Test {
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
 
+  /// @returns the processes of ours that work in the user's folder: mpirun's ranks too, each of which is in a group of its own
+  std::vector<pid_t> ranks() const {
+    const std::filesystem::path binary = std::filesystem::canonical(PIMOE_BINARY);
+    std::vector<pid_t> found;
+    for (const auto& process : std::filesystem::directory_iterator("/proc")) {
+      const std::string number = process.path().filename().string();
+      if (number.find_first_not_of("0123456789") != std::string::npos) continue;
+      std::error_code gone;  // since, or it is somebody else's
+      const auto folder = std::filesystem::read_symlink(process.path() / "cwd", gone);
+      if (gone || folder != folder_) continue;
+      if (std::filesystem::read_symlink(process.path() / "exe", gone) == binary && !gone) found.push_back(std::stoi(number));
+    }
+    return found;
+  }
+
+  /// Waits until none of them is left. A minute is far more than it takes.
+  void wait_for_no_rank() const {
+    for (int tries = 0; tries < 1200 && !ranks().empty(); ++tries) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    ASSERT_TRUE(ranks().empty()) << "they go on\n" << read_file(folder_ / "background.txt");
+  }
+
   /// @returns the step of each record of a metrics file, in order; none before it exists
   std::vector<int64_t> steps(const std::string& run) const {
     std::vector<int64_t> found;

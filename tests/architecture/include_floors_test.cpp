@@ -57,6 +57,8 @@ const std::vector<Guarded>& guarded_headers() {
       {std::regex("jinja/.*"), "data/chat_template.cpp", only("data/chat_template.cpp")},
       {std::regex("utf8proc\\.h"), "data/unicode_forms.cpp", only("data/unicode_forms.cpp")},
       {std::regex("(zlib|zstd)\\.h"), "data/byte_source.cpp", only("data/byte_source.cpp")},
+      {std::regex("sentencepiece_.*"), "data/sentencepiece_model.cpp and data/tokenizer_training.cpp",
+       [](const std::string& file) { return file == "data/sentencepiece_model.cpp" || file == "data/tokenizer_training.cpp"; }},
       {std::regex("openssl/.*"), "base/digest.cpp", only("base/digest.cpp")},
       {std::regex("CLI/.*"), "app", [](const std::string& file) { return file.starts_with("app/"); }},
       {std::regex("(torch|ATen|c10)/.*"), "folders above base", [](const std::string& file) { return !file.starts_with("base/"); }},
@@ -148,6 +150,8 @@ TEST(IncludeFloors, ThirdPartyHeadersStayInTheirRooms) {
   EXPECT_NE(first_complaint("base/hdf5_file.h", "#include <H5Ipublic.h>"), "");
   EXPECT_EQ(first_complaint("base/log.cpp", "#include <spdlog/logger.h>"), "");
   EXPECT_NE(first_complaint("base/log.h", "#include <spdlog/logger.h>"), "");
+  EXPECT_EQ(first_complaint("data/tokenizer_training.cpp", "#include <sentencepiece_trainer.h>"), "");
+  EXPECT_NE(first_complaint("data/tokenizer.cpp", "#include <sentencepiece_processor.h>"), "");
   EXPECT_EQ(first_complaint("app/train_command.cpp", "#include <CLI/CLI.hpp>"), "");
   EXPECT_NE(first_complaint("train/trainer.cpp", "#include <CLI/CLI.hpp>"), "");
   EXPECT_EQ(first_complaint("ops/swiglu.h", "#include <ATen/core/Tensor.h>"), "");

@@ -206,7 +206,7 @@ optimizer:
       << printed(config);
 }
 
-TEST(ConfigLists, RoundTrip) {
+TEST(ConfigLists, OfAnyLengthAreReadBackAsTheyWerePrinted) {
   for (const size_t size : {0, 1, 2, 11}) {
     SampleConfig config;
     for (size_t i = 0; i < size; ++i) {

@@ -67,7 +67,7 @@ TEST(PythonClasses, TripleQuotesPassLinesAndSingleQuotesEndWithTheirs) {
   EXPECT_EQ(python("'\\"), "ss");
 }
 
-TEST(PythonClasses, Numbers) {
+TEST(PythonClasses, NumbersAreTakenWhole) {
   for (const char* number : {"0", "1_000", "0xFF", "0b1_0", "0O17", "3.", ".5", "1e9", "1.5E-3", "2j", "1_0.0_1e+1_0J"}) {
     EXPECT_EQ(python(number), std::string(std::string_view(number).size(), 'n')) << number;
   }

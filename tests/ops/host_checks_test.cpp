@@ -75,7 +75,7 @@ std::vector<at::Tensor> all_results(at::ScalarType dtype, unsigned seed) {
   const SlotOrder order = order_by_expert(chosen.view({-1}), experts);
   results.insert(results.end(), {chosen, order.slots, order.positions, order.counts});
   run([&](const auto& in) { return gather_rows(in[0], order.slots, order.positions, choices); }, {{random.normal({tokens, width})}});
-  run([&](const auto& in) { return combine_rows(in[0], in[1], order.slots, order.positions); },
+  run([&](const auto& in) { return combine_rows(in[0], in[1], order.positions); },
       {{random.normal({tokens * choices, width})}, {random.normal({tokens, choices}), true}});
   const at::Tensor gate_up = on_device(random.normal({tokens, 2 * width}), dtype);
   results.push_back(swiglu(gate_up));

@@ -33,9 +33,7 @@ Operation gather(const Moves& moves, int64_t choices) {
 }
 
 Operation combine(const Moves& moves) {
-  return [=](const std::vector<at::Tensor>& inputs) {
-    return combine_rows(inputs[0], inputs[1], int_tensor(moves.slots), int_tensor(moves.positions));
-  };
+  return [=](const std::vector<at::Tensor>& inputs) { return combine_rows(inputs[0], inputs[1], int_tensor(moves.positions)); };
 }
 
 // Slots 3, 0, 2 of two tokens with two choices travel; slot 1 was dropped.
@@ -48,7 +46,7 @@ TEST(GatherRows, TakesEachSlotsToken) {
 TEST(CombineRows, AddsWhatWasNotDropped) {
   const at::Tensor rows = on_device(at::tensor(std::vector<double>{1, 10, 100}, at::kDouble).view({3, 1}), at::kFloat);
   const at::Tensor weights = on_device(at::tensor(std::vector<double>{2, 7, 3, 4}, at::kDouble).view({2, 2}), at::kFloat);
-  const at::Tensor out = combine_rows(rows, weights, int_tensor({3, 0, 2}), int_tensor({1, -1, 2, 0}));
+  const at::Tensor out = combine_rows(rows, weights, int_tensor({1, -1, 2, 0}));
   EXPECT_EQ(int_values(out), (std::vector<int64_t>{20, 304}));
 }
 
@@ -134,8 +132,8 @@ TEST(RowMoves, RefuseCountsThatDisagree) {
   const at::Tensor weights = on_device(at::zeros({2, 2}), at::kFloat);
   EXPECT_THROW(gather_rows(rows, four, three, 1), ShapeError);
   EXPECT_THROW(gather_rows(rows, four.to(at::kLong), four, 1), ShapeError);
-  EXPECT_THROW(combine_rows(rows, weights, three, four), ShapeError);
-  EXPECT_THROW(combine_rows(rows, weights.to(at::kDouble), four, four), ShapeError);
+  EXPECT_THROW(combine_rows(rows, weights, three), ShapeError);
+  EXPECT_THROW(combine_rows(rows, weights.to(at::kDouble), four), ShapeError);
   EXPECT_THROW(permute_rows(rows, three, three), ShapeError);
 }
 

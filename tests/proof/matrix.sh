@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # `pimoe parity` and `pimoe drill` with every kind of MoE layer, in several precisions and layouts of this machine: a line each, exit status 1
-# if one says no. Needs a build; takes the GPUs where there are any.
+# if one says no. Needs a build; takes the GPUs where there are any. ctest runs it in float64 on two ranks (label system).
 #
 #   tests/proof/matrix.sh [FOLDER]     what each printed goes to FOLDER (default build/parity)
 #
 #   JOBS=1   commands at a time         PRECISIONS="float64 float32 bfloat16"         LAYOUTS="1: 2:mesh.expert_parallel=2 ..."  RANKS:key=value,...
 source "$(cd "$(dirname "$0")/../.." && pwd)/launch/common.sh"
-source "$PIMOE_DEPS/env.sh"
+if [ -e "$PIMOE_DEPS/env.sh" ]; then source "$PIMOE_DEPS/env.sh"; fi
 cd "$repository"
 folder=${1:-$PIMOE_BUILD/parity}
 mkdir -p "$folder"
@@ -42,7 +42,7 @@ small=(model.layers=2 train.global_batch=4 train.micro_batch=2 model.sequence_le
 one() {
   local name=$1 ranks=$2 status=0
   shift 2
-  mpirun --allow-run-as-root --oversubscribe --bind-to none -n "$ranks" "$PIMOE_BUILD/pimoe" "$@" >"$folder/$name.log" 2>&1 </dev/null || status=$?
+  "${PIMOE_MPIRUN:-mpirun}" --allow-run-as-root --oversubscribe --bind-to none -n "$ranks" "$PIMOE_BUILD/pimoe" "$@" >"$folder/$name.log" 2>&1 </dev/null || status=$?
   printf '%s %s %s\n' "$([ $status = 0 ] && echo ok || echo NO)" "$status" "$name" | tee -a "$folder/results"
 }
 

@@ -138,6 +138,10 @@ TEST(ChangesOfData, OfABlendAreToldOfTheCorpusAndOfTheShares) {
   const auto weights = changes_of_data(saved, facts, other, facts);
   ASSERT_EQ(weights.size(), 1u);
   EXPECT_EQ(weights[0].find("data.train: weights 2, 1 in the checkpoint, 1, 1 now; other shares from here on"), 0u) << weights[0];
+  other.data.blend = {{"web", 2.000004}, {"code", 1}};
+  const auto nearly = changes_of_data(saved, facts, other, facts);
+  ASSERT_EQ(nearly.size(), 1u);
+  EXPECT_EQ(nearly[0].find("data.train: weights 2, 1 in the checkpoint, 2.000004, 1 now; "), 0u) << nearly[0];
 
   DataFacts rebuilt = facts;
   rebuilt["data.train[1].tokens"] = 600;
