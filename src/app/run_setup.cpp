@@ -1,6 +1,7 @@
 #include "app/run_setup.h"
 
 #include "base/errors.h"
+#include "base/host.h"
 #include "base/text.h"
 #include "base/utf8.h"
 #include "base/work_progress.h"
@@ -14,7 +15,6 @@
 #include <ATen/ops/tensor.h>
 
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -49,12 +49,6 @@ int outermost_threads(const std::string& text) {
   return first;
 }
 
-std::string host_of_rank() {
-  char name[256] = {};
-  gethostname(name, sizeof(name) - 1);
-  return name;
-}
-
 /// Collective.
 ForecastPlace place_of(const TrainConfig& config, const ProcessMesh& mesh) {
   const c10::Device device = mesh.device();
@@ -69,7 +63,7 @@ ForecastPlace place_of(const TrainConfig& config, const ProcessMesh& mesh) {
 int64_t fitting_micro_batch(const TrainConfig& config, const ProcessMesh& mesh, const ForecastPlace& place) {
   const c10::Device device = mesh.device();
   // Ranks that share a device share what is free of it.
-  const std::vector<std::string> devices = mesh.control().all_gather_text(concat(device_identity(device), " of ", host_of_rank()));
+  const std::vector<std::string> devices = mesh.control().all_gather_text(concat(device_identity(device), " of ", host_name()));
   const auto sharers = std::count(devices.begin(), devices.end(), devices[static_cast<size_t>(mesh.rank())]);
   // MPI's buffers, oneDNN's kernels and the process' own are no tensors: a tenth stays free on a CPU. kGpuOverheadBytes is for GPUs.
   const int64_t free = device.is_cpu() ? free_bytes(device) / 10 * 9 : free_bytes(device);

@@ -1,6 +1,7 @@
 #include "bench/machine.h"
 
 #include "base/hdf5_file.h"
+#include "base/host.h"
 #include "parallel/device.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/nccl_communicator.h"
@@ -8,7 +9,6 @@
 
 #include <ATen/Parallel.h>
 #include <torch/version.h>
-#include <unistd.h>
 #include <nlohmann/json.hpp>
 
 #include <set>
@@ -18,9 +18,7 @@ namespace pimoe {
 namespace {
 
 int64_t count_hosts(const ProcessMesh& mesh) {
-  char name[256] = {};
-  gethostname(name, sizeof(name) - 1);
-  const std::vector<std::string> names = mesh.control().all_gather_text(name);
+  const std::vector<std::string> names = mesh.control().all_gather_text(host_name());
   return static_cast<int64_t>(std::set<std::string>(names.begin(), names.end()).size());
 }
 

@@ -1,24 +1,17 @@
 #include "parallel/process_mesh.h"
 
 #include "base/errors.h"
+#include "base/host.h"
 #include "base/text.h"
 #include "parallel/device.h"
 #include "parallel/nccl_communicator.h"
 #include "parallel/planned_communicator.h"
-
-#include <unistd.h>
 
 #include <numeric>
 #include <set>
 
 namespace pimoe {
 namespace {
-
-std::string host_name() {
-  char name[256] = {};
-  gethostname(name, sizeof(name) - 1);
-  return name;
-}
 
 std::string divisors_text(int64_t a, int64_t b) {
   std::vector<std::string> words;

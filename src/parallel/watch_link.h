@@ -77,7 +77,6 @@ class WatchListener {
   int port_ = 0;
 };
 
-std::string host_name();
 /// @returns this machine's addresses that others may reach, without the loopback's
 std::vector<std::string> own_addresses();
 /// @returns a connected socket, or -1 after `seconds`

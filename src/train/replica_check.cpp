@@ -1,5 +1,6 @@
 #include "train/replica_check.h"
 
+#include "base/host.h"
 #include "base/text.h"
 
 #include <ATen/ops/empty.h>
@@ -7,10 +8,7 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/sum.h>
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
 #include <utility>
 
 namespace pimoe {
@@ -68,11 +66,6 @@ bool is_odd(const at::Tensor& column, int64_t mine, bool truth_is_known, int64_t
   return 2 * like_mine <= copies && like_mine < copies;
 }
 
-std::string host() {
-  std::array<char, 256> name{};
-  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown host";
-}
-
 }  // namespace
 
 ReplicaCheck::ReplicaCheck(const ParameterBuckets& buckets, Optimizer& optimizer, std::map<std::string, at::Tensor> biases,
@@ -89,7 +82,8 @@ std::string ReplicaCheck::trouble() const {
     odd.push_back(concat("and ", count - kMostNamed, " more"));
   }
   std::string all;
-  const std::vector<std::string> findings = mesh_.control().all_gather_text(odd.empty() ? "" : concat("(", host(), "): ", join(odd, ", ")));
+  const std::vector<std::string> findings =
+      mesh_.control().all_gather_text(odd.empty() ? "" : concat("(", host_name(), "): ", join(odd, ", ")));
   for (size_t rank = 0; rank < findings.size(); ++rank) {
     if (!findings[rank].empty()) all += concat(all.empty() ? "" : "; ", "rank ", rank, " ", findings[rank]);
   }
