@@ -1,13 +1,13 @@
 #include "app/report.h"
 
 #include "base/file_io.h"
+#include "base/host.h"
+#include "base/run_paths.h"
 #include "base/text.h"
 #include "base/work_progress.h"
 #include "monitor/report_page.h"
 
 #include <CLI/CLI.hpp>
-
-#include <chrono>
 
 namespace pimoe {
 namespace {
@@ -25,9 +25,8 @@ ExitCode report(const ReportOptions& options, AppContext& context) {
         folder, {}, [&progress](uint64_t done, uint64_t total) { progress.at(static_cast<int64_t>(done), static_cast<int64_t>(total)); }));
     for (const std::string& note : runs.back().notes) context.log.warning(concat(folder.string(), ": ", note));
   }
-  const std::filesystem::path output = options.output.empty() ? options.runs.front() / "report.html" : options.output;
-  const double time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-  const std::string page = to_page(runs, time);
+  const std::filesystem::path output = options.output.empty() ? RunPaths(options.runs.front()).report() : options.output;
+  const std::string page = to_page(runs, wall_clock_seconds());
   replace_file(output, page);
   int64_t records = 0;
   for (const RunRecord& run : runs) records += run.records;

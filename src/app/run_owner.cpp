@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/run_paths.h"
 #include "base/text.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/step_folders.h"
@@ -15,8 +16,9 @@ namespace fs = std::filesystem;
 /// Whether a run has begun there: docs/run_folder.md.
 bool is_run_folder(const fs::path& folder) {
   std::error_code ignored;
-  const auto has = [&](const char* file) { return fs::is_regular_file(folder / file, ignored); };
-  return has("config.yaml") && (has("lock") || has("metrics.jsonl"));
+  const auto has = [&](const fs::path& file) { return fs::is_regular_file(file, ignored); };
+  const RunPaths paths(folder);
+  return has(paths.config()) && (has(paths.lock()) || has(paths.metrics()));
 }
 
 }  // namespace
@@ -36,7 +38,7 @@ void require_no_other_run(const fs::path& output, const fs::path& place, const s
   };
   for (fs::path folder = fs::weakly_canonical(fs::absolute(place));; folder = folder.parent_path()) {
     if (is_run_folder(folder)) refuse(folder, "a run that has trained there");
-    for (const fs::path& checkpoints : {folder, folder / "checkpoints"}) {
+    for (const fs::path& checkpoints : {folder, RunPaths(folder).checkpoints()}) {
       for (const StepFolder& step : list_steps(checkpoints)) {
         const std::string other = run_of(step.path);
         if (other != run)

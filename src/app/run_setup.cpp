@@ -1,7 +1,7 @@
 #include "app/run_setup.h"
 
 #include "base/errors.h"
-#include "base/host_name.h"
+#include "base/host.h"
 #include "base/text.h"
 #include "base/utf8.h"
 #include "base/work_progress.h"

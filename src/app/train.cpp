@@ -3,6 +3,7 @@
 #include "app/run_setup.h"
 #include "base/file_io.h"
 #include "base/progress.h"
+#include "base/run_paths.h"
 #include "base/text.h"
 #include "parallel/device.h"
 #include "parallel/watchdog.h"
@@ -38,7 +39,7 @@ std::unique_ptr<Trainer> set_up(const TrainConfig& config, const ProcessMesh& me
 void prepare_for_lack_of_memory(const TrainConfig& config, const RunSetup& setup, AppContext& context) {
   context.memory_advice = [config, place = setup.place] { return memory_advice(config, place); };
   const std::filesystem::path file =
-      config.run.directory / "profile" / concat("rank-", padded(setup.mesh.rank(), 4), "-out-of-memory.pickle");
+      RunPaths(config.run.directory).profile() / concat("rank-", padded(setup.mesh.rank(), 4), "-out-of-memory.pickle");
   observe_out_of_memory([file, &log = context.log] {
     try {
       std::filesystem::create_directories(file.parent_path());
@@ -73,9 +74,9 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   const ProgressPhase between("step");  // what no other phase names
   const RunSetup setup(config, context);
   const ProcessMesh& mesh = setup.mesh;
-  log.open_file(config.run.directory / "log" / concat("rank-", padded(mesh.rank(), 4), ".log"));
+  log.open_file(RunPaths(config.run.directory).log() / concat("rank-", padded(mesh.rank(), 4), ".log"));
   if (config.run.hang_limit > 0 && mesh.size() > 1) {
-    context.watchdog = std::make_shared<Watchdog>(mesh.control(), config.run.hang_limit, config.run.directory / "hang", log);
+    context.watchdog = std::make_shared<Watchdog>(mesh.control(), config.run.hang_limit, RunPaths(config.run.directory).hang(), log);
   }
   prepare_for_lack_of_memory(config, setup, context);
   RunLock lock(config.run.directory, mesh, log);

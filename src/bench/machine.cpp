@@ -1,7 +1,7 @@
 #include "bench/machine.h"
 
 #include "base/hdf5_file.h"
-#include "base/host_name.h"
+#include "base/host.h"
 #include "parallel/device.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/nccl_communicator.h"

@@ -1,6 +1,7 @@
 #include "bench/scratch_folder.h"
 
 #include "base/errors.h"
+#include "base/run_paths.h"
 #include "base/text.h"
 
 #include <cerrno>
@@ -10,7 +11,8 @@ namespace pimoe {
 
 namespace fs = std::filesystem;
 
-ScratchFolder::ScratchFolder(const fs::path& run_folder, const ProcessMesh& mesh) : path_(run_folder / ".pimoe-bench"), rank_(mesh.rank()) {
+ScratchFolder::ScratchFolder(const fs::path& run_folder, const ProcessMesh& mesh)
+    : path_(RunPaths(run_folder).bench()), rank_(mesh.rank()) {
   std::string trouble;
   if (rank_ == 0) {
     std::error_code error;

@@ -9,13 +9,11 @@
 #include "base/utf8.h"
 #include "data/byte_alphabet.h"
 #include "data/json_fields.h"
-#include "data/piece_texts.h"
-#include "data/tokenizer_json.h"
+#include "data/tokenizer_parts.h"
 
 namespace pimoe {
 namespace {
 
-constexpr int64_t kMostTokens = 1 << 24;
 constexpr size_t kMostRememberedBytes = 64;
 constexpr size_t kMostRememberedWords = 1 << 16;
 

@@ -1,8 +1,8 @@
 #pragma once
 
+/// `model` of a tokenizer.json: byte-pair encoding.
+
 #include <cstdint>
-#include <memory>
-#include <mutex>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>

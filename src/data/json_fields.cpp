@@ -48,6 +48,12 @@ bool JsonFields::flag(const std::string& key, bool when_missing) {
 
 int64_t JsonFields::number(const std::string& key, int64_t below) { return whole_number(at(key), below, concat(place_, ".", key)); }
 
+void JsonFields::each(const std::string& key, const std::function<void(const nlohmann::json&, const std::string&)>& take) {
+  const nlohmann::json& list = at(key);
+  if (!list.is_array()) throw DataError(concat(place_, ".", key, " must be a list"));
+  for (size_t i = 0; i < list.size(); ++i) take(list[i], concat(place_, ".", key, "[", i, "]"));
+}
+
 void JsonFields::finish() const {
   for (const auto& item : json_.items()) {
     if (known_.contains(item.key())) continue;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -26,6 +27,8 @@ class JsonFields {
   bool flag(const std::string& key, bool when_missing);
   /// A whole number in [0, below).
   int64_t number(const std::string& key, int64_t below);
+  /// Hands over each element of a member that is a list, with its place: "decoder.decoders[2]".
+  void each(const std::string& key, const std::function<void(const nlohmann::json& element, const std::string& place)>& take);
   /// Takes a member as it is: it changes nothing here.
   void ignore(const std::string& key) { find(key); }
   /// @throws DataError for a member that was not asked for

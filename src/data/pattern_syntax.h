@@ -1,5 +1,7 @@
 #pragma once
 
+/// Regular expressions of tokenizer.json files, written for Oniguruma, in PCRE2's syntax.
+
 #include <string>
 
 namespace pimoe {

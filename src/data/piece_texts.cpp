@@ -9,16 +9,20 @@
 #include "base/utf8.h"
 #include "data/byte_alphabet.h"
 #include "data/json_fields.h"
-#include "data/text_normalizer.h"
+#include "data/tokenizer_parts.h"
 
 namespace pimoe {
+namespace {
 
+/// @returns the byte that a piece "<0xE2>" stands for, or -1 for other pieces
 int byte_of_piece(const std::string& piece) {
   if (piece.size() != 6 || !piece.starts_with("<0x") || piece[5] != '>') return -1;
   int value = 0;
   const auto read = std::from_chars(piece.data() + 3, piece.data() + 5, value, 16);
   return read.ptr == piece.data() + 5 ? value : -1;
 }
+
+}  // namespace
 
 PieceTexts::PieceTexts(const nlohmann::json* json, const std::string& place) {
   if (json == nullptr)
@@ -31,9 +35,7 @@ void PieceTexts::read(const nlohmann::json& json, const std::string& place) {
   const std::string& type = fields.text("type");
   if (is_fused_ && type != "Strip") throw DataError(concat(place, " follows Fuse, and is ", printable(type), ": Strip alone may"));
   if (type == "Sequence") {
-    const nlohmann::json& parts = fields.at("decoders");
-    if (!parts.is_array()) throw DataError(concat(place, ".decoders must be a list"));
-    for (size_t i = 0; i < parts.size(); ++i) read(parts[i], concat(place, ".decoders[", i, "]"));
+    fields.each("decoders", [this](const nlohmann::json& part, const std::string& at) { read(part, at); });
   } else if (type == "ByteLevel") {
     for (const char* key : {"add_prefix_space", "trim_offsets", "use_regex"}) fields.ignore(key);  // of the type, and of no meaning here
     steps_.push_back({.kind = Kind::kByteLevel, .content = {}, .pattern = {}});
@@ -41,7 +43,7 @@ void PieceTexts::read(const nlohmann::json& json, const std::string& place) {
     steps_.push_back({.kind = Kind::kByteFallback, .content = {}, .pattern = {}});
   } else if (type == "Replace") {
     Step step{.kind = Kind::kReplace, .content = fields.short_text("content", kMostContentBytes), .pattern = {}};
-    step.pattern.push_back(read_pattern(fields.at("pattern"), place + ".pattern"));
+    step.pattern.emplace(read_pattern(fields.at("pattern"), place + ".pattern"));
     steps_.push_back(std::move(step));
   } else if (type == "Fuse") {
     is_fused_ = true;
@@ -69,7 +71,7 @@ std::string PieceTexts::text_of(const std::string& piece) const {
       case Kind::kByteFallback:
         if (const int byte = byte_of_piece(text); byte >= 0) text = std::string(1, static_cast<char>(byte));
         break;
-      case Kind::kReplace: text = replaced(text, step.pattern[0], step.content); break;
+      case Kind::kReplace: text = replaced(text, *step.pattern, step.content); break;
     }
   }
   return text;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,7 @@ class PieceTexts {
   struct Step {
     Kind kind = Kind::kByteLevel;
     std::string content;
-    std::vector<TextPattern> pattern;  ///< one for kReplace, else none
+    std::optional<TextPattern> pattern;  ///< for kReplace
   };
 
   void read(const nlohmann::json& json, const std::string& place);
@@ -33,8 +34,5 @@ class PieceTexts {
   bool is_fused_ = false;
   size_t spaces_in_front_ = 0;
 };
-
-/// @returns the byte that a piece "<0xE2>" stands for, or -1 for other pieces
-int byte_of_piece(const std::string& piece);
 
 }  // namespace pimoe

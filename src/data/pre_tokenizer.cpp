@@ -7,7 +7,7 @@
 #include "base/text.h"
 #include "base/utf8.h"
 #include "data/json_fields.h"
-#include "data/text_normalizer.h"
+#include "data/tokenizer_parts.h"
 
 namespace pimoe {
 namespace {
@@ -34,26 +34,24 @@ void PreTokenizer::read(const nlohmann::json& json, const std::string& place) {
   JsonFields fields(json, place);
   const std::string& type = fields.text("type");
   if (type == "Sequence") {
-    const nlohmann::json& parts = fields.at("pretokenizers");
-    if (!parts.is_array()) throw DataError(concat(place, ".pretokenizers must be a list"));
-    for (size_t i = 0; i < parts.size(); ++i) read(parts[i], concat(place, ".pretokenizers[", i, "]"));
+    fields.each("pretokenizers", [this](const nlohmann::json& part, const std::string& at) { read(part, at); });
   } else if (type == "ByteLevel") {
     Step step;
     step.adds_space = fields.flag("add_prefix_space", true);
-    if (fields.flag("use_regex", true)) step.pattern.push_back(TextPattern::expression(kByteLevelExpression, place));
+    if (fields.flag("use_regex", true)) step.pattern.emplace(TextPattern::expression(kByteLevelExpression, place));
     fields.ignore("trim_offsets");  // offsets are not asked for
     steps_.push_back(std::move(step));
     is_byte_level_ = true;
   } else if (type == "Split") {
     Step step;
-    step.pattern.push_back(read_pattern(fields.at("pattern"), place + ".pattern"));
+    step.pattern.emplace(read_pattern(fields.at("pattern"), place + ".pattern"));
     step.behavior = read_behavior(fields.text("behavior"), place);
     step.inverts = fields.flag("invert", false);
     steps_.push_back(std::move(step));
   } else if (type == "Digits") {
     Step step;
     step.behavior = fields.flag("individual_digits", false) ? Behavior::kIsolated : Behavior::kContiguous;
-    step.pattern.push_back(TextPattern::expression("\\p{N}", place));
+    step.pattern.emplace(TextPattern::expression("\\p{N}", place));
     steps_.push_back(std::move(step));
   } else {
     throw DataError(
@@ -108,11 +106,11 @@ void PreTokenizer::cut(std::string_view text, bool starts_document, std::deque<s
     bool may_have_space = starts_document;
     for (std::string_view word : whole) {
       if (step.adds_space && std::exchange(may_have_space, true) && !word.starts_with(' ')) word = made.emplace_back(concat(' ', word));
-      if (step.pattern.empty()) {
+      if (!step.pattern) {
         words.push_back(word);
         continue;
       }
-      step.pattern[0].cut(word, spans);
+      step.pattern->cut(word, spans);
       if (step.inverts) {
         for (TextSpan& span : spans) span.is_match = !span.is_match;
       }

@@ -2,6 +2,7 @@
 
 #include <deque>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,8 +31,8 @@ class PreTokenizer {
  private:
   enum class Behavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
   struct Step {
-    bool adds_space = false;           ///< in front of each word that has none, before it is cut
-    std::vector<TextPattern> pattern;  ///< one, or none: words stay whole
+    bool adds_space = false;             ///< in front of each word that has none, before it is cut
+    std::optional<TextPattern> pattern;  ///< nothing: words stay whole
     Behavior behavior = Behavior::kIsolated;
     bool inverts = false;
   };

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,21 +29,12 @@ class TextNormalizer {
     Kind kind = Kind::kForm;
     UnicodeForm form = UnicodeForm::kNfc;
     std::string content;
-    std::vector<TextPattern> pattern;  ///< one for kReplace, else none
+    std::optional<TextPattern> pattern;  ///< for kReplace
   };
 
   void read(const nlohmann::json& json, const std::string& place);
 
   std::vector<Step> steps_;
 };
-
-/// Reads {"String": text} or {"Regex": expression}. @throws DataError
-TextPattern read_pattern(const nlohmann::json& json, const std::string& place);
-
-/// @returns `text` with every match of `pattern` written as `content`
-std::string replaced(std::string_view text, const TextPattern& pattern, std::string_view content);
-
-/// Most bytes of a text that a part of a tokenizer.json puts into others: what is put in often must be short.
-inline constexpr size_t kMostContentBytes = 64;
 
 }  // namespace pimoe

@@ -18,13 +18,13 @@
 #include "data/piece_texts.h"
 #include "data/pre_tokenizer.h"
 #include "data/text_normalizer.h"
+#include "data/tokenizer_parts.h"
 
 namespace pimoe {
 namespace {
 
 constexpr size_t kMostFileBytes = 256 << 20;
 constexpr size_t kMostAddedTokenBytes = 1024;
-constexpr int64_t kMostTokens = 1 << 24;
 
 /// What a post_processor puts around a text is never asked for; that it is of a known kind is.
 void check_post_processor(const nlohmann::json* json, const std::string& place) {
@@ -32,9 +32,7 @@ void check_post_processor(const nlohmann::json* json, const std::string& place) 
   JsonFields fields(*json, place);
   const std::string& type = fields.text("type");
   if (type == "Sequence") {
-    const nlohmann::json& parts = fields.at("processors");
-    if (!parts.is_array()) throw DataError(concat(place, ".processors must be a list"));
-    for (size_t i = 0; i < parts.size(); ++i) check_post_processor(&parts[i], concat(place, ".processors[", i, "]"));
+    fields.each("processors", [](const nlohmann::json& part, const std::string& at) { check_post_processor(&part, at); });
   } else if (type == "ByteLevel") {
     for (const char* key : {"add_prefix_space", "trim_offsets", "use_regex"}) fields.ignore(key);
   } else if (type == "TemplateProcessing") {

@@ -1,6 +1,8 @@
 #include "monitor/report_page.h"
 
 #include "base/text.h"
+#include "monitor/run_summary.h"
+#include "train/run_events.h"
 
 #include <algorithm>
 #include <array>
@@ -12,8 +14,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr double kSecondsOfSilence = 60.0;  ///< after which a run without an end is not called running, unless its steps take longer
-constexpr double kStepsOfSilence = 10.0;
 constexpr int kNoSlot = 0;        ///< a cell of the maps of loads: no slot at all
 constexpr int kNoRecord = 255;    ///< nothing was recorded
 constexpr double kOctaves = 4.0;  ///< 1 and 254 are this many halvings and doublings from the mean
@@ -81,108 +81,10 @@ Json layer_map(const RowGrid& grid) {
   return {{"columns", grid.columns()}, {"first", grid.first()}, {"stretch", grid.stretch()}, {"rows", rows}};
 }
 
-std::string config_value(const RunRecord& run, const std::string& key) {
-  if (!run.config) return "";
-  for (const auto& [name, value] : *run.config) {
-    if (name == key) return value;
-  }
-  return "";
-}
-
-double last_number(const RunRecord& run, const char* key) {
-  const auto value = run.last.is_object() ? run.last.find(key) : run.last.end();
-  return value != run.last.end() && value->is_number() ? value->get<double>() : std::nan("");
-}
-
-/// @returns complete, stopped, running, ended or empty
-std::string state_of(const RunRecord& run) {
-  if (run.records == 0) return "empty";
-  if (run.is_complete) return "complete";
-  if (run.was_stopped) return "stopped";
-  const double step_seconds = last_number(run, "step_seconds");
-  const double silence = std::max(kSecondsOfSilence, std::isfinite(step_seconds) ? kStepsOfSilence * step_seconds : 0.0);
-  return run.seconds_since_record < silence ? "running" : "ended";
-}
-
-std::string start_text(const RunRecord& run, const char* key) {
-  const auto value = run.start.is_object() ? run.start.find(key) : run.start.end();
-  if (value == run.start.end()) return "";
-  return value->is_string() ? value->get<std::string>() : grouped(value->is_number_integer() ? value->get<int64_t>() : 0);
-}
-
-std::string value_text(double value, int decimals) { return std::isfinite(value) ? fixed(value, decimals) : "not finite"; }
-
-/// The newest point of a curve that is a number, and the least of all.
-std::pair<Curve::Point, Curve::Point> newest_and_least(const Curve& curve) {
-  Curve::Point newest{0, std::nan("")};
-  Curve::Point least = newest;
-  for (const Curve::Point& point : curve.points()) {
-    if (!std::isfinite(point.value)) continue;
-    newest = point;
-    if (!(least.value <= point.value)) least = point;
-  }
-  return {newest, least};
-}
-
-/// The summary's lines: a title and what it says.
-Json summary_of(const RunRecord& run) {
-  Json lines = Json::array();
-  const auto add = [&lines](const char* title, const std::string& text) {
-    if (!text.empty()) lines.push_back({title, text});
-  };
-  const std::string steps = config_value(run, "train.steps");
-  const auto last_step = run.last.is_object() ? run.last["step"].get<int64_t>() : int64_t{0};
-  if (run.records > 0) add("Step", concat(grouped(last_step), steps.empty() ? "" : concat(" of ", grouped(std::atoll(steps.c_str())))));
-  if (const auto loss = run.curves.find("loss"); loss != run.curves.end()) {
-    const auto [newest, least] = newest_and_least(loss->second);
-    const double last_loss = last_number(run, "loss");
-    add("Loss", concat(value_text(std::isfinite(last_loss) ? last_loss : newest.value, 4), "; least ", value_text(least.value, 4),
-                       " at step ", grouped(least.step)));
-  }
-  if (const auto validation = run.curves.find("validation_loss"); validation != run.curves.end()) {
-    const auto [newest, least] = newest_and_least(validation->second);
-    add("Validation", concat(value_text(newest.value, 4), " at step ", grouped(newest.step), "; least ", value_text(least.value, 4),
-                             " at step ", grouped(least.step)));
-  }
-  const std::string parameters = start_text(run, "parameters");
-  if (!parameters.empty()) add("Model", concat(parameters, " parameters, ", start_text(run, "active_parameters"), " active for a token"));
-  if (run.config) {
-    add("Shape", concat(config_value(run, "model.layers"), " layers of width ", config_value(run, "model.width"),
-                        run.layers.empty() ? ", dense"
-                                           : concat("; ", run.layers.size(), " with ", config_value(run, "model.moe.experts"), " experts, ",
-                                                    config_value(run, "model.moe.choices"), " for each token")));
-    add("Batch", concat(config_value(run, "train.global_batch"), " sequences of ", config_value(run, "model.sequence_length"), " tokens"));
-  }
-  if (run.start.is_object()) {
-    add("Layout", concat(start_text(run, "ranks"), " ranks, experts shared out over ", start_text(run, "expert_parallel"), ", ",
-                         start_text(run, "transport"), ", ", start_text(run, "precision")));
-    add("Hardware", start_text(run, "device"));
-  }
-  if (const double tokens = last_number(run, "tokens"); std::isfinite(tokens)) add("Tokens", grouped(static_cast<int64_t>(tokens)));
-  if (run.records > 0) add("Time in steps", human_duration(run.train_seconds));
-  const double last_speed = last_number(run, "tokens_per_second");
-  const double speed = last_speed * last_number(run, "step_seconds") * static_cast<double>(run.records) / run.train_seconds;
-  if (std::isfinite(speed)) add("Throughput", concat(grouped(static_cast<int64_t>(speed)), " tok/s on average"));
-  const double mfu = last_number(run, "mfu") * speed / last_speed;  // both are of the whole run
-  if (std::isfinite(mfu)) add("MFU", concat(percent_text(mfu), " on average"));
-  if (const double memory = last_number(run, "memory_bytes"); std::isfinite(memory)) add("Memory, rank 0", human_bytes(memory));
-  const auto count = [&run](const char* kind) {
-    return std::count_if(run.events.begin(), run.events.end(), [kind](const RunEvent& event) { return event.kind == kind; });
-  };
-  std::vector<std::string> troubles;
-  if (const auto resumes = count("resume"); resumes > 0) troubles.push_back(counted(resumes, "resume"));
-  if (run.skipped > 0) troubles.push_back(concat(counted(run.skipped, "step"), " skipped"));
-  if (const auto rollbacks = count("rolled_back"); rollbacks > 0) troubles.push_back(counted(rollbacks, "rollback"));
-  if (const auto failed = count("save_failed"); failed > 0) troubles.push_back(concat(counted(failed, "save"), " failed"));
-  if (const auto alarms = count("alarm"); alarms > 0) troubles.push_back(counted(alarms, "alarm"));
-  if (run.records > 0) add("Events", troubles.empty() ? "none but starts and saves" : join(troubles, ", "));
-  return lines;
-}
-
 Json events_of(const RunRecord& run) {
   Json list = Json::array();
   for (const RunEvent& event : run.events) {
-    if (event.kind == "save") continue;  // saved or save_failed follows, and says more
+    if (event.kind == run_event::kSave) continue;  // saved or save_failed follows, and says more
     list.push_back({event.step, event.last_step, event.kind, event.text, static_cast<int64_t>(event.time)});
   }
   return list;
@@ -205,18 +107,20 @@ Json run_json(const RunRecord& run) {
   }
   Json loads = Json::array();
   for (const RowGrid& grid : run.loads) loads.push_back(loads_of(grid));
+  Json lines = Json::array();
+  for (const auto& [title, text] : run_summary(run)) lines.push_back({title, text});
   Json config = Json::array();
   if (run.config) {
     for (const auto& [key, value] : *run.config) config.push_back({key, value});
   }
   return {{"name", run.name},
           {"folder", run.folder.string()},
-          {"state", state_of(run)},
+          {"state", state_word(run.state)},
           {"notes", run.notes},
           {"records", run.records},
           {"stretch", stretch},
           {"last_step", run.last.is_object() ? run.last["step"].get<int64_t>() : int64_t{0}},
-          {"summary", summary_of(run)},
+          {"summary", lines},
           {"curves", curves},
           {"means", means},
           {"layers", run.layers},

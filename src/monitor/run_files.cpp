@@ -2,7 +2,11 @@
 
 #include "base/errors.h"
 #include "base/large_file.h"
+#include "base/run_paths.h"
 #include "base/text.h"
+#include "monitor/record_values.h"
+#include "train/metrics_file.h"
+#include "train/run_events.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -16,17 +20,6 @@ using Json = nlohmann::json;
 constexpr uint64_t kChunk = 1 << 20;
 constexpr uint64_t kLongestLine = uint64_t{1} << 28;
 
-std::string text_of(const Json& event, const char* key) {
-  const auto value = event.find(key);
-  if (value == event.end()) return "";
-  return value->is_string() ? value->get<std::string>() : value->dump();
-}
-
-double number_of(const Json& event, const char* key) {
-  const auto value = event.find(key);
-  return value != event.end() && value->is_number() ? value->get<double>() : 0.0;
-}
-
 }  // namespace
 
 void require_run_folder(const std::filesystem::path& folder) {
@@ -34,8 +27,9 @@ void require_run_folder(const std::filesystem::path& folder) {
   if (!std::filesystem::exists(folder, ignored)) throw IoError(concat("there is no run folder ", folder.string()), ENOENT);
   if (!std::filesystem::is_directory(folder, ignored))
     throw IoError(concat(folder.string(), " must be a run folder, and is none"), ENOTDIR);
-  for (const char* name : {kMetricsName, "events.jsonl", "config.yaml"}) {
-    if (std::filesystem::exists(folder / name, ignored)) return;
+  const RunPaths paths(folder);
+  for (const std::filesystem::path& file : {paths.metrics(), paths.events(), paths.config()}) {
+    if (std::filesystem::exists(file, ignored)) return;
   }
   throw IoError(concat(folder.string(), " is no run folder: it has neither metrics.jsonl nor events.jsonl nor config.yaml"), ENOENT);
 }
@@ -69,12 +63,6 @@ void for_each_line(const std::filesystem::path& file, const std::function<void(c
   if (!line.empty()) visit(line, false, reader.size(), reader.size());
 }
 
-bool is_step_record(const Json& record) {
-  if (!record.is_object()) return false;
-  const auto step = record.find("step");
-  return step != record.end() && step->is_number_integer() && *step >= 0;
-}
-
 std::vector<Json> newest_records(const std::filesystem::path& file, uint64_t bytes) {
   const LargeFileReader reader(file);
   const uint64_t begin = reader.size() - std::min(bytes, reader.size());
@@ -99,7 +87,7 @@ std::optional<Json> newest_record(const std::filesystem::path& file) {
 
 EventsRead read_events_file(const std::filesystem::path& folder) {
   EventsRead read;
-  const std::filesystem::path file = folder / "events.jsonl";
+  const std::filesystem::path file = RunPaths(folder).events();
   std::error_code ignored;
   if (!std::filesystem::exists(file, ignored)) return read;
   int64_t damaged = 0;
@@ -112,7 +100,7 @@ EventsRead read_events_file(const std::filesystem::path& folder) {
       ++damaged;
       return;
     }
-    if (event["event"] == "start") read.events.clear();  // what was before is of another run, whose metrics were set aside
+    if (event["event"] == run_event::kStart) read.events.clear();  // what was before is of another run, whose metrics were set aside
     read.events.push_back(std::move(event));
   });
   if (damaged > 0)
@@ -120,17 +108,22 @@ EventsRead read_events_file(const std::filesystem::path& folder) {
   return read;
 }
 
+bool begins_process(const Json& event) {
+  const std::string kind = event.at("event");
+  return kind == run_event::kStart || kind == run_event::kResume;
+}
+
 std::string event_text(const Json& event) {
   const std::string kind = event.at("event");
-  if (kind == "start" || kind == "resume") {
-    return concat(text_of(event, "ranks"), " ranks, ", text_of(event, "transport"), ", ", text_of(event, "precision"));
+  if (begins_process(event)) {
+    return concat(text_in(event, "ranks"), " ranks, ", text_in(event, "transport"), ", ", text_in(event, "precision"));
   }
-  if (kind == "saved") {
-    const double waited = number_of(event, "waited_seconds");
-    return concat("training waited ", human_duration(waited), ", written in ", human_duration(number_of(event, "seconds")));
+  if (kind == run_event::kSaved) {
+    return concat("training waited ", human_duration(number_in(event, "waited_seconds")), ", written in ",
+                  human_duration(number_in(event, "seconds")));
   }
-  if (kind == "save_failed") return text_of(event, "why");
-  if (kind == "rolled_back") return concat("from step ", text_of(event, "from"), " to ", text_of(event, "step"));
+  if (kind == run_event::kSaveFailed) return text_in(event, "why");
+  if (kind == run_event::kRolledBack) return concat("from step ", text_in(event, "from"), " to ", text_in(event, "step"));
   return "";
 }
 

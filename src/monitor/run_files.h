@@ -13,7 +13,6 @@
 
 namespace pimoe {
 
-inline constexpr const char* kMetricsName = "metrics.jsonl";
 inline constexpr uint64_t kMostConfigBytes = 1 << 20;
 
 /// @throws IoError (ENOENT, ENOTDIR) where `folder` is no folder, or has neither of metrics.jsonl, events.jsonl and config.yaml
@@ -27,9 +26,6 @@ std::string name_of_run(const std::filesystem::path& folder);
 void for_each_line(const std::filesystem::path& file,
                    const std::function<void(const std::string& line, bool has_end, uint64_t done, uint64_t total)>& visit);
 
-/// @returns whether it is a record of a step
-bool is_step_record(const nlohmann::json& record);
-
 /// @returns the newest records of metrics.jsonl, oldest first, of those in its last `bytes` @throws IoError
 std::vector<nlohmann::json> newest_records(const std::filesystem::path& file, uint64_t bytes);
 /// @returns the newest one, however long its line; nothing where there is none @throws IoError
@@ -41,6 +37,9 @@ struct EventsRead {
 };
 /// @returns what RUN/events.jsonl has; nothing where it is missing
 EventsRead read_events_file(const std::filesystem::path& folder);
+
+/// @returns whether an event is a process' first: the run begins, or goes on
+bool begins_process(const nlohmann::json& event);
 
 /// @returns what a line of events.jsonl says, for a person: "4 ranks, MPI, bfloat16"
 std::string event_text(const nlohmann::json& event);

@@ -2,8 +2,11 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/run_paths.h"
 #include "base/text.h"
+#include "monitor/record_values.h"
 #include "monitor/run_files.h"
+#include "train/metrics_file.h"
 #include "train/train_config.h"
 
 #include <algorithm>
@@ -20,15 +23,6 @@ constexpr size_t kMostEvents = 20'000;  ///< of one kind; more are counted
 constexpr int64_t kLeastLoadStretches = 16;
 constexpr int64_t kMostLoadStretches = 300;
 
-double number_or_nan(const Json& value) { return value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN(); }
-
-std::vector<double> numbers_of(const Json& list) {
-  std::vector<double> numbers;
-  if (!list.is_array()) return numbers;
-  for (const Json& value : list) numbers.push_back(number_or_nan(value));
-  return numbers;
-}
-
 /// Takes the records of metrics.jsonl one by one.
 class RecordReader {
  public:
@@ -42,14 +36,12 @@ class RecordReader {
       const auto value = record.find(key);
       if (value == record.end()) continue;
       if (value->is_null() && std::string_view(key) == "mfu") continue;  // unknown, on CPUs, and not infinite
-      run_.curves.try_emplace(key, run_.first_step, last_step_, options_.curve_stretches).first->second.add(step, number_or_nan(*value));
+      run_.curves.try_emplace(key, run_.first_step, last_step_, options_.curve_stretches).first->second.add(step, number_in(record, key));
     }
-    if (const auto seconds = record.find("step_seconds"); seconds != record.end() && seconds->is_number()) {
-      run_.train_seconds += seconds->get<double>();
-    }
+    if (const double seconds = number_in(record, "step_seconds"); std::isfinite(seconds)) run_.train_seconds += seconds;
     add_skip(step, record);
-    add_sentences(step, record, "alarms", "alarm");
-    add_sentences(step, record, "adaptive/moves", "moved");
+    add_sentences(step, record, "alarms", record_event::kAlarm);
+    add_sentences(step, record, "adaptive/moves", record_event::kMoved);
     add_layers(step, record);
     run_.last = std::move(record);
   }
@@ -79,12 +71,12 @@ class RecordReader {
     const auto because = record.find("skipped_because");
     const std::string why = because != record.end() && because->is_string() ? because->get<std::string>() : "";
     RunEvent* before = open_skip_ < run_.events.size() ? &run_.events[open_skip_] : nullptr;
-    if (before != nullptr && before->kind == "skipped" && before->last_step + 1 == step && before->text == why) {
+    if (before != nullptr && before->kind == record_event::kSkipped && before->last_step + 1 == step && before->text == why) {
       before->last_step = step;
       return;
     }
     open_skip_ = run_.events.size();
-    add_event({.step = step, .last_step = step, .kind = "skipped", .text = why});
+    add_event({.step = step, .last_step = step, .kind = record_event::kSkipped, .text = why});
   }
 
   void add_sentences(int64_t step, const Json& record, const char* key, const char* kind) {
@@ -140,7 +132,7 @@ class RecordReader {
 };
 
 void read_metrics(RunRecord& run, const RunRecordOptions& options, const std::function<void(uint64_t, uint64_t)>& progress) {
-  const std::filesystem::path file = run.folder / kMetricsName;
+  const std::filesystem::path file = RunPaths(run.folder).metrics();
   std::error_code ignored;
   if (!std::filesystem::exists(file, ignored)) {
     run.notes.push_back("there is no metrics.jsonl: no step has been recorded yet");
@@ -168,17 +160,15 @@ void read_metrics(RunRecord& run, const RunRecordOptions& options, const std::fu
                                " no record of a step, and left out"));
   if (ends_within_a_line) run.notes.push_back("the last line of metrics.jsonl has no end: it is being written, or a kill has cut it");
   if (run.records == 0 && damaged == 0) run.notes.push_back("metrics.jsonl is empty: no step has been recorded yet");
-  run.seconds_since_record = seconds_since_change(file);
 }
 
-void read_events(RunRecord& run) {
+/// @returns the newest event's kind
+std::string read_events(RunRecord& run) {
   std::vector<RunEvent> found;
   const EventsRead events = read_events_file(run.folder);
   for (const Json& each : events.events) {
     RunEvent event{.step = each["step"], .last_step = each["step"], .time = each["time"], .kind = each["event"], .text = ""};
-    run.is_complete = event.kind == "complete";
-    run.was_stopped = event.kind == "stopped";
-    if (event.kind == "start" || event.kind == "resume") run.start = each;
+    if (begins_process(each)) run.start = each;
     event.text = event_text(each);
     found.push_back(std::move(event));
   }
@@ -189,10 +179,11 @@ void read_events(RunRecord& run) {
   }
   run.events.insert(run.events.begin(), found.begin(), found.end());
   std::stable_sort(run.events.begin(), run.events.end(), [](const RunEvent& a, const RunEvent& b) { return a.step < b.step; });
+  return events.events.empty() ? "" : events.events.back().at("event").get<std::string>();
 }
 
 void read_config(RunRecord& run) {
-  const std::filesystem::path file = run.folder / "config.yaml";
+  const std::filesystem::path file = RunPaths(run.folder).config();
   std::error_code ignored;
   if (!std::filesystem::exists(file, ignored)) return run.notes.push_back("there is no config.yaml");
   try {
@@ -213,7 +204,11 @@ RunRecord read_run(const std::filesystem::path& folder, const RunRecordOptions& 
   run.name = name_of_run(folder);
   read_config(run);
   read_metrics(run, options, progress);
-  read_events(run);
+  const std::string last_event = read_events(run);
+  run.state = run_state({.last_event = last_event,
+                         .has_records = run.records > 0,
+                         .step_seconds = number_in(run.last, "step_seconds"),
+                         .silence = seconds_since_change(RunPaths(folder).metrics())});
   return run;
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/config_values.h"
 #include "monitor/curve.h"
+#include "monitor/run_state.h"
 
 #include <nlohmann/json.hpp>
 
@@ -53,14 +54,20 @@ inline constexpr std::array kCurveKeys = {"loss",
                                           "adaptive/temperature"};
 inline constexpr std::array kLayerMapKeys = {"moe/maxvio", "moe/dead_experts", "moe/bias_min", "moe/bias_max", "moe/dropped_fraction"};
 
+/// Kinds of events that records of metrics.jsonl tell of.
+namespace record_event {
+inline constexpr const char* kSkipped = "skipped";  ///< steps in a row without an update
+inline constexpr const char* kAlarm = "alarm";      ///< what somebody should look at
+inline constexpr const char* kMoved = "moved";      ///< a setting, by adaptive control
+}  // namespace record_event
+
 /// Something that happened, for a mark on the curves.
 struct RunEvent {
   int64_t step = 0;
   int64_t last_step = 0;  ///< of skipped steps in a row; else as step
   double time = 0.0;      ///< seconds since 1970; 0: unknown
-  std::string
-      kind;  ///< start, resume, save, saved, save_failed, rolled_back, stopped, complete (events.jsonl); skipped, alarm, moved (metrics.jsonl)
-  std::string text;  ///< for a person; may be empty
+  std::string kind;       ///< a word of train/run_events.h; or, from metrics.jsonl, of record_event
+  std::string text;       ///< for a person; may be empty
 };
 
 struct RunRecord {
@@ -75,16 +82,14 @@ struct RunRecord {
   int64_t first_step = 0;
   nlohmann::json last;  ///< the newest record, without its lists; null: none
   std::map<std::string, Curve> curves;
-  double train_seconds = 0.0;         ///< sum of the steps'
-  int64_t skipped = 0;                ///< steps
-  double seconds_since_record = 0.0;  ///< by the file's time
+  double train_seconds = 0.0;  ///< sum of the steps'
+  int64_t skipped = 0;         ///< steps
 
   std::vector<int64_t> layers;                ///< the model's numbers of the MoE layers
   std::map<std::string, RowGrid> layer_maps;  ///< a row for each of them
   std::vector<RowGrid> loads;                 ///< of each of them a row for each expert: slots
 
-  bool is_complete = false;  ///< the newest process did all its steps
-  bool was_stopped = false;  ///< it saved and left, to go on later
+  RunState state = RunState::kEmpty;  ///< as it was read
 };
 
 /// How finely a run is to be told.

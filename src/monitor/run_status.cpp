@@ -2,11 +2,12 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/host.h"
+#include "base/run_paths.h"
 #include "base/text.h"
 #include "monitor/run_files.h"
 #include "train/train_config.h"
 
-#include <chrono>
 #include <utility>
 
 namespace pimoe {
@@ -21,8 +22,9 @@ RunWatcher::RunWatcher(std::filesystem::path folder) : folder_(std::move(folder)
 RunStatus RunWatcher::look() {
   RunStatus status;
   status.name = name_of_run(folder_);
-  status.now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-  const std::filesystem::path config = folder_ / "config.yaml";
+  status.now = wall_clock_seconds();
+  const RunPaths paths(folder_);
+  const std::filesystem::path config = paths.config();
   std::error_code missing;
   const auto time = std::filesystem::last_write_time(config, missing);
   try {
@@ -35,7 +37,7 @@ RunStatus RunWatcher::look() {
   }
   status.steps = steps_;
   try {
-    const std::filesystem::path metrics = folder_ / kMetricsName;
+    const std::filesystem::path metrics = paths.metrics();
     std::error_code ignored;
     if (std::filesystem::exists(metrics, ignored)) {
       status.records = newest_records(metrics, kTailBytes);
@@ -46,9 +48,9 @@ RunStatus RunWatcher::look() {
     status.events = std::move(events.events);
     double started = 0.0;
     for (const nlohmann::json& event : status.events) {
-      if (event["event"] == "start" || event["event"] == "resume") started = event["time"];
+      if (begins_process(event)) started = event["time"];
     }
-    for (const auto& entry : std::filesystem::directory_iterator(folder_ / "hang", ignored)) {
+    for (const auto& entry : std::filesystem::directory_iterator(paths.hang(), ignored)) {
       if (status.now - seconds_since_change(entry.path()) > started) status.hangs.push_back(entry.path().filename().string());
     }
   } catch (const IoError& error) {  // a start cuts metrics.jsonl while it is read: the next look sees the rest

@@ -3,10 +3,13 @@
 #include "base/text.h"
 #include "base/utf8.h"
 #include "base/work_progress.h"
+#include "monitor/record_values.h"
 #include "monitor/run_files.h"
+#include "monitor/run_state.h"
+#include "monitor/terminal_line.h"
+#include "train/run_events.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 
@@ -16,64 +19,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int kLeastColumns = 40;
-constexpr size_t kRecentSteps = 20;         ///< that speed and forecasts are the mean of
-constexpr double kSecondsOfSilence = 60.0;  ///< as in report_page.cpp
-constexpr double kStepsOfSilence = 10.0;
+constexpr size_t kRecentSteps = 20;  ///< that speed and forecasts are the mean of
 constexpr int kMostEventLines = 5;
-
-enum class Ink { kPlain, kDim, kGood, kWarn, kBad, kBold };
-
-const char* escape(Ink ink) {
-  switch (ink) {
-    case Ink::kPlain: return "";
-    case Ink::kDim: return "\033[2m";
-    case Ink::kGood: return "\033[32m";
-    case Ink::kWarn: return "\033[33m";
-    case Ink::kBad: return "\033[31m";
-    case Ink::kBold: return "\033[1m";
-  }
-  return "";
-}
-
-/// Characters of UTF-8 text without escapes: what is put into lines here is one column wide each, but for names of runs.
-int width_of(const std::string& text) {
-  return static_cast<int>(std::count_if(text.begin(), text.end(), [](char byte) { return (static_cast<uint8_t>(byte) & 0xc0) != 0x80; }));
-}
-
-std::string cut_to(const std::string& text, int columns) {
-  if (width_of(text) <= columns) return text;
-  size_t at = 0;
-  for (int seen = 0; at < text.size(); ++at) {
-    if ((static_cast<uint8_t>(text[at]) & 0xc0) == 0x80) continue;
-    if (seen++ == columns - 1) break;
-  }
-  return text.substr(0, at) + "…";
-}
-
-/// A line of pieces, cut at the screen's edge.
-class Line {
- public:
-  Line(int columns, bool colours) : left_(columns), colours_(colours) {}
-  Line& add(const std::string& text, Ink ink = Ink::kPlain) {
-    if (left_ <= 0) return *this;
-    const std::string fits = cut_to(text, left_);
-    left_ -= width_of(fits);
-    text_ += colours_ && ink != Ink::kPlain ? concat(escape(ink), fits, "\033[0m") : fits;
-    return *this;
-  }
-  int left() const { return left_; }
-  std::string take() { return std::move(text_); }
-
- private:
-  int left_;
-  bool colours_;
-  std::string text_;
-};
-
-double number(const Json& record, const char* key) {
-  const auto value = record.find(key);
-  return value != record.end() && value->is_number() ? value->get<double>() : std::numeric_limits<double>::quiet_NaN();
-}
 
 std::string text_or_dash(double value, int decimals) { return std::isfinite(value) ? fixed(value, decimals) : "-"; }
 
@@ -82,7 +29,7 @@ double recent(const std::vector<Json>& records, const char* key) {
   double sum = 0.0;
   int count = 0;
   for (size_t at = records.size() - std::min(records.size(), kRecentSteps); at < records.size(); ++at) {
-    const double value = number(records[at], key);
+    const double value = number_in(records[at], key);
     if (!std::isfinite(value)) continue;
     sum += value;
     ++count;
@@ -92,34 +39,31 @@ double recent(const std::vector<Json>& records, const char* key) {
 
 std::vector<double> all(const std::vector<Json>& records, const char* key) {
   std::vector<double> values;
-  for (const Json& record : records) values.push_back(number(record, key));
+  for (const Json& record : records) values.push_back(number_in(record, key));
   return values;
 }
 
-std::vector<double> layers_of(const Json& record, const char* key) {
-  std::vector<double> values;
-  const auto list = record.find(key);
-  if (list == record.end() || !list->is_array()) return values;
-  for (const Json& value : *list) values.push_back(value.is_number() ? value.get<double>() : 0.0);
-  return values;
-}
-
-struct State {
-  std::string name;
+struct StateText {
   Ink ink = Ink::kPlain;
   std::string detail;
 };
 
-/// What the run is doing, by its last event and the age of its last step.
-State state_of(const RunStatus& status) {
-  const std::string last = status.events.empty() ? "" : status.events.back()["event"].get<std::string>();
-  if (last == "complete") return {"complete", Ink::kGood, ""};
-  if (last == "stopped") return {"stopped", Ink::kWarn, "saved; it goes on when it is started again"};
-  if (status.records.empty()) return {"starting", Ink::kWarn, ""};
-  const double step_seconds = recent(status.records, "step_seconds");
-  const double allowed = std::max(kSecondsOfSilence, std::isfinite(step_seconds) ? kStepsOfSilence * step_seconds : 0.0);
-  if (status.silence > allowed) return {"silent", Ink::kBad, concat("no step for ", human_duration(status.silence))};
-  return {"running", Ink::kGood, ""};
+StateText text_of(RunState state, const RunStatus& status) {
+  switch (state) {
+    case RunState::kEmpty: return {Ink::kWarn, ""};
+    case RunState::kRunning: return {Ink::kGood, ""};
+    case RunState::kSilent: return {Ink::kBad, concat("no step for ", human_duration(status.silence))};
+    case RunState::kStopped: return {Ink::kWarn, "saved; it goes on when it is started again"};
+    case RunState::kComplete: return {Ink::kGood, ""};
+  }
+  return {};
+}
+
+RunState state_of(const RunStatus& status) {
+  return run_state({.last_event = status.events.empty() ? "" : status.events.back()["event"].get<std::string>(),
+                    .has_records = !status.records.empty(),
+                    .step_seconds = recent(status.records, "step_seconds"),
+                    .silence = status.silence});
 }
 
 /// "save of step 300 in progress, 12s" or "last save: step 200, 3m 10s ago".
@@ -128,10 +72,10 @@ std::pair<std::string, Ink> save_text(const RunStatus& status) {
     const std::string kind = (*event)["event"];
     const double age = status.now - (*event)["time"].get<double>();
     const std::string step = grouped((*event)["step"].get<int64_t>());
-    if (kind == "save") return {concat("save of step ", step, " in progress, ", human_duration(age)), Ink::kWarn};
-    if (kind == "saved") return {concat("last save: step ", step, ", ", human_duration(age), " ago"), Ink::kPlain};
-    if (kind == "save_failed") return {concat("save of step ", step, " FAILED ", human_duration(age), " ago"), Ink::kBad};
-    if (kind == "start" || kind == "resume") break;  // a save that a process before had begun is over
+    if (kind == run_event::kSave) return {concat("save of step ", step, " in progress, ", human_duration(age)), Ink::kWarn};
+    if (kind == run_event::kSaved) return {concat("last save: step ", step, ", ", human_duration(age), " ago"), Ink::kPlain};
+    if (kind == run_event::kSaveFailed) return {concat("save of step ", step, " FAILED ", human_duration(age), " ago"), Ink::kBad};
+    if (begins_process(*event)) break;  // a save that a process before had begun is over
   }
   return {"no save by this process yet", Ink::kDim};
 }
@@ -146,8 +90,8 @@ std::vector<std::pair<std::string, Ink>> happened(const RunStatus& status, size_
   std::vector<Found> found;
   for (const Json& event : status.events) {
     const std::string kind = event["event"];
-    if (kind == "save" || kind == "saved") continue;
-    const bool is_bad = kind == "save_failed" || kind == "rolled_back";
+    if (kind == run_event::kSave || kind == run_event::kSaved) continue;
+    const bool is_bad = kind == run_event::kSaveFailed || kind == run_event::kRolledBack;
     const std::string more = event_text(event);
     std::string name = kind;
     std::replace(name.begin(), name.end(), '_', ' ');
@@ -156,10 +100,8 @@ std::vector<std::pair<std::string, Ink>> happened(const RunStatus& status, size_
   for (const Json& record : status.records) {
     const auto skipped = record.find("skipped");
     if (skipped != record.end() && *skipped == true) {
-      const auto because = record.find("skipped_because");
-      found.push_back({record["step"],
-                       concat("skipped", because != record.end() && because->is_string() ? ": " + because->get<std::string>() : ""),
-                       Ink::kWarn});
+      const std::string because = text_in(record, "skipped_because");
+      found.push_back({record["step"], concat("skipped", because.empty() ? "" : ": ", because), Ink::kWarn});
     }
     const auto alarms = record.find("alarms");
     if (alarms == record.end() || !alarms->is_array()) continue;
@@ -203,22 +145,21 @@ class Frame {
   }
 
  private:
-  Line& line() { return line_; }
+  TerminalLine& line() { return line_; }
   void push() {
     lines_.push_back(line_.take());
-    line_ = Line(size_.columns, colours_);
+    line_ = TerminalLine(size_.columns, colours_);
   }
 
   void head() {
-    const State state = state_of(status_);
-    line().add(printable(status_.name), Ink::kBold).add("  ").add(state.name, state.ink);
-    if (!state.detail.empty()) line().add("  " + state.detail, state.ink);
+    const RunState state = state_of(status_);
+    const auto [ink, detail] = text_of(state, status_);
+    line().add(printable(status_.name), Ink::kBold).add("  ").add(state_word(state), ink);
+    if (!detail.empty()) line().add("  " + detail, ink);
     for (auto event = status_.events.rbegin(); event != status_.events.rend(); ++event) {
-      if ((*event)["event"] != "start" && (*event)["event"] != "resume") continue;
-      const auto device = event->find("device");
-      line().add(printable(concat("  ", event_text(*event),
-                                  device != event->end() && device->is_string() ? ", " + device->get<std::string>() : "")),
-                 Ink::kDim);
+      if (!begins_process(*event)) continue;
+      const std::string device = text_in(*event, "device");
+      line().add(printable(concat("  ", event_text(*event), device.empty() ? "" : ", ", device)), Ink::kDim);
       break;
     }
     push();
@@ -263,16 +204,16 @@ class Frame {
     const Json& last = status_.records.back();
     std::string validation;
     for (auto record = status_.records.rbegin(); record != status_.records.rend() && validation.empty(); ++record) {
-      const double value = number(*record, "validation_loss");
+      const double value = number_in(*record, "validation_loss");
       if (std::isfinite(value)) validation = concat("  val ", fixed(value, 4), " (step ", grouped((*record)["step"].get<int64_t>()), ")");
     }
-    curve("loss", concat(text_or_dash(number(last, "loss"), 4), validation), "loss");
-    const double rate = number(last, "learning_rate");
-    curve("norm", concat(text_or_dash(number(last, "grad_norm"), 3), "  lr ", std::isfinite(rate) ? scientific(rate, 1) : "-"),
+    curve("loss", concat(text_or_dash(number_in(last, "loss"), 4), validation), "loss");
+    const double rate = number_in(last, "learning_rate");
+    curve("norm", concat(text_or_dash(number_in(last, "grad_norm"), 3), "  lr ", std::isfinite(rate) ? scientific(rate, 1) : "-"),
           "grad_norm");
     const double speed = recent(status_.records, "tokens_per_second");
     const double mfu = recent(status_.records, "mfu");
-    const double memory = number(last, "memory_bytes");
+    const double memory = number_in(last, "memory_bytes");
     curve("speed",
           concat(std::isfinite(speed) ? grouped(static_cast<int64_t>(speed)) : "-", " tok/s",
                  std::isfinite(mfu) ? concat("  ", percent_text(mfu), " MFU") : "",
@@ -304,10 +245,10 @@ class Frame {
   /// MaxVio of each layer as a bar, in as many columns as it takes for `rows`; the worst ones where that is not enough.
   void layers(int rows) {
     const Json& last = status_.records.back();
-    const std::vector<double> maxvio = layers_of(last, "moe/maxvio_layers");
+    const std::vector<double> maxvio = numbers_in(last, "moe/maxvio_layers", 0.0);
     if (maxvio.empty() || rows < 2) return;
-    const std::vector<double> dead = layers_of(last, "moe/dead_experts_layers");
-    const std::vector<double> names = layers_of(last, "moe/layers");
+    const std::vector<double> dead = numbers_in(last, "moe/dead_experts_layers", 0.0);
+    const std::vector<double> names = numbers_in(last, "moe/layers", 0.0);
     std::vector<size_t> shown(maxvio.size());
     for (size_t index = 0; index < shown.size(); ++index) shown[index] = index;
     constexpr int kLeastCell = 26;
@@ -322,7 +263,8 @@ class Frame {
     for (const double count : dead) dead_in_all += count;
     line()
         .add("MaxVio   ", Ink::kDim)
-        .add(concat("mean ", text_or_dash(number(last, "moe/maxvio"), 2), ", worst ", text_or_dash(number(last, "moe/maxvio_worst"), 2)));
+        .add(concat("mean ", text_or_dash(number_in(last, "moe/maxvio"), 2), ", worst ",
+                    text_or_dash(number_in(last, "moe/maxvio_worst"), 2)));
     line().add(dead_in_all > 0 ? concat("; ", counted(static_cast<int64_t>(dead_in_all), "dead expert")) : "; no dead expert",
                dead_in_all > 0 ? Ink::kBad : Ink::kPlain);
     if (is_cut) line().add(concat("; the ", shown.size(), " worst of ", maxvio.size(), " layers"), Ink::kDim);
@@ -378,44 +320,11 @@ class Frame {
   const RunStatus& status_;
   TerminalSize size_;
   bool colours_;
-  Line line_{size_.columns, colours_};
+  TerminalLine line_{size_.columns, colours_};
   std::vector<std::string> lines_;
 };
 
 }  // namespace
-
-std::string sparkline(const std::vector<double>& values, int columns) {
-  constexpr std::array kBlocks = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
-  const size_t count = std::min(values.size(), static_cast<size_t>(std::max(1, columns)));
-  std::vector<double> means;
-  for (size_t at = 0; at < count; ++at) {
-    double sum = 0.0;
-    int finite = 0;
-    for (size_t index = at * values.size() / count; index < (at + 1) * values.size() / count; ++index) {
-      if (!std::isfinite(values[index])) continue;
-      sum += values[index];
-      ++finite;
-    }
-    means.push_back(finite == 0 ? std::numeric_limits<double>::quiet_NaN() : sum / finite);
-  }
-  double least = std::numeric_limits<double>::infinity();
-  double most = -least;
-  for (const double mean : means) {
-    if (std::isnan(mean)) continue;
-    least = std::min(least, mean);
-    most = std::max(most, mean);
-  }
-  std::string text;
-  for (const double mean : means) {
-    if (std::isnan(mean)) {
-      text += ' ';
-    } else {
-      const double share = most > least ? (mean - least) / (most - least) : 0.5;
-      text += kBlocks[std::min(kBlocks.size() - 1, static_cast<size_t>(share * kBlocks.size()))];
-    }
-  }
-  return text;
-}
 
 std::string to_frame(const RunStatus& status, TerminalSize size, bool colours) { return Frame(status, size, colours).draw(); }
 

@@ -15,7 +15,4 @@ struct TerminalSize {
 ///          is left out from the bottom of the longest part. @param colours  with the escapes of a terminal
 std::string to_frame(const RunStatus& status, TerminalSize size, bool colours);
 
-/// @returns values as a row of block characters, thinned to `columns` by the mean of each stretch; what is no number is a blank
-std::string sparkline(const std::vector<double>& values, int columns);
-
 }  // namespace pimoe

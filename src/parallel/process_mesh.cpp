@@ -1,7 +1,7 @@
 #include "parallel/process_mesh.h"
 
 #include "base/errors.h"
-#include "base/host_name.h"
+#include "base/host.h"
 #include "base/text.h"
 #include "parallel/device.h"
 #include "parallel/nccl_communicator.h"

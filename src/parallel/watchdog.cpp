@@ -1,7 +1,7 @@
 #include "parallel/watchdog.h"
 
 #include "base/errors.h"
-#include "base/host_name.h"
+#include "base/host.h"
 #include "base/text.h"
 #include "parallel/stack_dump.h"
 #include "parallel/watch_client.h"

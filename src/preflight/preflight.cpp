@@ -1,5 +1,6 @@
 #include "preflight/preflight.h"
 
+#include "base/run_paths.h"
 #include "base/text.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/step_folders.h"
@@ -81,7 +82,7 @@ OwnCheckpoints own_checkpoints(const fs::path& folder, Preflight& found) {
 }
 
 void look_at_resume(const TrainConfig& config, Preflight& found) {
-  const OwnCheckpoints own = own_checkpoints(config.run.directory / "checkpoints", found);
+  const OwnCheckpoints own = own_checkpoints(RunPaths(config.run.directory).checkpoints(), found);
   const std::optional<fs::path> checkpoint =
       choose_checkpoint(config, own, [](const fs::path& path) { return find_checkpoint(path, /*digests=*/false); }).checkpoint;
   if (!checkpoint) return;
@@ -158,10 +159,10 @@ void look_at_replay(const TrainConfig& config, Preflight& found) {
 void look_at_run_folder(const TrainConfig& config, bool model_known, Preflight& found) {
   std::error_code ignored;
   const std::string key = concat("run.directory (", config.run.directory.string(), ")");
-  const std::optional<fs::path> there = usable_part(config.run.directory / "checkpoints", key, found);
+  const std::optional<fs::path> there = usable_part(RunPaths(config.run.directory).checkpoints(), key, found);
   if (!there) return;
   if (config.log.routing.every_steps > 0 && config.model.moe_layers() > 0) {
-    const fs::path routing = config.run.directory / "routing";
+    const fs::path routing = RunPaths(config.run.directory).routing();
     usable_part(routing, concat("log.routing.every_steps (", config.log.routing.every_steps, ")"), found);
     for (const RoutingLogFile& file : routing_log_files(routing)) {
       if (!file.regular) found.warnings.push_back(in_the_way(file));
@@ -170,7 +171,7 @@ void look_at_run_folder(const TrainConfig& config, bool model_known, Preflight& 
   const fs::space_info space = fs::space(*there, ignored);
   if (!ignored) found.folder.free_bytes = static_cast<int64_t>(std::min<uintmax_t>(space.available, INT64_MAX));
   found.attempt([&] {
-    found.folder.checkpoints = static_cast<int64_t>(list_steps(config.run.directory / "checkpoints").size());
+    found.folder.checkpoints = static_cast<int64_t>(list_steps(RunPaths(config.run.directory).checkpoints()).size());
     if (model_known) look_at_resume(config, found);
   });
 }

@@ -32,19 +32,6 @@ constexpr double kOperationsOfLayer = 110.0;
 constexpr double kOperationsOfMicroStep = 60.0;
 constexpr double kHideable = 0.7;  ///< part of backward that buckets of gradients can be summed behind
 
-class Clock {
- public:
-  explicit Clock(StepTimeForecast& time) : time_(time) {}
-  void add(const std::string& name, double amount, double rate, const char* limit) {
-    if (amount <= 0) return;
-    time_.parts.push_back({name, amount / rate, limit});
-    time_.seconds += amount / rate;
-  }
-
- private:
-  StepTimeForecast& time_;
-};
-
 /// Whether a group of `size` neighbouring ranks stays inside of a node.
 bool inside_node(int64_t size, const ForecastPlace& place) { return size <= place.node_ranks && place.node_ranks % size == 0; }
 
@@ -76,6 +63,189 @@ Exchange exchange(double bytes, int64_t ranks, const ForecastPlace& place, const
   return inside >= outside ? Exchange{inside, "links"} : Exchange{outside, "network"};
 }
 
+double number(int64_t value) { return static_cast<double>(value); }
+
+/// A step of the slowest rank, part by part. Parts are added in the order of the step; some need the sum of those before.
+class StepClock {
+ public:
+  StepClock(const TrainConfig& config, const ForecastPlace& place, const DeviceRates& rates, double skew)
+      : config_(config),
+        model_(config.model),
+        place_(place),
+        rates_(rates),
+        forecast_(config, place),
+        memory_(forecast_.memory(1.0)),
+        rows_(model_.moe_layers() > 0 ? forecast_.rows(skew) : RoutedRows()),
+        bytes_(ElementBytes::of(place.dtype)),
+        element_(number(bytes_.compute)),
+        micro_steps_(number(forecast_.micro_steps())),
+        tokens_(number(forecast_.sequences_at_once() * model_.sequence_length) * micro_steps_),
+        width_(number(model_.width)),
+        layers_(number(model_.layers)),
+        moe_layers_(number(model_.moe_layers())) {
+    // Recomputation is forward once more: 8 in place of 6 FLOP a weight, and 9 in place of 7 in attention. A lean MoE layer inside a recomputed
+    // region computes twice more.
+    const RecomputePolicy recompute = config.train.recompute;
+    if (recompute == RecomputePolicy::kFull) again_ = 4.0 / 3.0;
+    const int moe_forwards = (recompute != RecomputePolicy::kNone ? 1 : 0) + (model_.moe.memory == MoeMemory::kLean ? 1 : 0);
+    again_moe_ = 1.0 + moe_forwards / 3.0;
+  }
+
+  StepTimeForecast run() {
+    add_attention();
+    add_feed_forward();
+    if (moe_layers_ > 0) {
+      add_experts();
+      if (forecast_.expert_parallel() > 1) add_exchange();
+    }
+    add("head and cross-entropy", 6 * tokens_ * head_weights(), rates_.head, "products");
+    add_sums_of_gradients();
+    add_host();
+    add_ranks_and_update();
+    add_rates();
+    return time_;
+  }
+
+ private:
+  void add(const std::string& name, double amount, double rate, const char* limit) {
+    if (amount <= 0) return;
+    time_.parts.push_back({name, amount / rate, limit});
+    time_.seconds += amount / rate;
+  }
+
+  void add_attention() {
+    add("attention's projections", 6 * tokens_ * layers_ * number(attention_weights(model_)) * again_, rates_.product, "products");
+    // Where keys and values are of two widths the kernels compute with the larger.
+    const double mixed = number(model_.heads * std::max(model_.key_width(), model_.value_width()));
+    const double flops_of_pair = config_.train.recompute == RecomputePolicy::kFull ? 9 : 7;
+    add("attention", flops_of_pair * tokens_ * layers_ * number(model_.sequence_length) * mixed, rates_.attention, "products");
+    const double in_heads = number(model_.heads * model_.key_width() + model_.key_heads() * (model_.key_width() + model_.value_width()));
+    const double head_passes = kHeadPasses + (model_.norms_heads()         ? kHeadPassesOfNorms
+                                              : model_.norms_projections() ? kHeadPassesOfWholeNorms
+                                                                           : 0.0);
+    add("norms, residuals, positions", tokens_ * element_ * again_ * (kStreamPasses * width_ + head_passes * in_heads) * layers_,
+        rates_.copy, "memory");
+  }
+
+  /// Of the dense layers, and the shared expert.
+  void add_feed_forward() {
+    const double hidden = number(model_.feed_forward_width) * (layers_ - moe_layers_) + number(model_.moe.shared_width) * moe_layers_;
+    add("dense feed-forward", 18 * tokens_ * width_ * hidden * again_, rates_.product, "products");
+  }
+
+  void add_experts() {
+    add("router", 6 * tokens_ * width_ * number(model_.moe.experts) * moe_layers_ * again_moe_, rates_.wide_product, "products");
+    const std::vector<ExpertGroupConfig> groups = model_.moe.expert_groups();
+    const bool rows_travel = forecast_.expert_parallel() > 1 && rows_.exchange == MoeExchange::kRows;
+    const double passes = rows_travel     ? kExchangedRowPasses
+                          : !rows_.fused  ? kLocalRowPasses
+                          : place_.on_gpu ? kFusedRowPassesOnGpu
+                                          : kFusedRowPasses;
+    double flops = 0.0;
+    double moved = 0.0;
+    for (size_t bank = 0; bank < groups.size(); ++bank) {
+      flops += 6 * number(rows_.rows[bank]) * weights_of(groups[bank]);
+      moved += number(rows_.rows[bank]) * element_ * passes * width_;
+    }
+    if (rows_.exchange == MoeExchange::kTokens) moved += kExchangedTokenPasses * number(rows_.arrived) * element_ * width_;
+    if (rows_.exchange == MoeExchange::kDirect) moved += kDirectTokenPasses * number(rows_.arrived) * element_ * width_;
+    add("experts", flops * moe_layers_ * micro_steps_ * again_moe_, rates_.grouped_product, "products");
+    add("moves of rows", moved * moe_layers_ * micro_steps_ * again_moe_, rates_.copy, "memory");
+  }
+
+  void add_exchange() {
+    // Counts; dispatch, of gates too, combine, and their ways back.
+    const double collectives = rows_.exchange == MoeExchange::kRows ? 5.0 : 8.0;
+    const double calls = moe_layers_ * micro_steps_ * collectives * again_moe_;
+    const RoutedRows even = forecast_.rows(1.0);
+    const auto travelling = [](const RoutedRows& of) { return of.exchange == MoeExchange::kRows ? of.all_rows() : of.arrived; };
+    const double fuller = number(travelling(rows_)) / number(std::max<int64_t>(1, travelling(even)));
+    const Exchange moved = exchange(number(forecast_.traffic().rows) * fuller, forecast_.expert_parallel(), place_, rates_);
+    add("exchange", moved.seconds + calls * rates_.message, 1.0, moved.limit);
+  }
+
+  /// Each micro-step reads its gradients and writes, then adds to, the sums. On a GPU experts and head write there themselves, and read what they
+  /// add to.
+  void add_sums_of_gradients() {
+    double direct_weights = head_weights();
+    if (moe_layers_ > 0) {
+      for (const ExpertGroupConfig& group : model_.moe.expert_groups()) {
+        direct_weights += number(group.count / forecast_.expert_parallel()) * weights_of(group) * moe_layers_;
+      }
+    }
+    const double gradient_bytes = number(memory_.gradients);
+    const double weight_bytes = number(memory_.weights);
+    const double direct = place_.on_gpu ? std::min(1.0, direct_weights * element_ / weight_bytes) : 0.0;
+    add("sums of gradients",
+        (1 - direct) * (weight_bytes * 2 * micro_steps_ + gradient_bytes * (2 * micro_steps_ - 1)) +
+            direct * gradient_bytes * (micro_steps_ - 1),
+        rates_.copy, "memory");
+  }
+
+  void add_host() {
+    const double launched =
+        (kOperationsOfLayer * layers_ * std::max(again_, again_moe_) + kOperationsOfMicroStep) * micro_steps_ * rates_.operation;
+    if (place_.on_gpu) {
+      // A host that starts work faster than the device does it does not count.
+      add("waiting for the host", std::max(0.0, launched - time_.seconds), 1.0, "host");
+    } else {
+      add("starting operations", launched, 1.0, "host");
+    }
+  }
+
+  /// Gradients to the ranks that own them, behind the last backward as far as they can be hidden there; the update; weights back to all.
+  void add_ranks_and_update() {
+    double summed = 0.0, gathered = 0.0;
+    const char* limit = "links";
+    for (const RingTraffic& ring : forecast_.rings()) {
+      if (ring.ranks == 1 || ring.gradients == 0) continue;
+      const Way way = ring_way(ring, place_, rates_);
+      summed += number(ring.gradients) / way.rate + rates_.message;
+      gathered += number(ring.weights) / way.rate + rates_.message;
+      if (std::string(way.limit) == "network") limit = way.limit;
+    }
+    const double backward_of_last = 2.0 / 3.0 * time_.seconds / micro_steps_;
+    time_.hidden_seconds = place_.on_gpu ? std::min(summed, kHideable * backward_of_last) : 0.0;
+    add("gradients over ranks", summed - time_.hidden_seconds, 1.0, limit);
+    const bool apart = bytes_.compute < bytes_.wide;  // else the masters are the weights, and no part of the optimizer's memory
+    const double slice = number(memory_.optimizer) / number((apart ? 3 : 2) * bytes_.wide);
+    add("update", slice * (kUpdatePasses * number(bytes_.wide) + number(apart ? bytes_.compute : 0)), rates_.copy, "memory");
+    add("weights to ranks", gathered, 1.0, limit);
+  }
+
+  void add_rates() {
+    const TokenFlops flops = token_flops(model_);
+    time_.tokens_per_second = number(config_.train.global_batch * model_.sequence_length) / time_.seconds;
+    time_.megatron_flops = flops.megatron * time_.tokens_per_second / number(place_.ranks);
+    time_.torchtitan_flops = flops.torchtitan * time_.tokens_per_second / number(place_.ranks);
+  }
+
+  double head_weights() const { return width_ * number(model_.vocabulary); }
+  /// Of one expert.
+  double weights_of(const ExpertGroupConfig& group) const {
+    const double hidden = number(group.width);
+    return (is_gated(group.activation) ? 3 : 2) * width_ * hidden + number(group.layers - 2) * hidden * hidden;
+  }
+
+  const TrainConfig& config_;
+  const ModelConfig& model_;
+  const ForecastPlace& place_;
+  const DeviceRates& rates_;
+  Forecast forecast_;
+  MemoryForecast memory_;
+  RoutedRows rows_;  ///< of a micro-step of the fullest rank
+  ElementBytes bytes_;
+  double element_;  ///< bytes of a number of the compute dtype
+  double micro_steps_;
+  double tokens_;  ///< of the fullest rank's step
+  double width_;   ///< D
+  double layers_;
+  double moe_layers_;
+  double again_ = 1.0;      ///< forward and backward over what they take without recomputation
+  double again_moe_ = 1.0;  ///< the same of MoE layers
+  StepTimeForecast time_;
+};
+
 }  // namespace
 
 const TimedWork& StepTimeForecast::bottleneck() const {
@@ -83,127 +253,7 @@ const TimedWork& StepTimeForecast::bottleneck() const {
 }
 
 StepTimeForecast step_time(const TrainConfig& config, const ForecastPlace& place, const DeviceRates& rates, double skew) {
-  const Forecast forecast(config, place);
-  const ModelConfig& model = config.model;
-  const ElementBytes bytes = ElementBytes::of(place.dtype);
-  const auto micro_steps = static_cast<double>(forecast.micro_steps());
-  const auto tokens =
-      static_cast<double>(forecast.sequences_at_once() * model.sequence_length) * micro_steps;  // of the fullest rank's step
-  const auto width = static_cast<double>(model.width);
-  const auto element = static_cast<double>(bytes.compute);
-  const double moe_layers = static_cast<double>(model.moe_layers());
-  const double dense_layers = static_cast<double>(model.layers) - moe_layers;
-  const double layers = static_cast<double>(model.layers);
-  const int64_t expert_ranks = forecast.expert_parallel();
-  // Recomputation is forward once more: 8 in place of 6 FLOP a weight, and 9 in place of 7 in attention. A lean MoE layer inside a recomputed
-  // region computes twice more.
-  const bool all_again = config.train.recompute == RecomputePolicy::kFull;
-  const double again = all_again ? 4.0 / 3.0 : 1.0;
-  const int moe_forwards = (config.train.recompute != RecomputePolicy::kNone ? 1 : 0) + (model.moe.memory == MoeMemory::kLean ? 1 : 0);
-  const double again_moe = 1.0 + moe_forwards / 3.0;
-
-  StepTimeForecast time;
-  Clock clock(time);
-  clock.add("attention's projections", 6 * tokens * layers * static_cast<double>(attention_weights(model)) * again, rates.product,
-            "products");
-  // Where keys and values are of two widths the kernels compute with the larger.
-  const auto mixed = static_cast<double>(model.heads * std::max(model.key_width(), model.value_width()));
-  clock.add("attention", (all_again ? 9 : 7) * tokens * layers * static_cast<double>(model.sequence_length) * mixed, rates.attention,
-            "products");
-  const auto in_heads =
-      static_cast<double>(model.heads * model.key_width() + model.key_heads() * (model.key_width() + model.value_width()));
-  const double head_passes = kHeadPasses + (model.norms_heads()         ? kHeadPassesOfNorms
-                                            : model.norms_projections() ? kHeadPassesOfWholeNorms
-                                                                        : 0.0);
-  clock.add("norms, residuals, positions", tokens * element * again * (kStreamPasses * width + head_passes * in_heads) * layers, rates.copy,
-            "memory");
-  clock.add("dense feed-forward",
-            18 * tokens * width *
-                (static_cast<double>(model.feed_forward_width) * dense_layers + static_cast<double>(model.moe.shared_width) * moe_layers) *
-                again,
-            rates.product, "products");
-  double direct_weights = width * static_cast<double>(model.vocabulary);  // whose gradients their products add up
-  if (moe_layers > 0) {
-    const RoutedRows rows = forecast.rows(skew);
-    const std::vector<ExpertGroupConfig> groups = model.moe.expert_groups();
-    clock.add("router", 6 * tokens * width * static_cast<double>(model.moe.experts) * moe_layers * again_moe, rates.wide_product,
-              "products");
-    double flops = 0.0;
-    double moved = 0.0;
-    for (size_t bank = 0; bank < groups.size(); ++bank) {
-      const auto of_bank = static_cast<double>(rows.rows[bank]);
-      const auto hidden = static_cast<double>(groups[bank].width);
-      const double weights =
-          (is_gated(groups[bank].activation) ? 3 : 2) * width * hidden + static_cast<double>(groups[bank].layers - 2) * hidden * hidden;
-      flops += 6 * of_bank * weights;
-      direct_weights += static_cast<double>(groups[bank].count / expert_ranks) * weights * moe_layers;
-      const bool rows_travel = expert_ranks > 1 && rows.exchange == MoeExchange::kRows;
-      const double passes = rows_travel    ? kExchangedRowPasses
-                            : !rows.fused  ? kLocalRowPasses
-                            : place.on_gpu ? kFusedRowPassesOnGpu
-                                           : kFusedRowPasses;
-      moved += of_bank * element * passes * width;
-    }
-    if (rows.exchange == MoeExchange::kTokens) moved += kExchangedTokenPasses * static_cast<double>(rows.arrived) * element * width;
-    if (rows.exchange == MoeExchange::kDirect) moved += kDirectTokenPasses * static_cast<double>(rows.arrived) * element * width;
-    clock.add("experts", flops * moe_layers * micro_steps * again_moe, rates.grouped_product, "products");
-    clock.add("moves of rows", moved * moe_layers * micro_steps * again_moe, rates.copy, "memory");
-    if (expert_ranks > 1) {
-      const double collectives = rows.exchange == MoeExchange::kRows ? 5.0 : 8.0;
-      const double calls =
-          moe_layers * micro_steps * collectives * again_moe;  // counts; dispatch, of gates too, combine, and their ways back
-      const RoutedRows even = forecast.rows(1.0);
-      const auto travelling = [](const RoutedRows& of) { return of.exchange == MoeExchange::kRows ? of.all_rows() : of.arrived; };
-      const double fuller = static_cast<double>(travelling(rows)) / static_cast<double>(std::max<int64_t>(1, travelling(even)));
-      const Exchange moved_rows = exchange(static_cast<double>(forecast.traffic().rows) * fuller, expert_ranks, place, rates);
-      clock.add("exchange", moved_rows.seconds + calls * rates.message, 1.0, moved_rows.limit);
-    }
-  }
-  clock.add("head and cross-entropy", 6 * tokens * width * static_cast<double>(model.vocabulary), rates.head, "products");
-
-  const MemoryForecast memory = forecast.memory(1.0);
-  const auto gradient_bytes = static_cast<double>(memory.gradients);
-  // Each micro-step reads its gradients and writes, then adds to, the sums. On a GPU experts and head write there themselves, and read what they
-  // add to.
-  const auto weight_bytes = static_cast<double>(memory.weights);
-  const double direct = place.on_gpu ? std::min(1.0, direct_weights * element / weight_bytes) : 0.0;
-  clock.add("sums of gradients",
-            (1 - direct) * (weight_bytes * 2 * micro_steps + gradient_bytes * (2 * micro_steps - 1)) +
-                direct * gradient_bytes * (micro_steps - 1),
-            rates.copy, "memory");
-  const double launched =
-      (kOperationsOfLayer * layers * std::max(again, again_moe) + kOperationsOfMicroStep) * micro_steps * rates.operation;
-  if (place.on_gpu) {
-    // A host that starts work faster than the device does it does not count.
-    clock.add("waiting for the host", std::max(0.0, launched - time.seconds), 1.0, "host");
-  } else {
-    clock.add("starting operations", launched, 1.0, "host");
-  }
-
-  double summed = 0.0, gathered = 0.0;
-  const char* ring_limit = "links";
-  for (const RingTraffic& ring : forecast.rings()) {
-    if (ring.ranks == 1 || ring.gradients == 0) continue;
-    const Way way = ring_way(ring, place, rates);
-    summed += static_cast<double>(ring.gradients) / way.rate + rates.message;
-    gathered += static_cast<double>(ring.weights) / way.rate + rates.message;
-    if (std::string(way.limit) == "network") ring_limit = way.limit;
-  }
-  const double backward_of_last = 2.0 / 3.0 * time.seconds / micro_steps;
-  time.hidden_seconds = place.on_gpu ? std::min(summed, kHideable * backward_of_last) : 0.0;
-  clock.add("gradients over ranks", summed - time.hidden_seconds, 1.0, ring_limit);
-  const bool apart = bytes.compute < bytes.wide;  // else the masters are the weights, and no part of the optimizer's memory
-  const double slice = static_cast<double>(memory.optimizer) / static_cast<double>((apart ? 3 : 2) * bytes.wide);
-  clock.add("update", slice * (kUpdatePasses * static_cast<double>(bytes.wide) + static_cast<double>(apart ? bytes.compute : 0)),
-            rates.copy, "memory");
-  clock.add("weights to ranks", gathered, 1.0, ring_limit);
-
-  const double all_tokens = static_cast<double>(config.train.global_batch * model.sequence_length);
-  const TokenFlops flops = token_flops(model);
-  time.tokens_per_second = all_tokens / time.seconds;
-  time.megatron_flops = flops.megatron * time.tokens_per_second / static_cast<double>(place.ranks);
-  time.torchtitan_flops = flops.torchtitan * time.tokens_per_second / static_cast<double>(place.ranks);
-  return time;
+  return StepClock(config, place, rates, skew).run();
 }
 
 }  // namespace pimoe

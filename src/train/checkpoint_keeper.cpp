@@ -31,7 +31,7 @@ void CheckpointKeeper::save(const Snapshot& snapshot, bool last) {
       return save_once(snapshot);
     } catch (const SaveError& error) {
       if (!last) return failed(error);
-      if (events_ != nullptr) events_->add(snapshot.step, "save_failed", {{"why", error.what()}});
+      if (events_ != nullptr) events_->add(snapshot.step, run_event::kSaveFailed, {{"why", error.what()}});
       if (!error.may_pass() || tries == kLastTries) throw;
       const auto pause = std::chrono::seconds(1 << (tries - 1));
       if (speaks_) log_.warning(concat(error.what(), ". It is the last save: trying again in ", pause.count(), " s"));
@@ -60,14 +60,14 @@ void CheckpointKeeper::collect() {
 
 void CheckpointKeeper::note_begun(int64_t step) {
   begun_step_ = step;
-  if (events_ != nullptr) events_->add(step, "save");
+  if (events_ != nullptr) events_->add(step, run_event::kSave);
 }
 
 void CheckpointKeeper::tell(const CheckpointStore::Report& report) {
   failures_ = 0;
   retry_at_.reset();
   if (events_ != nullptr) {
-    events_->add(report.step, "saved", {{"waited_seconds", report.copy_seconds}, {"seconds", report.write_seconds}});
+    events_->add(report.step, run_event::kSaved, {{"waited_seconds", report.copy_seconds}, {"seconds", report.write_seconds}});
   }
   if (!speaks_) return;
   log_.info(concat("saved step ", report.step, ": training waited ", fixed(report.copy_seconds, 2), " s",
@@ -78,7 +78,7 @@ void CheckpointKeeper::tell(const CheckpointStore::Report& report) {
 
 void CheckpointKeeper::failed(const SaveError& error) {
   alarms_.push_back(error.what());
-  if (events_ != nullptr) events_->add(begun_step_, "save_failed", {{"why", error.what()}});
+  if (events_ != nullptr) events_->add(begun_step_, run_event::kSaveFailed, {{"why", error.what()}});
   if (!error.may_pass() || config_.on_error == OnSaveError::kStop) throw error;
   const double seconds = config_.retry_seconds * static_cast<double>(1 << std::min(failures_, kMostDoublings));
   ++failures_;

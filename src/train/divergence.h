@@ -1,5 +1,7 @@
 #pragma once
 
+/// When a run has failed, what it may save until then, and what people are told.
+
 #include "train/step_outcome.h"
 
 #include <cmath>

@@ -1,5 +1,7 @@
 #pragma once
 
+/// What `pimoe evaluate` does: loss, perplexity and bits per byte of corpora.
+
 #include "base/log.h"
 #include "data/tokenizer.h"
 #include "train/loaded_model.h"

@@ -1,17 +1,13 @@
 #include "train/metrics.h"
 
-#include "base/errors.h"
-#include "base/file_io.h"
 #include "base/text.h"
 #include "moe/load_statistics.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
 #include <numeric>
-#include <system_error>
 
 namespace pimoe {
 namespace {
@@ -102,34 +98,6 @@ void add_adaptive(Json& json, const AdaptiveRecord& adaptive) {
   json["adaptive/switch_loss"] = adaptive.switch_loss;
   json["adaptive/temperature"] = adaptive.temperature;
   json["adaptive/moves"] = adaptive.moves;
-}
-
-/// The records of a text by the step that they are of; what is none is left out.
-struct Records {
-  std::string kept;     ///< those up to a step, as they stand at the text's beginning
-  std::string unended;  ///< the last of them, where a kill has taken the end of its line: to be written anew
-  std::string dropped;  ///< those behind
-};
-
-Records records_up_to(int64_t step, const std::string& text) {
-  Records records;
-  size_t begin = 0;
-  size_t kept = 0;
-  for (const std::string& line : split(text, '\n')) {
-    const size_t end = begin + line.size() + 1;
-    begin = end;
-    const Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!record.is_object() || !record.contains("step") || !record["step"].is_number_integer()) continue;
-    if (record["step"].get<int64_t>() > step || !records.dropped.empty()) {
-      records.dropped += line + "\n";
-    } else if (end <= text.size()) {
-      kept = end;
-    } else {
-      records.unended = line + "\n";
-    }
-  }
-  records.kept = text.substr(0, kept);
-  return records;
 }
 
 }  // namespace
@@ -227,68 +195,6 @@ std::string to_line(const StepRecord& record, int64_t steps, double seconds_left
     case StepOutcome::kSpike: line += "  SKIPPED: spike"; break;
   }
   return line + concat("  left ", human_duration(seconds_left));
-}
-
-MetricsFile::MetricsFile(const std::filesystem::path& file, int64_t resumed_step) : path_(file) {
-  good_bytes_ = UINT64_MAX;
-  static_cast<void>(take_after(resumed_step));
-  settle();
-}
-
-std::string MetricsFile::take_after(int64_t step) {
-  std::string text;
-  if (std::filesystem::exists(path_)) text = read_regular_file(path_);
-  text.resize(std::min<uint64_t>(text.size(), good_bytes_));
-  const Records written = records_up_to(step, text);
-  const Records waiting = records_up_to(step, pending_);
-  good_bytes_ = written.kept.size();
-  pending_ = written.unended + waiting.kept;
-  is_settled_ = false;
-  return written.dropped + waiting.dropped;
-}
-
-void MetricsFile::settle() {
-  if (!undone_.empty()) append_durably(path_.parent_path() / "metrics.rolled_back.jsonl", undone_);
-  undone_.clear();
-  if (is_settled_) return;
-  out_.close();
-  out_.clear();
-  out_.open(path_, std::ios::app);
-  std::error_code failed;
-  if (out_) std::filesystem::resize_file(path_, good_bytes_, failed);
-  if (!out_ || failed) {
-    const int code = failed ? failed.value() : errno;
-    throw IoError(concat("cannot write ", path_.string(), ": ", std::generic_category().message(code)), code);
-  }
-  is_settled_ = true;
-}
-
-std::string MetricsFile::roll_back(int64_t step) try {
-  undone_ += take_after(step);
-  return flush();
-} catch (const IoError& error) {  // the contract: no record of a run is a reason to end it
-  return error.what();
-}
-
-std::string MetricsFile::append(const StepRecord& record) {
-  pending_ += to_json(record) + "\n";
-  return flush();
-}
-
-std::string MetricsFile::flush() try {
-  settle();
-  out_ << pending_ << std::flush;
-  if (out_) {
-    good_bytes_ += pending_.size();
-    pending_.clear();
-    return "";
-  }
-  // A part of it may have been written: away with that, and all of it again with the next record.
-  is_settled_ = false;
-  settle();
-  return concat("cannot write ", path_.string(), " (is the disk full?)");
-} catch (const IoError& error) {  // the contract, as above
-  return error.what();
 }
 
 }  // namespace pimoe

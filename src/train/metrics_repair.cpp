@@ -1,9 +1,9 @@
 #include "train/metrics_repair.h"
 
-#include "base/config_fields.h"
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "train/metrics_file.h"
 
 #include <nlohmann/json.hpp>
 
@@ -12,13 +12,6 @@
 
 namespace pimoe {
 namespace {
-
-bool is_record(const std::string& line) {
-  const auto record = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!record.is_object()) return false;
-  const auto step = record.find("step");
-  return step != record.end() && step->is_number_integer() && *step >= 0 && *step <= static_cast<int64_t>(kMostSteps);
-}
 
 /// @param ending  ".damaged" gives FILE.damaged, FILE.damaged-2, ...
 std::filesystem::path free_name(const std::filesystem::path& file, const std::string& ending) {
@@ -44,7 +37,7 @@ std::string mend_metrics(const std::filesystem::path& file) try {
   int64_t lost = 0;
   for (const std::string& line : split(text, '\n')) {
     if (line.empty()) continue;
-    if (is_record(line)) {
+    if (is_step_record(nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false))) {
       kept += line + "\n";
     } else {
       ++lost;

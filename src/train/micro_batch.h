@@ -1,5 +1,7 @@
 #pragma once
 
+/// `train.micro_batch: auto`: as many sequences at a time as memory has room for.
+
 #include "train/forecast.h"
 
 #include <cstdint>

@@ -1,5 +1,7 @@
 #pragma once
 
+/// From a profile's events to a table of where a step's time went, by phase, part and rank.
+
 #include <cstdint>
 #include <string>
 #include <vector>

@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/host.h"
 #include "base/text.h"
 #include "parallel/quiet_thread.h"
 
@@ -89,7 +90,7 @@ void PrometheusExporter::update(const StepRecord& record) {
   const std::optional<double> validation = record_ ? record_->validation_loss : std::nullopt;
   record_ = record;
   if (!record_->validation_loss) record_->validation_loss = validation;
-  facts_.time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  facts_.time = wall_clock_seconds();
   if (record.outcome != StepOutcome::kTaken) ++facts_.skipped;
   facts_.alarms += static_cast<int64_t>(record.alarms.size());
   is_file_stale_ = true;

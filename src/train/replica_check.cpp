@@ -1,6 +1,6 @@
 #include "train/replica_check.h"
 
-#include "base/host_name.h"
+#include "base/host.h"
 #include "base/text.h"
 
 #include <ATen/ops/empty.h>

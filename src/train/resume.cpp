@@ -3,6 +3,7 @@
 #include "base/config_values.h"
 #include "base/errors.h"
 #include "base/number_text.h"
+#include "base/run_paths.h"
 #include "base/text.h"
 #include "checkpoint/step_folders.h"
 #include "data/sample_blend.h"
@@ -37,7 +38,7 @@ std::string weights_of(const std::vector<BlendedCorpus>& corpora) {
 
 ResumeChoice choose_checkpoint(const TrainConfig& config, const OwnCheckpoints& own, const CheckpointFinder& find) {
   const std::string& wish = config.checkpoint.resume;
-  const std::filesystem::path folder = config.run.directory / "checkpoints";
+  const std::filesystem::path folder = RunPaths(config.run.directory).checkpoints();
   if (wish == "auto") {
     // Beginning again would wipe the record of a run that somebody may still repair.
     if (!own.newest_good && own.damaged > 0) {
@@ -67,7 +68,7 @@ std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, Check
                                                 Logger& log) {
   const std::optional<std::filesystem::path> own = checkpoints.newest_good();
   const std::string told_of = seen_by_rank_0(mesh.control(), [&] {
-    const OwnCheckpoints ours{own, count_set_aside(config.run.directory / "checkpoints")};
+    const OwnCheckpoints ours{own, count_set_aside(RunPaths(config.run.directory).checkpoints())};
     const ResumeChoice choice = choose_checkpoint(config, ours, [](const auto& path) { return find_checkpoint(path); });
     if (!choice.said.empty()) log.info(choice.said);
     if (!choice.checkpoint) return std::string();
@@ -124,7 +125,7 @@ std::string doubt_about_replay(const RoutingReplay& replay, const TrainConfig& c
     return concat("model.moe.router.replay (", path.string(), ") has no effect, because ", replay.steps(),
                   " is what was recorded, and this run does steps ", done + 1, " to ", config.train.steps);
   }
-  const std::filesystem::path own = config.run.directory / "routing";
+  const std::filesystem::path own = RunPaths(config.run.directory).routing();
   std::error_code ignored;
   if (std::filesystem::equivalent(path, own, ignored) || std::filesystem::equivalent(path.parent_path(), own, ignored)) {
     throw ConfigError(concat("model.moe.router.replay (", path.string(), ") is this run's own, and what it recorded of steps after ", done,

@@ -1,5 +1,7 @@
 #pragma once
 
+/// Which checkpoint a run goes on from, and what may have changed since: the same rules for the run and for `pimoe check`.
+
 #include "base/log.h"
 #include "checkpoint/checkpoint_store.h"
 #include "moe/routing_file.h"

@@ -1,6 +1,7 @@
 #include "train/run_lock.h"
 
 #include "base/errors.h"
+#include "base/run_paths.h"
 #include "base/text.h"
 
 #include <cerrno>
@@ -10,8 +11,6 @@ namespace pimoe {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kLockFile = "lock";
 
 std::string named(const fs::path& folder) { return concat("run.directory (", folder.string(), ")"); }
 
@@ -23,7 +22,7 @@ RunLock::RunLock(const fs::path& folder, const ProcessMesh& mesh, Logger& log) :
   try {
     if (mesh.rank() == 0) {
       own_ = std::make_unique<FolderLock>(folder);  // first: a job that is refused must not have touched the file
-      lock_ = std::make_unique<FileLock>(folder / kLockFile);
+      lock_ = std::make_unique<FileLock>(RunPaths(folder).lock());
     }
   } catch (const IoError& error) {  // the contract: rank 0's trouble is everybody's
     is_in_use = error.code() == EWOULDBLOCK;
@@ -38,11 +37,11 @@ RunLock::RunLock(const fs::path& folder, const ProcessMesh& mesh, Logger& log) :
 
 std::string RunLock::trouble() {
   if (!lock_ || lock_->is_in_place()) return "";
+  const fs::path file = RunPaths(folder_).lock();
   if (own_->is_in_place()) {
     try {
-      lock_ = std::make_unique<FileLock>(folder_ / kLockFile);
-      log_.warning(concat((folder_ / kLockFile).string(),
-                          " was removed or replaced while this run was using it, and is made and locked again: it ",
+      lock_ = std::make_unique<FileLock>(file);
+      log_.warning(concat(file.string(), " was removed or replaced while this run was using it, and is made and locked again: it ",
                           "keeps other jobs out of the folder. Leave it there while a job runs"));
       return "";
     } catch (const IoError&) {  // another job has it, or it cannot be made: said below
@@ -56,7 +55,7 @@ std::string RunLock::trouble() {
         "the same command again, which goes on from its newest checkpoint; else choose another one");
   }
   return concat(
-      named(folder_), " is not this run's any more: the folder or its file ", kLockFile,
+      named(folder_), " is not this run's any more: the folder or its file ", file.filename().string(),
       ", which keeps other jobs out, was removed or replaced while this run was using it. Nothing more was written there, because "
       "another job may be using it: see what is in it, then start the same command again, or choose another one");
 }

@@ -1,5 +1,6 @@
 #include "train/run_report.h"
 
+#include "base/run_paths.h"
 #include "base/text.h"
 #include "data/data_stream.h"
 #include "model/flops.h"
@@ -86,7 +87,7 @@ void RunReport::announce_samples(const SampleBlend& samples) const {
 
 void RunReport::open_metrics(int64_t step) {
   if (!is_first_rank()) return;
-  const std::filesystem::path file = config_.run.directory / "metrics.jsonl";
+  const std::filesystem::path file = RunPaths(config_.run.directory).metrics();
   if (const std::string done = step > 0 ? mend_metrics(file) : set_metrics_aside(file); !done.empty()) log_.warning(done);
   metrics_ = std::make_unique<MetricsFile>(file, step);
 }
@@ -95,14 +96,14 @@ void RunReport::begin(int64_t step, at::ScalarType dtype) {
   start_clock(step);
   if (!is_first_rank()) return;
   // A run that was complete comes not so far: what it told stays as it is.
-  if (config_.log.tensorboard) curves_ = std::make_unique<EventFile>(config_.run.directory / "tensorboard", step + 1);
+  if (config_.log.tensorboard) curves_ = std::make_unique<TensorboardFile>(RunPaths(config_.run.directory).tensorboard(), step + 1);
   if (config_.monitor.is_on()) {
     const std::string run = std::filesystem::absolute(config_.run.directory).lexically_normal().filename().string();
     prometheus_ = std::make_unique<PrometheusExporter>(config_.monitor, run, config_.train.steps, mesh_.size(), log_);
   }
   if (events_ == nullptr) return;
   const ParameterCount count = parameter_count(config_.model);
-  events_->add(step, step == 0 ? "start" : "resume",
+  events_->add(step, step == 0 ? run_event::kStart : run_event::kResume,
                {{"ranks", mesh_.size()},
                 {"expert_parallel", mesh_.expert_parallel()},
                 {"device", device_name(mesh_.device())},
@@ -158,7 +159,7 @@ void RunReport::add(const StepRecord& record) {
 void RunReport::roll_back(int64_t from, int64_t to) {
   if (metrics_) tell_trouble(metrics_->roll_back(to), metrics_trouble_);
   if (curves_) tell_trouble(curves_->begin_again(to + 1), curves_trouble_);
-  if (events_ != nullptr) events_->add(to, "rolled_back", {{"from", from}});
+  if (events_ != nullptr) events_->add(to, run_event::kRolledBack, {{"from", from}});
   start_clock(to);
 }
 
@@ -184,7 +185,7 @@ void RunReport::say_complete(int64_t step) const {
 }
 
 void RunReport::say_stopped(int64_t step, bool by_clock) const {
-  note(step, "stopped");
+  note(step, run_event::kStopped);
   log_.info(concat(by_clock ? concat("run.walltime (", config_.run.walltime, ") is nearly over") : "asked to stop", ": saved step ", step,
                    "; to go on start ", command_to_go_on(config_), " again"));
 }
@@ -195,14 +196,14 @@ void RunReport::summarize(int64_t skipped) const {
                         kWhySkipped, ": the weights are those of step ", last().step - skipped));
   }
   if (!last_) return;
-  note(last_->step, "complete");
+  note(last_->step, run_event::kComplete);
   const double elapsed = elapsed_seconds();
   const int64_t steps = last_->step - first_step_;
   const auto tokens = static_cast<double>(last_->tokens - tokens_before_);
   log_.info(concat("done: ", counted(steps, "step"), " in ", human_duration(elapsed), ", ", grouped(static_cast<int64_t>(tokens / elapsed)),
                    " tok/s; loss ", fixed(first_->loss, 4), " -> ", fixed(last_->loss, 4),
                    validation_loss_ ? concat("; validation ", fixed(*validation_loss_, 4)) : std::string(), "; ",
-                   (config_.run.directory / "checkpoints").string()));
+                   RunPaths(config_.run.directory).checkpoints().string()));
 }
 
 }  // namespace pimoe

@@ -3,10 +3,10 @@
 #include "base/log.h"
 #include "data/sample_blend.h"
 #include "parallel/process_mesh.h"
-#include "train/event_file.h"
-#include "train/metrics.h"
+#include "train/metrics_file.h"
 #include "train/prometheus_exporter.h"
 #include "train/run_events.h"
+#include "train/tensorboard_file.h"
 #include "train/train_config.h"
 
 #include <chrono>
@@ -71,12 +71,12 @@ class RunReport {
   TrainConfig config_;
   const ProcessMesh& mesh_;
   Logger& log_;
-  double peak_flops_;                     ///< of all devices together; 0 where unknown
-  int64_t tokens_before_ = 0;             ///< seen by the run before first_step_
-  std::unique_ptr<MetricsFile> metrics_;  ///< rank 0 alone
-  std::string metrics_trouble_;           ///< of the last record; "": it is written
-  std::unique_ptr<EventFile> curves_;     ///< rank 0 alone, where log.tensorboard
-  std::string curves_trouble_;            ///< likewise
+  double peak_flops_;                        ///< of all devices together; 0 where unknown
+  int64_t tokens_before_ = 0;                ///< seen by the run before first_step_
+  std::unique_ptr<MetricsFile> metrics_;     ///< rank 0 alone
+  std::string metrics_trouble_;              ///< of the last record; "": it is written
+  std::unique_ptr<TensorboardFile> curves_;  ///< rank 0 alone, where log.tensorboard
+  std::string curves_trouble_;               ///< likewise
   RunEvents* events_;
   std::unique_ptr<PrometheusExporter> prometheus_;  ///< rank 0 alone, where `monitor` asks for it
   int64_t first_step_ = 0;                          ///< that the clock began at

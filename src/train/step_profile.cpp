@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/run_paths.h"
 #include "base/text.h"
 #include "parallel/device.h"
 
@@ -132,7 +133,7 @@ ProfileRequest ProfileRequest::parse(const std::string& text) {
 }
 
 StepProfile::StepProfile(const ProfileRequest& request, const std::filesystem::path& run, const ProcessMesh& mesh, Logger& log)
-    : request_(request), folder_(run / "profile" / concat("steps-", request.first, "-", request.last)), mesh_(mesh), log_(log) {
+    : request_(request), folder_(RunPaths(run).profile() / concat("steps-", request.first, "-", request.last)), mesh_(mesh), log_(log) {
   // On a machine without a GPU it complains of that, on every rank.
   if (!mesh.device().is_cuda()) setenv("KINETO_LOG_LEVEL", "5", /*overwrite=*/0);
   if (request_.memory && !mesh.device().is_cuda()) {

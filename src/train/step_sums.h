@@ -1,5 +1,7 @@
 #pragma once
 
+/// From what micro-steps add up on each rank's device to the record of a step.
+
 #include "model/transformer.h"
 #include "moe/balance.h"
 #include "parallel/process_mesh.h"

@@ -3,6 +3,7 @@
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/progress.h"
+#include "base/run_paths.h"
 #include "base/text.h"
 #include "checkpoint/step_folders.h"
 #include "data/tokenizer.h"
@@ -40,7 +41,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
       events_(mesh.rank() == 0 ? std::make_unique<RunEvents>(config.run.directory, log) : nullptr),
       learner_(config, agreed_dtype(config.train.precision, mesh), LossScaler::for_float16(), mesh),
       replicas_(learner_.buckets(), learner_.optimizer(), router_biases(learner_.moe_layers()), mesh),
-      checkpoints_(config.run.directory / "checkpoints", config.checkpoint, mesh, log),
+      checkpoints_(RunPaths(config.run.directory).checkpoints(), config.checkpoint, mesh, log),
       saves_(checkpoints_, config.checkpoint, log, mesh.rank() == 0, events_.get()),
       report_(config, mesh, log, events_.get()),
       step_tokens_(config.train.global_batch * config.model.sequence_length),
@@ -54,7 +55,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
     ValidationPart(*validation_, config_.model.sequence_length, validation_plan());
   }
   data_facts_ = data_facts_of_rank_0(config_.data, mesh_.control());
-  routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), config_.model.router_names(),
+  routing_log_.emplace(config_.log.routing, RunPaths(config_.run.directory).routing(), mesh_.rank(), config_.model.router_names(),
                        config_.model.moe, config_.model.sequence_length);
   report_.announce(learner_.model().dtype());
   report_.announce_blend(samples);
@@ -75,12 +76,12 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
 Trainer::~Trainer() = default;
 
 void Trainer::write_config() const {
-  const std::filesystem::path file = config_.run.directory / "config.yaml";
+  const std::filesystem::path file = RunPaths(config_.run.directory).config();
   try {
     replace_file(file, to_yaml(config_));
   } catch (const IoError& error) {
     // A first start finds out now that nothing can be saved here. A run that has saved goes on: room may come, and each checkpoint has its configuration.
-    if (!error.is_lack_of_space() || list_steps(config_.run.directory / "checkpoints").empty()) throw;
+    if (!error.is_lack_of_space() || list_steps(RunPaths(config_.run.directory).checkpoints()).empty()) throw;
     log_.warning(concat(error.what(), ". Training goes on; ", file.filename().string(), " is not that of this start"));
   }
 }

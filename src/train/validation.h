@@ -1,5 +1,7 @@
 #pragma once
 
+/// A loss over a corpus that is read from its beginning: training's validation, and what `pimoe evaluate` sums up.
+
 #include "data/data_config.h"
 #include "data/token_file.h"
 #include "model/transformer.h"

@@ -4,7 +4,8 @@
     tests/docs_test/docs_test.py [unittest option ...]      PIMOE_BUILD, PIMOE_MPIRUN name what to test with
     tests/docs_test/docs_test.py Guides                     the guides alone: minutes
 
-Words: every command of pimoe in a code block has subcommands, options and configuration keys that the binary knows; every file that is named is there.
+Words: every command of pimoe in a code block has subcommands, options and configuration keys that the binary knows; every file that is named is there; every page
+is in the index, and every header of a folder on the map of the code.
 Guides: the ```sh blocks of docs/guides are run, in order, in a copy of the tree.
 """
 import functools
@@ -117,6 +118,23 @@ class Words(unittest.TestCase):
             for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
                 with self.subTest(page=name_of(page), link=link):
                     self.assertTrue((page.parent / link).exists())
+
+
+    def test_every_page_is_in_the_index(self):
+        index = (REPOSITORY / "docs/README.md").read_text()
+        for page in PAGES:
+            if REPOSITORY / "docs" in page.parents and page.name != "README.md":
+                with self.subTest(page=name_of(page)):
+                    self.assertIn(f"({page.relative_to(REPOSITORY / 'docs')})", index)
+
+    def test_the_map_names_every_header_of_its_folders_once(self):
+        sections = re.findall(r"(?ms)^## src/(\w+)\n(.*?)(?=^## |\Z)", (REPOSITORY / "docs/map.md").read_text())
+        self.assertGreaterEqual(len(sections), 6)
+        for folder, text in sections:
+            rows = re.findall(r"(?m)^\| [^|\n]+ \| (`[^|\n]+`) \|$", text)
+            headers = [file.stem for file in (REPOSITORY / "src" / folder).iterdir() if file.suffix in (".h", ".cuh")]
+            with self.subTest(folder=folder):
+                self.assertEqual(sorted(re.findall(r"`(\w+)`", " ".join(rows))), sorted(headers))
 
 
 class Guides(unittest.TestCase):

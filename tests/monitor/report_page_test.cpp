@@ -54,7 +54,7 @@ TEST(RunRecordTest, HasCurvesMapsAndEventsOfWholeRecords) {
   EXPECT_TRUE(read.notes.empty()) << join(read.notes, "; ");
   EXPECT_EQ(read.records, 4);
   EXPECT_EQ(read.skipped, 2);
-  EXPECT_FALSE(read.is_complete) << "that was a run before the newest start from scratch";
+  EXPECT_NE(read.state, RunState::kComplete) << "that was a run before the newest start from scratch";
   const Json data = data_of({read}).at("runs").at(0);
   EXPECT_EQ(data.at("curves").at("loss"), Json::parse("[1,4,2,3,3,null,4,null]"));
   EXPECT_EQ(data.at("curves").at("validation_loss"), Json::parse("[2,3.5]"));

@@ -1,11 +1,9 @@
 #include "monitor/terminal_frame.h"
 
 #include "base/text.h"
+#include "monitor/terminal_line.h"
 
 #include <gtest/gtest.h>
-
-#include <algorithm>
-#include <cmath>
 
 namespace pimoe {
 namespace {
@@ -35,10 +33,6 @@ RunStatus status_of(int64_t layers) {
   status.events = {{{"time", 900.0}, {"step", 0}, {"event", "start"}, {"ranks", 2}, {"transport", "MPI"}, {"precision", "float32"}},
                    {{"time", 990.0}, {"step", 100}, {"event", "save"}}};
   return status;
-}
-
-int width_of(const std::string& text) {
-  return static_cast<int>(std::count_if(text.begin(), text.end(), [](char byte) { return (static_cast<uint8_t>(byte) & 0xc0) != 0x80; }));
 }
 
 TEST(TerminalFrame, TellsProgressTimeLeftAndTheSaveUnderWay) {
@@ -85,14 +79,7 @@ TEST(TerminalFrame, SaysSilentCompleteAndNothingYet) {
   RunStatus empty;
   empty.name = "new";
   empty.note = "no step has been recorded yet";
-  EXPECT_EQ(to_frame(empty, {}, false), "new  starting\nno step has been recorded yet\n");
-}
-
-TEST(Sparkline, IsTheMeansOfStretchesFromLeastToMost) {
-  EXPECT_EQ(sparkline({0, 0, 7, 7}, 2), "▁█");
-  EXPECT_EQ(sparkline({1, std::nan(""), 2}, 3), "▁ █");
-  EXPECT_EQ(sparkline({3, 3}, 10), "▅▅");
-  EXPECT_EQ(sparkline({}, 10), "");
+  EXPECT_EQ(to_frame(empty, {}, false), "new  empty\nno step has been recorded yet\n");
 }
 
 }  // namespace

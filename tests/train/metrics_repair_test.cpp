@@ -2,7 +2,7 @@
 
 #include "base/file_io.h"
 #include "base/text.h"
-#include "train/metrics.h"
+#include "train/metrics_file.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>

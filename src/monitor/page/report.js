@@ -44,7 +44,7 @@
     for (const [title, text] of run.summary) list.append(element("dt", {}, title), element("dd", {}, text));
     const card = element("div", {className: "card"},
       element("h3", {}, element("span", {className: "swatch", style: {background: colourOf(index)}}), run.name,
-        element("span", {className: "state " + run.state}, {ended: "ended without a word"}[run.state] || run.state)), list);
+        element("span", {className: "state " + run.state}, run.state)), list);
     for (const note of run.notes) card.append(element("p", {className: "note"}, note));
     cards.append(card);
   });

@@ -8,19 +8,15 @@
 /// written by hand, because the eight fields that a curve takes are no reason for a protobuf compiler in everybody's build.
 
 #include "train/growing_file.h"
+#include "train/scalars.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
-#include <utility>
-#include <vector>
 
 namespace pimoe {
-
-/// Names and values; what is no number is there as NaN.
-using Scalars = std::vector<std::pair<std::string, double>>;
 
 /// @returns the CRC-32C (Castagnoli) of the bytes: crc32c("123456789") is 0xe3069283.
 uint32_t crc32c(std::string_view bytes);
@@ -36,10 +32,10 @@ std::string start_event(double wall_time, int64_t step);
 
 /// The event file of one process, in a folder with those of the processes before it. TensorBoard reads them in the order of their names, so that
 /// this one's sorts behind theirs even where a clock was set back or two began within a second.
-class EventFile {
+class TensorboardFile {
  public:
   /// Opens the file. @param first_step  that this process does: earlier files' records of it and later ones no longer count
-  EventFile(const std::filesystem::path& folder, int64_t first_step);
+  TensorboardFile(const std::filesystem::path& folder, int64_t first_step);
 
   /// One write of about 10 bytes and its name for each scalar. @returns as GrowingFile::append
   std::string append(int64_t step, const Scalars& scalars);

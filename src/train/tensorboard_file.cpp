@@ -1,12 +1,11 @@
-#include "train/event_file.h"
+#include "train/tensorboard_file.h"
 
-#include "base/host_name.h"
+#include "base/host.h"
 #include "base/text.h"
 
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <chrono>
 #include <cstdlib>
 #include <system_error>
 
@@ -62,11 +61,9 @@ void add_step(std::string& event, int64_t step) {
 
 uint32_t masked(uint32_t crc) { return std::rotr(crc, 15) + 0xa282ead8u; }
 
-double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
-
 /// @returns a name behind those of all event files that are there
 std::string file_name(const std::filesystem::path& folder) {
-  auto time = static_cast<int64_t>(now());
+  auto time = static_cast<int64_t>(wall_clock_seconds());
   std::error_code ignored;  // a folder that is not there has none, and one that cannot be read is told of when it is written to
   for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
     const std::string name = entry.path().filename().string();
@@ -123,15 +120,16 @@ std::string start_event(double wall_time, int64_t step) {
   return event;
 }
 
-EventFile::EventFile(const std::filesystem::path& folder, int64_t first_step) : file_(folder / file_name(folder)) {
+TensorboardFile::TensorboardFile(const std::filesystem::path& folder, int64_t first_step) : file_(folder / file_name(folder)) {
   // At once: later another run may have the folder's name. What cannot be written waits, and is told of with the first step.
-  static_cast<void>(file_.append(event_record(version_event(now())) + event_record(start_event(now(), first_step))));
+  static_cast<void>(
+      file_.append(event_record(version_event(wall_clock_seconds())) + event_record(start_event(wall_clock_seconds(), first_step))));
 }
 
-std::string EventFile::append(int64_t step, const Scalars& scalars) {
-  return file_.append(event_record(scalar_event(now(), step, scalars)));
+std::string TensorboardFile::append(int64_t step, const Scalars& scalars) {
+  return file_.append(event_record(scalar_event(wall_clock_seconds(), step, scalars)));
 }
 
-std::string EventFile::begin_again(int64_t step) { return file_.append(event_record(start_event(now(), step))); }
+std::string TensorboardFile::begin_again(int64_t step) { return file_.append(event_record(start_event(wall_clock_seconds(), step))); }
 
 }  // namespace pimoe

@@ -1,4 +1,4 @@
-#include "train/event_file.h"
+#include "train/tensorboard_file.h"
 
 #include "base/file_io.h"
 #include "support/temporary_folder.h"
@@ -56,12 +56,12 @@ TEST(ScalarEvent, IsStepAndSummaryOfTagsAndFloats) {
             "0801");  // 7: session_log {1: START}
 }
 
-TEST(EventFile, BeginsWithVersionAndStartAndSortsBehindThoseThatAreThere) {
+TEST(TensorboardFile, BeginsWithVersionAndStartAndSortsBehindThoseThatAreThere) {
   const TemporaryFolder folder;
   const auto events = folder.path() / "tensorboard";
   std::filesystem::create_directory(events);
   replace_file(events / "events.out.tfevents.9000000000.elsewhere", "of a clock that was ahead");
-  EventFile file(events, 5);
+  TensorboardFile file(events, 5);
   EXPECT_EQ(file.append(5, {{"loss", 2.0}}), "");
   std::vector<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(events)) names.push_back(entry.path().filename().string());
@@ -73,10 +73,10 @@ TEST(EventFile, BeginsWithVersionAndStartAndSortsBehindThoseThatAreThere) {
                               event_record(scalar_event(0, 5, {{"loss", 2.0}})).size());
 }
 
-TEST(EventFile, WaitsWhereItCannotWriteAndLosesNothing) {
+TEST(TensorboardFile, WaitsWhereItCannotWriteAndLosesNothing) {
   const TemporaryFolder folder;
   replace_file(folder.path() / "tensorboard", "a file in the folder's place");
-  EventFile file(folder.path() / "tensorboard", 1);
+  TensorboardFile file(folder.path() / "tensorboard", 1);
   EXPECT_NE(file.append(1, {{"loss", 2.0}}), "");
   EXPECT_NE(file.append(2, {{"loss", 1.0}}), "");
   std::filesystem::remove(folder.path() / "tensorboard");
