@@ -51,7 +51,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
   if (!config_.data.validation.empty()) {
     validation_.emplace(config_.data.validation);
     SampleReader(*validation_, config_.model.sequence_length, 0, /*shuffle=*/false);
-    if (config_.data.document_mask) DocumentStarts(*validation_);
+    if (config_.data.document_mask) DocumentStarts{*validation_};
   }
   data_facts_ = data_facts_of_rank_0(config_.data, mesh_.control());
   routing_log_.emplace(config_.log.routing, config_.run.directory / "routing", mesh_.rank(), config_.model.router_names(),
