@@ -55,7 +55,7 @@ double route_text(const LoadedModel& loaded, const TokenFile& corpus, const Text
     const int64_t count = std::min(loaded.config.train.micro_batch, text.sequences - first);
     const at::Tensor rows = at::zeros({count, length + 1}, at::kLong);
     for (int64_t row = 0; row < count; ++row) reader.read(first + row, rows.mutable_data_ptr<int64_t>() + row * (length + 1));
-    const at::Tensor of_rows = rows.narrow(1, 1, length).contiguous();
+    const at::Tensor of_rows = rows.narrow(1, 1, length).clone(at::MemoryFormat::Contiguous);  // written to: of one row no view
     BatchContext context(first * length, count * length);
     if (documents) {
       RowDocuments packed(length);

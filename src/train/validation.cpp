@@ -35,7 +35,7 @@ at::Tensor cross_entropy_of_share(const Transformer& model, const TokenFile& cor
     corpus.require_ids_below(model.config().vocabulary, begin, ids, share.length + 1);
   }
   const at::Tensor tokens = rows.narrow(1, 0, share.length).contiguous();
-  const at::Tensor targets = rows.narrow(1, 1, share.length).contiguous();
+  const at::Tensor targets = rows.narrow(1, 1, share.length).clone(at::MemoryFormat::Contiguous);  // written to: of one row no view
   if (documents != nullptr) {
     RowDocuments packed(share.length);
     for (int64_t row = 0; row < share.sequences; ++row) {
