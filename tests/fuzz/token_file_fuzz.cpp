@@ -31,7 +31,7 @@ void read_in_stretches(const pimoe::TokenFile& corpus) {
   pimoe::require(corpus.largest_id() == std::max<int64_t>(largest, -1) || largest < -1, "largest_id is the largest id");
 }
 
-void train_on(const std::filesystem::path& prefix, int64_t sequence_length) {
+void train_on(const std::filesystem::path& prefix, int64_t sequence_length, bool document_mask) {
   pimoe::DataStreamOptions options;
   options.sequence_length = sequence_length;
   options.vocabulary = kVocabulary;
@@ -40,6 +40,7 @@ void train_on(const std::filesystem::path& prefix, int64_t sequence_length) {
   options.ranks = 2;
   options.rank = 1;
   options.prefetch = false;
+  options.document_mask = document_mask;
   pimoe::DataStream stream(prefix, options, {.next_sample = 1'000'003});
   for (int step = 0; step < 3; ++step) stream.next_step();
 }
@@ -62,7 +63,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count) {
       require(corpus.document_count() >= 0 && corpus.sequence_count() >= 0, "counts are not negative");
       read_in_stretches(corpus);
     }
-    train_on(prefix, int64_t{bytes[0]} + 1);
+    for (const bool document_mask : {false, true}) train_on(prefix, int64_t{bytes[0]} + 1, document_mask);
   } catch (const DataError&) {
   }
   return 0;
