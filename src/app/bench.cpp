@@ -1,6 +1,7 @@
 #include "app/bench.h"
 
 #include "app/number_checks.h"
+#include "app/pretrained.h"
 #include "app/print_json.h"
 #include "app/run_setup.h"
 #include "base/file_io.h"
@@ -44,9 +45,9 @@ void sort_words(BenchCommand& command) {
   command.config.clear();
 }
 
-TrainConfig load(const BenchCommand& command) {
-  if (!command.config.empty()) return load_train_config(command.config, command.overrides, /*needs_corpus=*/false);
-  return load_train_config(ConfigSource{kSmallModel, "bench"}, command.overrides, /*needs_corpus=*/false);
+TrainConfig load(const BenchCommand& command, Logger& log) {
+  const ConfigSource small{kSmallModel, "bench"};
+  return load_config_to_draw(command.config.empty() ? small : read_config_source(command.config), command.overrides, log);
 }
 
 /// --json takes the word behind it: a configuration must not be overwritten for that. @throws UsageError, IoError before anything is measured
@@ -80,7 +81,7 @@ std::string command_line(const BenchCommand& command) {
 ExitCode bench(const BenchCommand& command, AppContext& context) {
   const std::vector<Suite> suites = suites_named(command.suite);
   if (command.writes_json()) require_writable(command.file);
-  TrainConfig config = load(command);
+  TrainConfig config = load(command, context.log);
   const RunSetup run(config, context);
   const at::ScalarType dtype = agreed_dtype(config.train.precision, run.mesh);
   Bench bench(config, dtype, run.mesh, context.log, {.effort = {.seconds = command.seconds}, .sizes = BenchSizes::of(run.mesh.device())});

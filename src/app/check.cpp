@@ -1,6 +1,7 @@
 #include "app/check.h"
 
 #include "app/number_checks.h"
+#include "app/pretrained.h"
 #include "app/print_json.h"
 #include "base/text.h"
 #include "base/utf8.h"
@@ -60,25 +61,37 @@ double chosen_skew(const std::string& text) {
 }
 
 /// The configuration; where its tokenizer cannot be read, with a vocabulary that no id exceeds, and nobody may count with.
-std::optional<TrainConfig> load(const CheckOptions& options, Preflight& found, bool& vocabulary_known) {
+std::optional<TrainConfig> load(const CheckOptions& options, Preflight& found, bool& vocabulary_known, Logger& log) {
+  const PretrainedDefaults pretrained = hugging_face_defaults(log);
   ConfigSource file;
   std::optional<TrainConfig> config;
   vocabulary_known = found.attempt([&] {
     file = read_config_source(options.config);
-    config = load_train_config(file, options.overrides);
+    config = load_train_config(file, options.overrides, /*needs_corpus=*/true, pretrained);
   });
   const bool readable = vocabulary_known || found.troubles.back().code == ExitCode::kBadData;
-  if (readable) found.warnings = idle_keys(file, options.overrides);
+  if (vocabulary_known) found.warnings = idle_keys(file, options.overrides, pretrained);
   if (vocabulary_known || !readable) return config;
+  TrainConfig keys;
+  read_train_config(file, options.overrides, nullptr, keys);
+  if (!keys.model.initial_weights.empty()) return config;  // without its folder there is no model to speak of
   std::vector<std::string> overrides = options.overrides;
   overrides.emplace_back("model.vocabulary=1");
+  found.warnings = idle_keys(file, overrides);
   TrainConfig rest = load_train_config(file, overrides);
   rest.model.vocabulary = std::numeric_limits<int64_t>::max();  // no id is too large
   rest.data.tokenizer.clear();                                  // its trouble is told
   return rest;
 }
 
-ExitCode check(const CheckOptions& options, AppContext& /*context*/) {
+/// Whether the weights that a new run begins with are all there, and of the model.
+void look_at_weights(const TrainConfig& config, Preflight& found) {
+  const ModelConfig& model = config.model;
+  if (model.initial_weights.empty() || found.folder.resumes_at >= 0) return;
+  found.attempt([&] { const HfImport weights(model.initial_weights, model.sequence_length); });
+}
+
+ExitCode check(const CheckOptions& options, AppContext& context) {
   if (MpiSession::launcher_rank() != 0) return ExitCode::kDone;  // started alone it is the first
   PlannedJob job{.ranks = options.ranks,
                  .node_ranks = options.node_ranks > 0 ? options.node_ranks : usual_node(options.ranks),
@@ -92,7 +105,7 @@ ExitCode check(const CheckOptions& options, AppContext& /*context*/) {
   report.config = options.config.string();
   report.ranks = job.ranks;
   bool vocabulary_known = false;
-  const std::optional<TrainConfig> config = load(options, report.found, vocabulary_known);
+  const std::optional<TrainConfig> config = load(options, report.found, vocabulary_known, context.log);
   if (config && options.device.empty() && config->mesh.device == DeviceChoice::kCpu) job.device = device_specs().front();
   report.device = job.device;
   if (config) {
@@ -100,6 +113,7 @@ ExitCode check(const CheckOptions& options, AppContext& /*context*/) {
     look_at_data(*config, report.found);
     look_at_run_folder(*config, vocabulary_known, report.found);
     look_at_replay(*config, report.found);
+    look_at_weights(*config, report.found);
     if (vocabulary_known) foretell(*config, job, report);
   }
   if (options.json) {

@@ -1,6 +1,7 @@
 #include "app/drill.h"
 
 #include "app/number_checks.h"
+#include "app/pretrained.h"
 #include "app/print_json.h"
 #include "app/run_setup.h"
 #include "base/text.h"
@@ -114,7 +115,7 @@ ExitCode drill(const DrillOptions& options, AppContext& context) {
   const Drill& drill = drill_named(options.name);
   if (options.config.empty())
     throw UsageError(concat("drill ", options.name, " needs a configuration file: pimoe drill ", options.name, " CONFIG.yaml"));
-  TrainConfig config = load_train_config(options.config, options.overrides, /*needs_corpus=*/false);
+  TrainConfig config = load_config_to_draw(read_config_source(options.config), options.overrides, context.log);
   const RunSetup run(config, context);
   const char* const precision = dtype_name(agreed_dtype(config.train.precision, run.mesh));
 

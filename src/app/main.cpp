@@ -6,8 +6,9 @@
 #include "app/drill.h"
 #include "app/evaluate.h"
 #include "app/experts.h"
+#include "app/export.h"
 #include "app/generate.h"
-#include "app/interop.h"
+#include "app/import.h"
 #include "app/parity.h"
 #include "app/report.h"
 #include "app/top.h"
@@ -71,7 +72,7 @@ std::string suggestion(const CLI::App& app, int argc, char** argv) {
 }
 
 /// Commands that run as one process: under mpirun every rank would do the whole work, print it, and write the same files.
-constexpr std::array<const char*, 7> kOneProcessCommands = {"data", "checkpoint", "experts", "import", "export", "report", "top"};
+constexpr std::array<const char*, 6> kOneProcessCommands = {"data", "checkpoint", "experts", "export", "report", "top"};
 
 /// @throws UsageError where several processes were started of such a command
 void require_one_process(const CLI::App& app) {

@@ -26,4 +26,8 @@ CLI::Validator number_in(double least, double most) { return check(least, most, 
 
 CLI::Validator whole_number_in(int64_t least, int64_t most) { return check(least, most, "a whole number"); }
 
+CLI::Validator not_empty() {
+  return {[](const std::string& text) { return text.empty() ? std::string("must not be empty") : std::string(); }, ""};
+}
+
 }  // namespace pimoe

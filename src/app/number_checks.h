@@ -14,4 +14,7 @@ CLI::Validator number_in(double least, double most);
 /// The same for whole numbers, refused before they could wrap around or be cut: -1 for an unsigned one, 30 digits.
 CLI::Validator whole_number_in(int64_t least, int64_t most);
 
+/// A check that refuses the empty text, for names.
+CLI::Validator not_empty();
+
 }  // namespace pimoe

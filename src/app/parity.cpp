@@ -1,6 +1,7 @@
 #include "app/parity.h"
 
 #include "app/number_checks.h"
+#include "app/pretrained.h"
 #include "app/print_json.h"
 #include "app/run_setup.h"
 #include "base/text.h"
@@ -45,7 +46,7 @@ void print(const ParityOutcome& outcome, const TrainConfig& config, const Proces
 }
 
 ExitCode parity(const ParityOptions& options, AppContext& context) {
-  TrainConfig config = load_train_config(options.config, options.overrides, /*needs_corpus=*/false);
+  TrainConfig config = load_config_to_draw(read_config_source(options.config), options.overrides, context.log);
   const RunSetup run(config, context);
   const at::ScalarType dtype = agreed_dtype(config.train.precision, run.mesh);
   const ParityOutcome outcome = check_parity(config, options.sequences, dtype, run.mesh, run.session);

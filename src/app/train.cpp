@@ -1,5 +1,6 @@
 #include "app/train.h"
 
+#include "app/pretrained.h"
 #include "app/run_setup.h"
 #include "base/file_io.h"
 #include "base/progress.h"
@@ -32,7 +33,8 @@ struct TrainOptions {
 std::unique_ptr<Trainer> set_up(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop, RunLock& lock) {
   const ProgressPhase phase("setup");
   const PatientOperation building;
-  return std::make_unique<Trainer>(config, mesh, log, stop, &lock);
+  keep_companions(config, mesh.control());
+  return std::make_unique<Trainer>(config, mesh, log, stop, &lock, initial_weights_of(config, mesh, log));
 }
 
 /// What is said, and on a GPU kept, where a run has no memory left.
@@ -66,7 +68,8 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   std::optional<ProfileRequest> profile;
   if (!options.profile.empty()) profile = ProfileRequest::parse(options.profile);
   const ConfigSource file = read_config_source(options.config);
-  TrainConfig config = load_train_config(file, options.overrides);
+  const PretrainedDefaults pretrained = hugging_face_defaults(log);
+  TrainConfig config = load_train_config(file, options.overrides, /*needs_corpus=*/true, pretrained);
   if (options.print_config) {
     if (MpiSession::launcher_rank() == 0) std::cout << to_yaml(config);
     return ExitCode::kDone;
@@ -81,7 +84,7 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   prepare_for_lack_of_memory(config, setup, context);
   RunLock lock(config.run.directory, mesh, log);
   if (mesh.rank() == 0) {
-    for (const std::string& idle : idle_keys(file, options.overrides)) log.warning(idle);
+    for (const std::string& idle : idle_keys(file, options.overrides, pretrained)) log.warning(idle);
   }
   if (context.stop != nullptr && context.stop->was_blocked() && mesh.rank() == 0) {
     log.warning(

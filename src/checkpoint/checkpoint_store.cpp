@@ -320,6 +320,10 @@ void require_folder(const fs::path& path) {
 fs::path find_checkpoint(const fs::path& path, bool digests) {
   require_folder(path);
   if (is_there(path / "manifest.json")) return path;
+  if (is_there(path / "config.json")) {
+    throw CheckpointError(concat(path.string(), " is a Hugging Face model and no checkpoint: model.initial_weights=", path.string(),
+                                 " begins a run with it, and `pimoe import` makes a run of it"));
+  }
   if (step_of(path.filename().string())) throw CheckpointError(concat("checkpoint ", path.string(), ": has no manifest.json"));
   std::string last_trouble;
   for (const fs::path& folder : {path / "checkpoints", path}) {

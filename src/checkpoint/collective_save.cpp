@@ -33,8 +33,8 @@ int64_t bytes_of(const StoredPiece& stored) { return stored.piece.numel() * elem
 }  // namespace
 
 CollectiveSave::CollectiveSave(fs::path folder, const Snapshot& snapshot, const HostCommunicator& ranks, int64_t expert_parallel,
-                               int64_t part_bytes)
-    : folder_(std::move(folder)), snapshot_(snapshot), ranks_(ranks), part_bytes_(part_bytes) {
+                               int64_t part_bytes, Fill fill)
+    : folder_(std::move(folder)), snapshot_(snapshot), ranks_(ranks), part_bytes_(part_bytes), fill_(std::move(fill)) {
   manifest_.step = snapshot.step;
   manifest_.ranks = ranks.size();
   manifest_.expert_parallel = expert_parallel;
@@ -164,9 +164,11 @@ void CollectiveSave::write() {
   const std::string trouble = trouble_of([&] {
     size_t part = 0;
     ShardWriter writer(temporary_, manifest_);
-    for (const std::vector<StatePiece>& pieces : parts_) {
+    for (std::vector<StatePiece>& pieces : parts_) {
       if (part > 0 && !fs::exists(temporary_ / kTokenFile)) return;  // another rank failed, and says so below
+      if (fill_) fill_(pieces);
       writer.add(shard_name(ranks_.rank(), ranks_.size(), part++), pieces);
+      if (fill_) pieces.clear();  // or all parts would stay in memory to the end
     }
     writer.finish();
     is_whole = true;

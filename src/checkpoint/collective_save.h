@@ -6,12 +6,15 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
 namespace pimoe {
 
 /// One save, from the plan to the renamed folder. Every step ends in an agreement, so that all ranks go on or all ranks stop.
+///
+/// State that is in no memory yet has values of the device `meta`, which have a shape and a dtype alone: `fill` then makes those of one file at a time.
 ///
 /// Waits patiently (patient_barrier): it may run in a thread beside training.
 ///
@@ -21,9 +24,12 @@ namespace pimoe {
 ///     4. commit   rank 0 writes the manifest and renames
 class CollectiveSave {
  public:
-  /// @param snapshot, ranks  must outlive it; nobody else uses `ranks` meanwhile
+  /// Gives pieces of one file their values; what it throws ends the save.
+  using Fill = std::function<void(std::vector<StatePiece>& pieces)>;
+
+  /// @param snapshot, ranks  must outlive it; nobody else uses `ranks` meanwhile  @param fill  null: all values are there
   CollectiveSave(std::filesystem::path folder, const Snapshot& snapshot, const HostCommunicator& ranks, int64_t expert_parallel,
-                 int64_t part_bytes);
+                 int64_t part_bytes, Fill fill = nullptr);
 
   /// Collective. @throws SaveError, the same on every rank, once step-N.tmp is gone again.
   void run();
@@ -50,6 +56,7 @@ class CollectiveSave {
   const Snapshot& snapshot_;
   const HostCommunicator& ranks_;
   int64_t part_bytes_;
+  Fill fill_;
   std::vector<std::vector<StatePiece>> parts_;  ///< the pieces that this rank writes, file by file
   int64_t total_bytes_ = 0;
   int64_t needed_bytes_ = 0;

@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/local_save.h"
+#include "checkpoint/rank_share.h"
 #include "checkpoint/shard_plan.h"
 #include "checkpoint/training_state.h"
 #include "checkpoint/verification.h"
@@ -20,33 +21,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kSliceElements = 64;  // stretches begin at whole cache lines, as an optimizer's do
-
-/// Elements [begin, end) of `box` for one of `of` owners.
-Piece slice_of(const std::string& name, const Box& box, int64_t index, int64_t of) {
-  const int64_t each = ((box.numel() + of - 1) / of + kSliceElements - 1) / kSliceElements * kSliceElements;
-  const int64_t begin = std::min(box.numel(), index * each);
-  return {name, box, begin, std::min(box.numel(), begin + each)};
-}
-
 /// What a rank of the target holds; the values are not there yet.
 std::vector<StatePiece> pieces_of_rank(const std::map<std::string, CheckpointReader::Tensor>& tensors, const ReshardTarget& target,
                                        int64_t rank) {
   std::vector<StatePiece> pieces;
   for (const auto& [tensor, what] : tensors) {
     const size_t slash = tensor.find('/');
-    const std::string name = tensor.substr(slash + 1);
-    Box box = Box::whole(what.shape);
-    int64_t index = rank;
-    int64_t of = target.ranks;
-    if (is_expert_tensor(name) && target.expert_parallel > 1) {
-      const int64_t local = what.shape[0] / target.expert_parallel;
-      box = Box::rows(what.shape, rank % target.expert_parallel * local, local);
-      index = rank / target.expert_parallel;
-      of = target.ranks / target.expert_parallel;
-    }
-    Piece piece = slice_of(name, box, index, of);
-    if (piece.numel() == 0 && !(box.global_numel() == 0 && rank == 0)) continue;
+    Piece piece = share_of_rank(tensor.substr(slash + 1), what.shape, {target.ranks, target.expert_parallel}, rank);
+    if (piece.numel() == 0 && !(piece.box.global_numel() == 0 && rank == 0)) continue;
     // One element stands for all: the parts are planned before their memory is taken.
     const at::Tensor values = at::empty({1}, at::TensorOptions().dtype(scalar_type_of(what.type))).expand({piece.numel()});
     pieces.push_back({tensor.substr(0, slash), std::move(piece), values});

@@ -6,7 +6,7 @@
 #include "base/text.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/training_state.h"
-#include "interop/hf_import.h"
+#include "interop/hf_companions.h"
 #include "interop/safetensors_folder.h"
 #include "interop/transfer_progress.h"
 #include "interop/weight_names.h"

@@ -80,7 +80,9 @@ SafetensorsFolder::SafetensorsFolder(const fs::path& folder) {
 }
 
 at::Tensor SafetensorsFolder::read(const std::string& tensor, int64_t begin, int64_t count) const {
-  return file_of_.at(tensor)->read(tensor, begin, count);
+  at::Tensor elements = file_of_.at(tensor)->read(tensor, begin, count);
+  bytes_read_ += static_cast<int64_t>(elements.nbytes());
+  return elements;
 }
 
 std::vector<std::string> SafetensorsFolder::names() const {

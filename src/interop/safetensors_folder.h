@@ -26,11 +26,13 @@ class SafetensorsFolder {
 
   std::vector<std::string> names() const;
   size_t files() const { return files_.size(); }
-  int64_t bytes() const;  ///< of all tensors
+  int64_t bytes() const;                              ///< of all tensors
+  int64_t bytes_read() const { return bytes_read_; }  ///< of elements so far, by this process
 
  private:
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, const SafetensorsFile*> file_of_;
+  mutable int64_t bytes_read_ = 0;
 };
 
 /// Writes tensors into shards, model-00001-of-0000N.safetensors with model.safetensors.index.json, or one model.safetensors if all fit into one.

@@ -28,19 +28,20 @@ void Upcycling::fields(FieldVisitor& visit) {
   visit.number("noise", noise, {.at_least = 0, .at_most = 1}, "experts' weights times 1 + noise * N(0, 1)");
 }
 
-Upcycling parse_upcycling(const std::string& text) try {
+Upcycling parse_upcycling(const std::string& text, const std::string& name) try {
   Upcycling how;
-  load_fields("", "--upcycle", split(text, ','), [&](FieldVisitor& visit) { how.fields(visit); });
+  how.name = name;
+  load_fields("", name, split(text, ','), [&](FieldVisitor& visit) { how.fields(visit); });
   return how;
 } catch (const ConfigError& error) {  // the contract: these are an option's parts, and no configuration
-  throw UsageError(concat("--upcycle (", text, "): ", error.what()));
+  throw UsageError(concat(name, " (", text, "): ", error.what()));
 }
 
 ModelConfig upcycled(const ModelConfig& dense, const Upcycling& how) {
-  const auto refuse = [](const char* key, int64_t value, const auto&... rule) {
-    throw DataError(concat("--upcycle ", key, " (", value, ") ", rule...));
+  const auto refuse = [&how](const char* key, int64_t value, const auto&... rule) {
+    throw DataError(concat(how.name, " ", key, " (", value, ") ", rule...));
   };
-  if (dense.moe_layers() > 0) throw DataError("--upcycle is for dense models; this one has experts");
+  if (dense.moe_layers() > 0) throw DataError(concat(how.name, " is for dense models; this one has experts"));
   if (how.choices > how.experts) refuse("choices", how.choices, "must be at most experts (", how.experts, ")");
   if (how.experts * how.split > kMostExperts) {
     refuse("split", how.split, "times experts (", how.experts, ") must be at most ", kMostExperts, " experts");

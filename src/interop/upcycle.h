@@ -25,12 +25,14 @@ struct Upcycling {
   int64_t dense_layers = 0;  ///< layers in front that stay as they are
   double noise = 0.0;        ///< every weight of an expert times 1 + noise * N(0, 1), so that copies differ: the function then differs too
 
+  std::string name = "--upcycle";  ///< of what said so, for messages
+
   void fields(FieldVisitor& visit);
 };
 
-/// @param text  "experts=8,choices=2,split=4"
+/// @param text  "experts=8,choices=2,split=4"  @param name  of the option or key that says so, for messages
 /// @throws UsageError naming the part that is unknown, malformed or out of its bounds
-Upcycling parse_upcycling(const std::string& text);
+Upcycling parse_upcycling(const std::string& text, const std::string& name = "--upcycle");
 
 /// @returns the model with experts
 /// @throws DataError naming what does not fit: a model that has experts, a width that split does not divide, more choices than copies

@@ -51,12 +51,18 @@ void ModelConfig::fields(FieldVisitor& visit) {
   visit.number("norm_epsilon", norm_epsilon, {.above = 0, .at_most = 1}, "epsilon of every RMSNorm");
   visit.number("initial_deviation", initial_deviation, {.at_least = 0, .at_most = kMostCoefficient},
                "standard deviation of initial weights");
+  visit.path("initial_weights", initial_weights,
+             "Hugging Face folder that a new run begins from, which gives every other key of the model; empty: weights are drawn");
+  visit.text("upcycle", upcycle, "makes experts of the dense model there, as import --upcycle: experts=8,choices=2");
   visit.nested("rotary", rotary);
   visit.nested("latent", latent);
   visit.nested("moe", moe);
 }
 
 void ModelConfig::validate(Violations& violations) const {
+  if (!upcycle.empty() && initial_weights.empty()) {
+    violations.add("model.upcycle", concat("(", upcycle, ") is for a model that model.initial_weights names, which is empty"));
+  }
   if (is_latent()) {
     latent.validate(violations);
     // Its latents have norms of their own, and its keys no head that a bias or a norm could go over.

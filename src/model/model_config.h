@@ -5,6 +5,7 @@
 #include "model/rotary_config.h"
 #include "moe/moe_config.h"
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,8 @@ struct ModelConfig {
   double rope_theta = 10000.0;
   double norm_epsilon = 1e-5;
   double initial_deviation = 0.02;
+  std::filesystem::path initial_weights;  ///< folder of Hugging Face's that a run which begins takes them from; empty: drawn
+  std::string upcycle;                    ///< makes a model with experts of the dense one there, interop/upcycle.h; empty: as it is
   RotaryConfig rotary;
   LatentConfig latent;
   MoeConfig moe;

@@ -123,6 +123,8 @@ Reasons reasons_of(const TrainConfig& config) {
   }
   idle("model.feed_forward_width", model.moe_layers() == model.layers, "every layer has experts in place of a dense network");
   idle_of_attention(model, reasons);
+  idle("model.initial_deviation", !model.initial_weights.empty() && model.upcycle.empty(),
+       "model.initial_weights has all weights: none is drawn");
   idle("run.walltime_margin", config.run.walltime.empty(), "run.walltime is empty: the run never leaves by the clock");
   for (const char* key : {"train.validate_every", "train.validation_batches"}) {
     idle(key, config.data.validation.empty(), "data.validation is empty");
@@ -168,10 +170,10 @@ std::vector<std::string> idle_keys(const TrainConfig& config, const ConfigOrigin
   return lines;
 }
 
-std::vector<std::string> idle_keys(const ConfigSource& file, const std::vector<std::string>& overrides) {
+std::vector<std::string> idle_keys(const ConfigSource& file, const std::vector<std::string>& overrides,
+                                   const PretrainedDefaults& pretrained) {
   TrainConfig config;
-  const ConfigOrigins origins =
-      load_fields(with_preset(file, overrides), overrides, [&config](FieldVisitor& visit) { config.fields(visit); });
+  const ConfigOrigins origins = read_train_config(file, overrides, pretrained, config);
   return idle_keys(config, origins);
 }
 

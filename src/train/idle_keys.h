@@ -13,8 +13,9 @@ namespace pimoe {
 /// Only what the file or the command line says, and otherwise than the default, is told of: presets are made for many runs, and a configuration
 /// that --print-config printed has every key.
 ///
-/// @param file, overrides  what load_train_config accepted
-std::vector<std::string> idle_keys(const ConfigSource& file, const std::vector<std::string>& overrides);
+/// @param file, overrides, pretrained  what load_train_config accepted
+std::vector<std::string> idle_keys(const ConfigSource& file, const std::vector<std::string>& overrides,
+                                   const PretrainedDefaults& pretrained = nullptr);
 
 /// The same for a configuration and where its values came from.
 std::vector<std::string> idle_keys(const TrainConfig& config, const ConfigOrigins& origins);

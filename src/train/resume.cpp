@@ -8,6 +8,7 @@
 #include "checkpoint/step_folders.h"
 #include "data/sample_blend.h"
 #include "moe/adaptive_control.h"
+#include "train/model_keys.h"
 #include "train/seen_by_rank_0.h"
 
 #include <cstdlib>
@@ -92,30 +93,8 @@ std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, Check
 }
 
 void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, const std::string& checkpoint) {
-  const auto values = [&](const TrainConfig& config) {
-    ModelConfig model = config.model;
-    model.initial_deviation = wanted.model.initial_deviation;
-    // How experts are balanced, limited, checked, kept in memory and sent tokens may change from run to run; what they compute may not.
-    MoeConfig& moe = model.moe;
-    const MoeConfig& other = wanted.model.moe;
-    moe.balance = other.balance;
-    moe.adaptive = other.adaptive;
-    moe.capacity_factor = other.capacity_factor;
-    moe.capacity_drop = other.capacity_drop;
-    moe.capacity_pad = other.capacity_pad;
-    moe.rank_budget = other.rank_budget;
-    moe.exchange = other.exchange;
-    moe.rank_overflow = other.rank_overflow;
-    moe.memory = other.memory;
-    moe.checks = other.checks;
-    moe.router.jitter = other.router.jitter;
-    moe.router.initial_skew = other.router.initial_skew;
-    moe.router.replay = other.router.replay;
-    ConfigValues all = config_values([&](FieldVisitor& visit) { model.fields(visit); });
-    for (auto& [key, value] : all) key = "model." + key;
-    return all;
-  };
-  const std::vector<std::string> differences = differing_values(values(saved), kBefore, values(wanted), kNow);
+  const std::vector<std::string> differences =
+      differing_values(model_identity(saved.model, wanted.model), kBefore, model_identity(wanted.model, wanted.model), kNow);
   if (differences.empty()) return;
   throw ConfigError(concat("the configuration's model is not the one of ", checkpoint, ":\n  ", join(differences, "\n  "),
                            "\n  Go on with the checkpoint's model, or choose another run.directory for a new one."));

@@ -6,9 +6,11 @@
 #include "base/utf8.h"
 #include "data/tokenizer.h"
 #include "parallel/device.h"
+#include "train/model_keys.h"
 #include "train/presets.h"
 
 #include <algorithm>
+#include <map>
 
 namespace pimoe {
 
@@ -86,8 +88,7 @@ namespace {
 
 constexpr double kMostTokens = 9e18;  // what a run can count in 64 bits
 
-void validate(const TrainConfig& config, const ConfigOrigins& origins, bool needs_corpus) {
-  Violations violations;
+void validate(const TrainConfig& config, const ConfigOrigins& origins, bool needs_corpus, Violations violations = {}) {
   config.model.validate(violations);
   config.monitor.validate(violations);
   config.data.validate(violations);
@@ -132,20 +133,54 @@ std::function<void(FieldVisitor&)> fields_of(TrainConfig& config) {
   return [&config](FieldVisitor& visit) { config.fields(visit); };
 }
 
-TrainConfig load(const ConfigSource& file, const std::vector<std::string>& overrides, bool needs_corpus) {
-  TrainConfig config;
-  validate(config, load_fields(with_preset(file, overrides), overrides, fields_of(config)), needs_corpus);
-  return config;
+/// Keys that are written out, and otherwise than the weights that the run begins with need them.
+Violations mismatches(const ModelConfig& of_weights, const TrainConfig& config) {
+  Violations violations;
+  const ConfigValues theirs = model_identity(of_weights, config.model);
+  const std::map<std::string, std::string> needed(theirs.begin(), theirs.end());
+  for (const auto& [key, value] : model_identity(config.model, config.model)) {
+    const auto found = needed.find(key);
+    if (found != needed.end() && found->second == value) continue;
+    violations.add(key, concat("(", value, ") must be ", found == needed.end() ? "left out" : found->second, ", as ",
+                               config.model.initial_weights.string(), " has it, which model.initial_weights names: leave the key out"));
+  }
+  return violations;
 }
 
 }  // namespace
 
-TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_corpus) {
-  return load_train_config(read_config_source(file), overrides, needs_corpus);
+ConfigOrigins read_train_config(const ConfigSource& file, const std::vector<std::string>& overrides, const PretrainedDefaults& pretrained,
+                                TrainConfig& config) {
+  const std::vector<ConfigSource> sources = with_preset(file, overrides);
+  config = TrainConfig();
+  ConfigOrigins origins = load_fields(sources, overrides, fields_of(config));
+  if (!pretrained || config.model.initial_weights.empty()) return origins;
+  ModelConfig asked = config.model;
+  if (origins.of("model.sequence_length").empty()) asked.sequence_length = 0;
+  config = pretrained(asked);
+  const int64_t vocabulary = config.model.vocabulary;
+  origins = load_fields(sources, overrides, fields_of(config));
+  if (config.model.vocabulary == 0) config.model.vocabulary = vocabulary;
+  return origins;
 }
 
-TrainConfig load_train_config(const ConfigSource& file, const std::vector<std::string>& overrides, bool needs_corpus) {
-  TrainConfig config = load(file, overrides, needs_corpus);
+TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_corpus,
+                              const PretrainedDefaults& pretrained) {
+  return load_train_config(read_config_source(file), overrides, needs_corpus, pretrained);
+}
+
+TrainConfig load_train_config(const ConfigSource& file, const std::vector<std::string>& overrides, bool needs_corpus,
+                              const PretrainedDefaults& pretrained) {
+  TrainConfig config;
+  ModelConfig of_weights;
+  const PretrainedDefaults remembered = !pretrained ? pretrained : [&](const ModelConfig& asked) {
+    TrainConfig defaults = pretrained(asked);
+    of_weights = defaults.model;
+    return defaults;
+  };
+  const ConfigOrigins origins = read_train_config(file, overrides, remembered, config);
+  const bool begins_with_weights = pretrained && !config.model.initial_weights.empty();
+  validate(config, origins, needs_corpus, begins_with_weights ? mismatches(of_weights, config) : Violations());
   if (config.run.directory.empty()) config.run.directory = std::filesystem::path("runs") / std::filesystem::path(file.name).stem();
   if (!is_text(config.run.directory.string())) {
     throw ConfigError(concat("the name of ", file.name, ", which names the run folder, is no UTF-8: set run.directory"));
@@ -155,7 +190,9 @@ TrainConfig load_train_config(const ConfigSource& file, const std::vector<std::s
 }
 
 TrainConfig parse_train_config(const std::string& yaml, const std::string& name_for_messages) {
-  return load({yaml, name_for_messages}, {}, /*needs_corpus=*/false);
+  TrainConfig config;
+  validate(config, read_train_config({yaml, name_for_messages}, {}, nullptr, config), /*needs_corpus=*/false);
+  return config;
 }
 
 DataStreamOptions stream_options(const TrainConfig& config, const ProcessMesh& mesh) {

@@ -13,6 +13,7 @@
 #include "train/spikes.h"
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -83,13 +84,26 @@ struct TrainConfig {
   void fields(FieldVisitor& visit);
 };
 
+/// What the keys are that nothing says where model.initial_weights names a folder: its model, and what suits weights that have learned already. Who knows
+/// such folders hands it in.
+/// @param asked  model: initial_weights, upcycle, and sequence_length, or 0 where nothing says it
+using PretrainedDefaults = std::function<TrainConfig(const ModelConfig& asked)>;
+
 /// Reads the preset that `file` or `overrides` ("a.b=c") name, then `file` and then `overrides`, each stronger than those before it; checks
 /// every rule that spans keys, fills in run.directory and, from the tokenizer, the vocabulary.
 /// @param needs_corpus  an empty data.train is a violation
-/// @throws ConfigError listing all violations; DataError if the tokenizer cannot be read
-TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_corpus = true);
+/// @param pretrained    null: model.initial_weights changes nothing
+/// @throws ConfigError listing all violations, also each key of the model that model.initial_weights says otherwise; DataError if the tokenizer cannot be
+///         read; what `pretrained` throws
+TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, bool needs_corpus = true,
+                              const PretrainedDefaults& pretrained = nullptr);
 /// The same for a file that was read: a pipe can be read once.
-TrainConfig load_train_config(const ConfigSource& file, const std::vector<std::string>& overrides, bool needs_corpus = true);
+TrainConfig load_train_config(const ConfigSource& file, const std::vector<std::string>& overrides, bool needs_corpus = true,
+                              const PretrainedDefaults& pretrained = nullptr);
+
+/// The keys alone, without rules that span them. @returns where each value came from
+ConfigOrigins read_train_config(const ConfigSource& file, const std::vector<std::string>& overrides, const PretrainedDefaults& pretrained,
+                                TrainConfig& config);
 
 /// The same from text that a checkpoint carries: nothing is filled in, and as it has every key its preset changes nothing. It may know no corpus:
 /// that of an imported model does not.

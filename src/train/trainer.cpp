@@ -32,12 +32,14 @@ std::map<std::string, at::Tensor> router_biases(const std::vector<MoELayer*>& la
 
 }  // namespace
 
-Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop, RunLock* lock)
+Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop, RunLock* lock,
+                 InitialWeights weights)
     : config_(config),
       mesh_(mesh),
       log_(log),
       stop_(stop),
       lock_(lock),
+      initial_weights_(std::move(weights)),
       events_(mesh.rank() == 0 ? std::make_unique<RunEvents>(config.run.directory, log) : nullptr),
       learner_(config, agreed_dtype(config.train.precision, mesh), LossScaler::for_float16(), mesh),
       replicas_(learner_.buckets(), learner_.optimizer(), router_biases(learner_.moe_layers()), mesh),

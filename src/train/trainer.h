@@ -7,6 +7,7 @@
 #include "train/checkpoint_keeper.h"
 #include "train/data_facts.h"
 #include "train/divergence.h"
+#include "train/initial_weights.h"
 #include "train/learner.h"
 #include "train/replica_check.h"
 #include "train/run_events.h"
@@ -36,12 +37,14 @@ class Trainer {
   /// @param mesh, log  must outlive the trainer
   /// @param stop       asks the run to save and leave; null: nothing does
   /// @param lock       of the run folder, outlives the trainer; null: nobody takes the folder away
+  /// @param weights    fills those of a run that begins; null: they are drawn. REQUIRED where the configuration has model.initial_weights
   /// @throws ConfigError        what the configuration asks for does not fit the mesh, the checkpoint's model or recorded routing
   /// @throws DataError          a corpus or tokenizer is missing, damaged or too short
   /// @throws CheckpointError    none of the run's checkpoints is good, or the loaded model is not the one that was saved
   /// @throws SaveError, IoError the run folder cannot be written
   /// @cost memory of the model and its optimizer; a resume reads the checkpoint twice (digests, then what is wanted) and does one forward pass
-  Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop, RunLock* lock = nullptr);
+  Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, const StopRequest* stop, RunLock* lock = nullptr,
+          InitialWeights weights = nullptr);
   ~Trainer();
 
   /// Does the steps that are left: data -> forward -> backward -> update -> report -> save. Collective; every rank returns the same, and throws the same.
@@ -68,6 +71,8 @@ class Trainer {
   ValidationPlan validation_plan() const;
   // trainer_state.cpp
   void resume();
+  /// From scratch: drawn weights, or those of model.initial_weights. Collective.
+  void begin();
   /// What a checkpoint holds: live state, to be written or to be filled.
   Snapshot state();
   /// The same, with the proof that a load is judged by. Collective.
@@ -132,6 +137,7 @@ class Trainer {
   Logger& log_;
   const StopRequest* stop_;
   RunLock* lock_;
+  InitialWeights initial_weights_;
 
   std::unique_ptr<RunEvents> events_;  ///< rank 0 alone
 

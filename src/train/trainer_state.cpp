@@ -5,6 +5,7 @@
 #include "checkpoint/training_state.h"
 #include "checkpoint/verification.h"
 #include "ops/trace_range.h"
+#include "parallel/agreement.h"
 #include "train/load_proof.h"
 #include "train/possible_state.h"
 #include "train/resume.h"
@@ -110,8 +111,21 @@ void Trainer::resume() {
     log_.info(concat("resumed from ", found.string(), ": step ", step(), ", ", grouped(tokens_seen_), " tokens seen"));
     return;
   }
-  log_.info(concat("from scratch: drawing the initial weights with seed ", config_.run.seed));
-  learner_.optimizer().initialize(static_cast<uint64_t>(config_.run.seed));
+  begin();
+}
+
+void Trainer::begin() {
+  const std::string origin = config_.model.initial_weights.string();
+  if (origin.empty()) {
+    log_.info(concat("from scratch: drawing the initial weights with seed ", config_.run.seed));
+    learner_.optimizer().initialize(static_cast<uint64_t>(config_.run.seed));
+    return;
+  }
+  if (!initial_weights_) throw ConfigError(concat("model.initial_weights (", origin, ") is for `pimoe train`: nothing here reads it"));
+  log_.info(concat("from scratch, with the weights of ", origin));
+  const std::vector<StatePiece> pieces = learner_.state_pieces();
+  do_together(mesh_.control(), [&] { initial_weights_(pieces); });
+  learner_.optimizer().publish();
 }
 
 void Trainer::roll_back() {

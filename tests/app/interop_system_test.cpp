@@ -56,6 +56,23 @@ TEST_F(Interop, AModelIsImportedTrainedOnAndExported) {
   EXPECT_TRUE(fs::exists(folder_ / "third/model.safetensors.index.json"));
 }
 
+TEST_F(Interop, SeveralRanksImportWhatOneDoes) {
+  write_model("hf", tiny_config(HfFamily::kDeepseekV3));
+  ASSERT_EQ(run("pimoe import hf --output one").code, 0);
+  Outcome outcome = run("$MPIRUN -n 4 $PIMOE import hf --output four mesh.expert_parallel=2 --json");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(HfJson::parse(outcome.out)["expert_parallel"], 2);
+  EXPECT_NE(outcome.err.find("read of the weights'"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("rank 3 "), std::string::npos) << outcome.err;
+  outcome = run("pimoe checkpoint diff one four");
+  EXPECT_EQ(outcome.code, 0) << outcome.out;
+  EXPECT_EQ(run("pimoe checkpoint verify four").code, 0);
+  EXPECT_EQ(run("cmp one/hf/generation_config.json four/hf/generation_config.json").code, 0);
+  ASSERT_EQ(run("pimoe export four --output back").code, 0);
+  EXPECT_EQ(run("cmp hf/model.safetensors back/model.safetensors").code, 0);
+  EXPECT_EQ(run("ls -d four.unfinished").code, 2);
+}
+
 TEST_F(Interop, ATokenizerJsonComesAlongAndIsTheRuns) {
   if (!PIMOE_UNICODE) GTEST_SKIP() << "built without PCRE2 or utf8proc";
   write_model("hf", tiny_config(HfFamily::kLlama));
@@ -163,7 +180,10 @@ TEST_F(Interop, WhatIsRefusedLeavesNothing) {
   EXPECT_EQ(run("pimoe import good --output good").code, 64);
   EXPECT_EQ(run("pimoe import good").code, 64);
   EXPECT_EQ(run("pimoe import good --output run --sequence-length 17").code, 65);
-  EXPECT_EQ(run("$MPIRUN -n 2 $PIMOE import good --output run").code, 64);
+  EXPECT_EQ(run("$MPIRUN -n 2 $PIMOE import good --output run --sequence-length 17").code, 65);
+  EXPECT_EQ(run("$MPIRUN -n 2 $PIMOE import good --output good").code, 64);
+  EXPECT_EQ(run("$MPIRUN -n 2 $PIMOE import good --output run mesh.expert_parallel=3").code, 78);
+  EXPECT_EQ(run("pimoe import good --output run train.steps=5").code, 78);
   EXPECT_EQ(run("ls -d run*").code, 2);
   ASSERT_EQ(run("pimoe import good --output run --sequence-length 16").code, 0);
   EXPECT_EQ(run("pimoe import good --output run").code, 64);
@@ -206,6 +226,7 @@ TEST_F(Interop, AModelIsNotImportedIntoTheFolderOfARun) {
 TEST_F(Interop, AFullDiskIsAnErrorAndLeavesNothing) {
   write_model("hf", tiny_config(HfFamily::kLlama));
   EXPECT_EQ(run("ulimit -f 8; pimoe import hf --output run").code, 74);
+  EXPECT_EQ(run("$MPIRUN -n 2 sh -c 'ulimit -f 4; exec $PIMOE import hf --output run'").code, 74);
   EXPECT_EQ(run("ls -d run*").code, 2);
   ASSERT_EQ(run("pimoe import hf --output run").code, 0);
   EXPECT_EQ(run("ulimit -f 4; pimoe export run --output back").code, 74);

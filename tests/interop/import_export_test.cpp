@@ -2,9 +2,9 @@
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/training_state.h"
 #include "checkpoint/verification.h"
+#include "interop/hf_checkpoint.h"
 #include "interop/hf_export.h"
 #include "interop/hf_fixture.h"
-#include "interop/hf_import.h"
 
 #include <ATen/ops/equal.h>
 #include <gtest/gtest.h>
@@ -43,7 +43,7 @@ TEST(HfImport, EveryElementGoesToItsPlaceAndBackToTheSameBytes) {
       EXPECT_EQ(imported.dtype(), dtype);
       EXPECT_TRUE(imported.remarks().empty());
       const fs::path checkpoint = folder / "step-00000000";
-      imported.write(checkpoint, "model: {}\n", 1234, log);
+      write_imported(imported, checkpoint, "model: {}\n", 1234, log);
       EXPECT_EQ(verify_checkpoint(checkpoint, /*full=*/true), "");
 
       fs::create_directories(folder / "back");
@@ -77,7 +77,7 @@ TEST(HfImport, PutsGateAboveUpExpertByExpert) {
   config["num_hidden_layers"] = 1;
   const fs::path hf = write_tiny_model(folder, "hf", config);
   Logger log;
-  HfImport(hf, 0).write(folder / "step-00000000", "", 1234, log);
+  write_imported(HfImport(hf, 0), folder / "step-00000000", "", 1234, log);
   const SafetensorsFolder source(hf);
   const std::string experts = "model.layers.0.block_sparse_moe.experts.";
   std::vector<at::Tensor> rows;
@@ -107,7 +107,7 @@ TEST(HfImport, ReadsMergedExpertsAsTheyLie) {
     const SafetensorsFolder source(merged);
     ASSERT_TRUE(source.has("model.layers.1.mlp.experts.gate_up_proj"));
     Logger log;
-    HfImport(merged, 0).write(folder / "step-00000000", "", 1234, log);
+    write_imported(HfImport(merged, 0), folder / "step-00000000", "", 1234, log);
     CheckpointReader reader(folder / "step-00000000");
     const int64_t count = source.entry("model.layers.1.mlp.experts.gate_up_proj").numel();
     EXPECT_TRUE(at::equal(reader.read("master/layers.1.moe.experts.gate_up.weight", 0, count),
@@ -158,7 +158,7 @@ TEST(HfImport, ARouterOfDeepseekKeepsItsBias) {
   const TemporaryFolder folder;
   const fs::path hf = write_tiny_model(folder, "hf", tiny_config(HfFamily::kDeepseekV3), at::kBFloat16);
   Logger log;
-  HfImport(hf, 0).write(folder / "step-00000000", "", 1234, log);
+  write_imported(HfImport(hf, 0), folder / "step-00000000", "", 1234, log);
   CheckpointReader reader(folder / "step-00000000");
   const at::Tensor bias = reader.read("state/layers.1.moe.router.bias", 0, 4);
   EXPECT_TRUE(at::equal(bias, SafetensorsFolder(hf).read("model.layers.1.mlp.gate.e_score_correction_bias", 0, 4)));
@@ -191,7 +191,7 @@ TEST(HfImport, RefusesNumbersThatAreNotFinite) {
   });
   Logger log;
   try {
-    HfImport(path, 0).write(folder / "step-00000000", "", 1234, log);
+    write_imported(HfImport(path, 0), folder / "step-00000000", "", 1234, log);
     FAIL();
   } catch (const DataError& error) {
     EXPECT_NE(std::string(error.what()).find("model.norm.weight has numbers that are not finite"), std::string::npos) << error.what();
@@ -204,7 +204,7 @@ TEST(HfExport, RefusesACheckpointOfAnotherModel) {
   const fs::path hf = write_tiny_model(folder, "hf", tiny_config(HfFamily::kQwen3Moe));
   Logger log;
   const HfImport imported(hf, 0);
-  imported.write(folder / "step-00000000", "", 1234, log);
+  write_imported(imported, folder / "step-00000000", "", 1234, log);
   ModelConfig other = imported.hf().model;
   other.vocabulary = 24;
   fs::create_directories(folder / "out");

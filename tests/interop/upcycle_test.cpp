@@ -3,9 +3,9 @@
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/checkpoint_store.h"
 #include "checkpoint/training_state.h"
+#include "interop/hf_checkpoint.h"
 #include "interop/hf_export.h"
 #include "interop/hf_fixture.h"
-#include "interop/hf_import.h"
 #include "model/transformer.h"
 #include "parallel/parameter_buckets.h"
 #include "support/ranks.h"
@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 at::Tensor logits_of(const HfImport& imported, const fs::path& checkpoint) {
   const at::NoGradGuard no_gradients;
   Logger log;
-  imported.write(checkpoint, "", 1234, log);
+  write_imported(imported, checkpoint, "", 1234, log);
   const ModelConfig& config = imported.model();
   const auto mesh = single_mesh(cpu_mesh(), config.moe.common_divisor());
   Transformer model(config, at::kDouble, *mesh);
@@ -92,7 +92,7 @@ TEST_F(Upcycle, AnExpertIsRowsOfGateAndUpAndColumnsOfDown) {
   EXPECT_EQ(imported.model().moe.choices, 3);
   EXPECT_EQ(imported.model().moe.expert_width, 4);
   Logger log;
-  imported.write(folder_ / "sparse", "", 1234, log);
+  write_imported(imported, folder_ / "sparse", "", 1234, log);
   CheckpointReader reader(folder_ / "sparse");
   const SafetensorsFolder source(hf_);
   const auto matrix = [&](const char* name) {
@@ -112,7 +112,7 @@ TEST_F(Upcycle, AnExpertIsRowsOfGateAndUpAndColumnsOfDown) {
 TEST_F(Upcycle, IsExportedAsAFamilyWithExperts) {
   const HfImport imported(hf_, 0, parse_upcycling("experts=4,choices=2,split=2"));
   Logger log;
-  imported.write(folder_ / "sparse", "", 1234, log);
+  write_imported(imported, folder_ / "sparse", "", 1234, log);
   fs::create_directories(folder_ / "out");
   fs::create_directories(folder_ / "companions");
   folder_.write("companions/config.json", config_of_any_family(tiny_config(HfFamily::kLlama)).dump());

@@ -5,6 +5,5 @@
 namespace pimoe {
 
 void add_import_command(CLI::App& app, AppContext& context);
-void add_export_command(CLI::App& app, AppContext& context);
 
 }  // namespace pimoe
