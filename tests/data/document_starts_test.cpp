@@ -159,10 +159,10 @@ void expect_documents_of_corpora(const std::vector<BlendedCorpus>& corpora, cons
     options.seed = 3;
     options.rank = rank;
     options.ranks = ranks;
-    options.document_mask = true;
+    options.samples.document_mask = true;
     options.prefetch = prefetch;
     DataStream stream(corpora, options, {});
-    const SampleBlend samples(corpora, kLength, 3, true, /*with_documents=*/true);
+    const SampleBlend samples(corpora, kLength, 3, true, {.document_mask = true});
     for (int64_t step = 0; step < 6; ++step) {
       for (const MicroBatch& batch : stream.next_step()) {
         std::vector<int32_t> expected;

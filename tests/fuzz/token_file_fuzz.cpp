@@ -40,7 +40,7 @@ void train_on(const std::filesystem::path& prefix, int64_t sequence_length, bool
   options.ranks = 2;
   options.rank = 1;
   options.prefetch = false;
-  options.document_mask = document_mask;
+  options.samples.document_mask = document_mask;
   pimoe::DataStream stream(prefix, options, {.next_sample = 1'000'003});
   for (int step = 0; step < 3; ++step) stream.next_step();
 }
