@@ -1,5 +1,6 @@
 #include "monitor/run_files.h"
 
+#include "base/config_fields.h"
 #include "base/errors.h"
 #include "base/large_file.h"
 #include "base/text.h"
@@ -72,7 +73,7 @@ void for_each_line(const std::filesystem::path& file, const std::function<void(c
 bool is_step_record(const Json& record) {
   if (!record.is_object()) return false;
   const auto step = record.find("step");
-  return step != record.end() && step->is_number_integer() && *step >= 0;
+  return step != record.end() && step->is_number_integer() && *step >= 0 && *step <= static_cast<int64_t>(kMostSteps);
 }
 
 std::vector<Json> newest_records(const std::filesystem::path& file, uint64_t bytes) {
