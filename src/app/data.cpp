@@ -233,8 +233,7 @@ void add_build(CLI::App& data, AppContext& context) {
       ->add_option("--include", corpus.include,
                    "pattern of file names in folders, \"*.py\"; may be repeated (default: every UTF-8 text file)")
       ->type_name("GLOB")
-      ->take_all()
-      ->expected(1);
+      ->allow_extra_args(false);
   command->add_option("--text-key", corpus.text_key, "member of a .jsonl line that is the text")->capture_default_str();
   command->add_option("--seed", corpus.seed, "seed that chooses the tokenizer's sample and the validation documents")
       ->check(whole_number_in(0, std::numeric_limits<int64_t>::max()))

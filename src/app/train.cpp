@@ -17,6 +17,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <csignal>
 #include <iostream>
 
 namespace pimoe {
@@ -74,6 +75,8 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
     if (MpiSession::launcher_rank() == 0) std::cout << to_yaml(config);
     return ExitCode::kDone;
   }
+  // Who reads what is printed may leave (a pager, tee): the run's own log goes on, and so does the run.
+  std::signal(SIGPIPE, SIG_IGN);
   const ProgressPhase between("step");  // what no other phase names
   const RunSetup setup(config, context);
   const ProcessMesh& mesh = setup.mesh;

@@ -12,6 +12,7 @@ namespace pimoe {
 namespace {
 
 std::string printed(const char* format, int decimals, double value) {
+  if (std::isnan(value)) return "nan";  // its sign means nothing
   const int length = std::snprintf(nullptr, 0, format, decimals, value);
   std::string out(static_cast<size_t>(length) + 1, '\0');
   std::snprintf(out.data(), out.size(), format, decimals, value);

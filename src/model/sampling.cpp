@@ -12,6 +12,11 @@
 #include <vector>
 
 namespace pimoe {
+namespace {
+
+constexpr double kLeastTemperature = 1e-30;
+
+}  // namespace
 
 at::Tensor penalised(const at::Tensor& logits, const std::vector<int64_t>& seen, double penalty) {
   if (penalty == 1.0) return logits;
@@ -28,7 +33,8 @@ at::Tensor penalised(const at::Tensor& logits, const std::vector<int64_t>& seen,
 }
 
 int32_t sample_token(const at::Tensor& logits, const SamplingOptions& options, double draw) {
-  if (options.temperature == 0) return static_cast<int32_t>(logits.argmax().item<int64_t>());
+  // Below it scores over the temperature need not be finite; long before that no score but the largest has a chance.
+  if (options.temperature < kLeastTemperature) return static_cast<int32_t>(logits.argmax().item<int64_t>());
   const at::Tensor probabilities = at::softmax(logits.to(at::kDouble) / options.temperature, 0);
   const auto [sorted, order] = at::sort(probabilities, /*stable=*/true, /*dim=*/0, /*descending=*/true);
   const double* values = sorted.const_data_ptr<double>();

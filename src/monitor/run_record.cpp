@@ -28,8 +28,12 @@ class RecordReader {
  public:
   RecordReader(RunRecord& run, const RunRecordOptions& options, int64_t last_step) : run_(run), options_(options), last_step_(last_step) {}
 
+  /// Curves have room for steps up to the newest record's, and for those that a run writes while it is read: one after the other.
+  bool can_be_next(int64_t step) const { return step <= std::max(last_step_, step_before_ + 1); }
+
   void add(Json& record) {
     const int64_t step = record["step"];
+    step_before_ = step;
     if (run_.records == 0) run_.first_step = step;
     ++run_.records;
     for (const char* key : kCurveKeys) {
@@ -125,6 +129,7 @@ class RecordReader {
   RunRecord& run_;
   const RunRecordOptions& options_;
   int64_t last_step_;
+  int64_t step_before_ = -1;
   size_t open_skip_ = std::numeric_limits<size_t>::max();
   std::map<std::string, size_t> events_;
   std::map<std::string, int64_t> left_out_;
@@ -147,7 +152,7 @@ void read_metrics(RunRecord& run, const RunRecordOptions& options, const std::fu
     if (progress) progress(done, total);
     if (line.empty()) return;
     Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (is_step_record(record)) return reader.add(record);
+    if (is_step_record(record) && reader.can_be_next(record["step"])) return reader.add(record);
     if (has_end) {
       ++damaged;
     } else {

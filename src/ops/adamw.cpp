@@ -2,6 +2,7 @@
 
 #include "ops/launch.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
@@ -55,17 +56,20 @@ void run(const AdamwArguments& arguments, const at::Tensor& master, const AdamwS
 }  // namespace
 
 AdamwSums::AdamwSums(const std::vector<int64_t>& firsts, int64_t numel, const at::Tensor& of_all) : found(of_all) {
+  const bool is_plan = found.is_meta();  // of shapes alone: to list the chunks of 1e12 parameters would take minutes and gigabytes
+  int64_t chunks = 0;
   for (size_t tensor = 0; tensor < firsts.size(); ++tensor) {
     const int64_t first = firsts[tensor];
     const int64_t next = tensor + 1 < firsts.size() ? firsts[tensor + 1] : numel;
     check_shape(first % kFlatAlignment == 0 && first <= next && (tensor > 0 || first == 0), "adamw: tensors may not begin at ", firsts,
                 " of ", numel, " elements: needs ascending multiples of ", kFlatAlignment, ", 0 first");
+    chunks += (next - first + kAdamwChunk - 1) / kAdamwChunk;
+    if (is_plan) continue;
     for (int64_t begin = first; begin < next; begin += kAdamwChunk) begins.push_back(begin);
   }
-  const auto chunks = static_cast<int64_t>(begins.size());
   begins.push_back(numel);
   const at::TensorOptions options = found.options();
-  device_begins = at::tensor(begins, at::kLong).to(options.device());
+  device_begins = is_plan ? at::empty({chunks + 1}, options) : at::tensor(begins, at::kLong).to(options.device());
   sums = at::zeros({chunks, 3}, options);
   changed = at::zeros({chunks}, options.dtype(at::kByte));
 }

@@ -55,6 +55,16 @@ TEST_F(Commands, RefuseWhatCannotBeMeantAndSayItShortly) {
   }
 }
 
+TEST_F(Commands, DataBuildTakesOnePatternForEachIncludeWhateverFollowsIt) {
+  write("text/a.txt", std::string(3000, 'a') + "\n");
+  write("text/b.md", "b\n");
+  prepare();
+  const Outcome built =
+      run("pimoe data build --output q --tokenizer corpus.model --validation 0 --include '*.md' --include '*.rst' text --json");
+  ASSERT_EQ(built.code, 0) << built.err;
+  EXPECT_EQ(nlohmann::json::parse(built.out).at("documents"), 1);
+}
+
 TEST_F(Commands, OfOneProcessRefuseToBeStartedSeveralTimes) {
   for (const char* command : {"experts runs/tiny", "data inspect corpus", "checkpoint list runs"}) {
     const Outcome outcome = run(concat("$MPIRUN -n 2 $PIMOE ", command));

@@ -46,6 +46,13 @@ TEST_F(TrainingEnds, ALossThatIsNotFiniteIsNoSuccessAtAnyScale) {
   EXPECT_EQ(saved_steps("runs/tiny"), (std::vector<int64_t>{3, 4}));
 }
 
+TEST_F(TrainingEnds, AReaderOfItsLinesThatLeavesDoesNotEndARun) {
+  prepare();
+  const Outcome outcome = run("(pimoe train tiny.yaml train.steps=20 log.every_steps=1 2>&1; echo $? >code) | head -n 1; cat code");
+  EXPECT_NE(outcome.out.find("\n0\n"), std::string::npos) << outcome.out;
+  EXPECT_EQ(saved_steps("runs/tiny").back(), 20);
+}
+
 // A pipe in the configuration's place holds the process between its first line and MPI's start.
 TEST_F(TrainingEnds, ASignalBeforeMpiStartsIsKept) {
   prepare();

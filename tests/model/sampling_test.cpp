@@ -46,6 +46,13 @@ TEST(SampleToken, TemperatureZeroTakesTheFirstOfTheLikeliest) {
   EXPECT_EQ(sample_token(logits_of({0.2, 0.4, 0.4}), options_of(0.0, 1.0), 0.999), 1);
 }
 
+// 1 over 5e-324 is no number any more.
+TEST(SampleToken, TheLeastTemperaturesAreThatOfZero) {
+  for (const double temperature : {1e-29, 1e-31, 1e-310, 5e-324}) {
+    EXPECT_EQ(sample_token(logits_of({0.2, 0.3, 0.5}), options_of(temperature, 1.0), 0.999), 2) << temperature;
+  }
+}
+
 TEST(Penalised, DividesPositiveScoresAndMultipliesNegativeOnesOfEachTokenOnce) {
   const at::Tensor logits = at::tensor(std::vector<double>{2.0, -2.0, 0.0, 3.0}, at::kDouble);
   const at::Tensor result = penalised(logits, {0, 1, 0, 2}, 2.0);

@@ -84,6 +84,17 @@ TEST(RunRecordTest, LeavesOutWhatIsDamagedAndSaysSo) {
   EXPECT_EQ(read.notes[3], "events.jsonl is damaged: 1 line is no event, and left out");
 }
 
+// Curves have a place for each stretch of steps: none may be asked for 1e12 of them.
+TEST(RunRecordTest, AWildStepAsksForNoMemory) {
+  const RunFolder run;
+  run.folder.write("metrics.jsonl",
+                   record(1, 4.0) + record(1'000'000'000'000, 3.0) + record(2, 3.0) + "{\"step\":9223372036854775807,\"loss\":2}\n");
+  const RunRecord read = run.read();
+  EXPECT_EQ(read.records, 2);
+  ASSERT_FALSE(read.notes.empty());
+  EXPECT_EQ(read.notes[0], "metrics.jsonl is damaged: 2 lines are no record of a step, and left out");
+}
+
 TEST(RunRecordTest, OfAnEmptyRunSaysThatAndOfNoRunIsAnError) {
   const RunFolder run;
   run.folder.write("metrics.jsonl", "");

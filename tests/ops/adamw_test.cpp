@@ -238,6 +238,18 @@ TEST(Adamw, BeginsWithTheSumsOfZeros) {
   EXPECT_EQ(trial.found(), 0);
 }
 
+// A forecast makes them for models of any size, without their memory.
+TEST(Adamw, SumsOfAStateWithoutMemoryHaveShapesAlone) {
+  const auto found_on = [](c10::DeviceType device) { return at::zeros({1}, at::TensorOptions().dtype(at::kLong).device(device)); };
+  const AdamwSums real({0, 64, 50'048}, 100'000, found_on(at::kCPU));
+  const AdamwSums planned({0, 64, 50'048}, 100'000, found_on(at::kMeta));
+  EXPECT_EQ(planned.sums.sizes(), real.sums.sizes());
+  EXPECT_EQ(planned.changed.sizes(), real.changed.sizes());
+  EXPECT_EQ(planned.device_begins.sizes(), real.device_begins.sizes());
+  constexpr int64_t kHuge = int64_t{1} << 50;
+  EXPECT_EQ(AdamwSums({0}, kHuge, found_on(at::kMeta)).begins, std::vector<int64_t>{kHuge});
+}
+
 TEST(Adamw, RefusesWhatDoesNotBelongTogether) {
   Random random;
   const Trial good(random, 128, at::kFloat, at::kBFloat16, {0});

@@ -9,6 +9,7 @@
 #include "base/text.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
@@ -92,7 +93,8 @@ struct Step {
 };
 
 Step make_step(Learner& learner, const std::vector<MicroBatch>& batches, const ProcessMesh& mesh) {
-  Step step{.tokens = counted_tokens(batches, mesh)};
+  Step step;
+  step.tokens = counted_tokens(batches, mesh);
   const StepTerms terms = learner.begin_step(step.tokens, counted_targets(batches, mesh));
   const StepSums sums = learner.accumulate_gradients(batches, terms, nullptr);
   step.gradients = gradients_of(learner, mesh);

@@ -113,7 +113,7 @@ TEST(DocumentMaskRanks, TheFirstStepsLossIsThatOfItsDocumentsEachAlone) {
         parameter->value.copy_(values);
       }
     }
-    const SampleBlend samples(config.data.training(), 24, static_cast<uint64_t>(config.run.seed), true, /*with_documents=*/true);
+    const SampleBlend samples(config.data.training(), 24, static_cast<uint64_t>(config.run.seed), true, {.document_mask = true});
     const auto documents = pieces(samples, config.train.global_batch, 24);
     EXPECT_GT(documents.size(), 10u) << "the samples are packed";
     EXPECT_NEAR(loss, loss_of_documents_alone(model, *mesh, documents), 1e-12 * loss);

@@ -99,7 +99,7 @@ TEST_F(StepSumsTest, AreThoseOfALoopOverRanksAndMicroSteps) {
   const TrainConfig made = config(folder);
   const auto mesh = world_mesh(made.mesh, kExperts);
   const Transformer model(made.model, at::kDouble, *mesh);
-  StepSums sums(model, *mesh, kTokens, kAll);
+  StepSums sums(model, *mesh, kTokens, kTokens, kAll);
   for (int64_t micro_step = 0; micro_step < kMicroSteps; ++micro_step) {
     Prediction prediction{.cross_entropy_sum = at::tensor(2.0 + static_cast<double>(mesh->rank()), at::kDouble), .routing = {}};
     for (int64_t layer = 0; layer < kLayers; ++layer) prediction.routing.push_back(Seen{mesh->rank(), micro_step, layer}.record());
