@@ -22,7 +22,6 @@ TrainConfig packed_config(const SharedFolder& folder, const std::string& run) {
   config.model.sequence_length = 24;
   config.data.document_mask = true;
   config.data.validation = (folder.path() / "validation").string();
-  config.train.steps = 8;
   config.train.validation_batches = 2;
   return config;
 }
@@ -36,7 +35,7 @@ std::vector<nlohmann::json> records(const TrainConfig& config) {
 }
 
 /// Trains on the first `ranks` ranks of the job up to `steps`; the others wait. @returns the records of the run so far
-std::vector<nlohmann::json> train(TrainConfig config, int ranks, int64_t expert_parallel, int64_t micro_batch, int64_t steps = 8) {
+std::vector<nlohmann::json> train(TrainConfig config, int ranks, int64_t expert_parallel, int64_t micro_batch, int64_t steps = 6) {
   const auto world = test_session().world();
   config.mesh.expert_parallel = expert_parallel;
   config.train.micro_batch = micro_batch;
@@ -130,7 +129,7 @@ TEST(DocumentMaskRanks, EveryLayoutMicroBatchAndPolicyTrainsTheSameModel) {
     return config;
   };
   const auto alone = train(of("alone"), 1, 1, 7);
-  ASSERT_EQ(alone.size(), 8u);
+  ASSERT_EQ(alone.size(), 6u);
   EXPECT_LT(alone.back().at("loss").get<double>(), alone.front().at("loss").get<double>());
   ASSERT_TRUE(alone.back().contains("validation_loss"));
   TrainConfig without = of("without");
@@ -138,13 +137,12 @@ TEST(DocumentMaskRanks, EveryLayoutMicroBatchAndPolicyTrainsTheSameModel) {
   EXPECT_GT(std::abs(train(without, 1, 1, 7)[0].at("loss").get<double>() - alone[0].at("loss").get<double>()), 1e-6);
   for (int64_t expert_parallel = 1; expert_parallel <= ranks; ++expert_parallel) {
     if (ranks % expert_parallel != 0) continue;
-    for (const int64_t micro_batch : {1, 2, 7}) {
-      for (const RecomputePolicy policy : {RecomputePolicy::kNone, RecomputePolicy::kFull}) {
-        SCOPED_TRACE(concat("EP ", expert_parallel, " micro-batch ", micro_batch, " policy ", static_cast<int>(policy)));
-        TrainConfig config = of(concat("run-", expert_parallel, "-", micro_batch, "-", static_cast<int>(policy)));
-        config.train.recompute = policy;
-        expect_same(train(config, ranks, expert_parallel, micro_batch), alone, 1e-10);
-      }
+    for (const auto& [micro_batch, policy] :
+         {std::pair<int64_t, RecomputePolicy>{1, RecomputePolicy::kFull}, {2, RecomputePolicy::kNone}}) {
+      SCOPED_TRACE(concat("EP ", expert_parallel, " micro-batch ", micro_batch, " policy ", static_cast<int>(policy)));
+      TrainConfig config = of(concat("run-", expert_parallel, "-", micro_batch, "-", static_cast<int>(policy)));
+      config.train.recompute = policy;
+      expect_same(train(config, ranks, expert_parallel, micro_batch), alone, 1e-10);
     }
   }
 }
@@ -162,7 +160,7 @@ TEST(DocumentMaskRanks, ARunGoesOnAtAnotherRankCountWithTheSameLosses) {
     return config;
   };
   const auto whole = train(of("whole"), 1, 1, 7);
-  train(of("parts"), ranks, 1, 2, 4);
+  train(of("parts"), ranks, 1, 2, 3);
   expect_same(train(of("parts"), 1, 1, 7), whole, 1e-10);
 }
 
