@@ -141,7 +141,14 @@ HfExportFacts export_to_hf(const fs::path& checkpoint, const ModelConfig& model,
     has_tokenizer = has_tokenizer || name.starts_with("tokenizer.");
     facts.files.push_back(name);
   }
-  if (!has_tokenizer && !options.tokenizer.empty()) carry_tokenizer(options.tokenizer, model.sequence_length, folder, facts.files);
+  if (!has_tokenizer && !options.tokenizer.empty()) {
+    carry_tokenizer(options.tokenizer, model.sequence_length, folder, facts.files);
+    if (facts.family == HfFamily::kQwen2) {
+      log.warning(
+          "transformers' AutoTokenizer takes Qwen2's way of cutting words for every model of its family, whatever the folder says: "
+          "load this tokenizer by PreTrainedTokenizerFast");
+    }
+  }
   if (!is_there(folder / "generation_config.json")) {
     Json generation = {{"_from_model_config", true}};
     for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
