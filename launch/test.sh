@@ -6,7 +6,7 @@
 #   unit     one program for each folder of src/        ranks    the same under mpirun with 1, 2, 3 and 4 ranks
 #   system   the binary as a user runs it               gpu      needs a GPU, and a CUDA build
 #   slurm    jobs on a Slurm of its own; only when asked for
-#   interop  the MoE layer, and imported models, against Hugging Face transformers, fetched from PyPI; only when asked for
+#   interop  all comparisons with transformers, tokenizers and others from PyPI, of which system has short forms; only when asked for
 #
 # Without a label: all but slurm and interop. PIMOE_CUDA, PIMOE_BUILD and PIMOE_DEPS as for launch/setup.sh.
 source "$(dirname "$0")/common.sh"
@@ -51,12 +51,14 @@ if [[ " ${labels[*]} " == *" slurm "* ]]; then
   "$repository/tests/slurm/run.sh" --install || failed+=(slurm)
 fi
 if [[ " ${labels[*]} " == *" interop "* ]]; then
-  "$repository/tests/interop/run.sh" || failed+=(interop)
-  "$repository/tests/interop/monitors.sh" || failed+=(monitors)
+  "$repository/tests/interop/run.sh" blocks models exports tokenizers corpora || failed+=(interop)
+  for comparison in monitors lm_eval dashboard; do "$repository/tests/interop/$comparison.sh" || failed+=("$comparison"); done
 fi
 if [ -n "$chosen" ]; then
   "$PIMOE_CTEST" --test-dir "$PIMOE_BUILD" -L "^($chosen)\$" -j "$(nproc)" --output-on-failure --no-tests=error ||
     failed+=("${chosen//|/ }")
+  # CTest names what it skipped, and keeps the reasons to itself.
+  { grep -hE '^([a-z_0-9]+: )?skipped[:,] ' "$PIMOE_BUILD/Testing/Temporary/LastTest.log" || true; } | sort -u | sed "s/^/$script: /"
 fi
 
 printf '\n'

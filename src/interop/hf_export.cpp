@@ -6,6 +6,8 @@
 #include "base/text.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/training_state.h"
+#include "data/sentencepiece_json.h"
+#include "data/tokenizer.h"
 #include "interop/hf_companions.h"
 #include "interop/safetensors_folder.h"
 #include "interop/transfer_progress.h"
@@ -61,20 +63,30 @@ void require_shape(const std::map<std::string, CheckpointReader::Tensor>& tensor
 
 void write_text(const fs::path& file, const std::string& text) { write_durably(file, text.data(), text.size()); }
 
-/// The tokenizer that a run was trained with, under the name that transformers looks for; with a tokenizer.json the files beside it that say what its
-/// special tokens are.
-void carry_tokenizer(const fs::path& tokenizer, const fs::path& folder, std::vector<std::string>& files) {
+/// The tokenizer that a run was trained with, under the name that transformers looks for, with what lies beside it to say what its special tokens are.
+/// Where nothing does, transformers would take the tokenizer of the model's family for it, whose words are cut otherwise, and no text would have an end.
+void carry_tokenizer(const fs::path& tokenizer, int64_t sequence_length, const fs::path& folder, std::vector<std::string>& files) {
+  const auto write = [&](const char* name, const std::string& content) {
+    write_text(folder / name, content);
+    files.emplace_back(name);
+  };
   const std::string content = read_regular_file(tokenizer, kLargestCompanionBytes);
   const bool is_json = content.starts_with('{');
-  write_text(folder / (is_json ? "tokenizer.json" : "tokenizer.model"), content);
-  files.emplace_back(is_json ? "tokenizer.json" : "tokenizer.model");
-  if (!is_json) return;
+  write(is_json ? "tokenizer.json" : "tokenizer.model", content);
+  // transformers reads tokenizer.model by another package, and other programs not at all.
+  if (const auto json = is_json ? std::nullopt : tokenizer_json_of(content)) write("tokenizer.json", *json);
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}) {
     const fs::path beside = tokenizer.parent_path() / name;
-    if (!is_there(beside) || is_there(folder / name)) continue;
-    write_text(folder / name, read_regular_file(beside, kLargestCompanionBytes));
-    files.emplace_back(name);
+    if (!is_json || !is_there(beside) || is_there(folder / name)) continue;
+    write(name, read_regular_file(beside, kLargestCompanionBytes));
   }
+  if (is_there(folder / "tokenizer_config.json")) return;
+  const Tokenizer read(tokenizer);
+  const Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},  // as the file says, and nothing else
+                       {"eos_token", read.piece(read.end_of_document())},
+                       {"clean_up_tokenization_spaces", false},
+                       {"model_max_length", sequence_length}};
+  write("tokenizer_config.json", config.dump(2) + "\n");
 }
 
 }  // namespace
@@ -129,7 +141,14 @@ HfExportFacts export_to_hf(const fs::path& checkpoint, const ModelConfig& model,
     has_tokenizer = has_tokenizer || name.starts_with("tokenizer.");
     facts.files.push_back(name);
   }
-  if (!has_tokenizer && !options.tokenizer.empty()) carry_tokenizer(options.tokenizer, folder, facts.files);
+  if (!has_tokenizer && !options.tokenizer.empty()) {
+    carry_tokenizer(options.tokenizer, model.sequence_length, folder, facts.files);
+    if (facts.family == HfFamily::kQwen2) {
+      log.warning(
+          "transformers' AutoTokenizer takes Qwen2's way of cutting words for every model of its family, whatever the folder says: "
+          "load this tokenizer by PreTrainedTokenizerFast");
+    }
+  }
   if (!is_there(folder / "generation_config.json")) {
     Json generation = {{"_from_model_config", true}};
     for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"}) {

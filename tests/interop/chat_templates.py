@@ -8,7 +8,7 @@ be refused by both. Tokens are those of a byte-level BPE that is trained here, w
     for the others with the rule of docs/data.md, in Python: the text that a message adds behind its generation prompt, less what stands behind the
     last special token.
 
-    tests/interop/run.sh --chat [--conversations N] [--seed N] [TEMPLATE.jinja ...]      makes the environment, and calls this
+    tests/interop/run.sh chat [--conversations N] [--seed N] [TEMPLATE.jinja ...]      makes the environment, and calls this
 """
 
 import argparse

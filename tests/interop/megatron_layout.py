@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares corpora with Megatron's layout as numpy reads and writes it, both ways (docs/data.md). Called by tests/interop/run.sh --corpora.
+"""Compares corpora with Megatron's layout as numpy reads and writes it, both ways (docs/data.md). Called by tests/interop/run.sh corpora.
 
 What `pimoe data build` wrote is mapped and read with the offsets of the layout alone: every document's tokens must be the text's ids, and its last the
 end token. What numpy wrote, in each type of tokens and with several sequences to a document, must be good and the same for `pimoe data`.

@@ -1,72 +1,74 @@
 #!/usr/bin/env bash
-# Compares with Hugging Face transformers, on the CPU in float32 (docs/interop.md): the MoE layer with its MoE blocks, and whole models that are
-# imported and exported. Or compares tokenizer.json with the package tokenizers, chat templates with transformers, or corpora with numpy's reading of
-# Megatron's layout (docs/data.md).
+# Compares with the programs that others use, on the CPU (docs/interop.md, docs/data.md). Each part fetches its packages once from PyPI (environments.sh).
 #
-#   tests/interop/run.sh [--seeds N]
-#   tests/interop/run.sh --tokenizers [--strings N] [--seed N] [--family NAME]
-#   tests/interop/run.sh --corpora
-#   tests/interop/run.sh --chat [--conversations N] [--seed N] [TEMPLATE.jinja ...]
+#   tests/interop/run.sh [PART ...] [--quick] [OPTION ...]     default: blocks models exports
 #
-# PIMOE_BUILD (default: build) holds pimoe, tests/moe_block and tests/whole_model, or tests/tokenize_batch, or tests/chat_batch. transformers and torch come from PyPI into
-# $PIMOE_DEPS/interop, tokenizers and numpy into $PIMOE_DEPS/tokenizers, transformers without torch into $PIMOE_DEPS/chat, once.
-source "$(dirname "$0")/../../launch/common.sh"
-source "$launch/versions.env"
+#   blocks      the MoE layer with the MoE blocks of Hugging Face transformers, in float32          --seeds N
+#   models      whole models, imported, exported and trained, with transformers                     --seeds N, --family NAME
+#   exports     the tokenizers that transformers finds in exported models with those that they were trained with   --strings N
+#   tokenizers  tokenizer.json with the package tokenizers                                          --strings N, --seed N, --family NAME
+#   chat        chat templates with transformers                                                --conversations N, --seed N, TEMPLATE.jinja ...
+#   corpora     corpora with numpy's reading and writing of Megatron's layout
+#   packages    fetches the packages of all comparisons, and compares nothing
+#
+# --quick: every family once, within a minute or so each, as CTest has them (ctest -R interop). PIMOE_BUILD (default: build) holds the programs.
+source "$(dirname "${BASH_SOURCE[0]}")/environments.sh"
 script=interop
+here=$repository/tests/interop
 
-subject=models
-programs="pimoe tests/moe_block tests/whole_model"
-environment=$PIMOE_DEPS/interop
-wanted="transformers==$PIMOE_TRANSFORMERS_VERSION torch==$PIMOE_TORCH_VERSION"
-# torch's wheel cannot be imported without its CUDA libraries, also where no GPU is used.
-size="2.5 GB to fetch, 5 GB on disk"
-case ${1:-} in
-  --tokenizers | --corpora)
-    subject=${1#--}
-    shift
-    programs="pimoe tests/tokenize_batch"
-    environment=$PIMOE_DEPS/tokenizers
-    wanted="tokenizers==$PIMOE_TOKENIZERS_VERSION numpy==$PIMOE_NUMPY_VERSION"
-    size="25 MB to fetch"
-    ;;
-  --chat)
-    subject=chat
-    shift
-    programs="tests/chat_batch"
-    environment=$PIMOE_DEPS/chat
-    # Templates need neither torch nor a model.
-    wanted="transformers==$PIMOE_CHAT_TRANSFORMERS_VERSION jinja2==$PIMOE_JINJA2_VERSION"
-    size="40 MB to fetch"
-    ;;
-esac
-
-for program in $programs; do
-  [ -x "$PIMOE_BUILD/$program" ] || fail "$PIMOE_BUILD/$program is not there." "launch/build.sh builds it; PIMOE_BUILD names the build folder."
+parts=()
+options=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    blocks | models | exports | tokenizers | chat | corpora | packages) parts+=("$1") && shift ;;
+    -h | --help) sed -n '2,/^source/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0 ;;
+    --*) options=("$@") && break ;;
+    *) fail "there is no part '$1'." "Known: blocks models exports tokenizers chat corpora packages. tests/interop/run.sh --help" ;;
+  esac
 done
-[ -e "$PIMOE_DEPS/env.sh" ] || fail "there is no $PIMOE_DEPS/env.sh." "launch/setup.sh writes it; run that first."
-source "$PIMOE_DEPS/env.sh"
+if [ ${#parts[@]} -eq 0 ]; then parts=(blocks models exports); fi
 
-# Written last: an installation that was interrupted has none.
-if [ "$(cat "$environment/installed" 2>/dev/null)" != "$wanted" ]; then
-  rm -rf "$environment"
-  stage "Python environment $environment" "$PIMOE_DEPS/log/$subject-venv.log" "$PIMOE_PYTHON" -m venv "$environment" ||
-    fail "$PIMOE_PYTHON could not make a virtual environment." "On Debian and Ubuntu its package is python3-venv."
-  # shellcheck disable=SC2086  # a list of words
-  stage "$wanted ($size)" "$PIMOE_DEPS/log/$subject-pip.log" "$environment/bin/python3" -m pip --no-input --disable-pip-version-check install \
-    --no-compile --progress-bar off $wanted ||
-    fail "pip could not install: $wanted" "It needs a package index (PyPI, or the one that PIP_INDEX_URL names)" \
-      "and disk space: $(df -h --output=avail "$PIMOE_DEPS" | tail -n 1 | tr -d ' ') are free."
-  echo "$wanted" >"$environment/installed"
-fi
-
-if [ $subject = tokenizers ]; then
-  exec "$environment/bin/python3" "$repository/tests/interop/tokenizer_differences.py" --program "$PIMOE_BUILD/tests/tokenize_batch" "$@"
-elif [ $subject = chat ]; then
-  exec "$environment/bin/python3" "$repository/tests/interop/chat_templates.py" --program "$PIMOE_BUILD/tests/chat_batch" "$@"
-elif [ $subject = corpora ]; then
-  exec "$environment/bin/python3" "$repository/tests/interop/megatron_layout.py" --pimoe "$PIMOE_BUILD/pimoe" \
-    --program "$PIMOE_BUILD/tests/tokenize_batch" "$@"
-fi
-"$environment/bin/python3" "$repository/tests/interop/transformers_blocks.py" --program "$PIMOE_BUILD/tests/moe_block" "$@"
-"$environment/bin/python3" "$repository/tests/interop/transformers_models.py" --pimoe "$PIMOE_BUILD/pimoe" \
-  --whole-model "$PIMOE_BUILD/tests/whole_model" "$@"
+export OMP_NUM_THREADS=1
+for part in "${parts[@]}"; do
+  case $part in
+    packages)
+      needs
+      lm_eval_environment
+      see_torch
+      monitors_environment
+      ;;
+    blocks)
+      needs tests/moe_block
+      interop_environment
+      see_torch
+      "$python" "$here/transformers_blocks.py" --program "$PIMOE_BUILD/tests/moe_block" ${options[@]+"${options[@]}"}
+      ;;
+    models)
+      needs pimoe tests/whole_model
+      interop_environment
+      see_torch
+      "$python" "$here/transformers_models.py" --pimoe "$PIMOE_BUILD/pimoe" --whole-model "$PIMOE_BUILD/tests/whole_model" ${options[@]+"${options[@]}"}
+      ;;
+    exports)
+      needs pimoe tests/tokenize_batch
+      interop_environment
+      see_torch
+      "$python" "$here/exported_tokenizers.py" --pimoe "$PIMOE_BUILD/pimoe" --program "$PIMOE_BUILD/tests/tokenize_batch" ${options[@]+"${options[@]}"}
+      ;;
+    tokenizers)
+      needs tests/tokenize_batch
+      interop_environment
+      "$python" "$here/tokenizer_differences.py" --program "$PIMOE_BUILD/tests/tokenize_batch" ${options[@]+"${options[@]}"}
+      ;;
+    chat)
+      needs tests/chat_batch
+      interop_environment
+      "$python" "$here/chat_templates.py" --program "$PIMOE_BUILD/tests/chat_batch" ${options[@]+"${options[@]}"}
+      ;;
+    corpora)
+      needs pimoe tests/tokenize_batch
+      interop_environment
+      "$python" "$here/megatron_layout.py" --pimoe "$PIMOE_BUILD/pimoe" --program "$PIMOE_BUILD/tests/tokenize_batch"
+      ;;
+  esac
+done

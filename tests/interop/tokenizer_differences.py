@@ -5,7 +5,7 @@ For the configuration of each family a byte-level BPE (or one with byte fallback
 files of Python's own library. Then both sides encode and decode the same strings: characters of all planes, control characters, combining marks,
 runs of spaces, digits, joined emoji, added tokens inside of text, pieces of the training text, and every character alone.
 
-    tests/interop/run.sh --tokenizers [--strings N] [--seed N]      makes the environment, and calls this
+    tests/interop/run.sh tokenizers [--strings N] [--seed N] [--quick]      makes the environment, and calls this
 
 Prints for each family how many strings were compared and how many differ; ends with 1 if one does. Characters that the two sides' Unicode versions
 see differently are found first, one at a time, and reported; random strings do without them, and without those that are newer than this Python.
@@ -237,7 +237,10 @@ def main():
     parser.add_argument("--strings", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--family", choices=FAMILIES, action="append")
+    parser.add_argument("--quick", action="store_true", help="2,000 strings; of characters above U+3000 one in fifty")
     options = parser.parse_args()
+    if options.quick:
+        options.strings = 2000
 
     library = pathlib.Path(sysconfig.get_path("stdlib"))
     files = sorted(file for file in library.glob("*.py") if file.stat().st_size < 200_000)[:150]
@@ -250,6 +253,8 @@ def main():
             begin = time.monotonic()
             tokenizer, file = train(name, files, pathlib.Path(scratch))
             single = all_characters()
+            if options.quick:
+                single = single[:0x3000] + single[0x3000 + options.seed % 50 :: 50]
             # As a letter or none (".The" is merged with it or not), beside an added token of a single word, and among marks.
             contexts = ["{}.The", "word{}", "e{}\u0301\u0316"]
             unlike = set()
@@ -257,7 +262,7 @@ def main():
                 cases = differing(options.program, file, tokenizer, [context.format(character) for character in single])
                 place = context.index("{")
                 unlike |= {text[place] for text, _, _ in cases}
-            fuzz = Fuzz(options.seed, lines, unlike | newer)
+            fuzz = Fuzz(options.seed, lines, unlike | newer | set(all_characters()).difference(single))
             texts = [fuzz.text() for _ in range(options.strings)]
             cases = differing(options.program, file, tokenizer, texts)
             print(f"{name}: {len(texts):,} strings of {sum(map(len, texts)):,} characters, {len(cases)} differ; {len(single):,} characters in "

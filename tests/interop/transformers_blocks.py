@@ -302,7 +302,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--program", required=True, help="the program moe_block")
     parser.add_argument("--seeds", type=int, default=5, help="of each shape and batch (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="one seed")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.seeds = 1
     torch.set_num_threads(1)  # the products are too small to share out
     print(f"transformers {transformers.__version__}, torch {torch.__version__}, float32, CPU; equal is {TOLERANCE:.0e} or less\n")
 

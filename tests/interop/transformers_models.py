@@ -150,6 +150,11 @@ def model(kind, note=""):
     return next(row for row in MODELS if row.config.model_type == kind and row.note == note)
 
 
+def first_of(row):
+    """The first row of a row's family."""
+    return next(each for each in MODELS if each.config.model_type == row.config.model_type)
+
+
 def spell_as_v4(folder):
     """rope_theta and torch_dtype, and num_experts: what transformers 4 wrote."""
     file = folder / "config.json"
@@ -440,6 +445,7 @@ def main():
     parser.add_argument("--whole-model", required=True)
     parser.add_argument("--seeds", type=int, default=2, help="of each model (default: 2)")
     parser.add_argument("--family", help="these rows alone: a model_type")
+    parser.add_argument("--quick", action="store_true", help="the first row of each family, one seed")
     arguments = parser.parse_args()
     programs = Programs(arguments.pimoe, arguments.whole_model)
     torch.set_num_threads(1)
@@ -456,9 +462,12 @@ def main():
         root = pathlib.Path(temporary)
         data = corpus(programs, root)
         wanted = [each for each in MODELS if arguments.family in (None, each.config.model_type)]
+        seeds = arguments.seeds
+        if arguments.quick:
+            wanted, seeds = [each for each in wanted if each is first_of(each)], 1
         for number, model in enumerate(wanted):
             worst, verdict = {}, "equal"
-            for seed in range(arguments.seeds):
+            for seed in range(seeds):
                 folder = root / f"{number}-{seed}"
                 folder.mkdir()
                 cells, wrong = compare(programs, model, folder, seed, data if seed == 0 else None)
