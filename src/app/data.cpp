@@ -259,6 +259,12 @@ void add_build(CLI::App& data, AppContext& context) {
   command->add_option("--bad-lines", options->bad_lines, "lines that are no conversations: refuse the first, or skip and report them")
       ->check(CLI::IsMember({"refuse", "skip"}))
       ->capture_default_str();
+  command
+      ->add_option("--save-every", corpus.save_seconds,
+                   "seconds between places that a build which was killed goes on from, by the same command")
+      ->check(number_in(0, 86400))
+      ->capture_default_str();
+  command->add_flag("--restart", corpus.restart, "throw away what a build of this PREFIX left unfinished");
   command->add_flag("--json", options->json, "print the facts as JSON");
   command->add_option("input", corpus.inputs, "text files, folders, .jsonl; .txt.gz, .txt.zst, .jsonl.gz and .jsonl.zst too")
       ->required()

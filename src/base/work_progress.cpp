@@ -35,8 +35,8 @@ std::string amount(WorkUnit unit, int64_t count) {
 }
 
 /// What follows the title and the bar.
-std::string figures(WorkUnit unit, int64_t done, int64_t total, double seconds, const std::string& remark) {
-  const double rate = static_cast<double>(done) / std::max(seconds, 1e-3);
+std::string figures(WorkUnit unit, int64_t done, int64_t total, double seconds, const std::string& remark, int64_t before) {
+  const double rate = static_cast<double>(done - before) / std::max(seconds, 1e-3);
   std::string text = amount(unit, done);
   if (total > 0)
     text += concat(" of ", amount(unit, total), " (", percent_text(static_cast<double>(done) / static_cast<double>(total)), ")");
@@ -46,7 +46,7 @@ std::string figures(WorkUnit unit, int64_t done, int64_t total, double seconds, 
                                           : grouped(static_cast<int64_t>(rate)),
                  "/s");
   if (!remark.empty()) text += "  " + remark;
-  if (total > 0 && done > 0) text += concat("  left ", human_duration(static_cast<double>(std::max<int64_t>(0, total - done)) / rate));
+  if (total > 0 && done > before) text += concat("  left ", human_duration(static_cast<double>(std::max<int64_t>(0, total - done)) / rate));
   return text;
 }
 
@@ -79,10 +79,10 @@ void WorkProgress::at(int64_t done, int64_t total, const std::string& remark) {
   last_ = now;
   said_ = true;
   const double seconds = std::chrono::duration<double>(now - start_).count();
-  if (!has_terminal) return log_.info("  " + line(title_, unit_, done, total, seconds, remark));
+  if (!has_terminal) return log_.info("  " + line(title_, unit_, done, total, seconds, remark, before_));
   const double share = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 0.0;
   std::string text =
-      printable(concat(title_, "  ", total > 0 ? bar(share, kBarWidth) + "  " : "", figures(unit_, done, total, seconds, remark)));
+      printable(concat(title_, "  ", total > 0 ? bar(share, kBarWidth) + "  " : "", figures(unit_, done, total, seconds, remark, before_)));
   text.resize(character_boundary(text, std::min(text.size(), static_cast<size_t>(terminal_columns() - 1))));
   std::fprintf(stderr, "\r%s\033[K", text.c_str());
   std::fflush(stderr);
@@ -90,8 +90,8 @@ void WorkProgress::at(int64_t done, int64_t total, const std::string& remark) {
 }
 
 std::string WorkProgress::line(const std::string& title, WorkUnit unit, int64_t done, int64_t total, double seconds,
-                               const std::string& remark) {
-  return concat(title, ": ", figures(unit, done, total, seconds, remark));
+                               const std::string& remark, int64_t before) {
+  return concat(title, ": ", figures(unit, done, total, seconds, remark, before));
 }
 
 std::string WorkProgress::bar(double share, int width) {

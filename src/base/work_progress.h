@@ -31,9 +31,13 @@ class WorkProgress {
 
   /// @param total  0: unknown @param remark  stands at the line's end: "12/40 files" @cost a look at the clock
   void at(int64_t done, int64_t total, const std::string& remark = "");
+  /// So much was done before: the rate, and with it the time left, is of what is done from here on.
+  void begin_at(int64_t done) { before_ = done; }
 
   /// @returns the line without a bar: "verifying ...: 1.2 GB of 4.0 GB (30 %)  210 MB/s  left 13s"
-  static std::string line(const std::string& title, WorkUnit unit, int64_t done, int64_t total, double seconds, const std::string& remark);
+  /// @param before  what `done` began with, which took none of the seconds
+  static std::string line(const std::string& title, WorkUnit unit, int64_t done, int64_t total, double seconds, const std::string& remark,
+                          int64_t before = 0);
   /// @returns "[#####     ]" @param width  of what is between the brackets
   static std::string bar(double share, int width);
 
@@ -45,6 +49,7 @@ class WorkProgress {
   Logger& log_;
   int64_t total_;
   int64_t counted_ = 0;
+  int64_t before_ = 0;
   WorkProgress* around_;  ///< of this thread, before this one
   Clock::time_point start_ = Clock::now();
   Clock::time_point last_ = start_;

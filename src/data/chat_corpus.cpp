@@ -7,9 +7,12 @@
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "data/build_report.h"
 #include "data/chat_encoder.h"
+#include "data/conversation_sink.h"
+#include "data/corpus_publication.h"
 #include "data/input_stream.h"
-#include "data/ordered_jobs.h"
+#include "data/ordered_work.h"
 
 namespace pimoe {
 namespace {
@@ -59,10 +62,9 @@ class BadLines {
   int64_t count_ = 0;
 };
 
-}  // namespace
-
+/// @returns lines that were left out
 int64_t encode_conversations(const InputFiles& input, const CorpusOptions& options, const Tokenizer& tokenizer, size_t threads,
-                             CorpusSink& sink, const ReadProgress& progress, Logger& log) {
+                             ConversationSink& sink, BuildProgress& progress, Logger& log) {
   const ChatOptions& chat = *options.chat;
   std::optional<ChatTemplate> chat_template;
   if (!chat.no_template) {
@@ -74,28 +76,29 @@ int64_t encode_conversations(const InputFiles& input, const CorpusOptions& optio
   const ChatEncoder encoder(tokenizer, chat_template ? &*chat_template : nullptr);
   BadLines bad(chat.skips_bad_lines, log);
   using Lines = std::vector<Line>;
-  OrderedJobs<Lines, std::vector<EncodedLine>> jobs(
-      threads,
-      [&](const Lines& lines) {
-        std::vector<EncodedLine> encoded;
-        for (const Line& line : lines) encoded.push_back(encode_line(line, encoder, chat.sequence_length));
-        return encoded;
-      },
-      [&](const std::vector<EncodedLine>& lines) {
-        for (const EncodedLine& line : lines) {
-          if (line.complaint.empty()) {
-            sink.add(line.chat.ids, /*ends_document=*/true, line.chat.learned);
-          } else {
-            bad.add(line);
-          }
-        }
-      });
+  OrderedWork<std::vector<EncodedLine>> work(threads);
+  const auto take_oldest = [&] {
+    for (const EncodedLine& line : work.take_oldest()) {
+      if (line.complaint.empty()) {
+        sink.add(line.chat.ids, line.chat.learned);
+      } else {
+        bad.add(line);
+      }
+    }
+  };
   Lines lines;
   size_t bytes = 0;
   const auto submit = [&] {
-    if (!lines.empty()) jobs.add(std::exchange(lines, {}));
     bytes = 0;
+    if (lines.empty()) return;
+    while (work.size() > 2 * threads || work.oldest_is_done()) take_oldest();
+    work.add([&encoder, &chat, given = std::exchange(lines, {})] {
+      std::vector<EncodedLine> encoded;
+      for (const Line& line : given) encoded.push_back(encode_line(line, encoder, chat.sequence_length));
+      return encoded;
+    });
   };
+  int64_t bytes_before = 0;
   for (size_t i = 0; i < input.files.size(); ++i) {
     const InputFile& file = input.files[i];
     if (!file.is_jsonl)
@@ -107,12 +110,37 @@ int64_t encode_conversations(const InputFiles& input, const CorpusOptions& optio
       bytes += line.size();
       lines.push_back({concat(file.path.string(), ":", stream.line_number()), std::move(line)});
       if (bytes >= kJobBytes) submit();
-      progress(i, stream.file_position());
+      progress.at(i, bytes_before + stream.file_position(), sink.tokens());
     }
+    bytes_before += file.bytes;
   }
   submit();
-  jobs.finish();
+  while (work.size() > 0) take_oldest();
   return bad.count();
+}
+
+}  // namespace
+
+CorpusFacts build_conversations(const InputFiles& input, const CorpusOptions& options, const Tokenizer& tokenizer, size_t threads,
+                                Logger& log) {
+  CorpusFacts facts;
+  facts.vocabulary = tokenizer.vocabulary();
+  facts.skipped_files = input.skipped;
+  facts.input_bytes = input.bytes;
+  BuildProgress progress(input, /*bytes_done=*/0, log);
+  ConversationSink sink(options, facts.vocabulary);
+  facts.skipped_lines = encode_conversations(input, options, tokenizer, threads, sink, progress, log);
+  sink.complete();
+  sink.withdraw_older();
+  if (options.validation == 0) {
+    for (const char* ending : {"-validation.idx", "-validation.bin", "-validation.loss_mask"}) withdraw_earlier(options, ending, log);
+  }
+  withdraw_earlier(options, ".model", log);
+  sink.finish();
+  sink.describe(facts);
+  log.info(concat("encoded ", human_bytes(static_cast<double>(facts.input_bytes)), " into ",
+                  grouped(facts.tokens + facts.validation_tokens), " tokens in ", human_duration(progress.seconds_so_far())));
+  return facts;
 }
 
 }  // namespace pimoe

@@ -1,23 +1,28 @@
 #include "data/corpus_builder.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <memory>
 #include <optional>
+#include <string_view>
 #include <thread>
 #include <utility>
 
+#include "base/digest.h"
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/random.h"
 #include "base/text.h"
-#include "base/work_progress.h"
+#include "data/build_report.h"
 #include "data/chat_corpus.h"
-#include "data/corpus_sink.h"
+#include "data/corpus_publication.h"
 #include "data/documents.h"
-#include "data/ordered_jobs.h"
+#include "data/ordered_work.h"
 #include "data/token_file.h"
 #include "data/token_file_format.h"
 #include "data/tokenizer.h"
+#include "data/unfinished_build.h"
 
 namespace pimoe {
 namespace {
@@ -25,30 +30,13 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kJobBytes = 1 << 20;
-constexpr size_t kLossyLookBytes = 64 << 10;
-constexpr int64_t kMostSkipLines = 10;
 
-/// One line at the start, then how far, how fast, how long still.
-class Progress {
- public:
-  Progress(const InputFiles& input, Logger& log) : input_(input), told_("encoding", WorkUnit::kBytes, log) {
-    log.info(
-        concat("encoding ", grouped(static_cast<int64_t>(input.files.size())), " files, ", human_bytes(static_cast<double>(input.bytes))));
-  }
-
-  void at(size_t files_done, int64_t bytes_done, int64_t tokens) {
-    told_.at(bytes_done, input_.bytes,
-             concat(grouped(static_cast<int64_t>(files_done)), "/", grouped(static_cast<int64_t>(input_.files.size())), " files  ",
-                    grouped(tokens), " tokens"));
-  }
-
-  double seconds_so_far() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  const InputFiles& input_;
-  WorkProgress told_;
-  Clock::time_point start_ = Clock::now();
+/// Where the reader is: what a build that goes on has to be told of its input.
+struct InputPlace {
+  size_t file = 0;
+  ReadPoint place;
+  int64_t input_bytes = 0;
+  int64_t skipped = 0;
 };
 
 /// Text that one thread encodes: parts of one or of several documents.
@@ -60,6 +48,7 @@ struct Job {
   };
   std::vector<Part> parts;
   size_t bytes = 0;
+  std::optional<InputPlace> after;  ///< nothing where one cannot begin to read
 };
 
 struct EncodedPart {
@@ -67,104 +56,172 @@ struct EncodedPart {
   bool ends_document = false;
 };
 
-std::vector<EncodedPart> encode(const Job& job, const Tokenizer& tokenizer) {
-  std::vector<EncodedPart> encoded;
-  encoded.reserve(job.parts.size());
+struct EncodedJob {
+  std::vector<EncodedPart> parts;
+  std::optional<InputPlace> after;
+};
+
+EncodedJob encode(const Job& job, const Tokenizer& tokenizer) {
+  EncodedJob encoded;
+  encoded.after = job.after;
+  encoded.parts.reserve(job.parts.size());
   for (const Job::Part& part : job.parts) {
-    encoded.push_back({tokenizer.encode(part.text, part.starts_document), part.ends_document});
-    if (part.ends_document) encoded.back().ids.push_back(tokenizer.end_of_document());
+    encoded.parts.push_back({tokenizer.encode(part.text, part.starts_document), part.ends_document});
+    if (part.ends_document) encoded.parts.back().ids.push_back(tokenizer.end_of_document());
   }
   return encoded;
 }
 
-/// Encodes texts on several threads and writes them in their order.
+/// Sends documents to the training or the validation part, and counts.
+class CorpusSink {
+ public:
+  /// @param state  that it goes on from, of the files in `folder`; its parts are empty where it begins
+  CorpusSink(const CorpusOptions& options, int64_t vocabulary, const fs::path& folder, const BuildState& state)
+      : options_(options),
+        split_key_(named_key(options.seed, "data.validation")),
+        training_(options.output, vocabulary, folder / kTraining, position_in(state, kTraining)),
+        document_(state.documents) {
+    if (options.validation > 0) {
+      validation_.emplace(index_format::part_name(options.output, "-validation"), vocabulary, folder / kValidation,
+                          position_in(state, kValidation));
+    }
+    training_.read_back([this](const std::vector<int32_t>& ids) { count(ids); });
+  }
+
+  void add(const EncodedPart& part) {
+    const bool goes_to_validation = validation_ && random_uniform(split_key_, static_cast<uint64_t>(document_)) < options_.validation;
+    TokenFileWriter& writer = goes_to_validation ? *validation_ : training_;
+    writer.add(part.ids);
+    if (!goes_to_validation) count(part.ids);
+    if (!part.ends_document) return;
+    writer.end_document();
+    ++document_;
+  }
+
+  int64_t tokens() const { return training_.token_count() + (validation_ ? validation_->token_count() : 0); }
+
+  /// What was added is on the disk when this returns. @returns what is known here of a state that can be gone on from
+  BuildState save() {
+    BuildState state;
+    state.documents = document_;
+    state.parts[kTraining] = training_.save();
+    if (validation_) state.parts[kValidation] = validation_->save();
+    return state;
+  }
+
+  /// Everything to the disk; the final names are still untouched.
+  void complete() {
+    require_documents(training_, "training");
+    if (validation_) require_documents(*validation_, "validation");
+    training_.complete();
+    if (validation_) validation_->complete();
+  }
+
+  void describe(CorpusFacts& facts) const {
+    facts.documents = training_.document_count();
+    facts.tokens = training_.token_count();
+    facts.validation_documents = validation_ ? validation_->document_count() : 0;
+    facts.validation_tokens = validation_ ? validation_->token_count() : 0;
+    facts.unigram_entropy = counts_.entropy();
+    facts.largest_id = counts_.largest_id();
+  }
+
+ private:
+  static constexpr const char* kTraining = "training";
+  static constexpr const char* kValidation = "validation";
+
+  static TokenFileWriter::Position position_in(const BuildState& state, const char* part) {
+    const auto found = state.parts.find(part);
+    return found == state.parts.end() ? TokenFileWriter::Position() : found->second;
+  }
+
+  void count(const std::vector<int32_t>& ids) {
+    for (const int32_t id : ids) counts_.add(id);
+  }
+
+  void require_documents(const TokenFileWriter& writer, const char* part) const {
+    if (writer.document_count() > 0) return;
+    throw DataError(concat("the ", part, " part would be empty: the input has ", counted(document_, "document"), " with text, validation (",
+                           options_.validation, ") is the share that is set aside"));
+  }
+
+  const CorpusOptions& options_;
+  uint64_t split_key_;
+  TokenFileWriter training_;
+  std::optional<TokenFileWriter> validation_;
+  UnigramCounts counts_;
+  int64_t document_ = 0;
+};
+
+/// Saves, from time to time, how far a build is.
+class Saver {
+ public:
+  Saver(UnfinishedBuild& build, CorpusSink& sink, double seconds) : build_(build), sink_(sink), seconds_(seconds) {}
+
+  /// Everything before `place` has been written.
+  void at(const InputPlace& place) {
+    if (std::chrono::duration<double>(Clock::now() - last_).count() < seconds_) return;
+    BuildState state = sink_.save();
+    state.file = place.file;
+    state.place = place.place;
+    state.input_bytes = place.input_bytes;
+    state.skipped = place.skipped;
+    build_.save(state);
+    last_ = Clock::now();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  UnfinishedBuild& build_;
+  CorpusSink& sink_;
+  double seconds_;
+  Clock::time_point last_ = Clock::now();
+};
+
+/// Encodes jobs on several threads and writes them in their order. Twice as many jobs as threads are in memory, so that a slow one keeps none waiting.
 class EncodingQueue {
  public:
-  EncodingQueue(const Tokenizer& tokenizer, CorpusSink& sink, size_t threads)
-      : jobs_(
-            threads, [&tokenizer](const Job& job) { return encode(job, tokenizer); },
-            [&sink](const std::vector<EncodedPart>& parts) {
-              for (const EncodedPart& part : parts) sink.add(part.ids, part.ends_document);
-            }) {}
+  /// @param in_document  what is added first goes on with a document
+  EncodingQueue(const Tokenizer& tokenizer, CorpusSink& sink, Saver& saver, size_t threads, bool in_document)
+      : tokenizer_(tokenizer), sink_(sink), saver_(saver), most_jobs_(2 * threads + 1), at_document_start_(!in_document), work_(threads) {}
 
-  void add(std::string_view text, bool ends_document) {
+  /// @param after  where the reader is; nothing where one cannot begin to read
+  void add(std::string_view text, bool ends_document, const std::optional<InputPlace>& after) {
     const bool starts_document = std::exchange(at_document_start_, ends_document);
     if (starts_document && ends_document && text.empty()) return;
     job_.parts.push_back({std::string(text), starts_document, ends_document});
     job_.bytes += text.size();
+    job_.after = after;
     if (job_.bytes >= kJobBytes) submit();
   }
 
   void finish() {
     submit();
-    jobs_.finish();
+    while (work_.size() > 0) write_oldest();
   }
 
  private:
   void submit() {
-    if (!job_.parts.empty()) jobs_.add(std::exchange(job_, {}));
+    if (job_.parts.empty()) return;
+    while (work_.size() >= most_jobs_ || work_.oldest_is_done()) write_oldest();
+    auto job = std::make_shared<const Job>(std::exchange(job_, {}));
+    work_.add([this, job = std::move(job)] { return encode(*job, tokenizer_); });
   }
 
-  Job job_;
-  bool at_document_start_ = true;
-  OrderedJobs<Job, std::vector<EncodedPart>> jobs_;
-};
-
-/// Warns, once, where a tokenizer made elsewhere loses something of the text.
-class LossWatch {
- public:
-  LossWatch(const Tokenizer& tokenizer, const fs::path& model, Logger& log) : tokenizer_(tokenizer), model_(model), log_(log) {}
-
-  void look(std::string_view text, const fs::path& file) {
-    if (std::exchange(has_looked_, true)) return;
-    const std::string_view start = text.substr(0, Tokenizer::cut_point(text, kLossyLookBytes));
-    if (tokenizer_.decode(tokenizer_.encode(start)) == start) return;
-    log_.warning(concat("tokenizer ", model_.string(), " does not give the text of ", file.string(),
-                        " back as it was: it changes or drops some of it"));
+  void write_oldest() {
+    const EncodedJob encoded = work_.take_oldest();
+    for (const EncodedPart& part : encoded.parts) sink_.add(part);
+    if (encoded.after) saver_.at(*encoded.after);
   }
 
- private:
   const Tokenizer& tokenizer_;
-  const fs::path& model_;
-  Logger& log_;
-  bool has_looked_ = false;
+  CorpusSink& sink_;
+  Saver& saver_;
+  size_t most_jobs_;
+  Job job_;
+  bool at_document_start_;
+  OrderedWork<EncodedJob> work_;  ///< last: its threads end before what they use goes
 };
-
-/// Says which files with text at their start are no text further on, the first ten by name.
-class SkippedFiles {
- public:
-  explicit SkippedFiles(Logger& log) : log_(log) {}
-
-  void add(const fs::path& file, const NotText& reason) {
-    const std::string line = concat("skipped: ", file.string(), " is binary: byte ", grouped(reason.position), " is ", reason.reason);
-    ++count_ <= kMostSkipLines ? log_.warning(line) : log_.debug(line);
-  }
-
-  int64_t count() const { return count_; }
-  /// For the closing line; "" where nothing was skipped.
-  std::string text() const {
-    if (count_ == 0) return "";
-    return concat("; ", grouped(count_), count_ == 1 ? " file was" : " files were", " left out: not text to their end",
-                  count_ > kMostSkipLines ? concat(" (the first ", kMostSkipLines, " are named above)") : std::string());
-  }
-
- private:
-  Logger& log_;
-  int64_t count_ = 0;
-};
-
-/// Renames what an earlier build left under a name that this build's PREFIX owns and does not write: ids of another tokenizer, or a tokenizer
-/// of other ids, would be taken for this corpus'. Renamed, not removed: it may be a user's own.
-void withdraw_earlier(const CorpusOptions& options, const char* ending, Logger& log) {
-  const fs::path earlier = index_format::part_name(options.output, ending);
-  std::error_code absent;
-  if (!fs::exists(earlier, absent)) return;
-  if (!options.tokenizer.empty() && fs::equivalent(earlier, options.tokenizer, absent)) return;
-  fs::path withdrawn = earlier;
-  withdrawn += ".withdrawn";
-  rename_durably(earlier, withdrawn);
-  log.warning(concat(earlier.string(), " is from an earlier build: it is ", withdrawn.filename().string(), " now"));
-}
 
 size_t encoding_threads(const CorpusOptions& options) {
   const auto cores = static_cast<int>(std::thread::hardware_concurrency());
@@ -188,6 +245,20 @@ void require_input(const CorpusOptions& options, const InputFiles& input) {
                          options.include.empty() ? "" : concat(", and no other matches --include ", join(options.include, ", "))));
 }
 
+/// Everything that the result depends on.
+nlohmann::ordered_json identity(const CorpusOptions& options, const InputFiles& input, const Tokenizer* given) {
+  nlohmann::ordered_json settings = {{"--text-key", options.text_key}, {"--validation", options.validation}, {"--seed", options.seed}};
+  if (given == nullptr) {
+    settings["--vocabulary"] = options.vocabulary;
+    settings["--sample-bytes"] = options.sample_bytes;
+  } else {
+    const std::string model = read_file(options.tokenizer);
+    settings["--tokenizer"] = sha256(model.data(), model.size());
+    settings["end of document"] = given->end_of_document();  // files beside the tokenizer's say which
+  }
+  return {{"settings", settings}, {"inputs", identity_of(input)}};
+}
+
 void make_output_folder(const fs::path& output) {
   if (!output.has_parent_path()) return;
   std::error_code refused;
@@ -195,73 +266,115 @@ void make_output_folder(const fs::path& output) {
   if (refused) throw IoError(concat("cannot make folder ", output.parent_path().string(), ": ", refused.message()), refused.value());
 }
 
-void encode_texts(const InputFiles& input, const CorpusOptions& options, const Tokenizer& tokenizer, const fs::path& model,
-                  CorpusSink& sink, SkippedFiles& skipped, Progress& progress, CorpusFacts& facts, Logger& log) {
-  EncodingQueue queue(tokenizer, sink, encoding_threads(options));
-  LossWatch loss_watch(tokenizer, model, log);
-  int64_t bytes_before = 0;
-  for (size_t i = 0; i < input.files.size(); ++i) {
-    const InputFile& file = input.files[i];
-    const auto complaint = read_documents(file, options.text_key, [&](const DocumentPart& part) {
-      loss_watch.look(part.text, file.path);
-      queue.add(part.text, part.ends_document);
-      progress.at(i, bytes_before + part.file_position, sink.tokens());
-    });
-    bytes_before += file.bytes;
-    facts.input_bytes += complaint ? 0 : file.bytes;
-    if (complaint) skipped.add(file.path, *complaint);
+/// One build, from where an earlier one was.
+class CorpusBuild {
+ public:
+  /// @param given  nothing: a tokenizer is trained
+  CorpusBuild(const CorpusOptions& options, const InputFiles& input, std::optional<Tokenizer>& given, UnfinishedBuild& build, Logger& log)
+      : options_(options), input_(input), tokenizer_(given), build_(build), log_(log), is_trained_(!given) {}
+
+  CorpusFacts run() {
+    if (is_trained_) train();
+    BuildState state = build_.found().value_or(BuildState());
+    if (!state.facts) state = encode_from(state);
+    publish_corpus(build_.folder(), options_, content_, log_);
+    build_.remove();
+    return *state.facts;
   }
-  queue.finish();
-  facts.skipped_files += skipped.count();
-}
+
+ private:
+  fs::path model() const { return is_trained_ ? index_format::part_name(options_.output, ".model") : options_.tokenizer; }
+
+  void train() {
+    content_ = build_.model();
+    if (content_.empty()) {
+      content_ = trained_tokenizer(options_, input_, log_);
+      build_.keep_model(content_);
+    }
+    tokenizer_.emplace(content_, model().string());
+  }
+
+  /// @returns the state of a build that lacks names alone, which is saved
+  BuildState encode_from(const BuildState& from) {
+    const bool goes_on = build_.found().has_value();
+    int64_t bytes_before = 0;
+    for (size_t i = 0; i < std::min(from.file, input_.files.size()); ++i) bytes_before += input_.files[i].bytes;
+    const bool is_inside = from.file < input_.files.size() && !input_.files[from.file].is_compressed;
+    const int64_t bytes_done = bytes_before + (is_inside ? from.place.offset : 0);
+    if (goes_on) {
+      log_.info(concat("going on with ", build_.folder().string(), ": ", human_bytes(static_cast<double>(bytes_done)), " of ",
+                       human_bytes(static_cast<double>(input_.bytes)), " are encoded"));
+    }
+    CorpusFacts facts;
+    facts.vocabulary = tokenizer_->vocabulary();
+    facts.input_bytes = from.input_bytes;
+    BuildProgress progress(input_, bytes_done, log_);
+    CorpusSink sink(options_, facts.vocabulary, build_.folder(), from);
+    Saver saver(build_, sink, options_.save_seconds);
+    EncodingQueue queue(*tokenizer_, sink, saver, encoding_threads(options_), from.place.in_document);
+    LossWatch loss_watch(*tokenizer_, model(), /*has_looked=*/goes_on, log_);
+    SkippedFiles skipped(from.skipped, log_);
+    for (size_t i = from.file; i < input_.files.size(); ++i) {
+      const InputFile& file = input_.files[i];
+      const auto take = [&](const DocumentPart& part) {
+        loss_watch.look(part.text, file.path);
+        std::optional<InputPlace> after;
+        const bool ends_file = part.ends_document && !file.is_jsonl;
+        if (part.after && ends_file) after = {i + 1, {}, facts.input_bytes + file.bytes, skipped.count()};
+        if (part.after && !ends_file) after = {i, *part.after, facts.input_bytes, skipped.count()};
+        queue.add(part.text, part.ends_document, after);
+        progress.at(i, bytes_before + part.file_position, sink.tokens());
+      };
+      const auto complaint = read_documents(file, options_.text_key, take, i == from.file ? from.place : ReadPoint());
+      bytes_before += file.bytes;
+      facts.input_bytes += complaint ? 0 : file.bytes;
+      if (complaint) skipped.add(file.path, *complaint);
+    }
+    queue.finish();
+    facts.skipped_files = input_.skipped + skipped.count();
+    sink.complete();
+    sink.describe(facts);
+    BuildState whole = sink.save();
+    whole.facts = facts;
+    build_.save(whole);
+    log_.info(concat("encoded ", human_bytes(static_cast<double>(facts.input_bytes)), " into ",
+                     grouped(facts.tokens + facts.validation_tokens), " tokens in ", human_duration(progress.seconds_so_far()),
+                     skipped.text()));
+    return whole;
+  }
+
+  const CorpusOptions& options_;
+  const InputFiles& input_;
+  std::optional<Tokenizer>& tokenizer_;
+  UnfinishedBuild& build_;
+  Logger& log_;
+  bool is_trained_;
+  std::string content_;  ///< of the tokenizer that was trained
+};
 
 }  // namespace
 
 CorpusFacts build_corpus(const CorpusOptions& options, Logger& log) {
-  if (options.chat && options.tokenizer.empty())
+  if (options.chat && options.tokenizer.empty()) {
     throw UsageError("conversations need --tokenizer, the one of the model that is to learn them");
+  }
   const InputFiles input = find_input(options.inputs, options.include, log);
   require_input(options, input);
   make_output_folder(options.output);
-  const bool is_trained = options.tokenizer.empty();
-  const fs::path model = is_trained ? index_format::part_name(options.output, ".model") : options.tokenizer;
-  const std::string content = is_trained ? trained_tokenizer(options, input, log) : std::string();
-  const Tokenizer tokenizer = is_trained ? Tokenizer(content, model.string()) : Tokenizer(model);
-
-  CorpusFacts facts;
-  facts.vocabulary = tokenizer.vocabulary();
-  facts.skipped_files = input.skipped;
-  Progress progress(input, log);
-  CorpusSink sink(options, facts.vocabulary);
-  SkippedFiles skipped(log);
-  if (options.chat) {
-    facts.input_bytes = input.bytes;
-    facts.skipped_lines = encode_conversations(
-        input, options, tokenizer, encoding_threads(options), sink,
-        [&, before = int64_t{0}, file = size_t{0}](size_t now, int64_t position) mutable {
-          for (; file < now; ++file) before += input.files[file].bytes;
-          progress.at(now, before + position, sink.tokens());
-        },
-        log);
-  } else {
-    encode_texts(input, options, tokenizer, model, sink, skipped, progress, facts, log);
+  std::optional<Tokenizer> tokenizer;
+  if (!options.tokenizer.empty()) tokenizer.emplace(options.tokenizer);
+  if (options.chat) return build_conversations(input, options, *tokenizer, encoding_threads(options), log);
+  UnfinishedBuild build(options.output, identity(options, input, tokenizer ? &*tokenizer : nullptr), options.restart, log);
+  try {
+    return CorpusBuild(options, input, tokenizer, build, log).run();
+  } catch (const DataError&) {  // the same input would be wrong again
+    build.remove();
+    throw;
+  } catch (const IoError& error) {
+    if (!build.has_saved()) throw;
+    throw IoError(concat(error.what(), ". What is built so far stays in ", build.folder().string(), ": the same command goes on with it"),
+                  error.code());
   }
-  sink.complete();
-  sink.withdraw_older();
-  if (options.validation == 0) {
-    for (const char* ending : {"-validation.idx", "-validation.bin"}) withdraw_earlier(options, ending, log);
-  }
-  for (const char* ending : {".loss_mask", "-validation.loss_mask"}) {
-    if (!options.chat || (options.validation == 0 && ending[0] == '-')) withdraw_earlier(options, ending, log);
-  }
-  if (!is_trained) withdraw_earlier(options, ".model", log);
-  if (is_trained) replace_file(model, content);
-  sink.finish();
-  sink.describe(facts);
-  log.info(concat("encoded ", human_bytes(static_cast<double>(facts.input_bytes)), " into ",
-                  grouped(facts.tokens + facts.validation_tokens), " tokens in ", human_duration(progress.seconds_so_far()),
-                  skipped.text()));
-  return facts;
 }
 
 }  // namespace pimoe

@@ -56,20 +56,22 @@ const char* reason_to_skip(const InputFile& file) {
   return is_text(start) ? nullptr : "is binary";
 }
 
-void hand_out_document(std::string_view text, int64_t file_position, const TakePart& take) {
+void hand_out_document(std::string_view text, int64_t file_position, const ReadPoint& after, const TakePart& take) {
   while (text.size() > kPartBytes) {
     const size_t end = Tokenizer::cut_point(text, kPartBytes);
-    take({text.substr(0, end), false, file_position});
+    take({text.substr(0, end), false, file_position, std::nullopt});
     text.remove_prefix(end);
   }
-  take({text, true, file_position});
+  take({text, true, file_position, after});
 }
 
-/// Calls `take` with the file's blocks, cut where the tokenizer is not hurt, until it returns false.
-void for_each_block(const InputFile& file, const std::function<bool(std::string_view block, bool is_last, int64_t file_position)>& take) {
+/// Calls `take` with the file's blocks from an offset on, cut where the tokenizer is not hurt, until it returns false.
+void for_each_block(const InputFile& file, int64_t offset,
+                    const std::function<bool(std::string_view block, bool is_last, int64_t file_position)>& take) {
   // One byte more than is taken, so that the last block is known to be the last.
   const size_t wanted = (file.is_compressed ? kPartBytes : std::min(kPartBytes, static_cast<size_t>(file.bytes))) + 1;
   InputStream stream(file.path);
+  if (offset > 0) stream.skip_to(offset, 0);
   std::string block;
   while (true) {
     stream.append(block, wanted - block.size());
@@ -87,22 +89,24 @@ std::optional<NotText> complaint_about(std::string_view block, int64_t position)
   return NotText{position + static_cast<int64_t>(good), block[good] == '\0' ? "a NUL" : "no UTF-8"};
 }
 
-std::optional<NotText> read_text_document(const InputFile& file, const TakePart& take) {
+std::optional<NotText> read_text_document(const InputFile& file, const TakePart& take, const ReadPoint& from) {
   std::optional<NotText> complaint;
   int64_t position = 0;
   const bool is_one_block = !file.is_compressed && file.bytes <= static_cast<int64_t>(kPartBytes);
-  if (!is_one_block) {
+  if (!is_one_block && from.offset == 0) {
     // Read twice, so that nothing of a file that turns out binary at its end has been handed out.
-    for_each_block(file, [&](std::string_view block, bool, int64_t) {
+    for_each_block(file, 0, [&](std::string_view block, bool, int64_t) {
       complaint = complaint_about(block, position);
       position += static_cast<int64_t>(block.size());
       return !complaint;
     });
     if (complaint) return complaint;
   }
-  for_each_block(file, [&](std::string_view block, bool is_last, int64_t file_position) {
+  int64_t end = from.offset;
+  for_each_block(file, from.offset, [&](std::string_view block, bool is_last, int64_t file_position) {
     if (is_one_block) complaint = complaint_about(block, 0);
-    if (!complaint) take({block, is_last, file_position});
+    end += static_cast<int64_t>(block.size());
+    if (!complaint) take({block, is_last, file_position, ReadPoint{end, 0, !is_last}});
     return !complaint;
   });
   return complaint;
@@ -131,14 +135,16 @@ LineText text_of_line(const std::string& line, const std::string& key) {
 
 bool is_blank(const std::string& line) { return line.find_first_not_of(" \t\r") == std::string::npos; }
 
-void read_jsonl(const InputFile& file, const std::string& text_key, const TakePart& take) {
+void read_jsonl(const InputFile& file, const std::string& text_key, const TakePart& take, const ReadPoint& from) {
   InputStream stream(file.path);
+  if (from.offset > 0) stream.skip_to(from.offset, from.line);
   std::string line;
   while (stream.read_line(line)) {
     if (is_blank(line)) continue;
     const LineText parsed = text_of_line(line, text_key);
     if (!parsed.complaint.empty()) throw DataError(concat(file.path.string(), ":", stream.line_number(), ": ", parsed.complaint));
-    hand_out_document(parsed.text, file.is_compressed ? stream.file_position() : stream.line_end(), take);
+    hand_out_document(parsed.text, file.is_compressed ? stream.file_position() : stream.line_end(),
+                      {stream.line_end(), stream.line_number(), false}, take);
   }
 }
 
@@ -249,9 +255,9 @@ InputFiles find_input(const std::vector<fs::path>& inputs, const std::vector<std
   return found;
 }
 
-std::optional<NotText> read_documents(const InputFile& file, const std::string& text_key, const TakePart& take) {
-  if (!file.is_jsonl) return read_text_document(file, take);
-  read_jsonl(file, text_key, take);
+std::optional<NotText> read_documents(const InputFile& file, const std::string& text_key, const TakePart& take, const ReadPoint& from) {
+  if (!file.is_jsonl) return read_text_document(file, take, from);
+  read_jsonl(file, text_key, take, from);
   return std::nullopt;
 }
 

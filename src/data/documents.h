@@ -37,11 +37,19 @@ struct InputFiles {
 /// @throws DataError for an input that is neither a file nor a folder.
 InputFiles find_input(const std::vector<std::filesystem::path>& inputs, const std::vector<std::string>& include, Logger& log);
 
+/// A place in a file's text between two parts, at which reading can begin.
+struct ReadPoint {
+  int64_t offset = 0;        ///< in the text, decompressed
+  int64_t line = 0;          ///< of a .jsonl: lines before it
+  bool in_document = false;  ///< what follows goes on with a document
+};
+
 /// A part of a document.
 struct DocumentPart {
   std::string_view text;  ///< at most 1 MiB
   bool ends_document = false;
-  int64_t file_position = 0;  ///< bytes of the file that were read so far
+  int64_t file_position = 0;       ///< bytes of the file that were read so far
+  std::optional<ReadPoint> after;  ///< nothing within the text of a .jsonl line
 };
 using TakePart = std::function<void(const DocumentPart& part)>;
 
@@ -53,9 +61,10 @@ struct NotText {
 
 /// Reads the documents of one file. Memory is bounded, whatever the file's size: 1 MiB, or one line of a .jsonl.
 /// @param text_key  which member of a .jsonl line is the text
+/// @param from      of an earlier reading of the file: what was handed out before is not again
 /// @returns what is wrong with a text file that is binary (not UTF-8, or with a NUL): nothing of it was handed out. Nothing for a good one.
 /// @throws DataError naming file and line for a .jsonl line that is no JSON object, has no text at `text_key`, or is over 256 MiB.
-std::optional<NotText> read_documents(const InputFile& file, const std::string& text_key, const TakePart& take);
+std::optional<NotText> read_documents(const InputFile& file, const std::string& text_key, const TakePart& take, const ReadPoint& from = {});
 
 /// Draws lines evenly from all of the input: windows of 8 KiB, one at a random place in each of as many equal stretches. Of a compressed file,
 /// which can be read from its beginning alone, as much is taken from there.

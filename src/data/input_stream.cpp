@@ -19,6 +19,21 @@ InputStream::~InputStream() = default;
 
 int64_t InputStream::file_position() const { return source_->file_position(); }
 
+void InputStream::skip_to(int64_t position, int64_t lines) {
+  if (is_compressed(path_)) {
+    std::string passed;
+    for (int64_t left = position; left > 0; left -= static_cast<int64_t>(passed.size())) {
+      passed.clear();
+      if (append(passed, static_cast<size_t>(std::min<int64_t>(left, kBlockBytes)))) continue;
+      throw DataError(concat(path_.string(), ": the text ends before byte ", position, ", where a build is to go on"));
+    }
+  } else {
+    source_ = open_bytes(path_, position);
+  }
+  line_end_ = position;
+  line_number_ = lines;
+}
+
 bool InputStream::append(std::string& out, size_t count) {
   const size_t before = out.size();
   out.resize(before + count);

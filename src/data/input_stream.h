@@ -20,6 +20,10 @@ class InputStream {
   explicit InputStream(const std::filesystem::path& path, int64_t begin = 0);
   ~InputStream();
 
+  /// Goes on at a place in the text, which is behind as many lines. REQUIRES nothing read, and begin 0.
+  /// @throws IoError; DataError where the text is shorter  @cost none, but of compressed files: reads up to there
+  void skip_to(int64_t position, int64_t lines);
+
   /// Appends up to `count` bytes to `out`. @returns false at the end of the file. @throws IoError; DataError for damaged compression
   bool append(std::string& out, size_t count);
   /// Reads a line without its newline. @returns false at the end of the file.

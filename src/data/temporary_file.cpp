@@ -1,6 +1,7 @@
 #include "data/temporary_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -42,10 +43,28 @@ TemporaryFile::TemporaryFile(const std::filesystem::path& final_name) : final_na
   buffer_.reserve(kBufferBytes);
 }
 
+TemporaryFile::TemporaryFile(const std::filesystem::path& final_name, const std::filesystem::path& working_name, int64_t kept_bytes)
+    : final_name_(final_name), temporary_name_(working_name), stays_(true), written_(kept_bytes) {
+  descriptor_ = ::open(temporary_name_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) refuse_io("write", temporary_name_);
+  try {
+    struct stat facts {};
+    if (::fstat(descriptor_, &facts) != 0) refuse_io("look at", temporary_name_);
+    if (facts.st_size < kept_bytes) {
+      throw DataError(concat(temporary_name_.string(), " has ", facts.st_size, " bytes, and must have at least ", kept_bytes));
+    }
+    if (::ftruncate(descriptor_, kept_bytes) != 0) refuse_io("cut", temporary_name_);
+  } catch (const Error&) {
+    ::close(descriptor_);
+    throw;
+  }
+  buffer_.reserve(kBufferBytes);
+}
+
 TemporaryFile::~TemporaryFile() {
   if (descriptor_ < 0) return;
   ::close(descriptor_);
-  ::unlink(temporary_name_.c_str());
+  if (!stays_) ::unlink(temporary_name_.c_str());
 }
 
 void TemporaryFile::append(const void* bytes, size_t count) {

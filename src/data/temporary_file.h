@@ -7,13 +7,16 @@
 
 namespace pimoe {
 
-/// A large file that is written under a temporary name beside its final one, and vanishes unless it is published.
+/// A large file that is written under another name than its final one, and vanishes unless it is published; one that can be gone on with stays.
 ///
 /// Every function throws IoError with the path and the system's reason. Not thread-safe.
 class TemporaryFile {
  public:
   /// Creates `final_name`.partial-PID; the folder must exist.
   explicit TemporaryFile(const std::filesystem::path& final_name);
+  /// Goes on with `working_name`, whose first `kept_bytes` stay; 0 makes it. It stays where it is not published.
+  /// @throws DataError where it has fewer
+  TemporaryFile(const std::filesystem::path& final_name, const std::filesystem::path& working_name, int64_t kept_bytes);
   ~TemporaryFile();
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
@@ -35,6 +38,7 @@ class TemporaryFile {
 
   std::filesystem::path final_name_;
   std::filesystem::path temporary_name_;
+  bool stays_ = false;
   int descriptor_ = -1;
   int64_t written_ = 0;
   std::vector<std::byte> buffer_;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -79,7 +80,22 @@ class TokenFileWriter {
   /// @param vocabulary  ids are below it; decides u16 (under 65,500) or i32
   /// @param with_mask   writes PREFIX.loss_mask too (loss_mask.h), from what `add` is told of each token
   TokenFileWriter(const std::filesystem::path& prefix, int64_t vocabulary, bool with_mask = false);
+
+  /// How much has been written.
+  struct Position {
+    int64_t tokens = 0;
+    int64_t documents = 0;
+    int64_t open_tokens = 0;  ///< of the document that is being written
+  };
+  /// Goes on with WORKING.bin and WORKING.idx, cut to what `from` says, which stay where they are until they are published. Without a mask.
+  /// @throws DataError where they have less
+  TokenFileWriter(const std::filesystem::path& prefix, int64_t vocabulary, const std::filesystem::path& working, const Position& from);
   ~TokenFileWriter();
+
+  /// Everything that was added is on the disk when this returns: what the position that it returns can be gone on from.
+  Position save();
+  /// Tells of all ids that were written, in order. @cost reads WORKING.bin
+  void read_back(const std::function<void(const std::vector<int32_t>& ids)>& take);
 
   /// Appends to the document that is being written.
   /// @throws DataError for an id outside [0, vocabulary), or a document of more than 2,147,483,647 tokens (the format's limit).

@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 /// Megatron's own border: ids up to 65,499 fit u16 with room to spare.
 constexpr int64_t kUint16Vocabulary = 65500;
 constexpr int64_t kBlock = 8192;
+constexpr int64_t kReadBackTokens = 1 << 20;
 
 }  // namespace
 
@@ -33,6 +34,23 @@ struct TokenFileWriter::State {
     const std::array<char, index_format::kHeaderBytes> hole{};
     index.append(hole.data(), hole.size());
     if (with_mask) mask.emplace(output);
+  }
+  State(const fs::path& output, int64_t ids_below, const fs::path& working, const Position& from)
+      : prefix(output),
+        vocabulary(ids_below),
+        tokens(index_format::part_name(output, ".bin"), index_format::part_name(working, ".bin"), from.tokens * token_bytes()),
+        index(index_format::part_name(output, ".idx"), index_format::part_name(working, ".idx"), index_bytes(from)),
+        token_count(from.tokens),
+        document_tokens(from.open_tokens),
+        documents(from.documents) {
+    if (index.size() > 0) return;
+    const std::array<char, index_format::kHeaderBytes> hole{};
+    index.append(hole.data(), hole.size());
+  }
+
+  /// Nothing, header included, or the header's hole and the lengths.
+  static int64_t index_bytes(const Position& from) {
+    return from.tokens == 0 && from.documents == 0 ? 0 : index_format::kHeaderBytes + 4 * from.documents;
   }
 
   bool is_narrow() const { return vocabulary < kUint16Vocabulary; }
@@ -100,7 +118,31 @@ struct TokenFileWriter::State {
 
 TokenFileWriter::TokenFileWriter(const fs::path& prefix, int64_t vocabulary, bool with_mask)
     : state_(std::make_unique<State>(prefix, vocabulary, with_mask)) {}
+TokenFileWriter::TokenFileWriter(const fs::path& prefix, int64_t vocabulary, const fs::path& working, const Position& from)
+    : state_(std::make_unique<State>(prefix, vocabulary, working, from)) {}
 TokenFileWriter::~TokenFileWriter() = default;
+
+TokenFileWriter::Position TokenFileWriter::save() {
+  state_->tokens.sync();
+  state_->index.sync();
+  return {state_->token_count, state_->documents, state_->document_tokens};
+}
+
+void TokenFileWriter::read_back(const std::function<void(const std::vector<int32_t>& ids)>& take) {
+  std::vector<int32_t> ids;
+  for (int64_t first = 0; first < state_->token_count; first += kReadBackTokens) {
+    const auto count = static_cast<size_t>(std::min(kReadBackTokens, state_->token_count - first));
+    ids.resize(count);
+    if (state_->is_narrow()) {
+      state_->narrow.resize(count);
+      state_->tokens.read(2 * first, state_->narrow.data(), 2 * count);
+      ids.assign(state_->narrow.begin(), state_->narrow.end());
+    } else {
+      state_->tokens.read(4 * first, ids.data(), 4 * count);
+    }
+    take(ids);
+  }
+}
 
 void TokenFileWriter::add(const std::vector<int32_t>& ids, const std::vector<uint8_t>& learned) {
   State& state = *state_;

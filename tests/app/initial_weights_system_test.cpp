@@ -21,6 +21,7 @@ log: {tensorboard: false}
 
   void write_model(HfJson config, at::ScalarType dtype = at::kBFloat16) const {
     config["vocab_size"] = 300;
+    fs::remove_all(folder_ / "hf");
     write("hf/config.json", config.dump());
     write("hf/generation_config.json", "{\"eos_token_id\": 2}");
     write_tiny_weights(folder_ / "hf", config, dtype);

@@ -4,6 +4,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include <optional>
 #include <set>
 
 #include "base/errors.h"
@@ -64,6 +65,56 @@ std::string zstandard(const std::string& text) {
   std::string out(ZSTD_compressBound(text.size()), '\0');
   out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 1));
   return out;
+}
+
+/// What is handed out from a place on: each part with a mark where it ends a document.
+std::vector<std::string> parts_from(const fs::path& path, const ReadPoint& from, std::vector<std::optional<ReadPoint>>* points = nullptr) {
+  std::vector<std::string> parts;
+  const auto take = [&](const DocumentPart& part) {
+    parts.push_back(concat(part.text, part.ends_document ? "$" : ""));
+    if (points != nullptr) points->push_back(part.after);
+  };
+  EXPECT_FALSE(read_documents(input_file(path, static_cast<int64_t>(fs::file_size(path))), "text", take, from));
+  return parts;
+}
+
+TEST(Documents, ReadingGoesOnFromEveryPlaceBetweenParts) {
+  const TemporaryFolder folder;
+  std::string text;
+  for (int i = 0; i < 200'000; ++i) text += concat("line ", i, " of the text\n");  // over three blocks
+  const std::string lines =
+      concat("{\"text\": \"a\"}\n\n{\"text\": \"", std::string(2'500'000, 'x'), "\"}\r\n{\"text\": \"\"}\n{\"text\": \"b\"}");
+  for (const fs::path& path : {folder.write("a.txt", text), folder.write("a.txt.gz", gzipped(text)), folder.write("b.jsonl", lines),
+                               folder.write("b.jsonl.zst", zstandard(lines)), folder.write("c.txt", "short")}) {
+    std::vector<std::optional<ReadPoint>> points;
+    const std::vector<std::string> whole = parts_from(path, {}, &points);
+    size_t places = 0;
+    for (size_t i = 0; i < whole.size(); ++i) {
+      if (!points[i]) continue;
+      const bool is_whole_text = path.string().find(".txt") != std::string::npos && i + 1 == whole.size();
+      if (is_whole_text) continue;  // the next file begins there
+      ++places;
+      EXPECT_EQ(points[i]->in_document, !whole[i].ends_with('$'));
+      EXPECT_EQ(parts_from(path, *points[i]), std::vector<std::string>(whole.begin() + static_cast<std::ptrdiff_t>(i) + 1, whole.end()))
+          << path << " after part " << i;
+    }
+    EXPECT_EQ(places, path.filename() == "c.txt" ? 0u : path.string().find("jsonl") != std::string::npos ? 4u : whole.size() - 1) << path;
+  }
+}
+
+TEST(Documents, ALineBehindAPlaceHasItsNumber) {
+  const TemporaryFolder folder;
+  const fs::path path = folder.write("a.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"}\nno json\n");
+  std::vector<ReadPoint> points;
+  EXPECT_THROW(read_documents(input_file(path, 1), "text", [&](const DocumentPart& part) { points.push_back(*part.after); }), DataError);
+  ASSERT_EQ(points.size(), 2u);
+  try {
+    read_documents(
+        input_file(path, 1), "text", [](const DocumentPart&) {}, points[1]);
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find("a.jsonl:3: the line is no JSON"), std::string::npos) << error.what();
+  }
 }
 
 TEST(Documents, CompressedFilesGiveTheirText) {

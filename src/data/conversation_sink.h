@@ -10,14 +10,14 @@
 
 namespace pimoe {
 
-/// Sends the documents of a corpus that is being built to the training or the validation part, and counts.
-class CorpusSink {
+/// Sends conversations, with what is learned of them, to the training or the validation part of a corpus, and counts.
+class ConversationSink {
  public:
   /// @param options  must outlive it
-  CorpusSink(const CorpusOptions& options, int64_t vocabulary);
+  ConversationSink(const CorpusOptions& options, int64_t vocabulary);
 
-  /// Appends to the document that is being written. @param learned  of each id, for conversations
-  void add(const std::vector<int32_t>& ids, bool ends_document, const std::vector<uint8_t>& learned = {});
+  /// One document. @param learned  of each id
+  void add(const std::vector<int32_t>& ids, const std::vector<uint8_t>& learned);
   int64_t tokens() const;  ///< of both parts
 
   /// Everything to the disk; the final names are still untouched.
