@@ -118,12 +118,12 @@ TEST(Chat, LossAndGradientsAreThoseOfALoopOverConversations) {
       const auto mesh = world_mesh(config.mesh, config.model.moe.experts);
       Learner learner(config, at::kDouble, LossScaler(), *mesh);
       learner.optimizer().initialize(5);
-      DataStream data({{.prefix = config.data.train}}, stream_options(config, *mesh), {});
+      DataStream data(config.data.train, stream_options(config, *mesh), {});
 
       const auto single = single_mesh(cpu_mesh(), config.model.moe.experts);
       Learner plain(config, at::kDouble, LossScaler(), *single);
       plain.optimizer().initialize(5);
-      DataStream all({{.prefix = config.data.train}}, stream_options(config, *single), {});
+      DataStream all(config.data.train, stream_options(config, *single), {});
       for (int i = 0; i < 3; ++i) {
         const Step shared = make_step(learner, data.next_step(), *mesh);
         const Step loop = make_step(plain, one_by_one(all.next_step()), *single);
@@ -153,7 +153,7 @@ TEST(Chat, PaddingTakesNobodysPlaceUnderACapacity) {
   const auto single = single_mesh(cpu_mesh(), config.model.moe.experts);
   Learner learner(config, at::kDouble, LossScaler(), *single);
   learner.optimizer().initialize(5);
-  DataStream data({{.prefix = config.data.train}}, stream_options(config, *single), {});
+  DataStream data(config.data.train, stream_options(config, *single), {});
   for (int i = 0; i < 5; ++i) {
     const Step step = make_step(learner, data.next_step(), *single);
     const int64_t rows = 4 * kLength;
