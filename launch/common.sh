@@ -37,6 +37,21 @@ gpu_count() {
   fi
 }
 
+# ask_ranks LAUNCHER PROGRAM: SIGUSR1 for an mpirun, which passes it on, and for those of its children here that run PROGRAM, because not every one
+# does (an Open MPI with OMPI_MCA_plm=isolated, as some containers set it). Who is asked twice is asked once. Returns whether there is a launcher.
+ask_ranks() {
+  local stat line parent
+  kill -USR1 "$1" 2>/dev/null || return 1
+  for stat in /proc/[0-9]*/stat; do
+    { line=$(<"$stat"); } 2>/dev/null || continue
+    read -r _ parent _ <<<"${line##*) }"
+    [ "$parent" = "$1" ] || continue
+    line=$(readlink "${stat%/stat}/exe" 2>/dev/null) || continue
+    # The program may have been built again since.
+    [ "${line% (deleted)}" != "$(realpath -m "$2")" ] || kill -USR1 "${stat//[^0-9]/}" 2>/dev/null || true
+  done
+}
+
 # stage TITLE LOG COMMAND...: runs an external command with its output in LOG. Says every 20 seconds how far it is (the log's last line)
 # and at the end how long it took. Returns the command's status, after showing the end of the log if it failed.
 stage() {

@@ -81,7 +81,7 @@ else
   ask_to_stop() {
     if [ -z "$training" ]; then return; fi
     say "saving, and then leaving; a second Ctrl-C ends the ranks at once ..."
-    while kill -USR1 "$training" 2>/dev/null; do sleep 3; done >/dev/null &
+    while ask_ranks "$training" "$pimoe"; do sleep 3; done >/dev/null &
   }
   on_signal() {
     asked=$((asked + 1))

@@ -56,7 +56,7 @@ trap 'rm -rf "$work"' EXIT
 # A signal kills an mpirun whose ranks are not up yet: wait for their first line, and repeat it until the launcher has gone.
 ask_to_leave() {
   while kill -0 "$launched" 2>/dev/null && [ ! -s "$work/output" ]; do sleep 0.2; done
-  while kill -USR1 "$launched" 2>/dev/null; do sleep 5; done
+  while ask_ranks "$launched" "$pimoe"; do sleep 5; done
 }
 be_asked() {
   signals=$((signals + 1))
@@ -96,15 +96,18 @@ run=$(sed -n '/^run:/,/^[a-z]/{s/^  directory: *\(.*[^ ]\)  # .*/\1/p}' <<<"$con
 if [[ $run == \"*\" ]]; then run=${run:1:-1} && printf -v run %b "${run//\\\"/\\x22}"; fi  # of YAML's escapes printf knows all but \"
 newest_step() { { find "$run/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null || true; } | sed -n 's/.*step-0*\([0-9]\{1,\}\)$/\1/p' | sort -n | tail -n 1; }
 
-# What was saved last since FILE was made, where a start after the first goes on: `auto` if that is the newest of all. Not what lies there from
-# before: a run that was sent back to an older step has left it behind.
+# The checkpoints of RUN by name, each with what tells it from another of its name; no clock decides which is newer.
+#   saved_in RUN
+saved_in() { find "$1/checkpoints" -maxdepth 1 -name 'step-*' ! -name '*.*' -printf '%f %i %T@\n' 2>/dev/null | sort -V; }
+# What was saved last since FILE, where a start after the first goes on: `auto` if that is the newest of all. Not what FILE lists: a run that was sent
+# back to an older step has left it behind.
 #   resume_word RUN FILE
 resume_word() {
   local saved newest
-  newest=$(find "$1/checkpoints" -maxdepth 1 -name 'step-*' ! -name '*.*' -printf '%f\n' 2>/dev/null | sort -V | tail -n 1)
-  saved=$(find "$1/checkpoints" -maxdepth 1 -name 'step-*' ! -name '*.*' -newer "$2" -printf '%f\n' 2>/dev/null | sort -V | tail -n 1)
+  newest=$(saved_in "$1" | tail -n 1)
+  saved=$(saved_in "$1" | grep -vxF -f "$2" | tail -n 1)
   if [ -z "$saved" ]; then return; fi
-  if [ "$saved" = "$newest" ]; then echo checkpoint.resume=auto; else printf 'checkpoint.resume=%s\n' "$1/checkpoints/$saved"; fi
+  if [ "$saved" = "$newest" ]; then echo checkpoint.resume=auto; else printf 'checkpoint.resume=%s\n' "$1/checkpoints/${saved%% *}"; fi
 }
 
 # Rank 0 holds the locks of RUN and of RUN/lock while it trains, on whatever host it is; the former is left where somebody deletes the latter.
@@ -179,7 +182,7 @@ leave_out_hosts() {
 
 crashes=0 total=0 begin=$SECONDS
 : >"$work/failures"
-: >"$work/begun"
+saved_in "$run" >"$work/begun" || true
 while :; do
   before=$(newest_step)
   [ -z "$asked" ] || leave "before the start" "$before"

@@ -4,7 +4,7 @@ import re
 import signal
 import time
 
-from workplace import LIMIT, SHIM, STEPS, shim
+from workplace import LIMIT, SHIM, WITHOUT_END, shim
 
 HANG_LIMIT = 3.0  # seconds, run.hang_limit
 PATIENCE = 10  # times the limit, in a system call on a file
@@ -38,7 +38,7 @@ def hang_round(place, draw, run, ranks, number):
     in_save = draw.random() < 0.3
     asynchronous = draw.random() < 0.5
     facts = {"ranks": ranks, "rank": rank, "how": how, "in_save": in_save, "asynchronous": asynchronous}
-    overrides = [f"run.hang_limit={HANG_LIMIT:g}", f"train.steps={STEPS * 100}", f"checkpoint.asynchronous={str(asynchronous).lower()}",
+    overrides = [f"run.hang_limit={HANG_LIMIT:g}", f"train.steps={WITHOUT_END}", f"checkpoint.asynchronous={str(asynchronous).lower()}",
                  "train.validate_every=7", "data.validation=corpus"]
     folder = place.folder / run
     environment = {"LD_PRELOAD": str(SHIM)}

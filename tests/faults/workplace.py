@@ -2,6 +2,7 @@
 import glob
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -16,9 +17,12 @@ BUILD = pathlib.Path(os.environ.get("PIMOE_BUILD", REPOSITORY / "build")).resolv
 PIMOE = BUILD / "pimoe"
 SHIM = BUILD / "tests" / "libpimoe_fault_shim.so"
 MPIRUN = [os.environ.get("PIMOE_MPIRUN", "mpirun"), "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
+# What a container may have set for jobs of its own (isolated: no signal is passed on, no second host is taken), and no ssh where all ranks are here.
+os.environ.update(OMPI_MCA_plm="rsh", OMPI_MCA_plm_rsh_agent="ssh : rsh : false")
 LIMIT = 120  # seconds that any command may take: longer is a hang
 STEPS = 40
 EVERY = 8
+WITHOUT_END = 1000000  # steps: of a run that is to be still training when it is disturbed, on any machine
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])  # mpirun would inherit it, and pass nothing on
 
 CONFIG = """run: {directory: RUN}
@@ -55,6 +59,7 @@ class Workplace:
                        cwd=self.folder, capture_output=True, timeout=LIMIT, check=True)
         self.undisturbed = {}
         self.calls = {}
+        self.step_seconds = {}
 
     def write_config(self, run):
         (self.folder / f"{run}.yaml").write_text(CONFIG.replace("RUN", run))
@@ -108,6 +113,16 @@ class Workplace:
             self.undisturbed[ranks, steps] = digest(self.folder / run, steps), time.time() - begun
         return self.undisturbed[ranks, steps]
 
+    def steps_in(self, seconds, ranks=2):
+        """Steps, a multiple of 20, that take a run at least so long on this machine: it is still training when it is disturbed, and is complete soon."""
+        if ranks not in self.step_seconds:
+            run = f"pace-{ranks}"
+            status, output = self.train(run, ranks, ["train.steps=60", "checkpoint.every_steps=0"])
+            assert status == 0, f"{status}: {output}"
+            times = sorted(record["step_seconds"] for record in records_of(self.folder / run))
+            self.step_seconds[ranks] = times[len(times) // 2]
+        return 20 * max(5, math.ceil(seconds / self.step_seconds[ranks] / 20))
+
     def calls_of_a_run(self, ranks, rank):
         """System calls that a rank's saves make in an undisturbed run."""
         if (ranks, rank) not in self.calls:
@@ -118,6 +133,17 @@ class Workplace:
             self.calls[ranks, rank] = max(int(line) for line in count.read_text().split())
             shutil.rmtree(self.folder / run)
         return self.calls[ranks, rank]
+
+    def reads_of_a_load(self, ranks, rank):
+        """System calls by which a rank looks for the newest checkpoint of a complete run and loads it."""
+        if ("load", ranks, rank) not in self.calls:
+            self.expected(ranks)
+            run = f"whole-{ranks}-{STEPS}"
+            count = self.folder / f"{run}-{rank}.count"
+            status, output = self.train(run, ranks, environment=shim(self.folder / run, rank=rank, count=count, reads=True))
+            assert status == 0, f"{status}: {output}"
+            self.calls["load", ranks, rank] = max(int(line) for line in count.read_text().split())
+        return self.calls["load", ranks, rank]
 
     def pids_of(self, run):
         """The ranks of a run of this folder, in the order in which they were started."""
@@ -179,13 +205,15 @@ def processes_of(launcher, folder):
     return "\n".join(lines)
 
 
-def shim(run, rank=None, at=0, kind="KILL", times=1, count=None):
+def shim(run, rank=None, at=0, kind="KILL", times=1, count=None, reads=False):
     variables = {"LD_PRELOAD": str(SHIM), "PIMOE_FAULT_FOLDER": f"{run.name}/checkpoints", "PIMOE_FAULT_AT": str(at), "PIMOE_FAULT_KIND": kind,
                  "PIMOE_FAULT_TIMES": str(times)}
     if rank is not None:
         variables["PIMOE_FAULT_RANK"] = str(rank)
     if count is not None:
         variables["PIMOE_FAULT_COUNT"] = str(count)
+    if reads:
+        variables["PIMOE_FAULT_READS"] = "1"
     return variables
 
 
@@ -195,6 +223,19 @@ def newest_good(folder):
         return 0, []
     rows = json.loads(output.stdout)
     return max([row["step"] for row in rows if row["good"]], default=0), [row["step"] for row in rows if not row["good"]]
+
+
+def records_of(folder):
+    """What metrics.jsonl of a run holds."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def not_each_step_once(folder, steps):
+    """What is wrong with the steps in metrics.jsonl, as a list of troubles."""
+    found = [record["step"] for record in records_of(folder)]
+    if found == list(range(1, steps + 1)):
+        return []
+    return [f"metrics.jsonl has the steps {found[:3]} ... {found[-3:]}, {len(found)} records of {steps} steps"]
 
 
 def digest(folder, step=STEPS):
