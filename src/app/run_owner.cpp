@@ -39,7 +39,7 @@ void require_no_other_run(const fs::path& output, const fs::path& place, const s
     for (const fs::path& checkpoints : {folder, folder / "checkpoints"}) {
       for (const StepFolder& step : list_steps(checkpoints)) {
         const std::string other = run_of(step.path);
-        if (other != run)
+        if (other != run || other.empty())  // whose a damaged one is, nobody knows
           refuse(checkpoints, other.empty() ? step_name(step.step) : concat("run ", other, " (", step_name(step.step), ")"));
       }
     }

@@ -86,7 +86,7 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
     log.warning(
         "SIGUSR1 was blocked by what started this process, and is let through here; a launcher that inherited the same may not pass it on");
   }
-  if (context.stop != nullptr) context.stop->raise_after(config.run.seconds_until_leaving());
+  if (context.stop != nullptr) context.stop->raise_after(config.run.seconds_until_leaving(), config.run.walltime_margin);
   const std::unique_ptr<Trainer> trainer = set_up(config, mesh, log, context.stop, lock);
   if (profile) trainer->profile(*profile);
   return trainer->run() == TrainOutcome::kStopped ? ExitCode::kRequeue : ExitCode::kDone;

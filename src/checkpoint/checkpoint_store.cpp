@@ -16,6 +16,7 @@
 #include <chrono>
 #include <initializer_list>
 #include <iterator>
+#include <thread>
 #include <utility>
 
 namespace pimoe {
@@ -24,6 +25,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kFewestKept = 2;  // one that is being trusted, one to fall back on
+constexpr auto kPauseBeforeSecondLook = std::chrono::seconds(2);
 
 /// Everything but the tensors; tensors are what `reader` fills.
 void take_state(const Manifest& manifest, const std::string& where, Snapshot& wanted) {
@@ -67,13 +69,20 @@ IoError with_advice(const IoError& error, const fs::path& checkpoint) {
           error.code()};
 }
 
+/// Time for a failure of a moment to pass.
+void wait_before_second_look() {
+  const PatientOperation waiting;
+  std::this_thread::sleep_for(kPauseBeforeSecondLook);
+}
+
 /// What is wrong with the bytes of this rank's share of the files; every rank takes every `ranks`-th.
-std::string share_trouble(const fs::path& checkpoint, const Manifest& manifest, int rank, int ranks) {
+/// @param unseen  the first file that is not there for this rank, which then stops
+std::string share_trouble(const fs::path& checkpoint, const Manifest& manifest, int rank, int ranks, std::string& unseen) {
   for (size_t i = static_cast<size_t>(rank); i < manifest.files.size(); i += static_cast<size_t>(ranks)) {
     const StoredFile& file = manifest.files[i];
     if (!is_there(checkpoint / file.name)) {
-      throw CheckpointError(
-          concat("does not see ", (checkpoint / file.name).string(), ", which rank 0 sees: the folder must be shared by all nodes"));
+      unseen = file.name;
+      return "";
     }
     if (const std::string trouble = shard_trouble(checkpoint, manifest, file, /*digest=*/true); !trouble.empty()) return trouble;
   }
@@ -127,7 +136,7 @@ void CheckpointStore::agree(const std::function<void()>& work) const {
     const bool had = std::find(kinds.begin(), kinds.end(), kind) != kinds.end();
     return mesh_.control().agree(had ? "one of them" : "").empty();
   };
-  if (nobody_had({TroubleKind::kDamage, TroubleKind::kOther})) throw IoError(agreed, EIO);
+  if (nobody_had({TroubleKind::kDamage, TroubleKind::kOther})) throw IoError(agreed, nobody_had({TroubleKind::kIo}) ? EIO : 0);
   if (nobody_had({TroubleKind::kOther})) throw DamageError(agreed);
   throw CheckpointError(agreed);
 }
@@ -180,26 +189,55 @@ int64_t CheckpointStore::write(const Snapshot& snapshot, const HostCommunicator&
   return save.total_bytes();
 }
 
-std::optional<fs::path> CheckpointStore::newest_good() {
+std::optional<fs::path> CheckpointStore::newest_good(Manifest* manifest) {
   const HostCommunicator& ranks = mesh_.control();
   std::string names;
   agree([&] {
     if (ranks.rank() != 0) return;
     for (const StepFolder& step : list_steps(folder_)) names = concat(step.path.filename().string(), "\n", names);
   });
+  Manifest verified;
+  const auto found = [&](const fs::path& checkpoint) {
+    if (manifest != nullptr) *manifest = std::move(verified);
+    return checkpoint;
+  };
+  std::string why;
+  std::vector<std::pair<fs::path, std::string>> unreadable;  // newest first, each with the reason
   for (const std::string& name : split(ranks.broadcast_text(names, 0), '\n')) {
     if (name.empty()) continue;
     const fs::path checkpoint = folder_ / name;
-    std::string damage;
-    try {
-      damage = damage_of(checkpoint);
-    } catch (const IoError& error) {
-      throw with_advice(error, checkpoint);
+    const std::optional<std::string> damage = damage_if_readable(checkpoint, verified, why);
+    if (!damage) {
+      unreadable.emplace_back(checkpoint, why);
+      continue;
     }
-    if (damage.empty()) return checkpoint;
-    set_aside(checkpoint, damage);
+    if (!damage->empty()) {
+      set_aside(checkpoint, *damage);
+      continue;
+    }
+    // The disk gives back a whole checkpoint. What it still does not give back then is lost, and a run that waits for it would wait for ever.
+    Manifest older = std::move(verified);
+    for (const auto& [newer, reason] : unreadable) {
+      wait_before_second_look();
+      const std::optional<std::string> second = damage_if_readable(newer, verified, why);
+      if (second && second->empty()) return found(newer);
+      set_aside(newer, second.value_or(concat("twice it could not be read, as one before it can: ", why)));
+    }
+    verified = std::move(older);
+    return found(checkpoint);
   }
+  if (!unreadable.empty()) throw with_advice(IoError(unreadable.front().second, EIO), unreadable.front().first);
   return std::nullopt;
+}
+
+std::optional<std::string> CheckpointStore::damage_if_readable(const fs::path& checkpoint, Manifest& manifest, std::string& why) const {
+  try {
+    return damage_of(checkpoint, manifest);
+  } catch (const IoError& error) {  // the contract: the same on every rank
+    if (!is_bad_medium(error)) throw with_advice(error, checkpoint);
+    why = error.what();
+    return std::nullopt;
+  }
 }
 
 bool CheckpointStore::set_aside(const fs::path& checkpoint, const std::string& damage) {
@@ -216,21 +254,37 @@ bool CheckpointStore::set_aside(const fs::path& checkpoint, const std::string& d
   return ranks.agree(failed).empty();
 }
 
-std::string CheckpointStore::damage_of(const fs::path& checkpoint) const {
+std::string CheckpointStore::damage_of(const fs::path& checkpoint, Manifest& manifest) const {
   const HostCommunicator& ranks = mesh_.control();
   std::string damage;
-  std::string manifest;
+  std::string text;
   // Rank 0 alone says that something is missing: to a rank that does not share the folder, everything is.
   agree([&] {
     if (ranks.rank() != 0) return;
     damage = bytes_trouble(checkpoint, /*digests=*/false);
-    if (damage.empty()) manifest = to_json(read_manifest(checkpoint));
+    if (!damage.empty()) return;
+    try {
+      text = to_json(read_manifest(checkpoint));
+    } catch (const DamageError& error) {  // since it was read a moment ago
+      damage = error.what();
+    }
   });
   damage = ranks.broadcast_text(damage, 0);
   if (!damage.empty()) return damage;
-  manifest = ranks.broadcast_text(manifest, 0);
-  agree([&] { damage = share_trouble(checkpoint, parse_manifest(manifest, checkpoint.string()), ranks.rank(), ranks.size()); });
-  return ranks.agree(damage);
+  manifest = parse_manifest(ranks.broadcast_text(text, 0), checkpoint.string());
+  std::string unseen;
+  agree([&] { damage = share_trouble(checkpoint, manifest, ranks.rank(), ranks.size(), unseen); });
+  if (damage = ranks.agree(damage); !damage.empty()) return damage;
+  const std::vector<std::string> all_unseen = ranks.all_gather_text(unseen);
+  const auto first = std::find_if(all_unseen.begin(), all_unseen.end(), [](const std::string& file) { return !file.empty(); });
+  if (first == all_unseen.end()) return "";
+  agree([&] {
+    if (ranks.rank() == 0 && !is_there(checkpoint / *first)) damage = concat(*first, ": it is gone since the manifest was read");
+  });
+  if (damage = ranks.broadcast_text(damage, 0); !damage.empty()) return damage;
+  throw CheckpointError(ranks.agree(unseen.empty() ? ""
+                                                   : concat("does not see ", (checkpoint / unseen).string(),
+                                                            ", which rank 0 sees: the folder must be shared by all nodes")));
 }
 
 std::vector<std::string> CheckpointStore::restore(const fs::path& checkpoint, Snapshot& wanted) try {

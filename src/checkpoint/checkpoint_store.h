@@ -83,11 +83,13 @@ class CheckpointStore {
   Report finish();
 
   /// @returns the newest checkpoint whose manifest and files verify (sizes and digests), the same on every rank; nothing if there is none.
-  ///          Damaged ones are set aside as step-N.bad by rank 0, and said. Collective.
-  /// @throws IoError, CheckpointError if one can be neither trusted nor called damaged: permission denied, an I/O error, or a rank does not see the
-  ///         folder.
+  ///          Damaged ones are set aside as step-N.bad by rank 0, and said; so is one that the medium does not give back, twice, while an older one can
+  ///          be read from end to end. Collective.
+  /// @param manifest  its table of contents, as it was verified
+  /// @throws IoError, CheckpointError if one can be neither trusted nor called damaged: permission denied, an I/O error where no older one can be read
+  ///         either, or a rank does not see the folder. IoError::code is EIO where it is the medium on every rank that had trouble, else 0.
   /// @cost reads the checkpoint once, each file on one of the ranks.
-  std::optional<std::filesystem::path> newest_good();
+  std::optional<std::filesystem::path> newest_good(Manifest* manifest = nullptr);
 
   /// Renames a checkpoint that was found damaged to step-N.bad, with the reason in it, and says so. Collective; rank 0's `damage` counts.
   /// @returns whether it is out of the way, the same on every rank
@@ -106,7 +108,9 @@ class CheckpointStore {
   /// Writes a checkpoint and deletes the oldest. @returns its bytes
   int64_t write(const Snapshot& snapshot, const HostCommunicator& ranks);
   /// What is wrong with a checkpoint, "" if nothing; the same on every rank. Files are shared out over the ranks.
-  std::string damage_of(const std::filesystem::path& checkpoint) const;
+  std::string damage_of(const std::filesystem::path& checkpoint, Manifest& manifest) const;
+  /// As damage_of; nothing where the medium does not give it back, for which `why` has the reason.
+  std::optional<std::string> damage_if_readable(const std::filesystem::path& checkpoint, Manifest& manifest, std::string& why) const;
   /// Throws on every rank if one's work throws: IoError where no rank had another trouble, DamageError where none had one but these two, else
   /// CheckpointError.
   void agree(const std::function<void()>& work) const;

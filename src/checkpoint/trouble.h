@@ -12,7 +12,8 @@ namespace pimoe {
 /// What kind of trouble one rank had, for what all ranks throw.
 enum class TroubleKind {
   kNone,
-  kIo,      ///< a file could not be looked at: it may pass
+  kMedium,  ///< a file could not be read, by what the medium said of it
+  kIo,      ///< a file could not be looked at for another reason: it may pass
   kDamage,  ///< a file is not what was written
   kOther,
 };
@@ -33,7 +34,7 @@ std::string trouble_of(Work&& work, TroubleKind* kind = nullptr) {
   } catch (const CommError&) {
     throw;
   } catch (const IoError& error) {
-    is(TroubleKind::kIo);
+    is(is_bad_medium(error) ? TroubleKind::kMedium : TroubleKind::kIo);
     return error.what();
   } catch (const DamageError& error) {
     is(TroubleKind::kDamage);

@@ -10,12 +10,16 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <iterator>
+#include <initializer_list>
 
 namespace pimoe {
 namespace {
 
 constexpr size_t kMostTensorsInMessage = 8;
+
+bool is_one_of(const IoError& error, std::initializer_list<int> codes) {
+  return std::find(codes.begin(), codes.end(), error.code()) != codes.end();
+}
 
 std::string dataset_trouble(const Hdf5Reader& reader, const StoredPiece& stored) {
   const auto found = reader.describe(stored.dataset);
@@ -51,10 +55,10 @@ std::string tensors_in(const Manifest& manifest, const std::string& file) {
 
 }  // namespace
 
-bool is_damage(const IoError& error) {
-  const int codes[] = {ENOENT, ENOTDIR, EISDIR, ENXIO, ELOOP};
-  return std::find(std::begin(codes), std::end(codes), error.code()) != std::end(codes);
-}
+bool is_damage(const IoError& error) { return is_one_of(error, {ENOENT, ENOTDIR, EISDIR, ENXIO, ELOOP}); }
+
+// ENODATA, EREMOTEIO and EILSEQ are the block layer's words for a medium that fails, EUCLEAN and EBADMSG those of ext4, XFS and btrfs.
+bool is_bad_medium(const IoError& error) { return is_one_of(error, {EIO, ENODATA, EREMOTEIO, EILSEQ, EUCLEAN, EBADMSG}); }
 
 std::string file_trouble(const std::filesystem::path& folder, const StoredFile& file, bool digest) try {
   const std::filesystem::path path = folder / file.name;

@@ -29,6 +29,10 @@ std::string verify_checkpoint(const std::filesystem::path& folder, bool full);
 ///          I/O error may pass, as a network file system's does.
 bool is_damage(const IoError& error);
 
+/// @returns whether the error is what a disk says of a block that it cannot read, or a file system of its own damaged structures. Of a network file
+///          system it may pass.
+bool is_bad_medium(const IoError& error);
+
 /// @returns "" or what is wrong with one file: missing, another size or, with `digest`, other bytes.
 /// @throws IoError if it cannot be looked at
 std::string file_trouble(const std::filesystem::path& folder, const StoredFile& file, bool digest);

@@ -66,6 +66,7 @@ void CheckpointKeeper::note_begun(int64_t step) {
 void CheckpointKeeper::tell(const CheckpointStore::Report& report) {
   failures_ = 0;
   retry_at_.reset();
+  longest_seconds_ = std::max(longest_seconds_, report.write_seconds);
   if (events_ != nullptr) {
     events_->add(report.step, "saved", {{"waited_seconds", report.copy_seconds}, {"seconds", report.write_seconds}});
   }

@@ -43,6 +43,9 @@ class CheckpointKeeper {
   /// By this rank's clock: a save failed, and it is time for another. Ranks have to agree.
   bool is_retry_due() const;
 
+  /// What the longest save so far would take now, with the one before it that is still being written; by this rank's clock.
+  double foreseen_seconds() const { return longest_seconds_ * (is_writing() ? 2 : 1); }
+
   /// What went wrong since the last call, for the metrics file.
   std::vector<std::string> take_alarms() { return std::exchange(alarms_, {}); }
 
@@ -61,6 +64,7 @@ class CheckpointKeeper {
   bool asynchronous_;
   bool speaks_;
   RunEvents* events_;
+  double longest_seconds_ = 0.0;
   int failures_ = 0;        ///< in a row
   int64_t begun_step_ = 0;  ///< of the save that was begun last
   std::optional<Clock::time_point> retry_at_;

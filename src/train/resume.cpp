@@ -16,7 +16,7 @@ namespace {
 constexpr const char* kBefore = "in the checkpoint";
 constexpr const char* kNow = "now";
 constexpr char kNamed = 'n';  // before the path of a checkpoint
-constexpr char kFound = 'f';
+constexpr char kFound = 'f';  // before that of the run's newest
 
 /// @returns "a, b"
 std::string names_of(const std::vector<BlendedCorpus>& corpora) {
@@ -64,7 +64,8 @@ ResumeChoice choose_checkpoint(const TrainConfig& config, const OwnCheckpoints& 
 
 std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, CheckpointStore& checkpoints, const ProcessMesh& mesh,
                                                 Logger& log) {
-  const std::optional<std::filesystem::path> own = checkpoints.newest_good();
+  Manifest newest;
+  const std::optional<std::filesystem::path> own = checkpoints.newest_good(&newest);
   const std::string told_of = seen_by_rank_0(mesh.control(), [&] {
     const OwnCheckpoints ours{own, count_set_aside(config.run.directory / "checkpoints")};
     const ResumeChoice choice = choose_checkpoint(config, ours, [](const auto& path) { return find_checkpoint(path); });
@@ -74,6 +75,8 @@ std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, Check
     return concat(is_named ? kNamed : kFound, choice.checkpoint->string());
   });
   if (told_of.empty()) return std::nullopt;
+  // Its table of contents is the one that was verified, whatever has become of the file since: damage shows at the load, and is set aside there.
+  if (told_of[0] == kFound) return ResumePoint{*own, newest.config, AdaptiveControl::temperature_in(newest.numbers), true};
   const std::string chosen = told_of.substr(1);
   // The temperature to the bit, or nothing, in the first line.
   const std::string told = seen_by_rank_0(mesh.control(), [&] {
@@ -83,7 +86,7 @@ std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, Check
   });
   const size_t end = told.find('\n');
   const std::optional<double> temperature = end == 0 ? std::nullopt : std::optional(std::strtod(told.c_str(), nullptr));
-  return ResumePoint{chosen, told.substr(end + 1), temperature, told_of[0] == kFound};
+  return ResumePoint{chosen, told.substr(end + 1), temperature, false};
 }
 
 void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, const std::string& checkpoint) {

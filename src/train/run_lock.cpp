@@ -13,6 +13,9 @@ namespace fs = std::filesystem;
 
 constexpr const char* kLockFile = "lock";
 
+/// Whether the file system has no locks at all, as Lustre mounted without `flock`, or NFS without its lock daemon.
+bool has_no_locks(const IoError& error) { return error.code() == ENOSYS || error.code() == EOPNOTSUPP || error.code() == ENOLCK; }
+
 std::string named(const fs::path& folder) { return concat("run.directory (", folder.string(), ")"); }
 
 }  // namespace
@@ -27,8 +30,14 @@ RunLock::RunLock(const fs::path& folder, const ProcessMesh& mesh, Logger& log) :
     }
   } catch (const IoError& error) {  // the contract: rank 0's trouble is everybody's
     is_in_use = error.code() == EWOULDBLOCK;
-    failed = is_in_use ? concat(named(folder), " is in use by another job: wait for it, or choose another one")
-                       : concat(named(folder), ": ", error.what());
+    if (has_no_locks(error)) {
+      log_.warning(concat(error.what(), ": this file system has no locks, so that nothing keeps a second job out of ", named(folder),
+                          ". Take care that one at a time uses it"));
+    } else if (is_in_use) {
+      failed = concat(named(folder), " is in use by another job: wait for it, or choose another one");
+    } else {
+      failed = concat(named(folder), ": ", error.what());
+    }
   }
   const std::string agreed = mesh.control().agree(failed);
   if (agreed.empty()) return;
@@ -37,7 +46,7 @@ RunLock::RunLock(const fs::path& folder, const ProcessMesh& mesh, Logger& log) :
 }
 
 std::string RunLock::trouble() {
-  if (!lock_ || lock_->is_in_place()) return "";
+  if (!own_ || (lock_ ? lock_->is_in_place() : own_->is_in_place())) return "";
   if (own_->is_in_place()) {
     try {
       lock_ = std::make_unique<FileLock>(folder_ / kLockFile);

@@ -13,7 +13,8 @@ namespace pimoe {
 /// A run's hold on its folder, for the life of the object: two jobs in one would mix their checkpoints and metrics. Rank 0 holds it for all.
 ///
 /// It holds two locks: that of the folder itself, which goes only with the folder but which not every network file system has, and that of the file
-/// `lock` in it, which every one has that has locks at all. So who deletes that file alone lets no second job in, and it is made again.
+/// `lock` in it, which every one has that has locks at all. So who deletes that file alone lets no second job in, and it is made again. Where there are
+/// none it warns, and watches the folder alone.
 class RunLock {
  public:
   /// Collective. @param folder  must be there

@@ -1,10 +1,13 @@
 #include "train/stop_request.h"
 
+#include <algorithm>
 #include <csignal>
 #include <initializer_list>
 
 namespace pimoe {
 namespace {
+
+constexpr double kSaveMargin = 1.25;  // of what the longest save so far took
 
 volatile std::sig_atomic_t stop_raised = 0;  // a signal handler can reach nothing else
 
@@ -37,10 +40,16 @@ StopRequest::~StopRequest() {
   for (const int number : {SIGUSR1, SIGTERM}) std::signal(number, SIG_IGN);
 }
 
-void StopRequest::raise_after(double seconds) {
+void StopRequest::raise_after(double seconds, double margin) {
+  margin_ = margin;
   deadline_.reset();
   if (seconds > 0)
     deadline_ = begun_ + std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds));
+}
+
+bool StopRequest::out_of_time(double save_seconds) const {
+  const double earlier = std::max(0.0, kSaveMargin * save_seconds - margin_);
+  return deadline_ && std::chrono::steady_clock::now() + std::chrono::duration<double>(earlier) >= *deadline_;
 }
 
 bool StopRequest::signalled() const { return stop_raised != 0; }

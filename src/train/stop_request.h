@@ -18,19 +18,21 @@ class StopRequest {
   StopRequest& operator=(const StopRequest&) = delete;
 
   /// From now on the request is raised once this object is `seconds` old. 0: never by the clock.
-  void raise_after(double seconds);
+  /// @param margin  seconds that follow, in which the run saves and leaves
+  void raise_after(double seconds, double margin = 0.0);
 
-  /// Whether this process was asked to stop.
-  bool raised() const { return signalled() || out_of_time(); }
+  /// Whether this process was asked to stop. @param save_seconds  that the save takes with which it leaves: where the margin is too small, it is earlier
+  bool raised(double save_seconds = 0.0) const { return signalled() || out_of_time(save_seconds); }
   bool signalled() const;
   /// Whether what started this process had blocked SIGUSR1: then its launcher may not hear it either.
   bool was_blocked() const { return was_blocked_; }
-  bool out_of_time() const { return deadline_ && std::chrono::steady_clock::now() >= *deadline_; }
+  bool out_of_time(double save_seconds = 0.0) const;
 
  private:
   bool was_blocked_ = false;
   std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
   std::optional<std::chrono::steady_clock::time_point> deadline_;
+  double margin_ = 0.0;
 };
 
 }  // namespace pimoe

@@ -17,7 +17,8 @@ void RunConfig::fields(FieldVisitor& visit) {
   visit.flag("deterministic", deterministic, "refuse operations whose bits differ from run to run");
   visit.text("walltime", walltime,
              "time that the job has, as 90m, 12h or 1-12:00:00: near its end the run saves and leaves with 75; empty: no end");
-  visit.number("walltime_margin", walltime_margin, {.at_least = 0, .at_most = 86400}, "seconds before that end at which it does");
+  visit.number("walltime_margin", walltime_margin, {.at_least = 0, .at_most = 86400},
+               "seconds before that end at which it does; more where its saves take longer");
   visit.number(
       "hang_limit", hang_limit, {.at_least = 0, .at_most = 86400},
       "seconds without a sign of a rank, or of progress that others wait for, after which the watchdog names it and ends the run; 0: no "

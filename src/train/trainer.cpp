@@ -117,7 +117,7 @@ TrainOutcome Trainer::run() {
     if (agreed.stop && divergence_.may_save() && !is_last()) {
       if (profile_) profile_->finish();
       report_.flush();
-      report_.say_stopped(step(), /*by_clock=*/stop_ != nullptr && stop_->out_of_time());
+      report_.say_stopped(step(), /*by_clock=*/stop_ != nullptr && stop_->out_of_time(saves_.foreseen_seconds()));
       return TrainOutcome::kStopped;
     }
     if (agreed.stop) break;
@@ -213,7 +213,7 @@ std::optional<double> Trainer::validate() const {
   return validation_loss(learner_.model(), *validation_, plan, mesh_, [this] { return is_asked_to_stop(); });
 }
 
-bool Trainer::is_asked_to_stop() const { return stop_ != nullptr && on_any_rank(stop_->raised()); }
+bool Trainer::is_asked_to_stop() const { return stop_ != nullptr && on_any_rank(stop_->raised(saves_.foreseen_seconds())); }
 
 bool Trainer::on_any_rank(bool here) const {
   at::Tensor any = at::tensor({static_cast<int64_t>(here)}, at::kLong);
@@ -223,10 +223,11 @@ bool Trainer::on_any_rank(bool here) const {
 
 Trainer::Agreement Trainer::agree() {
   const bool speaks = mesh_.rank() == 0;  // one clock decides when to try again
-  at::Tensor facts = at::tensor({static_cast<int64_t>(stop_ && stop_->raised()), static_cast<int64_t>(saves_.is_writing()),
-                                 static_cast<int64_t>(speaks && saves_.is_retry_due()), static_cast<int64_t>(!folder_trouble().empty()),
-                                 static_cast<int64_t>(learner_.optimizer().found_change())},
-                                at::kLong);
+  at::Tensor facts =
+      at::tensor({static_cast<int64_t>(stop_ && stop_->raised(saves_.foreseen_seconds())), static_cast<int64_t>(saves_.is_writing()),
+                  static_cast<int64_t>(speaks && saves_.is_retry_due()), static_cast<int64_t>(!folder_trouble().empty()),
+                  static_cast<int64_t>(learner_.optimizer().found_change())},
+                 at::kLong);
   mesh_.control().all_reduce(facts, ReduceOp::kMax);
   const int64_t* any = facts.const_data_ptr<int64_t>();
   return {.stop = any[0] != 0,

@@ -151,6 +151,8 @@ class Trainer {
   DataFacts data_facts_;
   std::optional<RoutingLog> routing_log_;
 
+  bool has_looked_again_ = false;  ///< for the newest checkpoint, where one that had been read whole could not be read at its load
+
   int64_t rollbacks_ = 0;    ///< since the last checkpoint of a step that was taken
   std::string rolled_back_;  ///< what the next record has to tell of one
 };

@@ -86,6 +86,10 @@ std::optional<std::map<std::string, int64_t>> Trainer::restore_or_set_aside(cons
   } catch (const DamageError& error) {  // the contract: the same on every rank
     if (!checkpoints_.set_aside(checkpoint, error.what())) throw;
     return std::nullopt;
+  } catch (const IoError& error) {  // likewise: what reads a checkpoint whole, to look for the newest, judges it
+    if (!is_bad_medium(error) || std::exchange(has_looked_again_, true)) throw;
+    if (mesh_.rank() == 0) log_.warning(concat("loading ", checkpoint.string(), ": ", error.what(), ". Looking for the newest one again"));
+    return std::nullopt;
   }
 }
 
@@ -121,8 +125,9 @@ void Trainer::roll_back() {
   const int64_t next_sample = data_->cursor().next_sample;
   std::optional<std::filesystem::path> newest;
   const auto restore_newest = [&] {
-    while ((newest = checkpoints_.newest_good())) {
-      const TrainConfig before = parse_train_config(read_manifest(*newest).config, (*newest / "manifest.json").string());
+    Manifest manifest;
+    while ((newest = checkpoints_.newest_good(&manifest))) {
+      const TrainConfig before = parse_train_config(manifest.config, (*newest / "manifest.json").string());
       if (restore_or_set_aside(*newest, before)) return true;
     }
     return false;

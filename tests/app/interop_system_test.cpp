@@ -179,6 +179,30 @@ TEST_F(Interop, WhatIsRefusedLeavesNothing) {
   EXPECT_EQ(run("ls -d back*").code, 2);
 }
 
+TEST_F(Interop, AModelIsNotImportedIntoTheFolderOfARun) {
+  write_model("hf", tiny_config(HfFamily::kLlama));
+  ASSERT_EQ(run("pimoe import hf --output run").code, 0);
+  ASSERT_EQ(run("seq -f 'line %g of the text' 1 3000 >text.txt; pimoe data build --output corpus --vocabulary 285 text.txt").code, 0);
+  ASSERT_EQ(run("pimoe train run/config.yaml data.train=corpus run.directory=tuned checkpoint.resume=run train.steps=1 mesh.device=cpu "
+                "train.threads=1 train.global_batch=1 train.micro_batch=1")
+                .code,
+            0);
+  const std::string before = run("find tuned run | sort").out;
+  for (const char* place :
+       {"tuned", "tuned/", "tuned/mine", "tuned/checkpoints", "tuned/checkpoints/mine", "tuned/checkpoints/step-00000001/mine"}) {
+    const Outcome refused = run(concat("pimoe import hf --output ", place));
+    EXPECT_EQ(refused.code, 64) << place;
+    for (const char* said : {", the folder of ", "its checkpoints are one sequence"}) {
+      EXPECT_NE(refused.err.find(said), std::string::npos) << place << ": " << refused.err;
+    }
+  }
+  // Another model that was imported, and one whose manifest no longer says whose it is.
+  EXPECT_EQ(run("pimoe import hf --output run/mine").code, 64);
+  EXPECT_EQ(run("cp -r run damaged && : >damaged/checkpoints/step-00000000/manifest.json && pimoe import hf --output damaged/mine").code,
+            64);
+  EXPECT_EQ(run("find tuned run | sort").out, before);
+}
+
 TEST_F(Interop, AFullDiskIsAnErrorAndLeavesNothing) {
   write_model("hf", tiny_config(HfFamily::kLlama));
   EXPECT_EQ(run("ulimit -f 8; pimoe import hf --output run").code, 74);

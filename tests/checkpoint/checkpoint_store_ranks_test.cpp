@@ -363,27 +363,82 @@ TEST_F(StoreOnRanks, DamagedOnesAreSetAsideAndTheNewestGoodOneIsTheSameOnEveryRa
   EXPECT_NE(reason.find(last_file + " is damaged: its bytes do not have the digest"), std::string::npos) << reason;
 }
 
-// Reading a process' memory where it has none is an I/O error, which may pass.
-TEST_F(StoreOnRanks, WhatCannotBeReadIsNotSetAside) {
+// Reading a process' memory where it has none is an I/O error, as of a disk that does not give a block back.
+TEST_F(StoreOnRanks, WhatTheDiskDoesNotGiveBackIsSetAsideOnlyWhereAnOlderOneCanBeRead) {
   const auto mesh = world_mesh(cpu_mesh(), kExperts);
-  CheckpointStore store(folder_, {}, *mesh, log_);
-  for (const int64_t step : {100, 200}) store.save(snapshot_of(*mesh, step));
-  const fs::path manifest = folder_ / "step-00000200" / "manifest.json";
+  CheckpointConfig config;
+  config.keep = 3;
+  CheckpointStore store(folder_, config, *mesh, log_);
+  for (const int64_t step : {100, 200, 300}) store.save(snapshot_of(*mesh, step));
+  const auto make_unreadable = [&](const char* step) {
+    const fs::path manifest = folder_ / step / "manifest.json";
+    if (world_->rank() == 0) {
+      fs::rename(manifest, folder_ / concat(step, ".kept"));
+      fs::create_symlink("/proc/self/mem", manifest);
+    }
+    world_->barrier();
+    return concat(manifest.string(), ": Input/output error");
+  };
+  const auto bring_back = [&](const char* step) { fs::rename(folder_ / concat(step, ".kept"), folder_ / step / "manifest.json"); };
+
+  // It has passed when it is looked at again.
+  make_unreadable("step-00000300");
+  std::thread passes;
   if (world_->rank() == 0) {
-    fs::rename(manifest, folder_ / "kept");
-    fs::create_symlink("/proc/self/mem", manifest);
+    passes = std::thread([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      bring_back("step-00000300");
+    });
   }
-  world_->barrier();
+  Manifest manifest;
+  EXPECT_EQ(store.newest_good(&manifest), folder_ / "step-00000300");
+  EXPECT_EQ(manifest.step, 300);
+  if (passes.joinable()) passes.join();
+  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000200", "step-00000300"}));
+
+  const std::string said = make_unreadable("step-00000300");
+  EXPECT_EQ(store.newest_good(&manifest), folder_ / "step-00000200");
+  EXPECT_EQ(manifest.step, 200);
+  EXPECT_EQ(manifest.files.size(), read_manifest(folder_ / "step-00000200").files.size());
+  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000200", "step-00000300.bad", "step-00000300.kept"}));
+  const std::string reason = read_text(folder_ / "step-00000300.bad/reason.txt");
+  EXPECT_NE(reason.find(concat("twice it could not be read, as one before it can: rank 0: cannot read ", said)), std::string::npos)
+      << reason;
+
+  // Where none can be read it may be the whole disk, or the network.
+  make_unreadable("step-00000200");
+  make_unreadable("step-00000100");
   try {
     store.newest_good();
     ADD_FAILURE() << "must throw";
   } catch (const IoError& error) {
-    EXPECT_NE(std::string(error.what()).find(concat(manifest.string(), ": Input/output error")), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("step-00000200/manifest.json: Input/output error. It may pass"), std::string::npos)
+        << error.what();
   }
   world_->barrier();
-  if (world_->rank() == 0) fs::rename(folder_ / "kept", manifest);
+  if (world_->rank() == 0) {
+    bring_back("step-00000200");
+    bring_back("step-00000100");
+  }
   world_->barrier();
   EXPECT_EQ(store.newest_good(), folder_ / "step-00000200") << "it has passed";
+}
+
+TEST_F(StoreOnRanks, WhatOneMayNotReadIsNotSetAside) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore store(folder_, {}, *mesh, log_);
+  for (const int64_t step : {100, 200}) store.save(snapshot_of(*mesh, step));
+  const fs::path newest = folder_ / "step-00000200";
+  world_->barrier();
+  fs::permissions(folder_, fs::perms::all);
+  if (world_->rank() == 0) fs::permissions(newest / read_manifest(newest).files.back().name, fs::perms::none);
+  world_->barrier();
+  {
+    const WithoutPrivileges user(folder_);
+    EXPECT_THROW(store.newest_good(), IoError);
+  }
+  world_->barrier();
+  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000200"}));
 }
 
 // Between its verification and its load; only the rank that wants the file meets it.

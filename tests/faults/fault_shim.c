@@ -3,10 +3,13 @@
  *
  *   PIMOE_FAULT_FOLDER=/run/checkpoints   what counts: calls on paths below it, and on files opened there for writing
  *   PIMOE_FAULT_RANK=1                    of which rank (OMPI_COMM_WORLD_RANK); unset: of every rank
+ *   PIMOE_FAULT_READS=1                   counted are calls that read below it (open, read, pread), and no others
  *   PIMOE_FAULT_AT=17                     the first call that is hit, counted from 1; unset or 0: none, calls are only counted
  *   PIMOE_FAULT_TIMES=1                   so many calls in a row are hit; 0: all from there on
  *   PIMOE_FAULT_KIND=KILL|ENOSPC|EIO|EDQUOT|EROFS|SHORT|STOP|SLEEP|SLOW|MPI   SHORT: a write takes half of what it was given; other calls pass.
  *       STOP: SIGSTOP; SLEEP: for ever; SLOW: five seconds, then it passes; MPI: it passes, and the next call of MPI by any thread fails
+ *       FLIP|CUT|GONE: before the call, the file has a byte changed in its middle, is cut there, or is removed; AWAY: before the call, the folder is
+ *       renamed to that name and ".away"
  *   PIMOE_FAULT_STAMP=/tmp/stamp          made when the first call is hit
  *   PIMOE_FAULT_COUNT=/tmp/count          the number of calls is appended there when the process ends in good order
  */
@@ -32,9 +35,10 @@ static atomic_char watched[kMostFiles];
 static const char *folder;
 static long first, times;
 static int failure; /* errno; 0: kill; below 0: the kinds that are no errors */
-enum { kShort = -1, kStop = -2, kSleep = -3, kSlow = -4, kMpi = -5 };
+enum { kShort = -1, kStop = -2, kSleep = -3, kSlow = -4, kMpi = -5, kFlip = -6, kCut = -7, kGone = -8, kAway = -9 };
 static atomic_int mpi_fails;
 static int active;
+static int counts_reads;
 
 static void sleep_for_ever(int number) {
   (void)number;
@@ -51,6 +55,7 @@ __attribute__((constructor)) static void begin(void) {
   const char *wanted = getenv("PIMOE_FAULT_RANK"), *rank = getenv("OMPI_COMM_WORLD_RANK"), *kind = getenv("PIMOE_FAULT_KIND");
   folder = getenv("PIMOE_FAULT_FOLDER");
   active = folder != NULL && (wanted == NULL || (rank != NULL && strcmp(rank, wanted) == 0));
+  counts_reads = getenv("PIMOE_FAULT_READS") != NULL;
   first = getenv("PIMOE_FAULT_AT") ? atol(getenv("PIMOE_FAULT_AT")) : 0;
   times = getenv("PIMOE_FAULT_TIMES") ? atol(getenv("PIMOE_FAULT_TIMES")) : 1;
   if (kind == NULL || strcmp(kind, "KILL") == 0) failure = 0;
@@ -58,11 +63,18 @@ __attribute__((constructor)) static void begin(void) {
   else if (strcmp(kind, "EIO") == 0) failure = EIO;
   else if (strcmp(kind, "EDQUOT") == 0) failure = EDQUOT;
   else if (strcmp(kind, "EROFS") == 0) failure = EROFS;
+  else if (strcmp(kind, "ESTALE") == 0) failure = ESTALE;
+  else if (strcmp(kind, "EACCES") == 0) failure = EACCES;
   else if (strcmp(kind, "STOP") == 0) failure = kStop;
   else if (strcmp(kind, "SLEEP") == 0) failure = kSleep;
   else if (strcmp(kind, "SLOW") == 0) failure = kSlow;
   else if (strcmp(kind, "MPI") == 0) failure = kMpi;
-  else failure = kShort;
+  else if (strcmp(kind, "FLIP") == 0) failure = kFlip;
+  else if (strcmp(kind, "CUT") == 0) failure = kCut;
+  else if (strcmp(kind, "GONE") == 0) failure = kGone;
+  else if (strcmp(kind, "AWAY") == 0) failure = kAway;
+  else if (strcmp(kind, "SHORT") == 0) failure = kShort;
+  else abort();
 }
 
 __attribute__((destructor)) static void end(void) {
@@ -77,8 +89,29 @@ __attribute__((destructor)) static void end(void) {
 
 static int below(const char *path) { return active && path != NULL && strstr(path, folder) != NULL; }
 
-/* 1: the call is to fail, errno is set */
-static int hit(int is_write) {
+/* By system calls alone, which nothing counts. */
+static void damage(const char *path) {
+  struct stat status;
+  const int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDWR, 0);
+  if (fd < 0 || fstat(fd, &status) != 0) return;
+  const off_t middle = status.st_size / 2;
+  char byte = 0;
+  if (failure == kCut) syscall(SYS_ftruncate, fd, middle);
+  if (failure == kFlip && syscall(SYS_pread64, fd, &byte, 1, middle) == 1) {
+    byte ^= 0x10;
+    syscall(SYS_pwrite64, fd, &byte, 1, middle);
+  }
+  if (failure == kGone) syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+  syscall(SYS_close, fd);
+}
+static void move_away(void) {
+  char away[PATH_MAX];
+  snprintf(away, sizeof(away), "%s.away", folder);
+  syscall(SYS_renameat2, AT_FDCWD, folder, AT_FDCWD, away, 0);
+}
+
+/* 1: the call is to fail, errno is set. `path`: the file that it is about */
+static int hit(int is_write, const char *path) {
   const long number = atomic_fetch_add(&calls, 1) + 1;
   if (first == 0 || number < first || (times != 0 && number >= first + times)) return 0;
   const char *stamp = getenv("PIMOE_FAULT_STAMP");
@@ -92,12 +125,16 @@ static int hit(int is_write) {
   if (failure == kSleep) sleep_for_ever(0);
   if (failure == kSlow) sleep(5);
   if (failure == kMpi) let_mpi_fail(0);
+  if (failure == kAway) move_away();
+  else if (failure <= kFlip) damage(path);
   if (failure < 0) return 0;
   errno = failure;
   return 1;
 }
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+/* Calls that save below the folder, unless those that read are counted. */
+#define SAVES(path) (!counts_reads && below(path) && hit(0, path) == 1)
 #define WATCHED(fd) (active && (fd) >= 0 && (fd) < kMostFiles && atomic_load(&watched[fd]))
 
 static int opened(int fd, int counts) {
@@ -113,28 +150,42 @@ static int opened(int fd, int counts) {
     mode = (mode_t)va_arg(list, int);                          \
     va_end(list);                                              \
   }                                                            \
+  const int reads = (flags & (O_ACCMODE | O_DIRECTORY)) == O_RDONLY; \
   const int writes = (flags & O_ACCMODE) != O_RDONLY;          \
   const int counts = below(path);                              \
-  if (counts && writes && hit(0) == 1) return -1;              \
-  return opened(call, counts && (writes || (flags & O_DIRECTORY)));
+  if (counts && (counts_reads ? reads : writes) && hit(0, path) == 1) return -1; \
+  return opened(call, counts && (counts_reads ? reads : !reads));
 
 int open(const char *path, int flags, ...) { OPEN_BODY(REAL(open)(path, flags, mode)) }
 int open64(const char *path, int flags, ...) { OPEN_BODY(REAL(open64)(path, flags, mode)) }
 
+static int reading_fails(int fd) {
+  char link[64], path[PATH_MAX];
+  if (!counts_reads || !WATCHED(fd)) return 0;
+  snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+  const ssize_t length = readlink(link, path, sizeof(path) - 1);
+  if (length < 0) return 0;
+  path[length] = 0;
+  return hit(0, path) == 1;
+}
+ssize_t read(int fd, void *bytes, size_t count) { return reading_fails(fd) ? -1 : REAL(read)(fd, bytes, count); }
+ssize_t pread(int fd, void *bytes, size_t count, off_t from) { return reading_fails(fd) ? -1 : REAL(pread)(fd, bytes, count, from); }
+ssize_t pread64(int fd, void *bytes, size_t count, off64_t from) { return reading_fails(fd) ? -1 : REAL(pread64)(fd, bytes, count, from); }
+
 ssize_t write(int fd, const void *bytes, size_t count) {
-  if (WATCHED(fd)) {
-    const int what = hit(1);
+  if (!counts_reads && WATCHED(fd)) {
+    const int what = hit(1, NULL);
     if (what == 1) return -1;
     if (what == -1 && count > 1) count /= 2;
   }
   return REAL(write)(fd, bytes, count);
 }
 
-int fsync(int fd) { return WATCHED(fd) && hit(0) == 1 ? -1 : REAL(fsync)(fd); }
+int fsync(int fd) { return !counts_reads && WATCHED(fd) && hit(0, NULL) == 1 ? -1 : REAL(fsync)(fd); }
 int close(int fd) {
-  const int counts = WATCHED(fd);
+  const int counts = !counts_reads && WATCHED(fd);
   if (fd >= 0 && fd < kMostFiles) atomic_store(&watched[fd], 0);
-  if (counts && hit(0) == 1) {
+  if (counts && hit(0, NULL) == 1) {
     const int code = errno;
     REAL(close)(fd);
     errno = code;
@@ -142,11 +193,11 @@ int close(int fd) {
   }
   return REAL(close)(fd);
 }
-int rename(const char *from, const char *to) { return below(to) && hit(0) == 1 ? -1 : REAL(rename)(from, to); }
-int mkdir(const char *path, mode_t mode) { return below(path) && hit(0) == 1 ? -1 : REAL(mkdir)(path, mode); }
-int unlink(const char *path) { return below(path) && hit(0) == 1 ? -1 : REAL(unlink)(path); }
-int remove(const char *path) { return below(path) && hit(0) == 1 ? -1 : REAL(remove)(path); }
-int rmdir(const char *path) { return below(path) && hit(0) == 1 ? -1 : REAL(rmdir)(path); }
+int rename(const char *from, const char *to) { return SAVES(to) ? -1 : REAL(rename)(from, to); }
+int mkdir(const char *path, mode_t mode) { return SAVES(path) ? -1 : REAL(mkdir)(path, mode); }
+int unlink(const char *path) { return SAVES(path) ? -1 : REAL(unlink)(path); }
+int remove(const char *path) { return SAVES(path) ? -1 : REAL(remove)(path); }
+int rmdir(const char *path) { return SAVES(path) ? -1 : REAL(rmdir)(path); }
 
 /* MPI without its header: Open MPI's handles are pointers. 16 is MPI_ERR_OTHER. */
 static int fails(void) { return atomic_exchange(&mpi_fails, 0) ? 16 : 0; }

@@ -9,7 +9,10 @@
     bits     resumed after kills at random moments until it is done: the last checkpoint is the undisturbed run's to the bit
     supervised  launch/supervise.sh brings a run through twenty kills of a rank, to the undisturbed run's last checkpoint
     signals  SIGUSR1 at random moments: a complete checkpoint and exit code 75, every time
+    leaves   SIGUSR1 at any moment from the start of mpirun on, once or in a storm: 75 or complete, and the next start completes it to the same bits
     damage   the newest checkpoint is damaged: `checkpoint verify` names the file, and a run goes on from the one before
+    loads    a file of the newest checkpoint is damaged, or cannot be read, just as a rank reads it: set aside, or read later
+    removed  checkpoints/ is taken away in the middle of a save: the run says so, and goes on
     large    random bytes of a checkpoint of 1 GiB are changed: `checkpoint verify` names the file
     small_disk  a file system of 4 MiB fills up while a run saves, and is freed again (needs root, to mount it)
     hangs    a rank is killed, stopped, put to sleep, or leaves by an exception, at random moments and in its saves: the watchdog ends the job in
@@ -36,8 +39,8 @@ from workplace import Workplace, require_built
 
 EXPERIMENTS = {**saves.EXPERIMENTS, **hanging.EXPERIMENTS}
 LONG = {  # rounds and ranks of the long form
-    "kills": (1000, "1,2,4"), "errors": (1310, "1,2"), "bits": (100, "1,2,4"), "signals": (100, "1,2,4"), "supervised": (4, "1,2"),
-    "damage": (100, "1,2,4"), "large": (50, "1"), "small_disk": (20, "1,2"), "hangs": (200, "2,4"), "calm": (20, "2,4")}
+    "kills": (1000, "1,2,4"), "errors": (1310, "1,2"), "bits": (100, "1,2,4"), "signals": (100, "1,2,4"), "leaves": (120, "1,2,4"), "supervised": (4, "1,2"),
+    "damage": (100, "1,2,4"), "loads": (180, "1,2,4"), "removed": (100, "1,2,4"), "large": (50, "1"), "small_disk": (20, "1,2"), "hangs": (200, "2,4"), "calm": (20, "2,4")}
 
 place = None  # of this worker process
 

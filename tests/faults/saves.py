@@ -8,7 +8,8 @@ import subprocess
 import tempfile
 import time
 
-from workplace import LIMIT, PIMOE, REPOSITORY, STEPS, digest, kill, newest_good, shim
+from workplace import LIMIT, PIMOE, REPOSITORY, STEPS, WITHOUT_END, digest, kill, newest_good, not_each_step_once, shim
+
 
 def saved_before(output):
     """Steps whose save the log called good."""
@@ -47,11 +48,12 @@ def kill_round(place, draw, run, ranks, number):
         facts.update(rank=rank, call=draw.randint(1, calls), of=calls)
         status, output = place.train(run, ranks, environment=shim(place.folder / run, rank=rank, at=facts["call"]))
     else:
-        facts["after"] = draw.uniform(0.3, 3.0)
+        facts["after"] = draw.uniform(0.1, 1.05) * place.expected(ranks)[1]
 
         def during(process):
             time.sleep(facts["after"])
             pids = place.pids_of(run)
+            facts["found"] = len(pids)
             if how == "all ranks" or not pids:
                 os.killpg(process.pid, signal.SIGKILL)
             for pid in pids if how == "all ranks" else draw.sample(pids, min(1, len(pids))):
@@ -120,9 +122,7 @@ def bits_round(place, draw, run, ranks, number):
         launcher_hung += status == "launcher hung"
         kills.append(round(pause, 2))
     troubles = after_a_kill(place, run, ranks, output, steps)
-    records = [json.loads(line)["step"] for line in (place.folder / run / "metrics.jsonl").read_text().splitlines()]
-    if records != list(range(1, steps + 1)):
-        troubles.append(f"metrics.jsonl has the steps {records}")
+    troubles += not_each_step_once(place.folder / run, steps)
     return {"ranks": ranks, "kills": kills, "launcher_hung": launcher_hung}, troubles
 
 
@@ -138,7 +138,7 @@ def signal_round(place, draw, run, ranks, number):
         process.send_signal(signal.SIGUSR1)
         facts["asked"] = time.time()
 
-    status, output = place.train(run, ranks, [f"train.steps={STEPS * 50}", "checkpoint.every_steps=1000"], during=during)
+    status, output = place.train(run, ranks, [f"train.steps={WITHOUT_END}", f"checkpoint.every_steps={WITHOUT_END}"], during=during)
     facts["seconds"] = round(time.time() - facts["asked"], 2)
     troubles = []
     if status != 75:
@@ -146,6 +146,38 @@ def signal_round(place, draw, run, ranks, number):
     good, bad = newest_good(place.folder / run)
     if bad or (status == 75 and f"saved step {good};" not in output):
         troubles.append(f"newest good {good}, damaged {bad}: {output[-200:]}")
+    return facts, troubles
+
+
+def leave_round(place, draw, run, ranks, number):
+    """Asked to leave at any moment from the start of mpirun to its end: once, or by signals without a pause to every rank."""
+    digest_of_whole, seconds = place.expected(ranks)
+    how = ["once to mpirun", "once to a rank", "storm"][number % 3]
+    facts = {"ranks": ranks, "how": how, "after": draw.uniform(0.0, 1.05) * seconds}
+
+    def during(process):
+        time.sleep(facts["after"])
+        if how == "once to mpirun":
+            process.send_signal(signal.SIGUSR1)
+        elif pids := place.pids_of(run):
+            for pid in [draw.choice(pids)] if how == "once to a rank" else pids:
+                kill(pid, signal.SIGUSR1)
+            while how == "storm" and process.poll() is None and place.pids_of(run):
+                for pid in pids:
+                    kill(pid, draw.choice([signal.SIGUSR1, signal.SIGTERM]))
+
+    status, output = place.train(run, ranks, during=during)
+    facts["status"] = status
+    troubles = []
+    # Who has not learned to listen yet dies of it: nothing has changed then.
+    deaf = status in (-signal.SIGUSR1, -signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGTERM)
+    if not (status in (0, 75) or (deaf and not (place.folder / run / "metrics.jsonl").exists())):
+        troubles.append(f"ended with {status}: {output[-900:]}")
+    status, output = place.train(run, ranks)
+    if status != 0 or digest(place.folder / run) != digest_of_whole:
+        troubles.append(f"the next start ended with {status}, or in other bits: {output[-600:]}")
+    else:
+        troubles += not_each_step_once(place.folder / run, STEPS)
     return facts, troubles
 
 
@@ -237,6 +269,61 @@ def damage_round(place, draw, run, ranks, number):
     return facts, troubles
 
 
+LOAD_FAULTS = [("FLIP", 1), ("GONE", 1), ("EIO", 1), ("CUT", 1), ("FLIP", 1), ("EIO", 0), ("GONE", 1), ("ESTALE", 1), ("EACCES", 0)]
+
+
+def load_round(place, draw, run, ranks, number):
+    """Something happens to a file of the newest checkpoint just before a rank reads it, at any moment of its verification and its load."""
+    kind, times = LOAD_FAULTS[number % len(LOAD_FAULTS)]
+    rank = draw.randrange(ranks)
+    calls = place.reads_of_a_load(ranks, rank)
+    shutil.copytree(place.folder / f"whole-{ranks}-{STEPS}", place.folder / run)
+    facts = {"ranks": ranks, "rank": rank, "kind": kind, "times": times, "call": draw.randint(1, calls), "of": calls}
+    status, output = place.train(run, ranks, environment=shim(place.folder / run, rank, facts["call"], kind, times, reads=True))
+    aside = [path.name for path in (place.folder / run / "checkpoints").glob("*.bad*")]
+    facts.update(status=status, aside=aside)
+    troubles = []
+    if kind in ("FLIP", "GONE", "CUT"):
+        # Cut behind its digest, a file ends the process that reads it (docs/reliability.md).
+        if status != 0 and not (kind == "CUT" and not aside):
+            troubles.append(f"ended with {status}: {output[-600:]}")
+        if aside and "is damaged" not in output:
+            troubles.append(f"set aside without a word: {output[-600:]}")
+    else:
+        if status not in (0, 74) or (times == 1 and status != 0 and kind == "EIO"):
+            troubles.append(f"ended with {status}: {output[-600:]}")
+        if aside:
+            troubles.append(f"{aside} was set aside, though it is good")
+    # What was not noticed, because it had been read already, is at the next start.
+    status, output = place.train(run, ranks)
+    if status != 0 or digest(place.folder / run) != place.expected(ranks)[0]:
+        troubles.append(f"the next start ended with {status}, or in other bits: {output[-600:]}")
+    if newest_good(place.folder / run) != (STEPS, []):
+        troubles.append(f"newest good and damaged: {newest_good(place.folder / run)}")
+    return facts, troubles
+
+
+def removed_round(place, draw, run, ranks, number):
+    """The folder checkpoints/ is taken away at one of the calls of a save: the run says so, and saves into a new one."""
+    rank = draw.randrange(ranks)
+    calls = place.calls_of_a_run(ranks, rank)
+    facts = {"ranks": ranks, "rank": rank, "call": draw.randint(1, calls), "of": calls}
+    status, output = place.train(run, ranks, ["checkpoint.retry_seconds=0.01"],
+                                 environment=shim(place.folder / run, rank, facts["call"], "AWAY"))
+    facts["status"], facts["said"] = status, "was not saved" in output
+    away = place.folder / run / "checkpoints.away"
+    troubles = [] if away.exists() else ["the folder was not taken away"]
+    if status != 0:
+        troubles.append(f"ended with {status}: {output[-600:]}")
+    elif not (away / f"step-{STEPS:08d}").exists() and digest(place.folder / run) != place.expected(ranks)[0]:
+        troubles.append("the last checkpoint differs from the undisturbed run's")
+    # In the folder that is gone nothing unfinished bears a good name, and what lay there is as it was.
+    for folder in (place.folder / run, away):
+        if folder.exists() and newest_good(folder)[1]:
+            troubles.append(f"{folder.name}: damaged checkpoints under a good name: {newest_good(folder)[1]}")
+    return facts, troubles
+
+
 def large_round(place, draw, run, ranks, number):
     folder = place.folder / "large"
     if not folder.exists():
@@ -289,13 +376,11 @@ def small_disk_round(place, draw, run, ranks, number):
         elif digest(disk) != place.expected(ranks)[0]:
             troubles.append("the last checkpoint differs from the undisturbed run's")
         else:
-            records = [json.loads(line)["step"] for line in (disk / "metrics.jsonl").read_text().splitlines()]
-            if records != list(range(1, STEPS + 1)):
-                troubles.append(f"metrics.jsonl has the steps {records}")
+            troubles += not_each_step_once(disk, STEPS)
         return facts, troubles
     finally:
         subprocess.run(["umount", str(disk)], check=False)
 
 
-EXPERIMENTS = {"kills": kill_round, "errors": error_round, "bits": bits_round, "signals": signal_round, "supervised": supervised_round,
-               "damage": damage_round, "large": large_round, "small_disk": small_disk_round}
+EXPERIMENTS = {"kills": kill_round, "errors": error_round, "bits": bits_round, "signals": signal_round, "leaves": leave_round, "supervised": supervised_round,
+               "damage": damage_round, "loads": load_round, "removed": removed_round, "large": large_round, "small_disk": small_disk_round}

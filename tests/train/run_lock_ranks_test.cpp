@@ -5,8 +5,22 @@
 #include "train/tiny_run.h"
 
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <optional>
+
+namespace {
+int flock_error = 0;
+}
+
+/// In place of libc's, so that this program's file system has no locks where a test wants that.
+extern "C" int flock(int descriptor, int operation) {
+  if (flock_error == 0) return static_cast<int>(syscall(SYS_flock, descriptor, operation));
+  errno = flock_error;
+  return -1;
+}
 
 namespace pimoe {
 namespace {
@@ -101,6 +115,24 @@ TEST_F(RunLockOnRanks, ARunWhoseLockAnotherJobHoldsEnds) {
 
 TEST_F(RunLockOnRanks, ARunThatIsLeftAloneIsDone) {
   EXPECT_EQ(said_of_a_run([] {}), "nothing");
+}
+
+TEST_F(RunLockOnRanks, WhereTheFileSystemHasNoLocksARunIsDoneWithAWarningAndItsFolderIsWatched) {
+  const fs::path log_file = folder_.path() / concat("log-", world_->rank());
+  for (const int code : {ENOSYS, EOPNOTSUPP, ENOLCK}) {
+    flock_error = code;
+    Logger log(1);
+    log.open_file(log_file);
+    EXPECT_EQ(RunLock(run_, *mesh_, log).trouble(), "");
+  }
+  if (world_->rank() == 0) {
+    const std::string said = read_file(log_file);
+    EXPECT_NE(said.find("this file system has no locks, so that nothing keeps a second job out of run.directory"), std::string::npos)
+        << said;
+  }
+  const std::string moved = said_of_a_run([&] { fs::rename(run_, folder_.path() / "away"); });
+  flock_error = 0;
+  EXPECT_NE(moved.find("was removed or moved away"), std::string::npos) << moved;
 }
 
 TEST_F(RunLockOnRanks, WhatCannotBeLockedIsTheSameErrorOnEveryRank) {

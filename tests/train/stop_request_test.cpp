@@ -40,5 +40,17 @@ TEST(StopRequest, IsRaisedByTheClock) {
   EXPECT_FALSE(stop.signalled());
 }
 
+// A hundred seconds are left, and twenty behind them: enough for a save of ninety, with a quarter to spare, and not for one of a hundred.
+TEST(StopRequest, IsRaisedEarlierWhereTheLastSaveTakesLonger) {
+  StopRequest stop;
+  EXPECT_FALSE(stop.out_of_time(1e9)) << "no end is known";
+  stop.raise_after(100.0, /*margin=*/20.0);
+  EXPECT_FALSE(stop.raised());
+  EXPECT_FALSE(stop.raised(/*save_seconds=*/16.0)) << "inside the margin";
+  EXPECT_FALSE(stop.raised(/*save_seconds=*/90.0));
+  EXPECT_TRUE(stop.raised(/*save_seconds=*/100.0));
+  EXPECT_TRUE(stop.out_of_time(/*save_seconds=*/100.0));
+}
+
 }  // namespace
 }  // namespace pimoe
