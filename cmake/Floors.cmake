@@ -54,6 +54,7 @@ function(pimoe_test_folder name)
 
   if(unit)
     pimoe_test_program(${name}_unit_test ${name} unit_main.cpp ${unit})
+    target_compile_definitions(${name}_unit_test PRIVATE PIMOE_UNICODE=$<BOOL:${PIMOE_UNICODE}>)
     add_test(NAME ${name}.unit COMMAND ${name}_unit_test)
     set_tests_properties(${name}.unit PROPERTIES LABELS unit TIMEOUT 600)
   endif()

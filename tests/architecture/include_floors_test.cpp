@@ -57,8 +57,10 @@ const std::vector<Guarded>& guarded_headers() {
       {std::regex("jinja/.*"), "data/chat_template.cpp", only("data/chat_template.cpp")},
       {std::regex("utf8proc\\.h"), "data/unicode_forms.cpp", only("data/unicode_forms.cpp")},
       {std::regex("(zlib|zstd)\\.h"), "data/byte_source.cpp", only("data/byte_source.cpp")},
-      {std::regex("sentencepiece_.*"), "data/sentencepiece_model.cpp and data/tokenizer_training.cpp",
-       [](const std::string& file) { return file == "data/sentencepiece_model.cpp" || file == "data/tokenizer_training.cpp"; }},
+      {std::regex("sentencepiece_.*"), "data/sentencepiece_model.cpp, data/sentencepiece_json.cpp and data/tokenizer_training.cpp",
+       [](const std::string& file) {
+         return file == "data/sentencepiece_model.cpp" || file == "data/sentencepiece_json.cpp" || file == "data/tokenizer_training.cpp";
+       }},
       {std::regex("openssl/.*"), "base/digest.cpp", only("base/digest.cpp")},
       {std::regex("CLI/.*"), "app", [](const std::string& file) { return file.starts_with("app/"); }},
       {std::regex("(torch|ATen|c10)/.*"), "folders above base", [](const std::string& file) { return !file.starts_with("base/"); }},

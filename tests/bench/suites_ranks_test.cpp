@@ -22,7 +22,7 @@ using Json = nlohmann::ordered_json;
 
 TrainConfig tiny_config() {
   TrainConfig config;
-  config.run.directory = std::filesystem::temp_directory_path() / "pimoe-bench-test";
+  config.run.directory = std::filesystem::temp_directory_path() / ("pimoe-bench-test-" + std::to_string(test_session().world()->size()));
   config.mesh.device = DeviceChoice::kCpu;
   config.model.layers = 2;
   config.model.width = 16;
