@@ -67,8 +67,13 @@ install_with_pip() {
 
 # transformers and tokenizers, without torch.
 interop_environment() {
-  environment interop "60 MB to fetch" "transformers==$PIMOE_TRANSFORMERS_VERSION tokenizers==$PIMOE_TOKENIZERS_VERSION \
+  environment interop "60 MB to fetch" "transformers==$PIMOE_TRANSFORMERS_VERSION tokenizers==$PIMOE_TRANSFORMERS_TOKENIZERS_VERSION \
 numpy==$PIMOE_NUMPY_VERSION sentencepiece==$PIMOE_SENTENCEPIECE_VERSION protobuf setuptools typing_extensions filelock sympy networkx jinja2==$PIMOE_JINJA2_VERSION fsspec"
+}
+
+# Alone: transformers asks for a later one, which decodes otherwise and has other tables of Unicode.
+tokenizers_environment() {
+  environment tokenizers "25 MB to fetch" "tokenizers==$PIMOE_TOKENIZERS_VERSION numpy==$PIMOE_NUMPY_VERSION"
 }
 
 lm_eval_environment() {

@@ -57,12 +57,13 @@ for part in "${parts[@]}"; do
       ;;
     tokenizers)
       needs tests/tokenize_batch
-      interop_environment
+      tokenizers_environment
       "$python" "$here/tokenizer_differences.py" --program "$PIMOE_BUILD/tests/tokenize_batch" ${options[@]+"${options[@]}"}
       ;;
     chat)
       needs tests/chat_batch
       interop_environment
+      see_torch
       "$python" "$here/chat_templates.py" --program "$PIMOE_BUILD/tests/chat_batch" ${options[@]+"${options[@]}"}
       ;;
     corpora)
