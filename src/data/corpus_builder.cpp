@@ -120,8 +120,10 @@ class CorpusSink {
   void describe(CorpusFacts& facts) const {
     facts.documents = training_.document_count();
     facts.tokens = training_.token_count();
+    facts.learned = training_.learned_count();
     facts.validation_documents = validation_ ? validation_->document_count() : 0;
     facts.validation_tokens = validation_ ? validation_->token_count() : 0;
+    facts.validation_learned = validation_ ? validation_->learned_count() : 0;
     facts.unigram_entropy = counts_.entropy();
     facts.largest_id = counts_.largest_id();
   }

@@ -25,8 +25,10 @@ constexpr const char* kLockFile = "lock";
 Json to_json(const CorpusFacts& facts) {
   return {{"documents", facts.documents},
           {"tokens", facts.tokens},
+          {"learned", facts.learned},
           {"validation_documents", facts.validation_documents},
           {"validation_tokens", facts.validation_tokens},
+          {"validation_learned", facts.validation_learned},
           {"vocabulary", facts.vocabulary},
           {"input_bytes", facts.input_bytes},
           {"skipped_files", facts.skipped_files},
@@ -38,8 +40,10 @@ CorpusFacts facts_of(const Json& json) {
   CorpusFacts facts;
   json.at("documents").get_to(facts.documents);
   json.at("tokens").get_to(facts.tokens);
+  json.at("learned").get_to(facts.learned);
   json.at("validation_documents").get_to(facts.validation_documents);
   json.at("validation_tokens").get_to(facts.validation_tokens);
+  json.at("validation_learned").get_to(facts.validation_learned);
   json.at("vocabulary").get_to(facts.vocabulary);
   json.at("input_bytes").get_to(facts.input_bytes);
   json.at("skipped_files").get_to(facts.skipped_files);

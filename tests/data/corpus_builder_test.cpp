@@ -72,6 +72,7 @@ TEST(CorpusBuilder, EachFileAndJsonlLineIsADocumentThatComesBack) {
   EXPECT_EQ(decoded_documents(folder / "out/corpus", tokenizer), expected);
   EXPECT_EQ(facts.documents, 7);
   EXPECT_EQ(facts.tokens, TokenFile(folder / "out/corpus").token_count());
+  EXPECT_EQ(facts.learned, facts.tokens) << "of texts every token is";
   EXPECT_EQ(facts.vocabulary, 500);
   EXPECT_EQ(facts.skipped_files, 0);
   EXPECT_FALSE(fs::exists(folder / "out/corpus-validation.idx"));

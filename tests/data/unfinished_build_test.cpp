@@ -72,12 +72,16 @@ TEST_F(Unfinished, TheFactsOfAWholeBuildAreKeptToTheBit) {
   state.facts->unigram_entropy = 1.0 / 3;
   state.facts->tokens = int64_t{1} << 60;
   state.facts->largest_id = 7;
+  state.facts->learned = 11;
+  state.facts->validation_learned = 13;
   UnfinishedBuild(folder_ / "corpus", some_identity(), false, log_).save(state);
   const UnfinishedBuild build(folder_ / "corpus", some_identity(), false, log_);
   ASSERT_TRUE(build.found() && build.found()->facts);
   EXPECT_EQ(build.found()->facts->unigram_entropy, 1.0 / 3);
   EXPECT_EQ(build.found()->facts->tokens, int64_t{1} << 60);
   EXPECT_EQ(build.found()->facts->largest_id, 7);
+  EXPECT_EQ(build.found()->facts->learned, 11);
+  EXPECT_EQ(build.found()->facts->validation_learned, 13);
 }
 
 TEST_F(Unfinished, WhatSavedNothingLeavesNothing) {
