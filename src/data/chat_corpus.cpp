@@ -9,8 +9,8 @@
 #include "base/text.h"
 #include "data/build_report.h"
 #include "data/chat_encoder.h"
-#include "data/conversation_sink.h"
 #include "data/corpus_publication.h"
+#include "data/corpus_sink.h"
 #include "data/input_stream.h"
 #include "data/ordered_work.h"
 
@@ -64,7 +64,7 @@ class BadLines {
 
 /// @returns lines that were left out
 int64_t encode_conversations(const InputFiles& input, const CorpusOptions& options, const Tokenizer& tokenizer, size_t threads,
-                             ConversationSink& sink, BuildProgress& progress, Logger& log) {
+                             CorpusSink& sink, BuildProgress& progress, Logger& log) {
   const ChatOptions& chat = *options.chat;
   std::optional<ChatTemplate> chat_template;
   if (!chat.no_template) {
@@ -80,7 +80,7 @@ int64_t encode_conversations(const InputFiles& input, const CorpusOptions& optio
   const auto take_oldest = [&] {
     for (const EncodedLine& line : work.take_oldest()) {
       if (line.complaint.empty()) {
-        sink.add(line.chat.ids, line.chat.learned);
+        sink.add(line.chat.ids, /*ends_document=*/true, line.chat.learned);
       } else {
         bad.add(line);
       }
@@ -128,7 +128,7 @@ CorpusFacts build_conversations(const InputFiles& input, const CorpusOptions& op
   facts.skipped_files = input.skipped;
   facts.input_bytes = input.bytes;
   BuildProgress progress(input, /*bytes_done=*/0, log);
-  ConversationSink sink(options, facts.vocabulary);
+  CorpusSink sink(options, facts.vocabulary);
   facts.skipped_lines = encode_conversations(input, options, tokenizer, threads, sink, progress, log);
   sink.complete();
   sink.withdraw_older();

@@ -1,7 +1,6 @@
 #include "data/corpus_builder.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -12,11 +11,11 @@
 #include "base/digest.h"
 #include "base/errors.h"
 #include "base/file_io.h"
-#include "base/random.h"
 #include "base/text.h"
 #include "data/build_report.h"
 #include "data/chat_corpus.h"
 #include "data/corpus_publication.h"
+#include "data/corpus_sink.h"
 #include "data/documents.h"
 #include "data/ordered_work.h"
 #include "data/token_file.h"
@@ -71,89 +70,6 @@ EncodedJob encode(const Job& job, const Tokenizer& tokenizer) {
   }
   return encoded;
 }
-
-/// Sends documents to the training or the validation part, and counts.
-class CorpusSink {
- public:
-  /// @param state  that it goes on from, of the files in `folder`; its parts are empty where it begins
-  CorpusSink(const CorpusOptions& options, int64_t vocabulary, const fs::path& folder, const BuildState& state)
-      : options_(options),
-        split_key_(named_key(options.seed, "data.validation")),
-        training_(options.output, vocabulary, folder / kTraining, position_in(state, kTraining)),
-        document_(state.documents) {
-    if (options.validation > 0) {
-      validation_.emplace(index_format::part_name(options.output, "-validation"), vocabulary, folder / kValidation,
-                          position_in(state, kValidation));
-    }
-    training_.read_back([this](const std::vector<int32_t>& ids) { count(ids); });
-  }
-
-  void add(const EncodedPart& part) {
-    const bool goes_to_validation = validation_ && random_uniform(split_key_, static_cast<uint64_t>(document_)) < options_.validation;
-    TokenFileWriter& writer = goes_to_validation ? *validation_ : training_;
-    writer.add(part.ids);
-    if (!goes_to_validation) count(part.ids);
-    if (!part.ends_document) return;
-    writer.end_document();
-    ++document_;
-  }
-
-  int64_t tokens() const { return training_.token_count() + (validation_ ? validation_->token_count() : 0); }
-
-  /// What was added is on the disk when this returns. @returns what is known here of a state that can be gone on from
-  BuildState save() {
-    BuildState state;
-    state.documents = document_;
-    state.parts[kTraining] = training_.save();
-    if (validation_) state.parts[kValidation] = validation_->save();
-    return state;
-  }
-
-  /// Everything to the disk; the final names are still untouched.
-  void complete() {
-    require_documents(training_, "training");
-    if (validation_) require_documents(*validation_, "validation");
-    training_.complete();
-    if (validation_) validation_->complete();
-  }
-
-  void describe(CorpusFacts& facts) const {
-    facts.documents = training_.document_count();
-    facts.tokens = training_.token_count();
-    facts.learned = training_.learned_count();
-    facts.validation_documents = validation_ ? validation_->document_count() : 0;
-    facts.validation_tokens = validation_ ? validation_->token_count() : 0;
-    facts.validation_learned = validation_ ? validation_->learned_count() : 0;
-    facts.unigram_entropy = counts_.entropy();
-    facts.largest_id = counts_.largest_id();
-  }
-
- private:
-  static constexpr const char* kTraining = "training";
-  static constexpr const char* kValidation = "validation";
-
-  static TokenFileWriter::Position position_in(const BuildState& state, const char* part) {
-    const auto found = state.parts.find(part);
-    return found == state.parts.end() ? TokenFileWriter::Position() : found->second;
-  }
-
-  void count(const std::vector<int32_t>& ids) {
-    for (const int32_t id : ids) counts_.add(id);
-  }
-
-  void require_documents(const TokenFileWriter& writer, const char* part) const {
-    if (writer.document_count() > 0) return;
-    throw DataError(concat("the ", part, " part would be empty: the input has ", counted(document_, "document"), " with text, validation (",
-                           options_.validation, ") is the share that is set aside"));
-  }
-
-  const CorpusOptions& options_;
-  uint64_t split_key_;
-  TokenFileWriter training_;
-  std::optional<TokenFileWriter> validation_;
-  UnigramCounts counts_;
-  int64_t document_ = 0;
-};
 
 /// Saves, from time to time, how far a build is.
 class Saver {
@@ -212,7 +128,7 @@ class EncodingQueue {
 
   void write_oldest() {
     const EncodedJob encoded = work_.take_oldest();
-    for (const EncodedPart& part : encoded.parts) sink_.add(part);
+    for (const EncodedPart& part : encoded.parts) sink_.add(part.ids, part.ends_document);
     if (encoded.after) saver_.at(*encoded.after);
   }
 
