@@ -261,7 +261,7 @@ void add_build(CLI::App& data, AppContext& context) {
       ->capture_default_str();
   command
       ->add_option("--save-every", corpus.save_seconds,
-                   "seconds between places that a build which was killed goes on from, by the same command")
+                   "seconds between places that a build which was killed goes on from, by the same command; one with --chat begins again")
       ->check(number_in(0, 86400))
       ->capture_default_str();
   command->add_flag("--restart", corpus.restart, "throw away what a build of this PREFIX left unfinished");
