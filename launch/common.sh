@@ -37,13 +37,16 @@ gpu_count() {
   fi
 }
 
+# hwloc's OpenCL plugin loads PoCL, where that is installed, and LLVM with it, whose handler takes SIGUSR1 from mpirun. Nobody here needs it.
+export HWLOC_COMPONENTS=${HWLOC_COMPONENTS:--opencl}
+
 # ask_ranks LAUNCHER PROGRAM: SIGUSR1 for an mpirun, which passes it on, and for those of its children here that run PROGRAM, because not every one
-# does (an Open MPI with OMPI_MCA_plm=isolated, as some containers set it). Who is asked twice is asked once. Returns whether there is a launcher.
+# does. Who is asked twice is asked once. Returns whether there is a launcher.
 ask_ranks() {
   local stat line parent
   kill -USR1 "$1" 2>/dev/null || return 1
   for stat in /proc/[0-9]*/stat; do
-    { line=$(<"$stat"); } 2>/dev/null || continue
+    { read -r line <"$stat"; } 2>/dev/null || continue  # no process is started for each: there may be thousands
     read -r _ parent _ <<<"${line##*) }"
     [ "$parent" = "$1" ] || continue
     line=$(readlink "${stat%/stat}/exe" 2>/dev/null) || continue

@@ -93,6 +93,12 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
     log.warning(
         "SIGUSR1 was blocked by what started this process, and is let through here; a launcher that inherited the same may not pass it on");
   }
+  if (context.stop != nullptr && mesh.rank() == 0 && keeps_sigusr1(parent_process())) {
+    log.warning(
+        "mpirun keeps SIGUSR1 to itself here, because hwloc has loaded PoCL and LLVM into it: export HWLOC_COMPONENTS=-opencl before it, "
+        "or ask this run "
+        "to save and leave by SIGUSR2");
+  }
   if (context.stop != nullptr) context.stop->raise_after(config.run.seconds_until_leaving(), config.run.walltime_margin);
   const std::unique_ptr<Trainer> trainer = set_up(config, mesh, log, context.stop, lock);
   if (profile) trainer->profile(*profile);

@@ -1,8 +1,12 @@
 #include "train/stop_request.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <csignal>
+#include <fstream>
 #include <initializer_list>
+#include <string>
 
 namespace pimoe {
 namespace {
@@ -26,7 +30,7 @@ StopRequest::StopRequest() {
   sigset_t heard;
   sigset_t before;
   sigemptyset(&heard);
-  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) {
+  for (const int number : {SIGUSR1, SIGUSR2, SIGTERM, SIGINT}) {
     sigaction(number, &action, nullptr);
     sigaddset(&heard, number);
   }
@@ -37,7 +41,7 @@ StopRequest::StopRequest() {
 StopRequest::~StopRequest() {
   std::signal(SIGINT, SIG_DFL);
   // A late one (Slurm and mpirun may each forward one) must not kill a process that is already leaving in good order.
-  for (const int number : {SIGUSR1, SIGTERM}) std::signal(number, SIG_IGN);
+  for (const int number : {SIGUSR1, SIGUSR2, SIGTERM}) std::signal(number, SIG_IGN);
 }
 
 void StopRequest::raise_after(double seconds, double margin) {
@@ -53,5 +57,18 @@ bool StopRequest::out_of_time(double save_seconds) const {
 }
 
 bool StopRequest::signalled() const { return stop_raised != 0; }
+
+std::filesystem::path parent_process() { return std::filesystem::path("/proc") / std::to_string(getppid()); }
+
+bool keeps_sigusr1(const std::filesystem::path& process) {
+  std::string name;
+  std::getline(std::ifstream(process / "comm"), name);
+  if (name != "mpirun" && name != "mpiexec" && name != "orterun") return false;
+  std::ifstream maps(process / "maps");
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find("/libLLVM") != std::string::npos) return true;
+  }
+  return false;
+}
 
 }  // namespace pimoe

@@ -1,12 +1,14 @@
 #pragma once
 
 #include <chrono>
+#include <filesystem>
 #include <optional>
 #include <string>
 
 namespace pimoe {
 
-/// "Save and leave" by signal: SIGUSR1 (what Slurm and mpirun forward), SIGTERM, and the first Ctrl-C. A second Ctrl-C ends the process at once.
+/// "Save and leave" by signal: SIGUSR1 (what Slurm and mpirun forward), SIGUSR2 (which a deaf mpirun forwards still: below), SIGTERM, and the first
+/// Ctrl-C. A second Ctrl-C ends the process at once.
 /// Or by the clock: once the time that the job has is nearly over. A process may inherit a mask that blocks these signals: they are let through.
 ///
 /// One at a time in a process. The signal may reach some ranks alone, and twice: the trainer lets all ranks agree at each step.
@@ -34,5 +36,11 @@ class StopRequest {
   std::optional<std::chrono::steady_clock::time_point> deadline_;
   double margin_ = 0.0;
 };
+
+/// Whether the mpirun that started this process has LLVM in it: hwloc's OpenCL plugin loads it where PoCL is installed, and its handler then takes
+/// SIGUSR1 from mpirun, which passes it on to no rank. False where that cannot be seen. @param process  to ask, as a folder of /proc
+bool keeps_sigusr1(const std::filesystem::path& process);
+/// @returns the folder in /proc of the process that started this one
+std::filesystem::path parent_process();
 
 }  // namespace pimoe

@@ -85,7 +85,7 @@ def hang_round(place, draw, run, ranks, number):
     alarms = [line for line in output.splitlines() if ALARM.search(line)]
     alarm = alarms[0] if alarms else ""
     facts["where"] = place_of(alarm) if alarm else "nowhere"
-    disk = how == "asleep" and facts["where"] in ("save", "setup", "load")
+    disk = how == "asleep" and facts["where"] in ("save", "setup", "load", "data")  # it may sleep in a call on a file: patience
     allowed = 5.0 if how in ("killed", "exception") else HANG_LIMIT * (PATIENCE if disk else 1) + 5.0
     facts["alarm"] = alarm[-400:]
     if status == 0:

@@ -17,8 +17,10 @@ BUILD = pathlib.Path(os.environ.get("PIMOE_BUILD", REPOSITORY / "build")).resolv
 PIMOE = BUILD / "pimoe"
 SHIM = BUILD / "tests" / "libpimoe_fault_shim.so"
 MPIRUN = [os.environ.get("PIMOE_MPIRUN", "mpirun"), "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
-# What a container may have set for jobs of its own (isolated: no signal is passed on, no second host is taken), and no ssh where all ranks are here.
+# What a container may have set for jobs of its own (isolated: no second host is taken), and no ssh where all ranks are here. And hwloc's plugin for
+# OpenCL, by which mpirun may come to keep SIGUSR1 to itself (docs/reliability.md).
 os.environ.update(OMPI_MCA_plm="rsh", OMPI_MCA_plm_rsh_agent="ssh : rsh : false")
+os.environ.setdefault("HWLOC_COMPONENTS", "-opencl")
 LIMIT = 120  # seconds that any command may take: longer is a hang
 STEPS = 40
 EVERY = 8

@@ -1,14 +1,17 @@
 #include "train/stop_request.h"
 
+#include "support/temporary_folder.h"
+
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <fstream>
 
 namespace pimoe {
 namespace {
 
 TEST(StopRequest, HearsItsSignals) {
-  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) {
+  for (const int number : {SIGUSR1, SIGUSR2, SIGTERM, SIGINT}) {
     const StopRequest stop;
     EXPECT_FALSE(stop.raised());
     EXPECT_FALSE(stop.was_blocked());
@@ -28,6 +31,22 @@ TEST(StopRequest, HearsWhatWasBlockedBefore) {
   EXPECT_TRUE(stop.was_blocked());
   std::raise(SIGUSR1);
   EXPECT_TRUE(stop.raised());
+}
+
+TEST(StopRequest, SeesALauncherThatKeepsTheSignal) {
+  const TemporaryFolder folder;
+  const auto process = [&](const std::string& name, const std::string& library) {
+    std::ofstream(folder.path() / "comm") << name << "\n";
+    std::ofstream(folder.path() / "maps") << "55d0c2a00000-55d0c2a01000 r--p 00000000 08:01 1 /usr/bin/orterun\n"
+                                          << "7ff81a200000-7ff81b200000 r-xp 00000000 08:01 2 /usr/lib/x86_64-linux-gnu/" << library
+                                          << "\n";
+    return keeps_sigusr1(folder.path());
+  };
+  EXPECT_TRUE(process("mpirun", "libLLVM-16.so.1"));
+  EXPECT_FALSE(process("mpirun", "libevent_core-2.1.so.7"));
+  EXPECT_FALSE(process("bash", "libLLVM-16.so.1")) << "who passes nothing on keeps nothing either";
+  EXPECT_FALSE(keeps_sigusr1("/proc/0")) << "there is no such process";
+  EXPECT_FALSE(keeps_sigusr1(parent_process())) << "what started this test";
 }
 
 TEST(StopRequest, IsRaisedByTheClock) {
