@@ -307,7 +307,8 @@ def removed_round(place, draw, run, ranks, number):
     """The folder checkpoints/ is taken away at one of the calls of a save: the run says so, and saves into a new one."""
     rank = draw.randrange(ranks)
     calls = place.calls_of_a_run(ranks, rank)
-    facts = {"ranks": ranks, "rank": rank, "call": draw.randint(1, calls), "of": calls}
+    first = 2 if rank == 0 else 1  # rank 0's first call makes the folder
+    facts = {"ranks": ranks, "rank": rank, "call": draw.randint(first, calls), "of": calls}
     status, output = place.train(run, ranks, ["checkpoint.retry_seconds=0.01"],
                                  environment=shim(place.folder / run, rank, facts["call"], "AWAY"))
     facts["status"], facts["said"] = status, "was not saved" in output
