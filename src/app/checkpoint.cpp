@@ -5,6 +5,7 @@
 #include "app/run_owner.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "base/work_progress.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/checkpoint_store.h"
@@ -65,9 +66,10 @@ void print_rows(const std::vector<Row>& rows) {
       const auto tokens = row.manifest.counters.find(state_counter::kTokensSeen);
       std::cout << "  yes " << std::setw(12) << human_bytes(static_cast<double>(row.bytes)) << std::setw(7) << row.manifest.ranks
                 << std::setw(17) << row.manifest.expert_parallel << std::setw(16)
-                << (tokens == row.manifest.counters.end() ? "-" : grouped(tokens->second)) << "  " << row.path << "\n";
+                << (tokens == row.manifest.counters.end() ? "-" : grouped(tokens->second)) << "  " << printable(row.path) << "\n";
     } else {
-      std::cout << "  no            -      -                -               -  " << row.path << "\n            " << row.trouble << "\n";
+      std::cout << "  no            -      -                -               -  " << printable(row.path) << "\n            "
+                << printable(row.trouble) << "\n";
     }
   }
 }
@@ -166,8 +168,8 @@ ExitCode verify(const Options& options, Logger& log) {
   }
   if (!options.json) {
     const Manifest manifest = read_manifest(path);
-    std::cout << path.string() << " is good: step " << manifest.step << ", " << index_by_tensor(manifest.pieces).size() << " tensors in "
-              << manifest.files.size() << " files\n";
+    std::cout << printable(path.string()) << " is good: step " << manifest.step << ", " << index_by_tensor(manifest.pieces).size()
+              << " tensors in " << manifest.files.size() << " files\n";
   }
   return ExitCode::kDone;
 }
@@ -194,7 +196,7 @@ void print_comparison(const CheckpointComparison& comparison) {
               << " elements differ, at most " << scientific(difference.max_absolute, 3) << " absolute, "
               << scientific(difference.max_relative, 3) << " relative\n";
   }
-  for (const std::string& line : comparison.state) std::cout << line << "\n";
+  for (const std::string& line : comparison.state) std::cout << printable(line) << "\n";
   if (comparison.config_differs) std::cout << "config: differs (does not count)\n";
   std::cout << grouped(comparison.equal_tensors) << " tensors are equal: " << verdict_of(comparison) << "\n";
   if (comparison.same()) std::cout << "the checkpoints are the same\n";
@@ -278,7 +280,16 @@ ExitCode extract(const Options& options, Logger& log) {
   writer.add(name, found->second.type, values.const_data_ptr(), values.numel(), {{"global_shape", box.global}});
   const Hdf5Image image = writer.finish();
   replace_file(options.output, image.data(), image.size());
-  std::cout << options.output.string() << ": " << name << " " << shape_text(box.global) << ", " << element_name(found->second.type) << "\n";
+  if (options.json) {
+    print_json({{"path", options.output.string()},
+                {"checkpoint", folder.string()},
+                {"tensor", name},
+                {"shape", box.global},
+                {"dtype", element_name(found->second.type)}});
+  } else {
+    std::cout << printable(options.output.string()) << ": " << name << " " << shape_text(box.global) << ", "
+              << element_name(found->second.type) << "\n";
+  }
   return ExitCode::kDone;
 }
 
@@ -325,7 +336,7 @@ ExitCode reshard(const Options& options, Logger& log) {
                 {"files", files},
                 {"bytes", bytes}});
   } else {
-    std::cout << to.string() << ": step " << step << " for " << options.target.ranks << " ranks, expert_parallel "
+    std::cout << printable(to.string()) << ": step " << step << " for " << options.target.ranks << " ranks, expert_parallel "
               << options.target.expert_parallel << "; " << files << " files, " << human_bytes(static_cast<double>(bytes)) << "\n";
   }
   return ExitCode::kDone;
@@ -377,6 +388,7 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
       ->required()
       ->type_name("FILE.h5")
       ->check(a_name());
+  command->add_flag("--json", options->json, "print JSON");
   command->footer("Example:\n  pimoe checkpoint extract runs/quickstart layers.0.attention_norm.weight --output norm.h5");
   command->callback([&context, options] { context.action = [&context, options] { return extract(*options, context.log); }; });
 

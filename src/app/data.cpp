@@ -44,7 +44,7 @@ struct CorpusChoice {
 };
 
 void print_line(const std::string& name, const std::string& value) {
-  std::cout << name << std::string(20 - name.size(), ' ') << value << "\n";
+  std::cout << name << std::string(20 - name.size(), ' ') << printable(value) << "\n";
 }
 
 /// @returns the tokenizer that was named, or the one beside the corpus, or none.
@@ -116,7 +116,8 @@ ExitCode build(BuildOptions options, Logger& log) {
                 {"skipped_files", facts.skipped_files},
                 {"learned_tokens", facts.learned},
                 {"validation_learned_tokens", facts.validation_learned},
-                {"skipped_lines", facts.skipped_lines}});
+                {"skipped_lines", facts.skipped_lines},
+                {"empty_documents", facts.empty_documents}});
     return ExitCode::kDone;
   }
   print_line("corpus", options.corpus.output.string());
@@ -126,7 +127,8 @@ ExitCode build(BuildOptions options, Logger& log) {
   print_line("unigram entropy", fixed(facts.unigram_entropy, 3) + " nats a token");
   print_line("input", concat(human_bytes(static_cast<double>(facts.input_bytes)), ", ", counted(facts.skipped_files, "file"),
                              " skipped (binary or empty)"));
-  if (options.is_chat) print_line("left out", counted(facts.skipped_lines, "line"));
+  const std::string empty = concat(counted(facts.empty_documents, options.is_chat ? "empty line" : "empty document"));
+  print_line("left out", options.is_chat ? concat(counted(facts.skipped_lines, "bad line"), ", ", empty) : empty);
   return ExitCode::kDone;
 }
 
@@ -169,7 +171,7 @@ ExitCode inspect(const CorpusChoice& choice, Logger& log) {
              tokenizer ? grouped(tokenizer->vocabulary()) : "unknown: no tokenizer beside the corpus; name one with --tokenizer");
   print_line("largest id", grouped(facts.largest_id));
   print_line("unigram entropy", fixed(facts.unigram_entropy, 3) + " nats a token");
-  if (tokenizer) std::cout << "\n" << text << "\n";
+  if (tokenizer) std::cout << "\n" << printable(text, /*keep_lines=*/true) << "\n";
   return ExitCode::kDone;
 }
 
@@ -201,7 +203,7 @@ ExitCode verify(const CorpusChoice& choice, Logger& log) {
     return ExitCode::kCheckSaysNo;
   }
   if (!choice.json) {
-    std::cout << choice.prefix.string() << " is good"
+    std::cout << printable(choice.prefix.string()) << " is good"
               << (tokenizer
                       ? concat("; every id is below ", grouped(tokenizer->vocabulary()), ", the tokenizer's vocabulary")
                       : std::string("; ids were not compared with a tokenizer's, for there is none beside it (--tokenizer names one)"))

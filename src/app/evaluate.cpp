@@ -4,6 +4,7 @@
 #include "app/print_json.h"
 #include "app/run_setup.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "data/corpus_facts.h"
 #include "train/evaluation.h"
 
@@ -91,7 +92,7 @@ ExitCode evaluate(EvaluateOptions options, AppContext& context) {
   if (options.json) {
     print_json(to_json(report));
   } else {
-    std::cout << to_text(report);
+    std::cout << printable(to_text(report), /*keep_lines=*/true);
   }
   return ExitCode::kDone;
 }

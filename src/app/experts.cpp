@@ -6,6 +6,7 @@
 #include "app/run_setup.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "base/work_progress.h"
 #include "data/corpus_facts.h"
 
@@ -63,7 +64,7 @@ ExitCode experts(ExpertsOptions options, AppContext& context) {
   if (options.json) {
     print_json(to_json(report));
   } else {
-    std::cout << to_text(report);
+    std::cout << printable(to_text(report), /*keep_lines=*/true);
   }
   return ExitCode::kDone;
 }

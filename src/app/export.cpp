@@ -7,6 +7,7 @@
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "checkpoint/checkpoint_store.h"
 #include "checkpoint/training_state.h"
 #include "data/tokenizer.h"
@@ -42,7 +43,9 @@ void require_model_folder(const fs::path& path) {
 /// What the run computed in; where its configuration does not say, as many bytes as its checkpoint's proof says.
 at::ScalarType trained_dtype(const TrainConfig& config, const Manifest& manifest, Logger& log) {
   switch (config.train.precision) {
-    case Precision::kFloat64: log.warning("train.precision is float64: exported in float32, which rounds"); return at::kFloat;
+    case Precision::kFloat64:
+      log.warning("train.precision is float64: exported in float32, which rounds; --dtype float64 does not");
+      return at::kFloat;
     case Precision::kFloat32: return at::kFloat;
     case Precision::kFloat16: return at::kHalf;
     case Precision::kBfloat16: return at::kBFloat16;
@@ -77,6 +80,7 @@ ExitCode export_model(const ExportOptions& options, Logger& log) {
   how.dtype = options.dtype == "bfloat16"  ? at::kBFloat16
               : options.dtype == "float32" ? at::kFloat
               : options.dtype == "float16" ? at::kHalf
+              : options.dtype == "float64" ? at::kDouble
                                            : trained_dtype(config, manifest, log);
   if (!options.like.empty()) require_model_folder(options.like);
   how.companions = options.like.empty() ? companions_of(checkpoint, config) : options.like;
@@ -105,7 +109,7 @@ ExitCode export_model(const ExportOptions& options, Logger& log) {
                 {"bytes", facts.bytes},
                 {"files", facts.files}});
   } else {
-    std::cout << options.output.string() << ": " << traits.architecture << ", " << grouped(facts.parameters) << " parameters, "
+    std::cout << printable(options.output.string()) << ": " << traits.architecture << ", " << grouped(facts.parameters) << " parameters, "
               << dtype_name(how.dtype) << "; " << counted(static_cast<int64_t>(facts.files.size()), "file") << "\n";
   }
   return ExitCode::kDone;
@@ -120,8 +124,9 @@ void add_export_command(CLI::App& app, AppContext& context) {
       ->required()
       ->type_name("PATH");
   command->add_option("--output", options->output, "folder to make")->required()->type_name("HF_DIRECTORY")->check(not_empty());
-  command->add_option("--dtype", options->dtype, "of the weights: bfloat16, float32 or float16; without it what the run trained in")
-      ->check(CLI::IsMember({"bfloat16", "float32", "float16"}));
+  command
+      ->add_option("--dtype", options->dtype, "of the weights: bfloat16, float32, float16 or float64; without it what the run trained in")
+      ->check(CLI::IsMember({"bfloat16", "float32", "float16", "float64"}));
   command->add_option("--like", options->like, "folder whose tokenizer, ids and other keys of config.json are taken; without it RUN/hf")
       ->type_name("HF_DIRECTORY");
   command->add_option("--shard-bytes", options->shard_bytes, "of one file at most")

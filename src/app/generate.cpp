@@ -6,6 +6,7 @@
 #include "base/file_io.h"
 #include "base/number_text.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "base/work_progress.h"
 #include "data/chat_encoder.h"
 #include "model/generation.h"
@@ -14,6 +15,8 @@
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
+
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -188,8 +191,10 @@ ExitCode generate(GenerateOptions options, AppContext& context) {
       all.push_back({{"text", text}, {"tokens", result.tokens}, {"ending", ending_name(result.ending)}, {"forgotten", result.forgotten}});
       if (several) all.back()["prompt"] = options.prompts[index];
     } else {
+      std::string shown = (options.is_chat ? "" : options.prompts[index]) + text;
+      if (::isatty(STDOUT_FILENO) != 0) shown = printable(shown, /*keep_lines=*/true);  // a pipe gets it as it is
       if (several) std::cout << "==> prompt " << index + 1 << " of " << results.size() << " <==\n";
-      std::cout << (options.is_chat ? "" : options.prompts[index]) << text << "\n";
+      std::cout << shown << "\n";
     }
   }
   if (options.json) print_json(several ? all : all.front(), /*indent=*/-1);

@@ -8,6 +8,7 @@
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "checkpoint/step_folders.h"
 #include "interop/hf_checkpoint.h"
 #include "interop/hf_companions.h"
@@ -106,9 +107,9 @@ void print_outcome(const ImportOptions& options, const HfImport& imported, const
                 {"expert_parallel", layout.expert_parallel}});
     return;
   }
-  std::cout << checkpoint.string() << ": " << traits.architecture << ", " << grouped(imported.parameters()) << " parameters, "
+  std::cout << printable(checkpoint.string()) << ": " << traits.architecture << ", " << grouped(imported.parameters()) << " parameters, "
             << dtype_name(imported.dtype()) << "\n"
-            << (output / "config.yaml").string() << ": to train on, with data.train=PREFIX\n";
+            << printable((output / "config.yaml").string()) << ": to train on, with data.train=PREFIX\n";
 }
 
 ExitCode import_alone(const ImportOptions& options, const std::optional<Upcycling>& upcycling, Logger& log) {

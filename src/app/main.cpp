@@ -35,6 +35,7 @@
 #include <new>
 #include <optional>
 #include <string_view>
+#include <system_error>
 #include <thread>
 
 namespace pimoe {
@@ -96,6 +97,10 @@ std::string message_of(const std::exception& error, const std::function<std::str
   const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
   const bool out_of_heap = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
   const std::string message = of_torch ? of_torch->what_without_backtrace() : out_of_heap ? "" : error.what();
+  const auto* of_system = dynamic_cast<const std::system_error*>(&error);
+  if (of_system != nullptr && of_system->code() == std::errc::resource_unavailable_try_again) {
+    return concat("a thread could not be started: ", message, ". Raise the limit on processes (ulimit -u) or memory (ulimit -v)");
+  }
   if (!out_of_heap && dynamic_cast<const c10::OutOfMemoryError*>(&error) == nullptr &&
       message.find("you tried to allocate") == std::string::npos) {
     return message;

@@ -19,13 +19,18 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <future>
 #include <iostream>
+#include <system_error>
 #include <thread>
+#include <vector>
 
 namespace pimoe {
 namespace {
 
 constexpr int kMostThreads = 4096;  // as of train.threads
+constexpr int kMostThreadsOfACore = 2;
+constexpr int kThreadPools = 2;  // OpenMP's and libtorch's own
 
 const MpiSession& start_mpi(const TrainConfig& config, AppContext& context) {
   // cuBLAS reads it when CUDA starts; without it libtorch refuses products in deterministic mode.
@@ -47,6 +52,38 @@ int outermost_threads(const std::string& text) {
     if (first == 0) first = threads;
   }
   return first;
+}
+
+struct Cores {
+  int count = 0;
+  bool are_own = false;  ///< of this rank, which is bound to them; otherwise the ranks of this host share all of it
+};
+
+Cores cores_here() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  const int all = static_cast<int>(std::thread::hardware_concurrency());
+  const int bound = sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : all;
+  return {.count = std::min(bound, all), .are_own = bound < all};
+}
+
+/// Starts as many threads as libtorch is about to, all at once: where a limit lets it have fewer, its pool would wait for the missing ones for ever.
+/// @throws ConfigError
+void require_threads(int count) {
+  std::promise<void> done;
+  const std::shared_future<void> end = done.get_future().share();
+  std::vector<std::thread> started;
+  std::string trouble;
+  try {
+    for (int index = 0; index < count; ++index) started.emplace_back([end] { end.wait(); });
+  } catch (const std::system_error& error) {  // the contract of std::thread
+    trouble = error.code().message();
+  }
+  done.set_value();
+  for (std::thread& thread : started) thread.join();
+  if (trouble.empty()) return;
+  throw ConfigError(concat("cannot start the threads that computing takes (", count, "; ", started.size(), " could be): ", trouble,
+                           ". Raise the limit on processes (ulimit -u) or memory (ulimit -v), or lower train.threads"));
 }
 
 /// Collective.
@@ -80,7 +117,7 @@ RunSetup::RunSetup(TrainConfig& config, AppContext& context)
     : session(start_mpi(config, context)),
       mesh(config.mesh, session.world(), session.node(), config.model.moe.common_divisor()),
       place(place_of(config, mesh)) {
-  at::set_num_threads(thread_count(config, mesh));
+  use_threads(config, mesh, context.log);
   use_device(mesh.device());
   if (config.train.micro_batch == 0) config.train.micro_batch = fitting_micro_batch(config, mesh, place);
   if (config.run.deterministic) at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
@@ -92,8 +129,7 @@ LoadedModel load_model(const std::filesystem::path& checkpoint, AppContext& cont
   std::optional<WorkProgress> progress(std::in_place, concat("loading ", checkpoint.string()), WorkUnit::kBytes, context.log);
   LoadedModel loaded(checkpoint, session, spread, change);
   progress.reset();
-  const int threads = thread_count(loaded.config, *loaded.mesh);
-  at::set_num_threads(threads);
+  const int threads = use_threads(loaded.config, *loaded.mesh, context.log);
   const bool several = loaded.mesh->size() > 1;
   context.log.info(concat("loaded ", loaded.folder.string(), ": step ", loaded.step, "; ", several ? layout_text(*loaded.mesh) + ", " : "",
                           counted(threads, "thread"), several ? " a rank" : ""));
@@ -104,11 +140,24 @@ LoadedModel load_model(const std::filesystem::path& checkpoint, AppContext& cont
 int thread_count(const TrainConfig& config, const ProcessMesh& mesh) {
   if (config.train.threads > 0) return static_cast<int>(config.train.threads);
   if (const char* variable = std::getenv("OMP_NUM_THREADS"); variable != nullptr && *variable != '\0') return outermost_threads(variable);
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  const int all = static_cast<int>(std::thread::hardware_concurrency());
-  const int bound = sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : all;
-  return std::max(1, bound < all ? bound : all / mesh.node_size());
+  const Cores cores = cores_here();
+  return std::max(1, cores.are_own ? cores.count : cores.count / mesh.node_size());
+}
+
+int use_threads(const TrainConfig& config, const ProcessMesh& mesh, Logger& log) {
+  const int threads = thread_count(config, mesh);
+  if (threads > 1) require_threads(kThreadPools * threads);
+  at::set_num_threads(threads);
+  const Cores cores = cores_here();
+  const int64_t ranks = cores.are_own ? 1 : mesh.node_size();
+  if (mesh.rank() == 0 && threads > 1 && threads * ranks > kMostThreadsOfACore * cores.count) {
+    log.warning(concat(config.train.threads > 0 ? "train.threads (" : "OMP_NUM_THREADS (", threads,
+                       ") is far more than this machine has: ", counted(cores.count, "core"),
+                       cores.are_own ? " that this rank is bound to" : concat(" for ", counted(ranks, "rank")),
+                       ". Threads that wait for cores slow each other down; train.threads=auto takes ",
+                       std::max<int64_t>(1, cores.count / ranks)));
+  }
+  return threads;
 }
 
 std::string layout_text(const ProcessMesh& mesh) {

@@ -28,6 +28,9 @@ struct RunSetup {
 LoadedModel load_model(const std::filesystem::path& checkpoint, AppContext& context, ModelSpread spread,
                        const std::function<void(TrainConfig&)>& change = nullptr);
 
+/// Gives this process its threads for computing; where they are far more than the cores that the ranks of this host share, rank 0 warns. @returns them
+int use_threads(const TrainConfig& config, const ProcessMesh& mesh, Logger& log);
+
 /// Threads of this rank: train.threads, else OMP_NUM_THREADS (launch/slurm.sbatch sets it), else the cores it is bound to, or where it is bound
 /// to none its share of the node's. @throws ConfigError where OMP_NUM_THREADS is no number of threads
 int thread_count(const TrainConfig& config, const ProcessMesh& mesh);

@@ -1,5 +1,6 @@
 #include "app/top.h"
 
+#include "app/print_json.h"
 #include "base/text.h"
 #include "monitor/terminal_frame.h"
 
@@ -24,6 +25,7 @@ constexpr const char* kLeave = "\033[?25h\033[?1049l";
 struct TopOptions {
   std::filesystem::path run;
   bool once = false;
+  bool json = false;
 };
 
 volatile std::sig_atomic_t is_asked_to_leave = 0;
@@ -79,6 +81,10 @@ std::string drawn_over(const std::string& frame) {
 
 ExitCode top(const TopOptions& options) {
   RunWatcher watcher(options.run);
+  if (options.json) {
+    print_json(to_json(watcher.look()));
+    return ExitCode::kDone;
+  }
   const bool has_terminal = ::isatty(STDOUT_FILENO) != 0;
   if (options.once || !has_terminal) {
     TerminalSize size = size_of_terminal();
@@ -111,6 +117,7 @@ void add_top_command(CLI::App& app, AppContext& context) {
       app.add_subcommand("top", "Watch a run in the terminal: progress, loss, speed, balance of each layer, events. q quits");
   command->add_option("run", options->run, "the run's folder")->required()->type_name("RUN");
   command->add_flag("--once", options->once, "print one frame and leave; so does a standard output that is no terminal");
+  command->add_flag("--json", options->json, "print state, steps, time left and the newest record as JSON, and leave");
   command->footer(
       "Example:\n  pimoe top runs/quickstart\nIt reads the run folder alone, once a second: from any machine that sees it. docs/seeing.md");
   command->callback([options, &context] { context.action = [options] { return top(*options); }; });

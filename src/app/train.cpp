@@ -143,7 +143,8 @@ void add_train_command(CLI::App& app, AppContext& context) {
              "Presets, as preset=NAME or `preset: NAME` in the file; every key that is written out is stronger:\n",
              preset_lines(),
              "Example:\n  mpirun -n 4 pimoe train configs/quickstart.yaml mesh.expert_parallel=2 train.steps=500\n"
-             "SIGUSR1 (mpirun and srun forward it), and SIGTERM or Ctrl-C where the launcher gives time, save and leave with 75;\nthe same "
+             "SIGUSR1 (mpirun and srun forward it), and SIGTERM, SIGHUP or Ctrl-C where the launcher gives time, save and leave with "
+             "75;\nthe same "
              "command then goes on (checkpoint.resume: auto)."));
   command->callback([options, &context] { context.action = [options, &context] { return train(*options, context); }; });
 }

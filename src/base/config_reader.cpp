@@ -1,6 +1,7 @@
 #include "base/config_reader.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/config_scalar.h"
 #include "base/text.h"
@@ -104,6 +105,7 @@ bool ConfigReader::takes_list(const char* name, bool is_list) {
   const ConfigNode* const map = levels_.back().map;
   const ConfigNode::Entry* const entry = map == nullptr ? nullptr : map->find(name);
   if (entry == nullptr || entry->value.kind == ConfigNode::Kind::kNull) return is_list;
+  is_one_value_ = !is_list && entry->value.kind == ConfigNode::Kind::kMap;
   if (entry->value.kind != ConfigNode::Kind::kScalar) return true;
   origins_.forget_elements(path_of(name));
   return false;
@@ -130,9 +132,10 @@ void ConfigReader::end_nested() {
   levels_.pop_back();
 }
 
-std::optional<size_t> ConfigReader::begin_list(const char* name, size_t size, const char*) {
+std::optional<size_t> ConfigReader::begin_list(const char* name, size_t size, const char* help) {
   const ConfigNode::Entry* const entry = entry_of(name);
   lists_.push_back({nullptr, path_of(name), size});
+  if (std::exchange(is_one_value_, false)) lists_.back().instead = help;
   if (entry == nullptr) return std::nullopt;
   switch (entry->value.kind) {
     case ConfigNode::Kind::kNull:
@@ -185,8 +188,11 @@ void ConfigReader::end_list() {
   if (list.node != nullptr) {
     for (const ConfigNode::Entry& entry : list.node->entries) {
       if (element_index(entry.key, list.size)) continue;
-      problems_.add(entry.place, config_path(list.path, entry.key),
-                    concat("there is no element ", entry.key, ": ", element_count(list.size)));
+      problems_.add(
+          entry.place, config_path(list.path, entry.key),
+          concat("there is no element ", entry.key, ": ",
+                 list.instead.empty() ? element_count(list.size)
+                                      : concat(list.path, " is one value, not a list. Either it is, as a whole: ", list.instead)));
     }
   }
   lists_.pop_back();

@@ -46,6 +46,7 @@ class ConfigReader : public FieldVisitor {
     const ConfigNode* node;  ///< a list, or a map that overrides' paths made; null where the configuration has nothing for this list
     std::string path;
     size_t size;
+    std::string instead = {};  ///< of a field that is one value now, and could be a list: what it may be
   };
   struct Unknown {
     const ConfigNode::Entry* entry;
@@ -70,6 +71,7 @@ class ConfigReader : public FieldVisitor {
   ConfigOrigins& origins_;
   std::vector<Level> levels_;
   std::vector<List> lists_;
+  bool is_one_value_ = false;  ///< the field that is about to be visited as a list, because an override speaks of an element
   std::vector<std::string> all_paths_;
   std::vector<Unknown> unknown_;
 };

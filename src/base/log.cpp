@@ -7,6 +7,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -37,6 +38,11 @@ struct Logger::Sinks {
         file("file", files) {
     file.set_level(spdlog::level::debug);
     file.flush_on(spdlog::level::info);  // one line a step: a follower of the file, and a killed job's heirs, see the last one
+    // spdlog itself would write a line of its own to the terminal every second for as long as the disk refuses.
+    file.set_error_handler([this](const std::string& why) {
+      if (is_lost.exchange(true)) return;
+      alarm.warn(printable(concat("the log file cannot be written: ", why, ". Lines will be missing there")));
+    });
   }
 
   const bool writes_info;
@@ -44,6 +50,7 @@ struct Logger::Sinks {
   spdlog::logger plain;
   spdlog::logger alarm;
   spdlog::logger file;
+  std::atomic<bool> is_lost = false;  ///< a line of the file, which has been said
 };
 
 Logger::Logger(int rank) : sinks_(std::make_unique<Sinks>(rank)) {}

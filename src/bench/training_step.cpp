@@ -108,7 +108,7 @@ StepMeasurement measure_step(Bench& bench) {
     Parts unread;
     step.run(unread);
   });
-  result.kept_bytes = bench.most(record.activation_bytes);
+  result.kept_bytes = bench.most(*record.activation_bytes);
   const ParameterBuckets& buckets = step.learner().buckets();
   result.state_bytes = bench.most(buckets.weight_bytes() + buckets.gradient_bytes() + step.learner().optimizer().state_bytes());
   if (record.routing) result.maxvio = *std::max_element(record.routing->maxvio.begin(), record.routing->maxvio.end());

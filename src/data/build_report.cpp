@@ -16,7 +16,7 @@ BuildProgress::BuildProgress(const InputFiles& input, int64_t bytes_done, Logger
     : input_(input), told_("encoding", WorkUnit::kBytes, log) {
   told_.begin_at(bytes_done);
   log.info(
-      concat("encoding ", grouped(static_cast<int64_t>(input.files.size())), " files, ", human_bytes(static_cast<double>(input.bytes))));
+      concat("encoding ", counted(static_cast<int64_t>(input.files.size()), "file"), ", ", human_bytes(static_cast<double>(input.bytes))));
 }
 
 void BuildProgress::at(size_t files_done, int64_t bytes_done, int64_t tokens) {
@@ -29,7 +29,7 @@ LossWatch::LossWatch(const Tokenizer& tokenizer, std::filesystem::path model, bo
     : tokenizer_(tokenizer), model_(std::move(model)), log_(log), has_looked_(has_looked) {}
 
 void LossWatch::look(std::string_view text, const std::filesystem::path& file) {
-  if (std::exchange(has_looked_, true)) return;
+  if (text.empty() || std::exchange(has_looked_, true)) return;
   const std::string_view start = text.substr(0, Tokenizer::cut_point(text, kLossyLookBytes));
   if (tokenizer_.decode(tokenizer_.encode(start)) == start) return;
   log_.warning(concat("tokenizer ", model_.string(), " does not give the text of ", file.string(),

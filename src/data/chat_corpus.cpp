@@ -62,9 +62,9 @@ class BadLines {
   int64_t count_ = 0;
 };
 
-/// @returns lines that were left out
-int64_t encode_conversations(const InputFiles& input, const CorpusOptions& options, const Tokenizer& tokenizer, size_t threads,
-                             CorpusSink& sink, BuildProgress& progress, Logger& log) {
+/// Counts the lines that are left out.
+void encode_conversations(const InputFiles& input, const CorpusOptions& options, const Tokenizer& tokenizer, size_t threads,
+                          CorpusSink& sink, BuildProgress& progress, Logger& log, CorpusFacts& facts) {
   const ChatOptions& chat = *options.chat;
   std::optional<ChatTemplate> chat_template;
   if (!chat.no_template) {
@@ -106,7 +106,10 @@ int64_t encode_conversations(const InputFiles& input, const CorpusOptions& optio
     InputStream stream(file.path);
     std::string line;
     while (stream.read_line(line)) {
-      if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+      if (line.find_first_not_of(" \t\r") == std::string::npos) {
+        ++facts.empty_documents;
+        continue;
+      }
       bytes += line.size();
       lines.push_back({concat(file.path.string(), ":", stream.line_number()), std::move(line)});
       if (bytes >= kJobBytes) submit();
@@ -116,7 +119,7 @@ int64_t encode_conversations(const InputFiles& input, const CorpusOptions& optio
   }
   submit();
   while (work.size() > 0) take_oldest();
-  return bad.count();
+  facts.skipped_lines = bad.count();
 }
 
 }  // namespace
@@ -129,7 +132,7 @@ CorpusFacts build_conversations(const InputFiles& input, const CorpusOptions& op
   facts.input_bytes = input.bytes;
   BuildProgress progress(input, /*bytes_done=*/0, log);
   CorpusSink sink(options, facts.vocabulary);
-  facts.skipped_lines = encode_conversations(input, options, tokenizer, threads, sink, progress, log);
+  encode_conversations(input, options, tokenizer, threads, sink, progress, log, facts);
   sink.complete();
   sink.withdraw_older();
   if (options.validation == 0) {

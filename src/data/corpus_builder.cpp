@@ -36,6 +36,7 @@ struct InputPlace {
   ReadPoint place;
   int64_t input_bytes = 0;
   int64_t skipped = 0;
+  int64_t empty = 0;
 };
 
 /// Text that one thread encodes: parts of one or of several documents.
@@ -84,6 +85,7 @@ class Saver {
     state.place = place.place;
     state.input_bytes = place.input_bytes;
     state.skipped = place.skipped;
+    state.empty = place.empty;
     build_.save(state);
     last_ = Clock::now();
   }
@@ -103,14 +105,15 @@ class EncodingQueue {
   EncodingQueue(const Tokenizer& tokenizer, CorpusSink& sink, Saver& saver, size_t threads, bool in_document)
       : tokenizer_(tokenizer), sink_(sink), saver_(saver), most_jobs_(2 * threads + 1), at_document_start_(!in_document), work_(threads) {}
 
-  /// @param after  where the reader is; nothing where one cannot begin to read
-  void add(std::string_view text, bool ends_document, const std::optional<InputPlace>& after) {
+  /// @param after  where the reader is; nothing where one cannot begin to read  @returns false for a document without text, which is left out
+  bool add(std::string_view text, bool ends_document, const std::optional<InputPlace>& after) {
     const bool starts_document = std::exchange(at_document_start_, ends_document);
-    if (starts_document && ends_document && text.empty()) return;
+    if (starts_document && ends_document && text.empty()) return false;
     job_.parts.push_back({std::string(text), starts_document, ends_document});
     job_.bytes += text.size();
     job_.after = after;
     if (job_.bytes >= kJobBytes) submit();
+    return true;
   }
 
   void finish() {
@@ -226,6 +229,7 @@ class CorpusBuild {
     CorpusFacts facts;
     facts.vocabulary = tokenizer_->vocabulary();
     facts.input_bytes = from.input_bytes;
+    facts.empty_documents = from.empty;
     BuildProgress progress(input_, bytes_done, log_);
     CorpusSink sink(options_, facts.vocabulary, build_.folder(), from);
     Saver saver(build_, sink, options_.save_seconds);
@@ -238,9 +242,9 @@ class CorpusBuild {
         loss_watch.look(part.text, file.path);
         std::optional<InputPlace> after;
         const bool ends_file = part.ends_document && !file.is_jsonl;
-        if (part.after && ends_file) after = {i + 1, {}, facts.input_bytes + file.bytes, skipped.count()};
-        if (part.after && !ends_file) after = {i, *part.after, facts.input_bytes, skipped.count()};
-        queue.add(part.text, part.ends_document, after);
+        if (part.after && ends_file) after = {i + 1, {}, facts.input_bytes + file.bytes, skipped.count(), facts.empty_documents};
+        if (part.after && !ends_file) after = {i, *part.after, facts.input_bytes, skipped.count(), facts.empty_documents};
+        if (!queue.add(part.text, part.ends_document, after)) ++facts.empty_documents;
         progress.at(i, bytes_before + part.file_position, sink.tokens());
       };
       const auto complaint = read_documents(file, options_.text_key, take, i == from.file ? from.place : ReadPoint());

@@ -19,6 +19,7 @@ struct CorpusFacts {
   int64_t input_bytes = 0;
   int64_t skipped_files = 0;     ///< not UTF-8, or empty
   int64_t skipped_lines = 0;     ///< that are no conversations
+  int64_t empty_documents = 0;   ///< left out: blank lines of .jsonl, and texts of no characters
   double unigram_entropy = 0.0;  ///< nats a token, of the training part: what a model that knows only frequencies reaches
   int64_t largest_id = -1;
   std::string dtype;  ///< how a token is stored: "u16", "i32", ...

@@ -13,6 +13,7 @@
 #include "base/errors.h"
 #include "base/progress.h"
 #include "base/text.h"
+#include "data/document_starts.h"
 
 namespace pimoe {
 namespace {
@@ -71,19 +72,16 @@ struct DataStream::State {
     const int64_t count = batch.tokens.size(0);
     const int64_t length = options.sequence_length;
     batch.counted = at::empty({count, length}, at::kBool);
-    std::vector<int32_t> begins;
+    RowDocuments documents(length);
     for (int64_t i = 0; i < count; ++i) {
       SampleRow row{.tokens = batch.tokens.mutable_data_ptr<int64_t>() + i * length,
                     .targets = batch.targets.mutable_data_ptr<int64_t>() + i * length,
                     .counted = batch.counted.mutable_data_ptr<bool>() + i * length};
       samples.read_row(first_sample + i, options.vocabulary, row);
-      for (const int64_t begin : row.begins) begins.push_back(static_cast<int32_t>(i * length + begin));
+      documents.add_row(row.begins);
     }
     if (!samples.fills_up()) batch.counted = at::Tensor();
-    if (!samples.keeps_documents_apart()) return;
-    begins.push_back(static_cast<int32_t>(count * length));
-    batch.documents = at::empty({static_cast<int64_t>(begins.size())}, at::kInt);
-    std::copy(begins.begin(), begins.end(), batch.documents.mutable_data_ptr<int32_t>());
+    if (samples.keeps_documents_apart()) batch.documents = documents.starts();
   }
 
   MicroBatch read_micro_batch(int64_t step_first_sample, int64_t micro_step) const {

@@ -51,14 +51,18 @@ std::string doubt_about_documents(const TokenFile& corpus) {
                 counted(corpus.sequence_count(), "sequence"), ": its index tells of no other");
 }
 
+void RowDocuments::add_row(const std::vector<int64_t>& begins) {
+  for (const int64_t begin : begins) starts_.push_back(rows_ * length_ + begin);
+  ++rows_;
+}
+
 void RowDocuments::add_row(const std::vector<int64_t>& starts, int64_t* targets) {
-  const int64_t row = rows_ * length_;
-  starts_.push_back(row);
+  std::vector<int64_t> begins = {0};
   for (const int64_t start : starts) {
     targets[start - 1] = -1;
-    if (start < length_) starts_.push_back(row + start);
+    if (start < length_) begins.push_back(start);
   }
-  ++rows_;
+  add_row(begins);
 }
 
 at::Tensor RowDocuments::starts() const {

@@ -39,6 +39,8 @@ class RowDocuments {
   /// @param length  S, tokens of a row
   explicit RowDocuments(int64_t length) : length_(length) {}
 
+  /// A row whose targets are what they should be. @param begins  positions at which documents begin, rising, 0 first
+  void add_row(const std::vector<int64_t>& begins);
   /// @param starts   where in the row's S + 1 tokens documents begin, rising, in (0, S]
   /// @param targets  [S] of the row, changed
   void add_row(const std::vector<int64_t>& starts, int64_t* targets);

@@ -140,8 +140,7 @@ void read_jsonl(const InputFile& file, const std::string& text_key, const TakePa
   if (from.offset > 0) stream.skip_to(from.offset, from.line);
   std::string line;
   while (stream.read_line(line)) {
-    if (is_blank(line)) continue;
-    const LineText parsed = text_of_line(line, text_key);
+    const LineText parsed = is_blank(line) ? LineText() : text_of_line(line, text_key);
     if (!parsed.complaint.empty()) throw DataError(concat(file.path.string(), ":", stream.line_number(), ": ", parsed.complaint));
     hand_out_document(parsed.text, file.is_compressed ? stream.file_position() : stream.line_end(),
                       {stream.line_end(), stream.line_number(), false}, take);

@@ -59,7 +59,7 @@ struct NotText {
   const char* reason = "";
 };
 
-/// Reads the documents of one file. Memory is bounded, whatever the file's size: 1 MiB, or one line of a .jsonl.
+/// Reads the documents of one file; a blank line of a .jsonl is one without text. Memory is bounded, whatever the file's size: 1 MiB, or one line of a .jsonl.
 /// @param text_key  which member of a .jsonl line is the text
 /// @param from      of an earlier reading of the file: what was handed out before is not again
 /// @returns what is wrong with a text file that is binary (not UTF-8, or with a NUL): nothing of it was handed out. Nothing for a good one.

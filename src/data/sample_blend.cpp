@@ -10,12 +10,21 @@ BlendOrder order_of(const std::vector<BlendedCorpus>& corpora) {
   return BlendOrder(weights);
 }
 
+bool lays_documents(Packing packing, const std::string& prefix) {
+  return packing == Packing::kAuto ? LossMask::is_beside(prefix) : packing != Packing::kStream;
+}
+
+bool keeps_documents_apart(const DataConfig& data) {
+  if (data.document_mask || data.packing == Packing::kPacked || data.packing == Packing::kPadded) return true;
+  const std::vector<BlendedCorpus> corpora = data.training();
+  return std::any_of(corpora.begin(), corpora.end(), [&data](const auto& each) { return lays_documents(data.packing, each.prefix); });
+}
+
 SampleBlend::Source::Source(const std::string& prefix, int64_t sequence_length, uint64_t seed, bool shuffle, const SampleChoice& choice)
     : corpus(prefix) {
   const bool has_mask = LossMask::is_beside(prefix);
   if (choice.loss == LossTokens::kMasked || (choice.loss == LossTokens::kAuto && has_mask)) mask.emplace(corpus);
-  const bool cuts = choice.packing == Packing::kStream || (choice.packing == Packing::kAuto && !has_mask);
-  if (cuts) {
+  if (!lays_documents(choice.packing, prefix)) {
     reader.emplace(corpus, sequence_length, seed, shuffle);
     if (choice.document_mask) documents.emplace(corpus);
   } else {

@@ -19,6 +19,12 @@ namespace pimoe {
 /// @throws ConfigError as BlendOrder
 BlendOrder order_of(const std::vector<BlendedCorpus>& corpora);
 
+/// Whether a corpus' rows are whole documents, and are not cut out of its stream of tokens.
+bool lays_documents(Packing packing, const std::string& prefix);
+
+/// Whether some row of the training corpora says where documents begin, for attention that stays inside of them. @cost a look for each one's loss mask
+bool keeps_documents_apart(const DataConfig& data);
+
 /// The samples of a run: each corpus' own, in the order that it has alone, its epochs counted on their own, by turns as BlendOrder says.
 /// Samples of one corpus are its SampleReader's. Thread-safe.
 class SampleBlend {

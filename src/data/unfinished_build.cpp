@@ -32,6 +32,7 @@ Json to_json(const CorpusFacts& facts) {
           {"vocabulary", facts.vocabulary},
           {"input_bytes", facts.input_bytes},
           {"skipped_files", facts.skipped_files},
+          {"empty_documents", facts.empty_documents},
           {"unigram_entropy", facts.unigram_entropy},
           {"largest_id", facts.largest_id}};
 }
@@ -47,6 +48,7 @@ CorpusFacts facts_of(const Json& json) {
   json.at("vocabulary").get_to(facts.vocabulary);
   json.at("input_bytes").get_to(facts.input_bytes);
   json.at("skipped_files").get_to(facts.skipped_files);
+  json.at("empty_documents").get_to(facts.empty_documents);
   json.at("unigram_entropy").get_to(facts.unigram_entropy);
   json.at("largest_id").get_to(facts.largest_id);
   return facts;
@@ -64,6 +66,7 @@ Json to_json(const BuildState& state) {
                {"in_document", state.place.in_document},
                {"input_bytes", state.input_bytes},
                {"skipped", state.skipped},
+               {"empty", state.empty},
                {"documents", state.documents},
                {"parts", parts}};
   if (state.facts) json["facts"] = to_json(*state.facts);
@@ -79,6 +82,7 @@ BuildState state_of(const Json& json) {
   json.at("in_document").get_to(state.place.in_document);
   json.at("input_bytes").get_to(state.input_bytes);
   json.at("skipped").get_to(state.skipped);
+  json.at("empty").get_to(state.empty);
   json.at("documents").get_to(state.documents);
   for (const auto& [name, at] : json.at("parts").items()) {
     state.parts[name] = {at.at("tokens").get<int64_t>(), at.at("documents").get<int64_t>(), at.at("open_tokens").get<int64_t>()};

@@ -22,6 +22,7 @@ struct BuildState {
   ReadPoint place;  ///< in that file
   int64_t input_bytes = 0;
   int64_t skipped = 0;                                     ///< files that turned out to be no text
+  int64_t empty = 0;                                       ///< documents without text, which are left out
   int64_t documents = 0;                                   ///< read so far: decides which go to the validation part
   std::map<std::string, TokenFileWriter::Position> parts;  ///< "training", "validation"
   std::optional<CorpusFacts> facts;                        ///< of the whole, where only the final names are missing

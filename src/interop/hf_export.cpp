@@ -97,7 +97,11 @@ HfExportFacts export_to_hf(const fs::path& checkpoint, const ModelConfig& model,
   facts.family = family_of(model);
   const bool has_config = !options.companions.empty() && is_there(options.companions / "config.json");
   const Json carried = has_config ? read_strict_json(options.companions / "config.json", kLargestConfigBytes) : Json::object();
-  const char* const dtype = options.dtype == at::kBFloat16 ? "bfloat16" : options.dtype == at::kHalf ? "float16" : "float32";
+  const char* const dtype = options.dtype == at::kBFloat16 ? "bfloat16"
+                            : options.dtype == at::kHalf   ? "float16"
+                            : options.dtype == at::kDouble ? "float64"
+                                                           : "float32";
+  const at::ScalarType wide = options.dtype == at::kDouble ? at::kDouble : at::kFloat;
   Json config = config_of_model(model, carried, dtype);
   if (!has_config && options.end_of_document >= 0) config["eos_token_id"] = options.end_of_document;
 
@@ -112,7 +116,7 @@ HfExportFacts export_to_hf(const fs::path& checkpoint, const ModelConfig& model,
     require_shape(stored, plan, ours);
     int64_t begin = 0;
     for (const HfPart& part : plan.parts) {
-      tensors.push_back({part.name, part.shape, part.wide ? std::optional(at::kFloat) : std::nullopt});
+      tensors.push_back({part.name, part.shape, part.wide ? std::optional(wide) : std::nullopt});
       sources.push_back({ours, begin});
       begin += Box::whole(part.shape).numel();
       facts.bytes += tensors.back().bytes(options.dtype);

@@ -57,12 +57,17 @@ HfImport::HfImport(const fs::path& folder, int64_t sequence_length, const std::o
   for (size_t index = 0; index < plans_.size(); ++index) plan_of_[plans_[index].name] = index;
   check_leftovers(reader);
 
+  choose_dtypes();
+}
+
+void HfImport::choose_dtypes() {
   std::map<at::ScalarType, int64_t> elements;
   for (const WeightPlan& plan : plans_) {
     for (const HfPart& part : plan.parts) {
-      if (part.wide) continue;
       const SafetensorsEntry& entry = weights_.entry(part.name);
-      elements[*weight_dtype(entry.dtype)] += entry.numel();
+      const at::ScalarType dtype = *weight_dtype(entry.dtype);
+      if (dtype == at::kDouble) master_dtype_ = at::kDouble;
+      if (!part.wide) elements[dtype] += entry.numel();
     }
   }
   const auto most = std::max_element(elements.begin(), elements.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
@@ -70,7 +75,13 @@ HfImport::HfImport(const fs::path& folder, int64_t sequence_length, const std::o
   for (const auto& [dtype, count] : elements) {
     if (dtype == dtype_) continue;
     remarks_.push_back(concat(grouped(count), " of the weights are in ", safetensors_dtype(dtype), " and ", grouped(most->second), " in ",
-                              safetensors_dtype(dtype_), ": all are kept exactly here; an export has one format for all"));
+                              safetensors_dtype(dtype_), "; an export has one format for all"));
+  }
+  if (master_dtype_ == at::kDouble && dtype_ != at::kDouble) {
+    remarks_.emplace_back(
+        "weights in F64 are kept exactly in an imported checkpoint, whose masters are float64 then; training in another train.precision "
+        "than "
+        "float64, and an export in another --dtype, round them");
   }
 }
 
@@ -151,8 +162,8 @@ at::Tensor HfImport::read_part(const HfPart& part, int64_t begin, int64_t count)
 }
 
 at::Tensor HfImport::read(const WeightPlan& plan, int64_t begin, int64_t count, const HfDraw& draw) const {
-  if (plan.parts.empty()) return new_weights(plan, draw, begin, count).to(master_dtype());
-  at::Tensor values = at::empty({count}, at::TensorOptions().dtype(master_dtype()));
+  if (plan.parts.empty()) return new_weights(plan, draw, begin, count).to(master_dtype_);
+  at::Tensor values = at::empty({count}, at::TensorOptions().dtype(master_dtype_));
   int64_t at = 0;  // where a part begins in the parameter
   for (const HfPart& part : plan.parts) {
     const int64_t length = part.numel();

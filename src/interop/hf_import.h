@@ -42,8 +42,8 @@ class HfImport {
   const std::vector<WeightPlan>& plans() const { return plans_; }       ///< of the latter
   const std::vector<std::string>& remarks() const { return remarks_; }  ///< for the log
   at::ScalarType dtype() const { return dtype_; }                       ///< of most weights
-  /// Of masters that hold all of them exactly: float32, or float64 where they are.
-  at::ScalarType master_dtype() const { return dtype_ == at::kDouble ? at::kDouble : at::kFloat; }
+  /// Of masters that hold all of them exactly: float32, or float64 where any is.
+  at::ScalarType master_dtype() const { return master_dtype_; }
   int64_t parameters() const;
   const SafetensorsFolder& weights() const { return weights_; }
 
@@ -55,6 +55,7 @@ class HfImport {
   void fill(const std::vector<StatePiece>& pieces, const HfDraw& draw) const;
 
  private:
+  void choose_dtypes();
   void check_part(const HfPart& part) const;
   void check_leftovers(const HfReader& reader);
   /// Some files have the head of tied embeddings too. @throws DataError where it is not the embedding
@@ -74,6 +75,7 @@ class HfImport {
   std::map<std::string, size_t> plan_of_;  ///< by the name of our parameter
   std::vector<std::string> remarks_;
   at::ScalarType dtype_ = at::kFloat;
+  at::ScalarType master_dtype_ = at::kFloat;
 };
 
 /// What config.json alone says. @throws as HfImport, of config.json

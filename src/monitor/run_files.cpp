@@ -24,14 +24,13 @@ constexpr uint64_t kLongestLine = uint64_t{1} << 28;
 
 void require_run_folder(const std::filesystem::path& folder) {
   std::error_code ignored;
-  if (!std::filesystem::exists(folder, ignored)) throw IoError(concat("there is no run folder ", folder.string()), ENOENT);
-  if (!std::filesystem::is_directory(folder, ignored))
-    throw IoError(concat(folder.string(), " must be a run folder, and is none"), ENOTDIR);
+  if (!std::filesystem::exists(folder, ignored)) throw DataError(concat("there is no run folder ", folder.string()));
+  if (!std::filesystem::is_directory(folder, ignored)) throw DataError(concat(folder.string(), " must be a run folder, and is none"));
   const RunPaths paths(folder);
   for (const std::filesystem::path& file : {paths.metrics(), paths.events(), paths.config()}) {
     if (std::filesystem::exists(file, ignored)) return;
   }
-  throw IoError(concat(folder.string(), " is no run folder: it has neither metrics.jsonl nor events.jsonl nor config.yaml"), ENOENT);
+  throw DataError(concat(folder.string(), " is no run folder: it has neither metrics.jsonl nor events.jsonl nor config.yaml"));
 }
 
 std::string name_of_run(const std::filesystem::path& folder) {
@@ -113,10 +112,12 @@ bool begins_process(const Json& event) {
   return kind == run_event::kStart || kind == run_event::kResume;
 }
 
+std::string ranks_text(const std::string& ranks) { return concat(ranks, ranks == "1" ? " rank" : " ranks"); }
+
 std::string event_text(const Json& event) {
   const std::string kind = event.at("event");
   if (begins_process(event)) {
-    return concat(text_in(event, "ranks"), " ranks, ", text_in(event, "transport"), ", ", text_in(event, "precision"));
+    return concat(ranks_text(text_in(event, "ranks")), ", ", text_in(event, "transport"), ", ", text_in(event, "precision"));
   }
   if (kind == run_event::kSaved) {
     return concat("training waited ", human_duration(number_in(event, "waited_seconds")), ", written in ",

@@ -15,7 +15,7 @@ namespace pimoe {
 
 inline constexpr uint64_t kMostConfigBytes = 1 << 20;
 
-/// @throws IoError (ENOENT, ENOTDIR) where `folder` is no folder, or has neither of metrics.jsonl, events.jsonl and config.yaml
+/// @throws DataError where `folder` is no folder, or has neither of metrics.jsonl, events.jsonl and config.yaml
 void require_run_folder(const std::filesystem::path& folder);
 
 /// @returns the folder's own name, also of "." and "runs/a/"
@@ -40,6 +40,9 @@ EventsRead read_events_file(const std::filesystem::path& folder);
 
 /// @returns whether an event is a process' first: the run begins, or goes on
 bool begins_process(const nlohmann::json& event);
+
+/// @returns "1 rank", "4 ranks"
+std::string ranks_text(const std::string& ranks);
 
 /// @returns what a line of events.jsonl says, for a person: "4 ranks, MPI, bfloat16"
 std::string event_text(const nlohmann::json& event);

@@ -101,7 +101,7 @@ struct RunRecordOptions {
 
 /// Reads RUN/metrics.jsonl, events.jsonl and config.yaml. What is damaged, missing or still being written is left out, and said in `notes`.
 /// @param progress  called now and then with bytes read and bytes in all; may be empty
-/// @throws IoError where there is no such folder, or nothing of a run in it
+/// @throws DataError where there is no such folder, or nothing of a run in it; IoError
 /// @cost one pass over metrics.jsonl; memory that does not grow with the run
 RunRecord read_run(const std::filesystem::path& folder, const RunRecordOptions& options,
                    const std::function<void(uint64_t done, uint64_t total)>& progress);

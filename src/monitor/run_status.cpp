@@ -5,17 +5,64 @@
 #include "base/host.h"
 #include "base/run_paths.h"
 #include "base/text.h"
+#include "monitor/record_values.h"
 #include "monitor/run_files.h"
 #include "train/train_config.h"
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <utility>
 
 namespace pimoe {
 namespace {
 
 constexpr uint64_t kTailBytes = 4 << 20;
+constexpr size_t kRecentSteps = 20;
+
+using Json = nlohmann::ordered_json;
 
 }  // namespace
+
+double RunStatus::recent(const char* key) const {
+  double sum = 0.0;
+  int count = 0;
+  for (size_t at = records.size() - std::min(records.size(), kRecentSteps); at < records.size(); ++at) {
+    const double value = number_in(records[at], key);
+    if (!std::isfinite(value)) continue;
+    sum += value;
+    ++count;
+  }
+  return count == 0 ? std::numeric_limits<double>::quiet_NaN() : sum / count;
+}
+
+RunState RunStatus::state() const {
+  return run_state({.last_event = events.empty() ? "" : events.back()["event"].get<std::string>(),
+                    .has_records = !records.empty(),
+                    .step_seconds = recent("step_seconds"),
+                    .silence = silence});
+}
+
+double RunStatus::seconds_left() const {
+  const int64_t left = records.empty() ? 0 : steps - records.back()["step"].get<int64_t>();
+  return left > 0 ? recent("step_seconds") * static_cast<double>(left) : std::numeric_limits<double>::quiet_NaN();
+}
+
+Json to_json(const RunStatus& status) {
+  const bool has_records = !status.records.empty();
+  const auto known = [](bool is_known, auto value) { return is_known ? Json(value) : Json(); };
+  const double seconds_left = status.seconds_left();
+  return {{"run", status.name},
+          {"state", state_word(status.state())},
+          {"note", status.note},
+          {"step", has_records ? Json(status.records.back()["step"]) : Json()},
+          {"steps", known(status.steps > 0, status.steps)},
+          {"seconds_left", known(std::isfinite(seconds_left), seconds_left)},
+          {"seconds_since_step", known(has_records, status.silence)},
+          {"last", has_records ? Json(status.records.back()) : Json()},
+          {"last_event", status.events.empty() ? Json() : Json(status.events.back())},
+          {"hangs", status.hangs}};
+}
 
 RunWatcher::RunWatcher(std::filesystem::path folder) : folder_(std::move(folder)) { require_run_folder(folder_); }
 

@@ -2,6 +2,7 @@
 
 #include "base/text.h"
 #include "monitor/record_values.h"
+#include "monitor/run_files.h"
 #include "train/run_events.h"
 
 #include <algorithm>
@@ -70,7 +71,7 @@ SummaryLines run_summary(const RunRecord& run) {
     add("Batch", concat(config_value(run, "train.global_batch"), " sequences of ", config_value(run, "model.sequence_length"), " tokens"));
   }
   if (run.start.is_object()) {
-    add("Layout", concat(start_text(run, "ranks"), " ranks, experts shared out over ", start_text(run, "expert_parallel"), ", ",
+    add("Layout", concat(ranks_text(start_text(run, "ranks")), ", experts shared out over ", start_text(run, "expert_parallel"), ", ",
                          start_text(run, "transport"), ", ", start_text(run, "precision")));
     add("Hardware", start_text(run, "device"));
   }

@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace pimoe {
 namespace {
@@ -19,23 +18,9 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int kLeastColumns = 40;
-constexpr size_t kRecentSteps = 20;  ///< that speed and forecasts are the mean of
 constexpr int kMostEventLines = 5;
 
 std::string text_or_dash(double value, int decimals) { return std::isfinite(value) ? fixed(value, decimals) : "-"; }
-
-/// The mean of the newest steps' values.
-double recent(const std::vector<Json>& records, const char* key) {
-  double sum = 0.0;
-  int count = 0;
-  for (size_t at = records.size() - std::min(records.size(), kRecentSteps); at < records.size(); ++at) {
-    const double value = number_in(records[at], key);
-    if (!std::isfinite(value)) continue;
-    sum += value;
-    ++count;
-  }
-  return count == 0 ? std::numeric_limits<double>::quiet_NaN() : sum / count;
-}
 
 std::vector<double> all(const std::vector<Json>& records, const char* key) {
   std::vector<double> values;
@@ -57,13 +42,6 @@ StateText text_of(RunState state, const RunStatus& status) {
     case RunState::kComplete: return {Ink::kGood, ""};
   }
   return {};
-}
-
-RunState state_of(const RunStatus& status) {
-  return run_state({.last_event = status.events.empty() ? "" : status.events.back()["event"].get<std::string>(),
-                    .has_records = !status.records.empty(),
-                    .step_seconds = recent(status.records, "step_seconds"),
-                    .silence = status.silence});
 }
 
 /// "save of step 300 in progress, 12s" or "last save: step 200, 3m 10s ago".
@@ -126,7 +104,7 @@ class Frame {
   std::string draw() {
     head();
     if (status_.records.empty()) {
-      line().add(status_.note, Ink::kDim);
+      line().add(printable(status_.note), Ink::kDim);
       push();
     } else {
       progress();
@@ -152,7 +130,7 @@ class Frame {
   }
 
   void head() {
-    const RunState state = state_of(status_);
+    const RunState state = status_.state();
     const auto [ink, detail] = text_of(state, status_);
     line().add(printable(status_.name), Ink::kBold).add("  ").add(state_word(state), ink);
     if (!detail.empty()) line().add("  " + detail, ink);
@@ -164,17 +142,15 @@ class Frame {
     }
     push();
     for (const std::string& hang : status_.hangs) {
-      line().add(concat("the watchdog ended the job: see hang/", hang), Ink::kBad);
+      line().add(concat("the watchdog ended the job: see hang/", printable(hang)), Ink::kBad);
       push();
     }
   }
 
   void progress() {
     const int64_t step = status_.records.back()["step"];
-    const double step_seconds = recent(status_.records, "step_seconds");
-    std::string left;
-    if (status_.steps > step && std::isfinite(step_seconds))
-      left = concat("  left ", human_duration(step_seconds * static_cast<double>(status_.steps - step)));
+    const double seconds_left = status_.seconds_left();
+    const std::string left = std::isfinite(seconds_left) ? concat("  left ", human_duration(seconds_left)) : "";
     const std::string count =
         status_.steps > 0 ? concat("step ", grouped(step), "/", grouped(status_.steps)) : concat("step ", grouped(step));
     const double share = status_.steps > 0 ? static_cast<double>(step) / static_cast<double>(status_.steps) : 0.0;
@@ -211,8 +187,8 @@ class Frame {
     const double rate = number_in(last, "learning_rate");
     curve("norm", concat(text_or_dash(number_in(last, "grad_norm"), 3), "  lr ", std::isfinite(rate) ? scientific(rate, 1) : "-"),
           "grad_norm");
-    const double speed = recent(status_.records, "tokens_per_second");
-    const double mfu = recent(status_.records, "mfu");
+    const double speed = status_.recent("tokens_per_second");
+    const double mfu = status_.recent("mfu");
     const double memory = number_in(last, "memory_bytes");
     curve("speed",
           concat(std::isfinite(speed) ? grouped(static_cast<int64_t>(speed)) : "-", " tok/s",
@@ -222,18 +198,18 @@ class Frame {
   }
 
   void phases() {
-    const double step = recent(status_.records, "step_seconds");
-    const double dispatch = recent(status_.records, "moe/dispatch_ms");
+    const double step = status_.recent("step_seconds");
+    const double dispatch = status_.recent("moe/dispatch_ms");
     line().add("step     ", Ink::kDim).add(std::isfinite(step) ? time_text(step) : "-");
-    if (const double forward = recent(status_.records, "forward_ms"); std::isfinite(forward)) {
-      line().add(concat("  forward ", time_text(forward / 1000), ", backward ", time_text(recent(status_.records, "backward_ms") / 1000),
-                        ", gradients ", time_text(recent(status_.records, "gradients_ms") / 1000)));
+    if (const double forward = status_.recent("forward_ms"); std::isfinite(forward)) {
+      line().add(concat("  forward ", time_text(forward / 1000), ", backward ", time_text(status_.recent("backward_ms") / 1000),
+                        ", gradients ", time_text(status_.recent("gradients_ms") / 1000)));
     }
     push();
     if (std::isfinite(dispatch)) {
       line().add("MoE      ", Ink::kDim);
-      line().add(concat("dispatch ", time_text(dispatch / 1000), ", experts ", time_text(recent(status_.records, "moe/experts_ms") / 1000),
-                        ", combine ", time_text(recent(status_.records, "moe/combine_ms") / 1000)));
+      line().add(concat("dispatch ", time_text(dispatch / 1000), ", experts ", time_text(status_.recent("moe/experts_ms") / 1000),
+                        ", combine ", time_text(status_.recent("moe/combine_ms") / 1000)));
       line().add(" (forward)", Ink::kDim);
       push();
     }

@@ -76,7 +76,6 @@ class TimeMark {
 /// meanwhile.
 class PendingNumbers {
  public:
-  PendingNumbers() = default;
   /// @param numbers  int64 on `device`, as the current stream makes them
   explicit PendingNumbers(const at::Tensor& numbers);
   /// @returns them on the host

@@ -130,7 +130,8 @@ ProcessMesh::ProcessMesh(const MeshConfig& config, std::unique_ptr<HostCommunica
   use_device(state.device);
 
   const int shards = state.expert_parallel;
-  state.dense = state.make(0, "dense");
+  const bool is_of_experts_too = shards == size() && size() > 1;
+  state.dense = state.make(0, is_of_experts_too ? "dense and expert" : "dense");
   state.dense_gradients = state.make(0, "dense gradient");
   state.expert = shards == size() ? state.dense : state.make(rank() / shards, "expert");
   state.expert_replica = shards == 1 ? state.dense : state.make(rank() % shards, "expert replica");

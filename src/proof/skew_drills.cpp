@@ -12,8 +12,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
+#include <string>
 #include <utility>
+#include <vector>
 
 namespace pimoe::drills {
 namespace {
@@ -31,14 +34,14 @@ std::vector<int64_t> first_experts(int64_t count) {
 
 int64_t most_kept(const DrillSteps& run) {
   int64_t most = 0;
-  for (const ObservedStep& step : run.steps) most = std::max(most, step.record.activation_bytes);
+  for (const ObservedStep& step : run.steps) most = std::max(most, *step.record.activation_bytes);
   return most;
 }
 
 /// Of the steps after the first.
 int64_t least_kept(const DrillSteps& run) {
-  int64_t least = run.steps.back().record.activation_bytes;
-  for (size_t step = 1; step < run.steps.size(); ++step) least = std::min(least, run.steps[step].record.activation_bytes);
+  int64_t least = *run.steps.back().record.activation_bytes;
+  for (size_t step = 1; step < run.steps.size(); ++step) least = std::min(least, *run.steps[step].record.activation_bytes);
   return least;
 }
 
@@ -103,6 +106,26 @@ std::vector<int64_t> experts_of_last(const std::vector<ExpertGroupConfig>& group
   return experts;
 }
 
+/// The steps on this mesh, of which no number is lost and no slot.
+DrillSteps whole_run(DrillRun& drill, const DrillScript& script) {
+  DrillSteps run = drill.on_mesh(script);
+  drill.expect_finite(run);
+  drill.expect_slots_conserved(script, run);
+  return run;
+}
+
+/// A drill whose routers are made to choose. @param experts  that have a slot of every token in a step  @param what  that shows, for a person
+DrillOutcome outcome_of_full_experts(DrillRun& drill, const DrillScript& script,
+                                     const std::function<std::vector<int64_t>(int64_t)>& experts,
+                                     const std::function<std::string(int64_t)>& what) {
+  const DrillSteps run = whole_run(drill, script);
+  for (int64_t step = 0; step < script.steps; ++step) {
+    drill.expect_full(script, run, step, experts(step), concat("step ", step + 1, ": ", what(step)));
+  }
+  drill.expect_same_as_one_rank(script, run);
+  return drill.outcome();
+}
+
 }  // namespace
 
 DrillOutcome one_expert(const DrillPlace& place) {
@@ -111,9 +134,7 @@ DrillOutcome one_expert(const DrillPlace& place) {
   drill.make_steerable(script);
   expect_memory_as_foretold(drill, script);
   script.prepare = [](ObservedModel& model, int64_t) { set_biases(model, {0}, kPull); };
-  const DrillSteps run = drill.on_mesh(script);
-  drill.expect_finite(run);
-  drill.expect_slots_conserved(script, run);
+  const DrillSteps run = whole_run(drill, script);
   for (int64_t step = 0; step < script.steps; ++step) {
     drill.expect_full(script, run, step, {0}, concat("step ", step + 1, ": expert 0 has a slot of every token"));
   }
@@ -164,9 +185,7 @@ DrillOutcome empty_rank(const DrillPlace& place) {
   }
   script.whole = true;
   script.prepare = [closed](ObservedModel& model, int64_t) { set_biases(model, closed, -kPull); };
-  const DrillSteps run = drill.on_mesh(script);
-  drill.expect_finite(run);
-  drill.expect_slots_conserved(script, run);
+  const DrillSteps run = whole_run(drill, script);
   bool empty = true;
   bool zero = true;
   for (const ObservedStep& step : run.steps) {
@@ -203,14 +222,9 @@ DrillOutcome rotating_hot_spot(const DrillPlace& place) {
     return (step * std::max<int64_t>(1, experts / ranks) + step / ranks) % experts;
   };
   script.prepare = [hot](ObservedModel& model, int64_t step) { set_biases(model, {hot(step)}, kPull); };
-  const DrillSteps run = drill.on_mesh(script);
-  drill.expect_finite(run);
-  drill.expect_slots_conserved(script, run);
-  for (int64_t step = 0; step < script.steps; ++step) {
-    drill.expect_full(script, run, step, {hot(step)}, concat("step ", step + 1, ": expert ", hot(step), " has a slot of every token"));
-  }
-  drill.expect_same_as_one_rank(script, run);
-  return drill.outcome();
+  return outcome_of_full_experts(
+      drill, script, [hot](int64_t step) { return std::vector{hot(step)}; },
+      [hot](int64_t step) { return concat("expert ", hot(step), " has a slot of every token"); });
 }
 
 DrillOutcome ties(const DrillPlace& place) {
@@ -223,16 +237,10 @@ DrillOutcome ties(const DrillPlace& place) {
       if (parameter->name.find(".moe.router.") != std::string::npos) parameter->value.zero_();  // masters are these weights themselves
     }
   };
-  const DrillSteps run = drill.on_mesh(script);
-  drill.expect_finite(run);
-  drill.expect_slots_conserved(script, run);
   const int64_t choices = script.config.model.moe.choices;
-  for (int64_t step = 0; step < script.steps; ++step) {
-    drill.expect_full(script, run, step, first_experts(choices),
-                      concat("step ", step + 1, ": of equal scores the lowest indices win, experts 0 to ", choices - 1));
-  }
-  drill.expect_same_as_one_rank(script, run);
-  return drill.outcome();
+  return outcome_of_full_experts(
+      drill, script, [choices](int64_t) { return first_experts(choices); },
+      [choices](int64_t) { return concat("of equal scores the lowest indices win, experts 0 to ", choices - 1); });
 }
 
 DrillOutcome all_experts(const DrillPlace& place) {
@@ -242,14 +250,9 @@ DrillOutcome all_experts(const DrillPlace& place) {
   moe.choices = moe.experts;
   moe.router.groups = moe.router.group_choices = 1;
   moe.router.group_top = 0;
-  const DrillSteps run = drill.on_mesh(script);
-  drill.expect_finite(run);
-  drill.expect_slots_conserved(script, run);
-  for (int64_t step = 0; step < script.steps; ++step) {
-    drill.expect_full(script, run, step, first_experts(moe.experts), concat("step ", step + 1, ": every expert has a slot of every token"));
-  }
-  drill.expect_same_as_one_rank(script, run);
-  return drill.outcome();
+  return outcome_of_full_experts(
+      drill, script, [&moe](int64_t) { return first_experts(moe.experts); },
+      [](int64_t) { return std::string("every expert has a slot of every token"); });
 }
 
 }  // namespace pimoe::drills

@@ -1,5 +1,6 @@
 #include "train/forecast.h"
 
+#include "data/sample_blend.h"
 #include "parallel/direct_exchange.h"
 #include "parallel/parameter_buckets.h"
 #include "train/optimizer.h"
@@ -23,7 +24,8 @@ Forecast::Forecast(const TrainConfig& config, const ForecastPlace& place)
     : config_(config),
       place_(place),
       expert_parallel_(
-          choose_expert_parallel(config.mesh.expert_parallel, config.model.moe.common_divisor(), place.ranks, place.node_ranks)) {
+          choose_expert_parallel(config.mesh.expert_parallel, config.model.moe.common_divisor(), place.ranks, place.node_ranks)),
+      keeps_documents_apart_(keeps_documents_apart(config.data)) {
   const ProcessMesh mesh(PlannedMesh{.ranks = place.ranks, .expert_parallel = expert_parallel_});
   Transformer model(config.model, place.dtype, mesh);
   ParameterBuckets buckets(model.parameters(), mesh, ParameterBuckets::kBucketBytes, /*trained=*/true);
@@ -60,7 +62,7 @@ MicroBatchShape Forecast::shape(double skew) const {
   const StepPlan plan(config_.train.global_batch, static_cast<int>(place_.ranks), config_.train.micro_batch);
   MicroBatchShape shape;
   shape.skew = skew;
-  shape.documents = config_.data.document_mask;
+  shape.documents = keeps_documents_apart_;
   shape.tokens.sequence_length = config_.model.sequence_length;
   shape.tokens.on_gpu = place_.on_gpu;
   shape.tokens.reach_each_other = place_.on_gpu && expert_parallel_ <= kDirectRanks && place_.node_ranks % expert_parallel_ == 0;

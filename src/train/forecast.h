@@ -79,6 +79,7 @@ class Forecast {
   TrainConfig config_;
   ForecastPlace place_;
   int64_t expert_parallel_;
+  bool keeps_documents_apart_;
   MemoryForecast state_;  ///< what no batch changes
   int64_t checkpoint_bytes_ = 0;
   std::array<RingTraffic, 2> rings_;

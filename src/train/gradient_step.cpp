@@ -5,7 +5,6 @@
 #include "parallel/device.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
 #include <optional>
@@ -17,19 +16,15 @@ BatchContext batch_context(int64_t first_sequence, int64_t global_sequences, int
   return {first_sequence * length, (global_sequences + ranks - 1) / ranks * length};
 }
 
-int64_t counted_tokens(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh) {
-  at::Tensor count = at::zeros({1}, at::kLong);
-  for (const MicroBatch& batch : batches)
-    count += batch.counted.defined() ? batch.counted.sum() : at::full({}, batch.tokens.numel(), at::kLong);
-  mesh.control().all_reduce(count);
-  return count.item<int64_t>();
-}
-
-int64_t counted_targets(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh) {
-  at::Tensor count = at::zeros({1}, at::kLong);
-  for (const MicroBatch& batch : batches) count += (batch.targets >= 0).sum();
-  mesh.control().all_reduce(count);
-  return count.item<int64_t>();
+StepCounts step_counts(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh) {
+  at::Tensor counts = at::zeros({2}, at::kLong);
+  auto* const here = counts.mutable_data_ptr<int64_t>();
+  for (const MicroBatch& batch : batches) {
+    here[0] += batch.counted.defined() ? batch.counted.sum().item<int64_t>() : batch.tokens.numel();
+    here[1] += (batch.targets >= 0).sum().item<int64_t>();
+  }
+  mesh.control().all_reduce(counts);
+  return {.tokens = here[0], .targets = here[1]};
 }
 
 BatchContext training_context(const MicroBatch& batch, const StepTerms& terms, const ProcessMesh& mesh) {

@@ -30,11 +30,14 @@ struct StepTerms {
 /// @returns what a layer may know of whole sequences of S = `length` tokens
 BatchContext batch_context(int64_t first_sequence, int64_t global_sequences, int64_t length, const ProcessMesh& mesh);
 
-/// @returns how many of a step's positions hold tokens, and do not fill up rows, over all ranks. Collective.
-int64_t counted_tokens(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh);
+/// Of a step, over all ranks.
+struct StepCounts {
+  int64_t tokens = 0;   ///< positions that hold tokens, and do not fill up rows
+  int64_t targets = 0;  ///< that count
+};
 
-/// @returns how many of a step's targets count, over all ranks. Collective.
-int64_t counted_targets(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh);
+/// @param batches  on the host. Collective: one sum of two numbers.
+StepCounts step_counts(const std::vector<MicroBatch>& batches, const ProcessMesh& mesh);
 
 /// @returns what a layer may know of a micro-batch in training
 BatchContext training_context(const MicroBatch& batch, const StepTerms& terms, const ProcessMesh& mesh);

@@ -146,7 +146,7 @@ Json json_of(const StepRecord& record) {
   json["mfu"] = record.mfu ? Json(*record.mfu) : Json();
   json["mfu_torchtitan"] = record.mfu_torchtitan ? Json(*record.mfu_torchtitan) : Json();
   json["memory_bytes"] = record.memory_bytes;
-  json["activation_bytes"] = record.activation_bytes;
+  json["activation_bytes"] = record.activation_bytes ? Json(*record.activation_bytes) : Json();
   if (record.routing) add_routing(json, *record.routing);
   if (!record.alarms.empty()) json["alarms"] = record.alarms;
   if (record.adaptive) add_adaptive(json, *record.adaptive);
@@ -185,8 +185,8 @@ std::string to_line(const StepRecord& record, int64_t steps, double seconds_left
     line += concat("  maxvio ", fixed(mean(maxvio), 2), " (worst layer ",
                    record.routing->layers[static_cast<size_t>(worst - maxvio.begin())], ": ", fixed(*worst, 2), ")");
   }
-  line += concat("  ", human_bytes(static_cast<double>(record.memory_bytes)), " (activations ",
-                 human_bytes(static_cast<double>(record.activation_bytes)), ")");
+  line += concat("  ", human_bytes(static_cast<double>(record.memory_bytes)));
+  if (record.activation_bytes) line += concat(" (activations ", human_bytes(static_cast<double>(*record.activation_bytes)), ")");
   switch (record.outcome) {
     case StepOutcome::kTaken: break;
     case StepOutcome::kNotFinite:

@@ -77,10 +77,11 @@ struct StepRecord {
   double backward_ms = 0.0;   ///< with the gradient sums that overlap with it
   double gradients_ms = 0.0;  ///< gradient sums that are waited for after it
   double tokens_per_second = 0.0;
-  std::optional<double> mfu;               ///< Megatron's convention
-  std::optional<double> mfu_torchtitan;    ///< torchtitan's
-  int64_t memory_bytes = 0;                ///< peak of rank 0
-  int64_t activation_bytes = 0;            ///< most that rank 0 kept for backward of a micro-batch
+  std::optional<double> mfu;             ///< Megatron's convention
+  std::optional<double> mfu_torchtitan;  ///< torchtitan's
+  int64_t memory_bytes = 0;              ///< peak of rank 0
+  /// Most that rank 0 kept for backward of a micro-batch; nothing where another thread took and freed host memory meanwhile (a save beside training).
+  std::optional<int64_t> activation_bytes;
   std::optional<RoutingMetrics> routing;   ///< absent in dense models
   std::optional<AdaptiveRecord> adaptive;  ///< absent where it is off
   std::vector<std::string> alarms;         ///< routers that collapse, experts without a slot, results that are not finite

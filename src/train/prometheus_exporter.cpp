@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -25,38 +26,14 @@ namespace {
 constexpr int kMilliseconds = 1000;            // between looks at what is due
 constexpr double kSecondsBetweenTries = 10.0;  // to open a port that is taken
 constexpr double kSecondsBetweenFiles = 1.0;
-constexpr double kSecondsOfRequest = 2.0;
+constexpr double kSecondsOfRequest = 2.0;  // from its connection to its last byte
+constexpr double kSecondsOfAnswer = 2.0;
 constexpr size_t kMostRequestBytes = 8192;
+constexpr size_t kMostConnections = 32;
 
 double steady_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-/// @returns the request's head; empty where it does not come in time
-std::string read_head(int connection) {
-  std::string head;
-  const double end = steady_seconds() + kSecondsOfRequest;
-  while (head.find("\r\n\r\n") == std::string::npos && head.size() < kMostRequestBytes) {
-    pollfd waiting{connection, POLLIN, 0};
-    const int left = static_cast<int>((end - steady_seconds()) * kMilliseconds);
-    if (left <= 0 || ::poll(&waiting, 1, left) <= 0) return "";
-    std::array<char, 1024> bytes{};
-    const ssize_t got = ::recv(connection, bytes.data(), bytes.size(), 0);
-    if (got <= 0) return "";
-    head.append(bytes.data(), static_cast<size_t>(got));
-  }
-  return head;
-}
-
-void send_all(int connection, const std::string& bytes) {
-  const double end = steady_seconds() + kSecondsOfRequest;
-  for (size_t sent = 0; sent < bytes.size();) {
-    pollfd waiting{connection, POLLOUT, 0};
-    const int left = static_cast<int>((end - steady_seconds()) * kMilliseconds);
-    if (left <= 0 || ::poll(&waiting, 1, left) <= 0) return;
-    const ssize_t count = ::send(connection, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (count < 0 && errno != EAGAIN && errno != EINTR) return;
-    if (count > 0) sent += static_cast<size_t>(count);
-  }
-}
+bool is_for_later(ssize_t result) { return result < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR); }
 
 std::string response(const char* status, const char* type, const std::string& body) {
   return concat("HTTP/1.1 ", status, "\r\nContent-Type: ", type, "\r\nContent-Length: ", body.size(), "\r\nConnection: close\r\n\r\n",
@@ -81,6 +58,7 @@ PrometheusExporter::~PrometheusExporter() {
   ::eventfd_write(wake_, 1);
   thread_.join();
   write_textfile();
+  for (const Connection& connection : connections_) ::close(connection.socket);
   if (listener_ >= 0) ::close(listener_);
   ::close(wake_);
 }
@@ -99,21 +77,56 @@ void PrometheusExporter::update(const StepRecord& record) {
 void PrometheusExporter::serve() {
   while (true) {
     const bool is_listening = listen_if_due();
-    std::array<pollfd, 2> waiting = {pollfd{wake_, POLLIN, 0}, pollfd{listener_, POLLIN, 0}};
-    ::poll(waiting.data(), is_listening ? 2 : 1, kMilliseconds);
+    std::vector<pollfd> waiting = {{wake_, POLLIN, 0}, {is_listening ? listener_ : -1, POLLIN, 0}};
+    for (const Connection& connection : connections_) {
+      waiting.push_back({connection.socket, static_cast<short>(connection.answer.empty() ? POLLIN : POLLOUT), 0});
+    }
+    ::poll(waiting.data(), waiting.size(), kMilliseconds);
     {
       const std::lock_guard lock(mutex_);
       if (is_over_) return;
     }
-    if (is_listening && (waiting[1].revents & POLLIN) != 0) {
-      const int connection = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
-      if (connection >= 0) {
-        answer(connection);
-        ::close(connection);
-      }
+    for (size_t index = 0; index < connections_.size(); ++index) {
+      if (waiting[index + 2].revents != 0) advance(connections_[index]);
     }
+    const double now = steady_seconds();
+    std::erase_if(connections_, [now](const Connection& connection) {
+      const bool is_over = connection.is_over || now >= connection.deadline;
+      if (is_over) ::close(connection.socket);
+      return is_over;
+    });
+    if ((waiting[1].revents & POLLIN) != 0) accept_one();
     if (steady_seconds() - written_at_ >= kSecondsBetweenFiles) write_textfile();
   }
+}
+
+void PrometheusExporter::accept_one() {
+  const int made = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (made < 0) return;
+  if (connections_.size() == kMostConnections) {  // the oldest has had its chance; a scrape takes milliseconds
+    ::close(connections_.front().socket);
+    connections_.erase(connections_.begin());
+  }
+  connections_.push_back({.socket = made, .deadline = steady_seconds() + kSecondsOfRequest});
+}
+
+void PrometheusExporter::advance(Connection& connection) const {
+  if (connection.answer.empty()) {
+    std::array<char, 1024> bytes{};
+    const ssize_t got = ::recv(connection.socket, bytes.data(), bytes.size(), 0);
+    if (is_for_later(got)) return;
+    connection.is_over = got <= 0;
+    if (connection.is_over) return;
+    connection.head.append(bytes.data(), static_cast<size_t>(got));
+    if (connection.head.find("\r\n\r\n") == std::string::npos && connection.head.size() < kMostRequestBytes) return;
+    connection.answer = answer_to(connection.head);
+    connection.deadline = steady_seconds() + kSecondsOfAnswer;
+  }
+  const ssize_t sent =
+      ::send(connection.socket, connection.answer.data() + connection.sent, connection.answer.size() - connection.sent, MSG_NOSIGNAL);
+  if (is_for_later(sent)) return;
+  connection.sent += static_cast<size_t>(std::max<ssize_t>(sent, 0));
+  connection.is_over = sent < 0 || connection.sent == connection.answer.size();
 }
 
 bool PrometheusExporter::listen_if_due() {
@@ -141,14 +154,12 @@ bool PrometheusExporter::listen_if_due() {
   return true;
 }
 
-void PrometheusExporter::answer(int connection) const {
-  const std::string head = read_head(connection);
-  if (head.empty()) return;
+std::string PrometheusExporter::answer_to(const std::string& head) const {
   constexpr const char* kPlain = "text/plain; charset=utf-8";
-  if (!head.starts_with("GET ")) return send_all(connection, response("405 Method Not Allowed", kPlain, "only GET\n"));
+  if (!head.starts_with("GET ")) return response("405 Method Not Allowed", kPlain, "only GET\n");
   const std::string path = head.substr(4, head.find_first_of(" ?\r", 4) - 4);
-  if (path == "/metrics") return send_all(connection, response("200 OK", "text/plain; version=0.0.4; charset=utf-8", text()));
-  send_all(connection, response("404 Not Found", kPlain, "only /metrics\n"));
+  if (path == "/metrics") return response("200 OK", "text/plain; version=0.0.4; charset=utf-8", text());
+  return response("404 Not Found", kPlain, "only /metrics\n");
 }
 
 void PrometheusExporter::write_textfile() {

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace pimoe {
 
@@ -16,7 +17,8 @@ namespace pimoe {
 /// tried again.
 ///
 /// The server is ours, because one text for one kind of request needs none of what a web server brings (TLS, compression, a pool of threads):
-/// one request at a time, no body, at most 8 KiB and two seconds each.
+/// no body, at most 8 KiB, and two seconds to ask and two to take the answer. Connections are served side by side, 32 at most (one more ends the
+/// oldest), so that none that idles or is slow delays another.
 class PrometheusExporter {
  public:
   /// @param log  outlives it  @param run, steps, ranks  for PrometheusFacts
@@ -30,10 +32,22 @@ class PrometheusExporter {
   void update(const StepRecord& record);
 
  private:
+  struct Connection {
+    int socket = -1;
+    double deadline = 0.0;  ///< on the steady clock
+    std::string head = {};  ///< of the request, as far as it has come
+    std::string answer = {};
+    size_t sent = 0;  ///< of the answer
+    bool is_over = false;
+  };
+
   void serve();
   /// Opens the port if it is time to. @returns whether it is open
   bool listen_if_due();
-  void answer(int connection) const;
+  void accept_one();
+  /// One read or write, whichever is next.
+  void advance(Connection& connection) const;
+  std::string answer_to(const std::string& head) const;
   void write_textfile();
   std::string text() const;
   void tell(const std::string& trouble, std::string& told);
@@ -47,10 +61,11 @@ class PrometheusExporter {
 
   int wake_;  ///< an eventfd: there is something to do, or the end
   int listener_ = -1;
-  double next_try_ = 0.0;       ///< to open the port, on the steady clock
-  double written_at_ = -1e9;    ///< the file, likewise
-  bool is_file_stale_ = false;  ///< guarded by mutex_
-  bool is_over_ = false;        ///< likewise
+  std::vector<Connection> connections_;  ///< the serving thread's; oldest first
+  double next_try_ = 0.0;                ///< to open the port, on the steady clock
+  double written_at_ = -1e9;             ///< the file, likewise
+  bool is_file_stale_ = false;           ///< guarded by mutex_
+  bool is_over_ = false;                 ///< likewise
   std::string port_trouble_;
   std::string file_trouble_;
   std::thread thread_;

@@ -20,6 +20,12 @@ extern "C" void raise_stop(int number) {
   if (number == SIGINT) std::signal(SIGINT, SIG_DFL);
 }
 
+bool is_ignored(int number) {
+  struct sigaction now = {};
+  sigaction(number, nullptr, &now);
+  return now.sa_handler == SIG_IGN;
+}
+
 }  // namespace
 
 StopRequest::StopRequest() {
@@ -30,7 +36,8 @@ StopRequest::StopRequest() {
   sigset_t heard;
   sigset_t before;
   sigemptyset(&heard);
-  for (const int number : {SIGUSR1, SIGUSR2, SIGTERM, SIGINT}) {
+  for (const int number : {SIGUSR1, SIGUSR2, SIGTERM, SIGHUP, SIGINT}) {
+    if (number == SIGHUP && is_ignored(number)) continue;  // nohup: the run outlives its terminal
     sigaction(number, &action, nullptr);
     sigaddset(&heard, number);
   }
@@ -41,7 +48,7 @@ StopRequest::StopRequest() {
 StopRequest::~StopRequest() {
   std::signal(SIGINT, SIG_DFL);
   // A late one (Slurm and mpirun may each forward one) must not kill a process that is already leaving in good order.
-  for (const int number : {SIGUSR1, SIGUSR2, SIGTERM}) std::signal(number, SIG_IGN);
+  for (const int number : {SIGUSR1, SIGUSR2, SIGTERM, SIGHUP}) std::signal(number, SIG_IGN);
 }
 
 void StopRequest::raise_after(double seconds, double margin) {

@@ -7,8 +7,8 @@
 
 namespace pimoe {
 
-/// "Save and leave" by signal: SIGUSR1 (what Slurm and mpirun forward), SIGUSR2 (which a deaf mpirun forwards still: below), SIGTERM, and the first
-/// Ctrl-C. A second Ctrl-C ends the process at once.
+/// "Save and leave" by signal: SIGUSR1 (what Slurm and mpirun forward), SIGUSR2 (which a deaf mpirun forwards still: below), SIGTERM, SIGHUP (the
+/// terminal closes; not where it was ignored before, as by nohup), and the first Ctrl-C. A second Ctrl-C ends the process at once.
 /// Or by the clock: once the time that the job has is nearly over. A process may inherit a mask that blocks these signals: they are let through.
 ///
 /// One at a time in a process. The signal may reach some ranks alone, and twice: the trainer lets all ranks agree at each step.

@@ -101,10 +101,12 @@ TrainOutcome Trainer::run() {
     progress_step(step() + 1);
     if (profile_) profile_->begin_step(step() + 1);
     const auto begun = std::chrono::steady_clock::now();
+    const bool is_host_shared = mesh_.device().is_cpu() && saves_.is_writing();  // a save begins between steps alone
     const StepSums sums = accumulate_gradients();
     if (is_verified(step() + 1)) verify_memory(concat("before the update of step ", step() + 1));
     StepRecord record = learner_.update(sums);
     record_routing(record);
+    if (is_host_shared) record.activation_bytes.reset();
     record.step_tokens = step_tokens_;
     record.learned_tokens = learned_tokens_;
     record.tokens = tokens_seen_ += step_tokens_;
@@ -183,8 +185,9 @@ void Trainer::save(bool last) {
 StepSums Trainer::accumulate_gradients() {
   const std::vector<MicroBatch> batches = next_batches();
   if (!data_->samples().is_plain()) {
-    step_tokens_ = counted_tokens(batches, mesh_);
-    learned_tokens_ = counted_targets(batches, mesh_);
+    const StepCounts counts = step_counts(batches, mesh_);
+    step_tokens_ = counts.tokens;
+    learned_tokens_ = counts.targets;
   }
   const StepTerms terms = learner_.begin_step(step_tokens_, learned_tokens_);
   const auto add_routing = [this](const MicroBatch& batch, const Prediction& prediction) {

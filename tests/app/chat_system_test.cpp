@@ -74,6 +74,7 @@ TEST_F(Chat, BadLinesAreRefusedByTheirPlaceOrLeftOutAndReported) {
   ASSERT_EQ(skipped.code, 0) << skipped.err;
   EXPECT_EQ(nlohmann::json::parse(skipped.out).at("skipped_lines"), 4);
   EXPECT_EQ(nlohmann::json::parse(skipped.out).at("documents"), 1);
+  EXPECT_EQ(nlohmann::json::parse(skipped.out).at("empty_documents"), 1);
   for (const char* said : {"bad.jsonl:3:", "bad.jsonl:4: message 2, an answer, is empty", "bad.jsonl:5: the conversation has",
                            "bad.jsonl:6: the line is no JSON"}) {
     EXPECT_NE(skipped.err.find(said), std::string::npos) << said << "\n" << skipped.err;

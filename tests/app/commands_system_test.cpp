@@ -212,6 +212,13 @@ TEST_F(Commands, ExtractLeavesTheCheckpointAsItIs) {
   EXPECT_EQ(run("pimoe checkpoint extract runs/tiny final_norm.weight --output norm.h5").code, 0);
   EXPECT_EQ(run("pimoe checkpoint extract runs/tiny final_norm.weight --output norm.h5").code, 0) << "its own is replaced";
   EXPECT_TRUE(std::filesystem::exists(folder_ / "norm.h5"));
+  const Outcome facts = run("pimoe checkpoint extract runs/tiny final_norm.weight --output norm.h5 --json");
+  ASSERT_EQ(facts.code, 0) << facts.err;
+  const auto json = nlohmann::json::parse(facts.out);
+  EXPECT_EQ(json.at("path"), "norm.h5");
+  EXPECT_EQ(json.at("tensor"), "master/final_norm.weight");
+  EXPECT_EQ(json.at("shape").size(), 1u);
+  EXPECT_EQ(json.at("dtype"), "float32");
 }
 
 }  // namespace

@@ -35,6 +35,30 @@ TEST_F(HostileUser, CannotDriveATerminalWithWhatIsEchoed) {
   }
 }
 
+TEST_F(HostileUser, CannotDriveATerminalWithTheTextOfACorpus) {
+  write("text/a.txt", "red \033[31m and a title \033]0;mine\007, in two\nlines\n");
+  std::string more;
+  for (int line = 0; line < 2000; ++line) more += concat("a line of words, number ", line, "\n");
+  write("text/b.txt", more);
+  ASSERT_EQ(run("pimoe data build --output corpus --vocabulary 300 text").code, 0);
+  const Outcome outcome = run("pimoe data inspect corpus");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out.find('\033'), std::string::npos);
+  EXPECT_NE(outcome.out.find("red \\x1b[31m and a title \\x1b]0;mine\\x07, in two\nlines"), std::string::npos) << outcome.out;
+}
+
+TEST_F(HostileUser, IsWarnedOfThreadsThatHaveNoCores) {
+  prepare();
+  const Outcome many = run("$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=1 train.threads=512");
+  EXPECT_EQ(many.code, 0) << many.err;
+  const size_t at = many.err.find("train.threads (512) is far more than this machine has: ");
+  ASSERT_NE(at, std::string::npos) << many.err;
+  EXPECT_NE(many.err.find(" for 2 ranks. ", at), std::string::npos) << many.err;
+  EXPECT_EQ(many.err.find("is far more", at + 20), std::string::npos) << "once";
+  const Outcome few = run("pimoe train tiny.yaml train.steps=1 train.threads=1 run.directory=runs/few");
+  EXPECT_EQ(few.err.find("is far more"), std::string::npos) << few.err;
+}
+
 TEST_F(HostileUser, GetsNoAbsurdNumberOfThreads) {
   prepare();
   for (const char* threads : {"0", "-1", "100000", "abc", "4,", "2,x", " 2", "1e3", "99999999999999999999"}) {

@@ -76,11 +76,11 @@ TEST_F(Report, PutsRunsSideBySide) {
 TEST_F(Report, SaysWhatIsNoRunAndWhatCannotBeRead) {
   std::filesystem::create_directories(folder_ / "nothing");
   Outcome outcome = run("pimoe report nothing");
-  EXPECT_EQ(outcome.code, 74);
+  EXPECT_EQ(outcome.code, 65);
   EXPECT_NE(outcome.err.find("nothing is no run folder: it has neither metrics.jsonl nor events.jsonl nor config.yaml"), std::string::npos)
       << outcome.err;
-  EXPECT_EQ(run("pimoe report missing").code, 74);
-  EXPECT_EQ(run("pimoe top missing").code, 74);
+  EXPECT_EQ(run("pimoe report missing").code, 65);
+  EXPECT_EQ(run("pimoe top missing").code, 65);
   write("empty/metrics.jsonl", "");
   outcome = run("pimoe report empty");
   EXPECT_EQ(outcome.code, 0);
@@ -102,7 +102,15 @@ TEST_F(Report, OfARunThatGoesOnTellsWhatIsThere) {
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_TRUE(outcome.out.starts_with("tiny  running")) << outcome.out;
   EXPECT_NE(outcome.out.find("/100,000"), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("  1 rank, "), std::string::npos) << outcome.out;
   EXPECT_EQ(outcome.out.find('\033'), std::string::npos) << "an escape without a terminal";
+  outcome = run("pimoe top runs/tiny --json");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  const auto json = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(json.at("state"), "running");
+  EXPECT_EQ(json.at("steps"), 100'000);
+  EXPECT_EQ(json.at("step"), json.at("last").at("step"));
+  EXPECT_GT(json.at("seconds_left"), 0.0);
   kill(-training, SIGKILL);
   wait_for(training);
 }

@@ -66,6 +66,23 @@ TEST_F(TrainingEnds, ASignalBeforeMpiStartsIsKept) {
   EXPECT_EQ(saved_steps("runs/early"), std::vector<int64_t>{1});
 }
 
+// A terminal that closes sends SIGHUP; nohup has it ignored.
+TEST_F(TrainingEnds, ATerminalThatClosesIsAReasonToSaveAndLeave) {
+  prepare();
+  const pid_t asked = start("$PIMOE train tiny.yaml train.steps=100000 checkpoint.every_steps=100000");
+  wait_for_step("runs/tiny", 3);
+  kill(asked, SIGHUP);
+  EXPECT_EQ(wait_for(asked), 75);
+  EXPECT_EQ(run("pimoe checkpoint verify runs/tiny").code, 0);
+
+  const pid_t kept = start("nohup $PIMOE train tiny.yaml train.steps=100000 checkpoint.every_steps=100000 run.directory=runs/kept");
+  wait_for_step("runs/kept", 3);
+  kill(kept, SIGHUP);
+  wait_for_step("runs/kept", 30);
+  kill(kept, SIGUSR1);
+  EXPECT_EQ(wait_for(kept), 75);
+}
+
 TEST_F(TrainingEnds, ALimitOnFileSizesIsAFullDisk) {
   prepare();
   ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=5").code, 0);

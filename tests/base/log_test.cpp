@@ -150,5 +150,20 @@ TEST_F(LoggerTest, LinesOfManyThreadsStayWhole) {
   for (size_t i = 0; i + 1 < lines.size(); ++i) EXPECT_TRUE(std::regex_match(lines[i], whole)) << lines[i];
 }
 
+TEST_F(LoggerTest, SaysOnceThatItsFileCannotBeWritten) {
+  ::testing::internal::CaptureStderr();
+  {
+    Logger logger;
+    logger.open_file("/dev/full");
+    log_one_of_each(logger);
+    log_one_of_each(logger);
+  }
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  const size_t at = said.find("warning: the log file cannot be written: ");
+  ASSERT_NE(at, std::string::npos) << said;
+  EXPECT_EQ(said.find("the log file", at + 20), std::string::npos) << said;
+  EXPECT_EQ(said.find("LOG ERROR"), std::string::npos) << said;
+}
+
 }  // namespace
 }  // namespace pimoe

@@ -78,6 +78,17 @@ TEST(CorpusBuilder, EachFileAndJsonlLineIsADocumentThatComesBack) {
   EXPECT_FALSE(fs::exists(folder / "out/corpus-validation.idx"));
 }
 
+// A blank line, one of spaces, a text of nothing; the end of the file is no line.
+TEST(CorpusBuilder, CountsDocumentsWithoutText) {
+  const TemporaryFolder folder;
+  write_input(folder, 3);
+  folder.write("in/more.jsonl", "\n{\"text\": \"first\"}\n  \n{\"text\": \"\"}\n{\"text\": \"second\"}\n");
+  Logger log;
+  const CorpusFacts facts = build_corpus(small_options(folder), log);
+  EXPECT_EQ(facts.documents, 5);
+  EXPECT_EQ(facts.empty_documents, 3);
+}
+
 TEST(CorpusBuilder, TheSameInputGivesTheSameBytesForAnyNumberOfThreads) {
   const TemporaryFolder folder;
   write_input(folder, 40);

@@ -140,6 +140,15 @@ TEST(RowDocuments, CollectStartsOverRowsAndLeaveOutTargetsThatBeginOne) {
   EXPECT_EQ(std::vector<int32_t>(starts.const_data_ptr<int32_t>(), starts.const_data_ptr<int32_t>() + starts.numel()),
             (std::vector<int32_t>{0, 4, 6, 7, 8, 12}));
   EXPECT_EQ(targets, (std::vector<int64_t>{5, 5, 5, 5, 5, -1, -1, 5, 5, 5, 5, -1}));
+  RowDocuments packed(4);
+  packed.add_row({0, 3});
+  packed.add_row({0});
+  const at::Tensor of_packed = packed.starts();
+  EXPECT_EQ(std::vector<int32_t>(of_packed.const_data_ptr<int32_t>(), of_packed.const_data_ptr<int32_t>() + of_packed.numel()),
+            (std::vector<int32_t>{0, 3, 4, 8}));
+  RowDocuments huge(int64_t{1} << 31);
+  huge.add_row({0});
+  EXPECT_THROW(huge.starts(), ConfigError);
   const at::Tensor none = RowDocuments(4).starts();
   EXPECT_EQ(none.numel(), 1);
   EXPECT_EQ(none.const_data_ptr<int32_t>()[0], 0);

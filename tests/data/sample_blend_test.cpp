@@ -193,7 +193,11 @@ TEST(DataConfig, WhatIsNoBlendIsRefusedWhereItIsWritten) {
   EXPECT_NE(complaint("train: [{prefix: a, wieght: 2}]").find("did you mean train[0].weight"), std::string::npos);
   EXPECT_NE(complaint("train: [a, b]").find("train[0]"), std::string::npos);
   EXPECT_NE(complaint("train: {prefix: a}").find("is a list"), std::string::npos);
-  EXPECT_NE(complaint("train: c", {"train.0.weight=2"}).find("there is no element 0"), std::string::npos);
+  EXPECT_NE(complaint("train: c", {"train.0.weight=2"})
+                .find("train.0: there is no element 0: train is one value, not a list. Either it is, as a whole: PREFIX"),
+            std::string::npos)
+      << complaint("train: c", {"train.0.weight=2"});
+  EXPECT_NE(complaint("", {"train[0].prefix=a"}).find("or a blend, [{prefix: PREFIX, weight: 1}, ...]"), std::string::npos);
   EXPECT_NE(complaint("validation: [{prefix: a}]").find("validation: is one value, not a list"), std::string::npos);
 }
 

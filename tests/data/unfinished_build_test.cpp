@@ -20,6 +20,7 @@ BuildState some_state() {
   state.place = {17, 2, true};
   state.input_bytes = 99;
   state.skipped = 4;
+  state.empty = 8;
   state.documents = 12;
   state.parts = {{"training", {1000, 9, 5}}, {"validation", {70, 3, 0}}};
   return state;
@@ -57,6 +58,7 @@ TEST_F(Unfinished, WhatWasSavedIsFoundAgain) {
   EXPECT_TRUE(state.place.in_document);
   EXPECT_EQ(state.input_bytes, 99);
   EXPECT_EQ(state.skipped, 4);
+  EXPECT_EQ(state.empty, 8);
   EXPECT_EQ(state.documents, 12);
   EXPECT_EQ(state.parts.at("training").tokens, 1000);
   EXPECT_EQ(state.parts.at("training").documents, 9);
@@ -74,6 +76,7 @@ TEST_F(Unfinished, TheFactsOfAWholeBuildAreKeptToTheBit) {
   state.facts->largest_id = 7;
   state.facts->learned = 11;
   state.facts->validation_learned = 13;
+  state.facts->empty_documents = 17;
   UnfinishedBuild(folder_ / "corpus", some_identity(), false, log_).save(state);
   const UnfinishedBuild build(folder_ / "corpus", some_identity(), false, log_);
   ASSERT_TRUE(build.found() && build.found()->facts);
@@ -82,6 +85,7 @@ TEST_F(Unfinished, TheFactsOfAWholeBuildAreKeptToTheBit) {
   EXPECT_EQ(build.found()->facts->largest_id, 7);
   EXPECT_EQ(build.found()->facts->learned, 11);
   EXPECT_EQ(build.found()->facts->validation_learned, 13);
+  EXPECT_EQ(build.found()->facts->empty_documents, 17);
 }
 
 TEST_F(Unfinished, WhatSavedNothingLeavesNothing) {

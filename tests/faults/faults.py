@@ -12,6 +12,8 @@
     leaves   SIGUSR1 at any moment from the start of mpirun on, once or in a storm: 75 or complete, and the next start completes it to the same bits
     damage   the newest checkpoint is damaged: `checkpoint verify` names the file, and a run goes on from the one before
     loads    a file of the newest checkpoint is damaged, or cannot be read, just as a rank reads it: set aside, or read later
+    load_kills     SIGKILL while a start looks for the newest checkpoint and loads it: nothing of it changes, and the next start ends in the same bits
+    reshard_kills  SIGKILL of `checkpoint reshard`: its source stays as it is, nothing unfinished bears a good name, and the same call then works
     removed  checkpoints/ is taken away in the middle of a save: the run says so, and goes on
     large    random bytes of a checkpoint of 1 GiB are changed: `checkpoint verify` names the file
     small_disk  a file system of 4 MiB fills up while a run saves, and is freed again (needs root, to mount it)
@@ -40,7 +42,8 @@ from workplace import Workplace, require_built
 EXPERIMENTS = {**saves.EXPERIMENTS, **hanging.EXPERIMENTS}
 LONG = {  # rounds and ranks of the long form
     "kills": (1000, "1,2,4"), "errors": (1310, "1,2"), "bits": (100, "1,2,4"), "signals": (100, "1,2,4"), "leaves": (120, "1,2,4"), "supervised": (4, "1,2"),
-    "damage": (100, "1,2,4"), "loads": (180, "1,2,4"), "removed": (100, "1,2,4"), "large": (50, "1"), "small_disk": (20, "1,2"), "hangs": (200, "2,4"), "calm": (20, "2,4")}
+    "damage": (100, "1,2,4"), "loads": (180, "1,2,4"), "load_kills": (180, "1,2,4"), "reshard_kills": (180, "1,2"),
+    "removed": (100, "1,2,4"), "large": (50, "1"), "small_disk": (20, "1,2"), "hangs": (200, "2,4"), "calm": (20, "2,4")}
 
 place = None  # of this worker process
 

@@ -1,4 +1,5 @@
 """Kills and bad disks: what becomes of a run's checkpoints, and of the run that goes on from them."""
+import hashlib
 import json
 import os
 import random
@@ -303,6 +304,100 @@ def load_round(place, draw, run, ranks, number):
     return facts, troubles
 
 
+def bytes_below(folder):
+    """{file: digest} of every file below a folder."""
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def load_kill_round(place, draw, run, ranks, number):
+    """A start is killed while it looks for the newest checkpoint and loads it: its checkpoints are as they were, and the next start goes on."""
+    rank = draw.randrange(ranks)
+    facts = {"ranks": ranks, "how": draw.choice(["read", "read", "moment"])}
+    calls, seconds = place.reads_of_a_load(ranks, rank), place.expected(ranks)[1]
+    shutil.copytree(place.folder / f"whole-{ranks}-{STEPS}", place.folder / run)
+    checkpoints = place.folder / run / "checkpoints"
+    shutil.rmtree(checkpoints / f"step-{STEPS:08d}")
+    before = bytes_below(checkpoints)
+    if facts["how"] == "read":
+        facts.update(rank=rank, call=draw.randint(1, calls), of=calls)
+        # No save: what else it does to the folder is of interest.
+        status, output = place.train(run, ranks, ["checkpoint.every_steps=0", "checkpoint.at_end=false"],
+                                     environment=shim(place.folder / run, rank, facts["call"], reads=True))
+    else:
+        facts["after"] = draw.uniform(0.1, 0.8) * seconds
+
+        def during(process):
+            time.sleep(facts["after"])
+            for pid in draw.sample(pids := place.pids_of(run), min(1, len(pids))):
+                kill(pid, signal.SIGKILL)
+
+        status, output = place.train(run, ranks, ["checkpoint.every_steps=0", "checkpoint.at_end=false"], during=during)
+    facts["status"] = status
+    troubles = [f"the killed start hung: {output[-3000:]}"] if status == "hang" else []
+    if bytes_below(checkpoints) != before:
+        troubles.append("a file of its checkpoints has changed, or is new")
+    return facts, troubles + after_a_kill(place, run, ranks, output)
+
+
+def reshard_kill_round(place, draw, run, ranks, number):
+    """`checkpoint reshard` is killed at a read of its source, at a call of its writing, or at any moment; then it is called again."""
+    place.expected(ranks)
+    source = place.folder / f"whole-{ranks}-{STEPS}"
+    before = bytes_below(source)
+    target = draw.choice([1, 2, 3, 4])
+    output = place.folder / run
+    command = [str(PIMOE), "checkpoint", "reshard", str(source), "--ranks", str(target), "--output", str(output)]
+    facts = {"ranks": ranks, "to": target, "how": draw.choice(["read", "write", "moment"])}
+
+    def call(environment=None, during=None):
+        process = subprocess.Popen(command, cwd=place.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                   env=dict(os.environ, **(environment or {})))
+        if during:
+            during(process)
+        said = process.communicate(timeout=LIMIT)[0]
+        return process.returncode, said
+
+    if facts["how"] == "moment":
+        facts["after"] = draw.uniform(0.0, 0.5)
+
+        def during(process):
+            time.sleep(facts["after"])
+            process.kill()
+
+        status, _ = call(during=during)
+    else:
+        reads = facts["how"] == "read"
+        counted = place.folder / f"{run}.count"
+        status, said = call(shim(source if reads else output, count=counted, reads=reads))
+        if status != 0:
+            return facts, [f"ended with {status}: {said[-400:]}"]
+        shutil.rmtree(output)
+        calls = max(int(line) for line in counted.read_text().split())
+        facts.update(call=draw.randint(1, calls), of=calls)
+        status, _ = call(shim(source if reads else output, at=facts["call"], reads=reads))
+    facts["status"] = status
+    troubles = []
+    good, bad = newest_good(output) if output.exists() else (0, [])
+    if bad:
+        troubles.append("a checkpoint that is not whole under a good name")
+    if good:
+        shutil.rmtree(output)
+    status, said = call()
+    if status != 0:
+        troubles.append(f"the next call ended with {status}: {said[-400:]}")
+    elif newest_good(output) != (STEPS, []):
+        troubles.append(f"the next call left {newest_good(output)}")
+    left = sorted(path.name for path in (output / "checkpoints").iterdir()) if status == 0 else []
+    if status == 0 and left != [f"step-{STEPS:08d}"]:
+        troubles.append(f"something is left: {left}")
+    same = subprocess.run([str(PIMOE), "checkpoint", "diff", str(source), str(output)], capture_output=True, text=True, timeout=LIMIT)
+    if same.returncode != 0:
+        troubles.append(f"the tensors differ: {same.stdout[-400:]}")
+    if bytes_below(source) != before:
+        troubles.append("a file of the source has changed, or is new")
+    return facts, troubles
+
+
 def removed_round(place, draw, run, ranks, number):
     """The folder checkpoints/ is taken away at one of the calls of a save: the run says so, and saves into a new one."""
     rank = draw.randrange(ranks)
@@ -384,4 +479,5 @@ def small_disk_round(place, draw, run, ranks, number):
 
 
 EXPERIMENTS = {"kills": kill_round, "errors": error_round, "bits": bits_round, "signals": signal_round, "leaves": leave_round, "supervised": supervised_round,
-               "damage": damage_round, "loads": load_round, "removed": removed_round, "large": large_round, "small_disk": small_disk_round}
+               "damage": damage_round, "loads": load_round, "load_kills": load_kill_round, "reshard_kills": reshard_kill_round,
+               "removed": removed_round, "large": large_round, "small_disk": small_disk_round}

@@ -9,6 +9,8 @@
 #include <ATen/ops/equal.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
 namespace pimoe {
 namespace {
 
@@ -65,6 +67,45 @@ TEST(HfImport, EveryElementGoesToItsPlaceAndBackToTheSameBytes) {
       }
       EXPECT_EQ(read_file(folder / "back/tokenizer.json"), "{\"a\": 1}");
       EXPECT_EQ(import_refusal(folder / "back"), "");
+    }
+  }
+}
+
+// A norm and a bias of routers in float64 among weights in bfloat16: thirds, which float32 rounds.
+TEST(HfImport, KeepsTheFewWeightsThatAreInFloat64) {
+  const TemporaryFolder folder;
+  const HfJson config = tiny_config(HfFamily::kDeepseekV3);
+  const HfModel model = model_of_config(config, "config.json", 0);
+  const std::set<std::string> exact = {"model.norm.weight", "model.layers.1.mlp.gate.e_score_correction_bias"};
+  for (const std::string& of_float64 : exact) {
+    const fs::path hf = folder.write(of_float64 + "/config.json", config.dump()).parent_path();
+    std::vector<SafetensorsTensor> tensors;
+    weight_plans(
+        model.family, model.model, [](const std::string&) { return false; },
+        [&](const HfPart& part) {
+          tensors.push_back({part.name, part.shape, part.name == of_float64 ? at::kDouble : part.wide ? at::kFloat : at::kBFloat16});
+        });
+    write_safetensors_folder(hf, tensors, at::kBFloat16, 1 << 30, [&](size_t index, int64_t begin, int64_t count) {
+      return at::arange(begin, begin + count).add(1).to(at::kDouble).div(3).to(*tensors[index].dtype);
+    });
+    Logger log;
+    const HfImport imported(hf, 0);
+    EXPECT_EQ(imported.dtype(), at::kBFloat16);
+    ASSERT_FALSE(imported.remarks().empty());
+    EXPECT_NE(imported.remarks().back().find("weights in F64 are kept exactly in an imported checkpoint"), std::string::npos);
+    write_imported(imported, folder / of_float64 / "step-00000000", "model: {}\n", 1234, log);
+    fs::create_directories(folder / of_float64 / "back");
+    HfExportOptions options;
+    options.dtype = at::kDouble;
+    options.companions = hf;
+    export_to_hf(folder / of_float64 / "step-00000000", imported.hf().model, folder / of_float64 / "back", options, log);
+    const SafetensorsFolder before(hf);
+    const SafetensorsFolder after(folder / of_float64 / "back");
+    EXPECT_EQ(bytes_of(before, of_float64), bytes_of(after, of_float64));
+    for (const std::string& name : before.names()) {
+      const int64_t count = before.entry(name).numel();
+      EXPECT_EQ(after.entry(name).dtype, "F64") << name;
+      EXPECT_TRUE(at::equal(before.read(name, 0, count).to(at::kDouble), after.read(name, 0, count))) << name;
     }
   }
 }

@@ -101,8 +101,8 @@ TEST(RunRecordTest, OfAnEmptyRunSaysThatAndOfNoRunIsAnError) {
   EXPECT_EQ(run.read().notes, std::vector<std::string>{"metrics.jsonl is empty: no step has been recorded yet"});
   EXPECT_EQ(data_of({run.read()}).at("runs").at(0).at("state"), "empty");
   const TemporaryFolder nothing;
-  EXPECT_THROW(read_run(nothing.path(), {}, {}), IoError);
-  EXPECT_THROW(read_run(nothing.path() / "missing", {}, {}), IoError);
+  EXPECT_THROW(read_run(nothing.path(), {}, {}), DataError);
+  EXPECT_THROW(read_run(nothing.path() / "missing", {}, {}), DataError);
 }
 
 TEST(ReportPage, LoadsNothingFromElsewhereAndIsNotLedByNames) {

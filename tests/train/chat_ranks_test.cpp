@@ -94,8 +94,9 @@ struct Step {
 
 Step make_step(Learner& learner, const std::vector<MicroBatch>& batches, const ProcessMesh& mesh) {
   Step step;
-  step.tokens = counted_tokens(batches, mesh);
-  const StepTerms terms = learner.begin_step(step.tokens, counted_targets(batches, mesh));
+  const StepCounts counts = step_counts(batches, mesh);
+  step.tokens = counts.tokens;
+  const StepTerms terms = learner.begin_step(step.tokens, counts.targets);
   const StepSums sums = learner.accumulate_gradients(batches, terms, nullptr);
   step.gradients = gradients_of(learner, mesh);
   step.record = learner.update(sums);

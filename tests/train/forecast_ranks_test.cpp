@@ -125,8 +125,8 @@ Measured measure(const TrainConfig& config, const ProcessMesh& mesh, bool worst)
     for (MoELayer* layer : model.moe_layers()) biases.push_back(layer->router().bias());
     sums.finish(record, biases);
     if (step == 0) continue;
-    if (step == 1 || record.activation_bytes < measured.kept) {
-      measured.kept = record.activation_bytes;
+    if (step == 1 || *record.activation_bytes < measured.kept) {
+      measured.kept = *record.activation_bytes;
       measured.rows = rows;
     }
   }

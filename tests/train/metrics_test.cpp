@@ -1,6 +1,7 @@
 #include "train/metrics.h"
 
 #include "base/text.h"
+#include "train/prometheus_text.h"
 
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
@@ -143,9 +144,21 @@ TEST(StepLine, SaysWhatAPersonNeeds) {
   record.activation_bytes = 1'500'000;
   const std::string line = to_line(record, 20000, 11520);
   for (const char* part : {"step    12/20000", "loss 3.4123", "val 3.3771", "norm 0.840", "lr 9.4e-04", "41,230 tok/s", "38.1 % MFU",
-                           "61.2 GB", "left 3h 12m"}) {
+                           "61.2 GB (activations 1.5 MB)", "left 3h 12m"}) {
     EXPECT_NE(line.find(part), std::string::npos) << part << " in: " << line;
   }
+}
+
+// As in a step beside a save: everybody who reads the record is told the same.
+TEST(StepRecord, SaysNothingOfActivationsThatCouldNotBeMeasured) {
+  StepRecord record;
+  record.memory_bytes = 61'200'000'000;
+  EXPECT_NE(to_json(record).find("\"activation_bytes\":null"), std::string::npos);
+  for (const auto& [key, value] : to_scalars(record)) EXPECT_NE(key, "activation_bytes");
+  EXPECT_EQ(to_prometheus(record, {}).find("activation"), std::string::npos);
+  EXPECT_NE(to_line(record, 20000, 11520).find("61.2 GB  left"), std::string::npos);
+  record.activation_bytes = 7;
+  EXPECT_NE(to_json(record).find("\"activation_bytes\":7"), std::string::npos);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "train/micro_batch.h"
 
+#include "support/temporary_folder.h"
+
 #include <gtest/gtest.h>
 
 namespace pimoe {
@@ -20,6 +22,27 @@ TrainConfig config_of(int64_t global_batch) {
 int64_t peak(TrainConfig config, const ForecastPlace& place, int64_t sequences) {
   config.train.micro_batch = sequences;
   return Forecast(config, place).memory(kWorstSkew).peak(place.on_gpu);
+}
+
+// Each token of packed rows has a position and angles of its own, as with data.document_mask.
+TEST(Forecast, CountsWhatPackedRowsKeep) {
+  const TemporaryFolder folder;
+  const ForecastPlace place{.ranks = 1, .node_ranks = 1};
+  TrainConfig config = config_of(4);
+  config.data.train = folder / "corpus";
+  const int64_t of_stream = peak(config, place, 4);
+  config.data.document_mask = true;
+  const int64_t of_documents = peak(config, place, 4);
+  config.data.document_mask = false;
+  EXPECT_GT(of_documents, of_stream);
+  for (const Packing packing : {Packing::kPacked, Packing::kPadded}) {
+    config.data.packing = packing;
+    EXPECT_EQ(peak(config, place, 4), of_documents);
+  }
+  config.data.packing = Packing::kAuto;
+  EXPECT_EQ(peak(config, place, 4), of_stream);
+  folder.write("corpus.loss_mask", "");
+  EXPECT_EQ(peak(config, place, 4), of_documents);
 }
 
 TEST(MicroBatch, AutoIsTheWholeShareWhereThereIsRoom) {

@@ -10,11 +10,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <optional>
 #include <thread>
 #include <utility>
+#include <vector>
 
 namespace pimoe {
 namespace {
@@ -36,6 +40,36 @@ TEST(PrometheusText, HasHelpTypeAndTheRunOfEachSample) {
   EXPECT_EQ(text.find("moe_layer"), std::string::npos) << "a dense model";
 }
 
+class Client {
+ public:
+  explicit Client(const sockaddr_in& server) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    is_connected_ = ::connect(socket_, reinterpret_cast<const sockaddr*>(&server), sizeof server) == 0;
+  }
+  Client(Client&& other) noexcept : socket_(std::exchange(other.socket_, -1)), is_connected_(other.is_connected_) {}
+  ~Client() {
+    if (socket_ >= 0) ::close(socket_);
+  }
+  bool send(const std::string& bytes) const {
+    return is_connected_ && ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size());
+  }
+  std::string answer() const {
+    std::string answer;
+    std::array<char, 4096> bytes{};
+    for (ssize_t got = 0; (got = ::recv(socket_, bytes.data(), bytes.size(), 0)) > 0;)
+      answer.append(bytes.data(), static_cast<size_t>(got));
+    return answer;
+  }
+  /// Whether the server has closed it.
+  bool is_over() const {
+    char byte = 0;
+    return ::recv(socket_, &byte, 1, MSG_DONTWAIT | MSG_PEEK) >= 0 || errno != EAGAIN;
+  }
+
+ private:
+  int socket_;
+  bool is_connected_ = false;
+};
+
 /// A socket of a port that the system chose; what it is for may be taken from it.
 class Port {
  public:
@@ -52,18 +86,12 @@ class Port {
     if (socket_ >= 0) ::close(std::exchange(socket_, -1));
   }
   int number() const { return ntohs(address_.sin_port); }
+  Client connect() const { return Client(address_); }
 
   /// @returns the answer; "" where nobody listens
   std::string ask(const std::string& request) const {
-    const int made = ::socket(AF_INET, SOCK_STREAM, 0);
-    std::string answer;
-    if (::connect(made, reinterpret_cast<const sockaddr*>(&address_), sizeof address_) == 0) {
-      EXPECT_EQ(::send(made, request.data(), request.size(), MSG_NOSIGNAL), static_cast<ssize_t>(request.size()));
-      std::array<char, 4096> bytes{};
-      for (ssize_t got = 0; (got = ::recv(made, bytes.data(), bytes.size(), 0)) > 0;) answer.append(bytes.data(), static_cast<size_t>(got));
-    }
-    ::close(made);
-    return answer;
+    Client client(address_);
+    return client.send(request) ? client.answer() : "";
   }
   /// Until somebody listens: ten seconds are far more than it takes.
   std::string ask_until_answered(const std::string& request) const {
@@ -101,6 +129,60 @@ TEST(PrometheusExporter, ServesTheNewestRecordAndRefusesOtherRequests) {
   EXPECT_TRUE(port.ask("GET /other HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
   EXPECT_TRUE(port.ask("POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405"));
   EXPECT_TRUE(port.ask("nonsense\r\n\r\n").starts_with("HTTP/1.1 405"));
+}
+
+/// An exporter on a port that nobody has.
+struct Served {
+  Port port;
+  Logger log;
+  std::optional<PrometheusExporter> exporter;
+
+  Served() {
+    port.release();
+    MonitorConfig config;
+    config.prometheus_port = port.number();
+    exporter.emplace(config, "run", 10, 1, log);
+    exporter->update(StepRecord{});
+    port.ask_until_answered(kScrape);
+  }
+  static constexpr const char* kScrape = "GET /metrics HTTP/1.1\r\n\r\n";
+};
+
+// Connections that ask nothing are closed after two seconds: one that is still open has not been waited for. A machine may be that slow once.
+TEST(PrometheusExporter, AnswersWhileFortyConnectionsIdle) {
+  const Served served;
+  bool has_overtaken = false;
+  for (int tries = 0; tries < 10 && !has_overtaken; ++tries) {
+    std::vector<Client> idle;
+    for (int count = 0; count < 40; ++count) idle.push_back(served.port.connect());
+    EXPECT_TRUE(served.port.ask(Served::kScrape).starts_with("HTTP/1.1 200 OK"));
+    has_overtaken = std::any_of(idle.begin(), idle.end(), [](const Client& client) { return !client.is_over(); });
+    EXPECT_TRUE(served.port.ask(Served::kScrape).starts_with("HTTP/1.1 200 OK"));
+  }
+  EXPECT_TRUE(has_overtaken);
+}
+
+TEST(PrometheusExporter, AnswersThoseWhoAskSlowlyAndOthersMeanwhile) {
+  const Served served;
+  bool is_answered = false;
+  for (int tries = 0; tries < 10 && !is_answered; ++tries) {
+    std::vector<Client> slow;
+    for (int count = 0; count < 8; ++count) slow.push_back(served.port.connect());
+    const std::string request = Served::kScrape;
+    for (const char letter : request.substr(0, request.size() - 1)) {
+      for (const Client& client : slow) client.send(std::string(1, letter));
+    }
+    EXPECT_TRUE(served.port.ask(Served::kScrape).starts_with("HTTP/1.1 200 OK"));
+    for (const Client& client : slow) client.send("\n");
+    is_answered = std::all_of(slow.begin(), slow.end(), [](const Client& client) { return client.answer().starts_with("HTTP/1.1 200"); });
+  }
+  EXPECT_TRUE(is_answered);
+}
+
+TEST(PrometheusExporter, EndsAConnectionThatAsksNothing) {
+  const Served served;
+  const Client idle = served.port.connect();
+  EXPECT_EQ(idle.answer(), "");  // returns once the server has closed it
 }
 
 TEST(PrometheusExporter, LeavesAPortThatIsTakenToItsOwnerAndStillWritesTheFile) {

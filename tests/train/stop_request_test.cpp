@@ -11,7 +11,8 @@ namespace pimoe {
 namespace {
 
 TEST(StopRequest, HearsItsSignals) {
-  for (const int number : {SIGUSR1, SIGUSR2, SIGTERM, SIGINT}) {
+  for (const int number : {SIGUSR1, SIGUSR2, SIGTERM, SIGHUP, SIGINT}) {
+    std::signal(number, SIG_DFL);
     const StopRequest stop;
     EXPECT_FALSE(stop.raised());
     EXPECT_FALSE(stop.was_blocked());
@@ -19,6 +20,13 @@ TEST(StopRequest, HearsItsSignals) {
     EXPECT_TRUE(stop.signalled());
     EXPECT_TRUE(stop.raised());
   }
+}
+
+TEST(StopRequest, DoesNotHearASignalOfTheTerminalThatWasIgnoredBefore) {
+  std::signal(SIGHUP, SIG_IGN);  // as nohup leaves it
+  const StopRequest stop;
+  std::raise(SIGHUP);
+  EXPECT_FALSE(stop.raised());
 }
 
 // As a process that a batch system started may inherit it.
