@@ -213,6 +213,11 @@ while :; do
   for ((tries = 0; tries < 50; ++tries)); do kill -0 $tee 2>/dev/null && sleep 0.1 || break; done  # the last lines say who died
   case $status in
     0) say "complete after $total restarts, $((SECONDS - begin)) s" && exit 0 ;;
+    1)  # a rank's; or mpirun's own, after which it is tried again
+      if tail -n 1 "$run/events.jsonl" 2>/dev/null | grep -q '"event":"stopped_by_alert"'; then
+        say "an alert stopped the run (monitor.alerts): look at it before you start it again" >&2 && exit 1
+      fi
+      ;;
     64 | 65 | 78) say "exit code $status: starting again would not help" >&2 && exit "$status" ;;
     75)
       if [ -n "$asked" ]; then say "asked to leave, and saved" && exit 75; fi

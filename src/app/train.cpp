@@ -102,7 +102,12 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   if (context.stop != nullptr) context.stop->raise_after(config.run.seconds_until_leaving(), config.run.walltime_margin);
   const std::unique_ptr<Trainer> trainer = set_up(config, mesh, log, context.stop, lock);
   if (profile) trainer->profile(*profile);
-  return trainer->run() == TrainOutcome::kStopped ? ExitCode::kRequeue : ExitCode::kDone;
+  switch (trainer->run()) {
+    case TrainOutcome::kComplete: return ExitCode::kDone;
+    case TrainOutcome::kStopped: return ExitCode::kRequeue;
+    case TrainOutcome::kStoppedByAlert: return ExitCode::kCheckSaysNo;
+  }
+  return ExitCode::kInternal;
 }
 
 }  // namespace

@@ -66,6 +66,9 @@ class FieldVisitor {
   /// The same for words that are not known when the program is compiled; `value` is one of them.
   void word(const char* name, std::string& value, const std::vector<std::string>& words, const char* help);
 
+  /// Distinct words out of a table, in the order in which they are written: `[log, stop]`, or one word alone. A list replaces the one before it; [] is one.
+  virtual void word_list(const char* name, std::vector<std::string>& values, const std::vector<std::string>& words, const char* help) = 0;
+
   template <class Struct>
   void nested(const char* name, Struct& value) {
     begin_nested(name);

@@ -22,6 +22,9 @@ class ConfigPrinter : public FieldVisitor {
   void number(const char* name, double& value, Range, const char* help) override { line(name, shortest(value), help); }
   void text(const char* name, std::string& value, const char* help) override { line(name, yaml_text(value), help); }
   void path(const char* name, std::filesystem::path& value, const char* help) override { line(name, yaml_text(value.string()), help); }
+  void word_list(const char* name, std::vector<std::string>& values, const std::vector<std::string>& words, const char* help) override {
+    line(name, concat("[", join(values, ", "), "]"), concat("of ", join(words, ", "), "; ", help));
+  }
 
  protected:
   void word_choice(const char* name, size_t& index, const std::vector<std::string>& words, const char* help) override {

@@ -101,6 +101,30 @@ void ConfigReader::path(const char* name, std::filesystem::path& value, const ch
   });
 }
 
+void ConfigReader::word_list(const char* name, std::vector<std::string>& values, const std::vector<std::string>& words, const char*) {
+  const ConfigNode::Entry* const entry = entry_of(name);
+  if (entry == nullptr) return;
+  const ConfigNode& node = entry->value;
+  std::vector<ConfigNode> items;
+  if (node.kind == ConfigNode::Kind::kList) items = node.items;
+  if (node.kind == ConfigNode::Kind::kScalar) items = {node};
+  std::string complaint = node.kind == ConfigNode::Kind::kNull  ? "has no value; leave the key out to take the default, or write [] for no words"
+                          : node.kind == ConfigNode::Kind::kMap ? concat("is a list of words ([", words.front(), "]), not a group of keys")
+                                                                : "";
+  std::vector<std::string> read;
+  for (const ConfigNode& item : items) {
+    size_t index = 0;
+    if (!complaint.empty()) break;
+    complaint = item.kind == ConfigNode::Kind::kScalar ? read_word(item, words, index) : "is a list of words, each one value";
+    if (!complaint.empty()) break;
+    if (std::find(read.begin(), read.end(), words[index]) != read.end()) complaint = concat(words[index], " is there twice");
+    read.push_back(words[index]);
+  }
+  if (!complaint.empty()) return complain(*entry, complaint);
+  values = std::move(read);
+  origins_.set(path_of(name), node.place.text());
+}
+
 bool ConfigReader::takes_list(const char* name, bool is_list) {
   const ConfigNode* const map = levels_.back().map;
   const ConfigNode::Entry* const entry = map == nullptr ? nullptr : map->find(name);

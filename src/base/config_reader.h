@@ -24,6 +24,7 @@ class ConfigReader : public FieldVisitor {
   void number(const char* name, double& value, Range range, const char* help) override;
   void text(const char* name, std::string& value, const char* help) override;
   void path(const char* name, std::filesystem::path& value, const char* help) override;
+  void word_list(const char* name, std::vector<std::string>& values, const std::vector<std::string>& words, const char* help) override;
 
  protected:
   bool takes_list(const char* name, bool is_list) override;

@@ -22,6 +22,9 @@ class ValueCollector : public FieldVisitor {
   void number(const char* name, double& value, Range, const char*) override { add(name, shortest(value)); }
   void text(const char* name, std::string& value, const char*) override { add(name, value); }
   void path(const char* name, std::filesystem::path& value, const char*) override { add(name, value.string()); }
+  void word_list(const char* name, std::vector<std::string>& values, const std::vector<std::string>&, const char*) override {
+    add(name, concat("[", join(values, ", "), "]"));
+  }
 
  protected:
   void word_choice(const char* name, size_t& index, const std::vector<std::string>& words, const char*) override {

@@ -17,6 +17,9 @@ class RunPaths {
   std::filesystem::path metrics() const { return folder_ / "metrics.jsonl"; }
   std::filesystem::path undone_metrics() const { return folder_ / "metrics.rolled_back.jsonl"; }
   std::filesystem::path events() const { return folder_ / "events.jsonl"; }
+  std::filesystem::path alerts() const { return folder_ / "alerts.jsonl"; }
+  std::filesystem::path alerts_firing() const { return folder_ / "alerts.json"; }
+  std::filesystem::path alerts_unsent() const { return folder_ / "alerts.unsent.jsonl"; }
   std::filesystem::path report() const { return folder_ / "report.html"; }
 
   // Folders.

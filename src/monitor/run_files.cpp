@@ -125,6 +125,7 @@ std::string event_text(const Json& event) {
   }
   if (kind == run_event::kSaveFailed) return text_in(event, "why");
   if (kind == run_event::kRolledBack) return concat("from step ", text_in(event, "from"), " to ", text_in(event, "step"));
+  if (kind == run_event::kAlertFired || kind == run_event::kAlertCleared) return text_in(event, "rule");
   return "";
 }
 

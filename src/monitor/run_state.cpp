@@ -15,7 +15,7 @@ constexpr double kStepsOfSilence = 10.0;
 
 RunState run_state(const RunSigns& signs) {
   if (signs.last_event == run_event::kComplete) return RunState::kComplete;
-  if (signs.last_event == run_event::kStopped) return RunState::kStopped;
+  if (signs.last_event == run_event::kStopped || signs.last_event == run_event::kStoppedByAlert) return RunState::kStopped;
   if (!signs.has_records) return RunState::kEmpty;
   const double allowed = std::max(kSecondsOfSilence, std::isfinite(signs.step_seconds) ? kStepsOfSilence * signs.step_seconds : 0.0);
   return signs.silence > allowed ? RunState::kSilent : RunState::kRunning;

@@ -69,7 +69,8 @@ std::vector<std::pair<std::string, Ink>> happened(const RunStatus& status, size_
   for (const Json& event : status.events) {
     const std::string kind = event["event"];
     if (kind == run_event::kSave || kind == run_event::kSaved) continue;
-    const bool is_bad = kind == run_event::kSaveFailed || kind == run_event::kRolledBack;
+    const bool is_bad = kind == run_event::kSaveFailed || kind == run_event::kRolledBack || kind == run_event::kAlertFired ||
+                        kind == run_event::kStoppedByAlert;
     const std::string more = event_text(event);
     std::string name = kind;
     std::replace(name.begin(), name.end(), '_', ' ');

@@ -168,6 +168,31 @@ Scalars to_scalars(const StepRecord& record) {
   return scalars;
 }
 
+std::vector<std::string> metric_names() {
+  StepRecord record;
+  record.validation_loss = 0.0;
+  record.learned_tokens = 0;
+  record.mfu = record.mfu_torchtitan = 0.0;
+  const std::vector<double> one = {0.0};
+  record.routing.emplace();
+  RoutingMetrics& routing = *record.routing;
+  routing.layers = {0};
+  routing.load = {{1}};
+  for (auto* values :
+       {&routing.maxvio, &routing.maxvio_rank, &routing.entropy, &routing.utilization, &routing.dead_experts, &routing.scaled_loss,
+        &routing.dropped_fraction, &routing.fallback_tokens, &routing.nonfinite_slots, &routing.dispatch_ms, &routing.experts_ms,
+        &routing.combine_ms, &routing.gate_confidence, &routing.bias_min, &routing.bias_max}) {
+    *values = one;
+  }
+  for (const BalanceRule rule : {BalanceRule::kSwitch, BalanceRule::kZ, BalanceRule::kStep, BalanceRule::kSequence, BalanceRule::kLocal}) {
+    routing.losses.push_back({rule, one, one});
+  }
+  record.adaptive = AdaptiveRecord{.bias_rate = one};
+  std::vector<std::string> names;
+  for (const auto& [name, value] : to_scalars(record)) names.push_back(name);
+  return names;
+}
+
 std::string to_line(const StepRecord& record, int64_t steps, double seconds_left) {
   const std::string last = concat(steps);
   const std::string step = concat(record.step);

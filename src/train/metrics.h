@@ -93,6 +93,9 @@ std::string to_json(const StepRecord& record);
 /// @returns the numbers of that line that are no list, under its keys, for a curve each; a flag is 0 or 1, what is unknown is left out
 Scalars to_scalars(const StepRecord& record);
 
+/// @returns the names of all numbers that to_scalars can give, of any model
+std::vector<std::string> metric_names();
+
 /// @returns the record as a line for people. @param seconds_left of the run, if known
 std::string to_line(const StepRecord& record, int64_t steps, double seconds_left);
 

@@ -63,6 +63,11 @@ PrometheusExporter::~PrometheusExporter() {
   ::close(wake_);
 }
 
+void PrometheusExporter::set_alerts(std::vector<std::pair<std::string, bool>> alerts) {
+  const std::lock_guard lock(mutex_);
+  facts_.alerts = std::move(alerts);
+}
+
 void PrometheusExporter::update(const StepRecord& record) {
   const std::lock_guard lock(mutex_);
   const std::optional<double> validation = record_ ? record_->validation_loss : std::nullopt;

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace pimoe {
@@ -30,6 +31,8 @@ class PrometheusExporter {
 
   /// @cost a copy of the record
   void update(const StepRecord& record);
+  /// Whether each alert fires, from the next update on.
+  void set_alerts(std::vector<std::pair<std::string, bool>> alerts);
 
  private:
   struct Connection {

@@ -97,6 +97,10 @@ std::string to_prometheus(const StepRecord& record, const PrometheusFacts& facts
   text.only("pimoe_tokens_total", "counter", "Tokens seen by the run", static_cast<double>(record.tokens));
   text.only("pimoe_skipped_steps_total", "counter", "Steps of this process that were skipped", static_cast<double>(facts.skipped));
   text.only("pimoe_alarms_total", "counter", "Alarms of this process", static_cast<double>(facts.alarms));
+  if (!facts.alerts.empty()) {
+    text.head("pimoe_alert_firing", "gauge", "Whether an alert of monitor.alerts is firing");
+    for (const auto& [rule, fires] : facts.alerts) text.sample("pimoe_alert_firing", fires ? 1.0 : 0.0, concat(",rule=\"", label_value(rule), "\""));
+  }
   const Scalars scalars = to_scalars(record);
   for (const Gauge& gauge : kGauges) {
     for (const auto& [key, value] : scalars) {

@@ -3,6 +3,8 @@
 #include "train/metrics.h"
 
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace pimoe {
 
@@ -14,6 +16,7 @@ struct PrometheusFacts {
   double time = 0.0;    ///< of the record, seconds since 1970
   int64_t skipped = 0;  ///< steps, of this process
   int64_t alarms = 0;   ///< likewise
+  std::vector<std::pair<std::string, bool>> alerts = {};  ///< the rules of monitor.alerts, and whether each fires
 };
 
 /// @returns the record in Prometheus' text format 0.0.4, with HELP and TYPE (docs/seeing.md has the names). What is unknown is left out; what is

@@ -20,6 +20,9 @@ inline constexpr const char* kSaveFailed = "save_failed";  ///< it failed
 inline constexpr const char* kRolledBack = "rolled_back";  ///< a run that diverged went back
 inline constexpr const char* kStopped = "stopped";         ///< it was asked to stop, and saved
 inline constexpr const char* kComplete = "complete";       ///< all steps are done
+inline constexpr const char* kAlertFired = "alert_fired";  ///< one of monitor.alerts
+inline constexpr const char* kAlertCleared = "alert_cleared";
+inline constexpr const char* kStoppedByAlert = "stopped_by_alert";  ///< one that was to stop the run did, and it was saved
 }  // namespace run_event
 
 /// RUN/events.jsonl: what happened to a run beside its steps, one JSON object a line, each with `time` (seconds since 1970), `step` and `event`

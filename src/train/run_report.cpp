@@ -14,11 +14,12 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cmath>
 
 namespace pimoe {
 
 RunReport::RunReport(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, RunEvents* events)
-    : config_(config), mesh_(mesh), log_(log), peak_flops_(peak_flops(mesh.device()) * mesh.size()), events_(events) {}
+    : config_(config), mesh_(mesh), log_(log), peak_flops_(peak_flops(mesh.device()) * mesh.size()), events_(events), summary_(config.monitor.metrics) {}
 
 RunReport::~RunReport() = default;
 
@@ -97,8 +98,19 @@ void RunReport::begin(int64_t step, at::ScalarType dtype) {
   if (!is_first_rank()) return;
   // A run that was complete comes not so far: what it told stays as it is.
   if (config_.log.tensorboard) curves_ = std::make_unique<TensorboardFile>(RunPaths(config_.run.directory).tensorboard(), step + 1);
+  const std::string run = std::filesystem::absolute(config_.run.directory).lexically_normal().filename().string();
+  const RunPaths paths(config_.run.directory);
+  if (!config_.monitor.alerts.empty()) {
+    if (step == 0) std::filesystem::remove(paths.alerts_firing());  // of another run
+    alerts_ = std::make_unique<Alerts>(config_.monitor.alerts,
+                                       AlertPlaces{.state = paths.alerts_firing(),
+                                                   .lines = paths.alerts(),
+                                                   .unsent = paths.alerts_unsent(),
+                                                   .webhook = config_.monitor.webhook,
+                                                   .source = run},
+                                       metric_names(), log_);
+  }
   if (config_.monitor.is_on()) {
-    const std::string run = std::filesystem::absolute(config_.run.directory).lexically_normal().filename().string();
     prometheus_ = std::make_unique<PrometheusExporter>(config_.monitor, run, config_.train.steps, mesh_.size(), log_);
   }
   if (events_ == nullptr) return;
@@ -131,6 +143,22 @@ void RunReport::add_speed(StepRecord& record, double seconds) const {
   }
 }
 
+void RunReport::judge(const StepRecord& record) {
+  if (!alerts_) return;
+  const double now = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  for (const Alerts::Change& change : alerts_->observe(record.step, now, to_scalars(record))) {
+    if (events_ == nullptr) continue;
+    events_->add(record.step, change.fired ? run_event::kAlertFired : run_event::kAlertCleared,
+                 {{"rule", change.rule}, {"value", std::isfinite(change.value) ? nlohmann::ordered_json(change.value) : nlohmann::ordered_json()}});
+  }
+  if (prometheus_) prometheus_->set_alerts(alerts_->states());
+}
+
+void RunReport::say_stopped_by_alert(int64_t step) const {
+  note(step, run_event::kStoppedByAlert);
+  log_.info(concat("an alert stopped the run: saved step ", step, "; to go on start ", command_to_go_on(config_), " again"));
+}
+
 void RunReport::tell_events(const StepRecord& record) const {
   if (record.adaptive) {
     for (const std::string& move : record.adaptive->moves) log_.info(move);
@@ -147,6 +175,10 @@ void RunReport::add(const StepRecord& record) {
   if (metrics_) tell_trouble(metrics_->append(record), metrics_trouble_);
   if (curves_) tell_trouble(curves_->append(record.step, to_scalars(record)), curves_trouble_);
   if (prometheus_) prometheus_->update(record);
+  if (config_.monitor.log_interval > 0 && is_first_rank()) {
+    summary_.add(record);
+    if (record.step % config_.monitor.log_interval == 0) log_.info(summary_.take());
+  }
   const int64_t left = config_.train.steps - record.step;
   const bool is_due = config_.log.every_steps > 0 && record.step % config_.log.every_steps == 0;
   const bool is_skipped = record.outcome != StepOutcome::kTaken;

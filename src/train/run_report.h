@@ -3,7 +3,9 @@
 #include "base/log.h"
 #include "data/sample_blend.h"
 #include "parallel/process_mesh.h"
+#include "train/alerts.h"
 #include "train/metrics_file.h"
+#include "train/monitor_summary.h"
 #include "train/prometheus_exporter.h"
 #include "train/run_events.h"
 #include "train/tensorboard_file.h"
@@ -38,6 +40,12 @@ class RunReport {
   void begin(int64_t step, at::ScalarType dtype);
   /// Time, tokens a second, FLOP utilization and memory of a step that took `seconds`.
   void add_speed(StepRecord& record, double seconds) const;
+
+  /// Judges the alerts of `monitor.alerts` and tells of those that changed.
+  void judge(const StepRecord& record);
+  /// Whether an alert that is to stop the run has fired. On other ranks than the first: false.
+  bool alert_stops() const { return alerts_ && alerts_->stops(); }
+  void say_stopped_by_alert(int64_t step) const;
 
   /// Logs what the step has to warn of and what adaptive control did.
   void tell_events(const StepRecord& record) const;
@@ -79,6 +87,8 @@ class RunReport {
   std::string curves_trouble_;               ///< likewise
   RunEvents* events_;
   std::unique_ptr<PrometheusExporter> prometheus_;  ///< rank 0 alone, where `monitor` asks for it
+  std::unique_ptr<Alerts> alerts_;                  ///< rank 0 alone, where there are some
+  MonitorSummary summary_;
   int64_t first_step_ = 0;                          ///< that the clock began at
   std::chrono::steady_clock::time_point started_;
   std::optional<StepRecord> first_;

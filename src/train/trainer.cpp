@@ -127,6 +127,10 @@ TrainOutcome Trainer::run() {
     if (agreed.stop && divergence_.may_save() && !is_last()) {
       if (profile_) profile_->finish();
       report_.flush();
+      if (agreed.alert_stops) {
+        report_.say_stopped_by_alert(step());
+        return TrainOutcome::kStoppedByAlert;
+      }
       report_.say_stopped(step(), /*by_clock=*/stop_ != nullptr && stop_->out_of_time(saves_.foreseen_seconds()));
       return TrainOutcome::kStopped;
     }
@@ -223,6 +227,7 @@ void Trainer::report(StepRecord& record) {
     if (!record.validation_loss) log_.info(concat("asked to stop: step ", step(), " is left without its validation"));
   }
   for (std::string& alarm : saves_.take_alarms()) record.alarms.push_back(std::move(alarm));  // logged when they happened
+  report_.judge(record);
   report_.add(record);
 }
 
@@ -251,11 +256,12 @@ Trainer::Agreement Trainer::agree() {
   at::Tensor facts =
       at::tensor({static_cast<int64_t>(stop_ && stop_->raised(saves_.foreseen_seconds())), static_cast<int64_t>(saves_.is_writing()),
                   static_cast<int64_t>(speaks && saves_.is_retry_due()), static_cast<int64_t>(!folder_trouble().empty()),
-                  static_cast<int64_t>(learner_.optimizer().found_change())},
+                  static_cast<int64_t>(learner_.optimizer().found_change()), static_cast<int64_t>(report_.alert_stops())},
                  at::kLong);
   mesh_.control().all_reduce(facts, ReduceOp::kMax);
   const int64_t* any = facts.const_data_ptr<int64_t>();
-  return {.stop = any[0] != 0,
+  return {.stop = any[0] != 0 || any[5] != 0,
+          .alert_stops = any[5] != 0,
           .save_is_over = saves_.has_begun() && any[1] == 0,
           .retry_is_due = any[2] != 0,
           .folder_is_lost = any[3] != 0,

@@ -26,6 +26,7 @@ namespace pimoe {
 enum class TrainOutcome {
   kComplete,  ///< all steps are done
   kStopped,   ///< asked to leave: a checkpoint was saved, and the run goes on when it is started again
+  kStoppedByAlert,  ///< likewise, by one of monitor.alerts: somebody should look first
 };
 
 /// Trains one model: data -> forward -> backward -> optimizer -> checkpoint, on every rank of the mesh.
@@ -99,7 +100,8 @@ class Trainer {
   void cut_recordings();
   /// What the ranks agree on after a step.
   struct Agreement {
-    bool stop = false;            ///< a rank was asked to stop
+    bool stop = false;            ///< a rank was asked to stop, or an alert says so
+    bool alert_stops = false;     ///< the latter
     bool save_is_over = false;    ///< all ranks have written their part of the save beside training
     bool retry_is_due = false;    ///< of a save that failed
     bool folder_is_lost = false;  ///< the run folder is not the one that was locked

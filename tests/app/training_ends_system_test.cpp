@@ -46,6 +46,31 @@ TEST_F(TrainingEnds, ALossThatIsNotFiniteIsNoSuccessAtAnyScale) {
   EXPECT_EQ(saved_steps("runs/tiny"), (std::vector<int64_t>{3, 4}));
 }
 
+// The loss falls below 20 at once: the alert fires at step 3, stops the run, and does not fire again in the one that goes on.
+TEST_F(TrainingEnds, AnAlertThatStopsTheRunSavesItAndIsToldOnce) {
+  prepare();
+  const std::string command =
+      "$MPIRUN -n 2 $PIMOE train tiny.yaml train.steps=8 checkpoint.every_steps=100 monitor.log_interval=4 "
+      "'monitor.alerts=[{when: \"loss < 20 for 3 steps\", do: [log, file, stop]}]'";
+  const Outcome stopped = run(command);
+  EXPECT_EQ(stopped.code, 1) << stopped.err;
+  EXPECT_NE(stopped.err.find("alert fired at step 3"), std::string::npos) << stopped.err;
+  EXPECT_EQ(saved_steps("runs/tiny"), std::vector<int64_t>{3});
+  const Outcome again = run(command);
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_EQ(again.err.find("alert fired"), std::string::npos) << again.err;
+  EXPECT_NE(again.err.find("monitor: steps 5 to 8: latency "), std::string::npos) << again.err;
+  EXPECT_EQ(split(read_file(folder_ / "runs/tiny/alerts.jsonl"), '\n').size(), 2u);
+}
+
+TEST_F(TrainingEnds, AnAlertThatCannotBeReadIsRefusedBeforeTheRun) {
+  prepare();
+  const Outcome outcome = run("$PIMOE train tiny.yaml 'monitor.alerts=[{when: \"moe/maxvi > 2\"}, {when: \"loss > 1\", do: webhook}]'");
+  EXPECT_EQ(outcome.code, 78) << outcome.err;
+  EXPECT_NE(outcome.err.find("did you mean moe/maxvio?"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("monitor.alerts[1].do"), std::string::npos) << outcome.err;
+}
+
 TEST_F(TrainingEnds, AReaderOfItsLinesThatLeavesDoesNotEndARun) {
   prepare();
   const Outcome outcome = run("(pimoe train tiny.yaml train.steps=20 log.every_steps=1 2>&1; echo $? >code) | head -n 1; cat code");

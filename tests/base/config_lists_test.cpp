@@ -218,6 +218,41 @@ TEST(ConfigLists, OfAnyLengthAreReadBackAsTheyWerePrinted) {
   }
 }
 
+struct Spoken {
+  std::vector<std::string> words = {"log"};
+  void fields(FieldVisitor& visit) { visit.word_list("do", words, {"log", "file", "stop"}, "what is done"); }
+};
+
+std::vector<std::string> words_of(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
+  Spoken spoken;
+  load_fields(yaml, "a.yaml", overrides, [&](FieldVisitor& visit) { spoken.fields(visit); });
+  return spoken.words;
+}
+
+TEST(ConfigLists, OfWordsAreReadInTheirOrder) {
+  using Words = std::vector<std::string>;
+  EXPECT_EQ(words_of(""), (Words{"log"}));
+  EXPECT_EQ(words_of("do: [stop, log]"), (Words{"stop", "log"}));
+  EXPECT_EQ(words_of("do:\n  - file\n  - log\n"), (Words{"file", "log"}));
+  EXPECT_EQ(words_of("do: stop"), (Words{"stop"})) << "one alone";
+  EXPECT_EQ(words_of("do: []"), Words{});
+  EXPECT_EQ(words_of("do: [stop]", {"do=[file, log]"}), (Words{"file", "log"}));
+  Spoken spoken{{"file", "stop"}};
+  EXPECT_EQ(print_fields([&](FieldVisitor& visit) { spoken.fields(visit); }), "do: [file, stop]  # of log, file, stop; what is done\n");
+}
+
+TEST(ConfigLists, OfWordsRefuseEverythingElse) {
+  for (const char* yaml : {"do:", "do: [log, log]", "do: [lag]", "do: {log: 1}", "do: [[log]]", "do: [{a: 1}]", "do: [log, ]x", "do: [~]", "do: 3"}) {
+    EXPECT_THROW(words_of(yaml), ConfigError) << yaml;
+  }
+  try {
+    words_of("do: [log, stp]");
+    ADD_FAILURE() << "was taken";
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("did you mean stop?"), std::string::npos) << error.what();
+  }
+}
+
 struct Hollow {
   int64_t kept = 0;
   void fields(FieldVisitor&) {}

@@ -10,6 +10,7 @@
   const KINDS = {  // colour and name of each kind of event
     resume: ["#2f7de1", "resumed"], start: ["#12a150", "started"], skipped: ["#e8710a", "skipped"], rolled_back: ["#a142f4", "rolled back"],
     alarm: ["#d93a49", "alarm"], save_failed: ["#d93a49", "save failed"], saved: ["#8b95a3", "saved"], moved: ["#0b9bab", "adaptive control"],
+    alert_fired: ["#d93a49", "alert"], alert_cleared: ["#12a150", "alert cleared"], stopped_by_alert: ["#d93a49", "stopped by an alert"],
     stopped: ["#8b95a3", "stopped"], complete: ["#12a150", "complete"],
   };
   const colourOf = (run) => RUN_COLOURS[run % RUN_COLOURS.length];
