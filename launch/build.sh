@@ -2,6 +2,9 @@
 # Configures and builds in $PIMOE_BUILD (default: build) with what launch/setup.sh found.
 #
 #   launch/build.sh [-DNAME=VALUE ...] [TARGET ...]     default target: everything
+#
+#   PIMOE_UNITY=on   compile files in groups: half the work of a whole build, but more after a change. Files that cannot
+#                    be compiled together are compiled alone (cmake/Unity.cmake)
 source "$(dirname "$0")/common.sh"
 
 options=()
@@ -27,6 +30,9 @@ if [ $((memory_kib / 2097152)) -lt "$jobs" ]; then jobs=$((memory_kib / 2097152)
 if [ "$jobs" -lt 1 ]; then jobs=1; fi
 
 configure=("$PIMOE_CMAKE" -S "$repository" -B "$PIMOE_BUILD" -G Ninja -DPIMOE_PYTHON="$PIMOE_PYTHON" -DPIMOE_CUDA="$PIMOE_CUDA_BUILD")
+unity=OFF
+if [ "${PIMOE_UNITY:-off}" = on ]; then unity=ON; fi
+configure+=(-DPIMOE_UNITY="$unity")
 if [ "$PIMOE_CUDA_BUILD" = ON ]; then configure+=(-DCUDAToolkit_ROOT="$CUDA_HOME"); fi
 configure+=(${options[@]+"${options[@]}"})
 
@@ -38,8 +44,21 @@ stage "configure $PIMOE_BUILD" "$PIMOE_BUILD/configure.log" "${configure[@]}" ||
 # Clones in other folders share what ccache has compiled: paths count from the repository on.
 export CCACHE_BASEDIR=$repository CCACHE_NOHASHDIR=1
 export NINJA_STATUS="[%f of %t] "
-stage "build with $jobs jobs" "$PIMOE_BUILD/build.log" "$PIMOE_CMAKE" --build "$PIMOE_BUILD" -j "$jobs" \
-  ${targets[@]+--target "${targets[@]}"} || {
+build() {   # [OPTION ...]
+  stage "build with $jobs jobs" "$PIMOE_BUILD/build.log" "$PIMOE_CMAKE" --build "$PIMOE_BUILD" -j "$jobs" ${targets[@]+--target "${targets[@]}"} "$@"
+}
+# build_in_groups: that two files of a group define the same name is no fault of theirs, and no reason to go without a build. Groups that do not compile
+# are taken apart; what is wrong with one of their files is found then.
+build_in_groups() {
+  build -- -k 0 && return 0
+  local apart
+  apart=$(sed -nE 's|^FAILED: .*CMakeFiles/([a-z_]+)\.dir/Unity/unity_([0-9]+)_.*|\1/\2|p' "$PIMOE_BUILD/build.log" | sort -u | paste -sd ';')
+  [ -n "$apart" ] || return 1
+  say "compiling each file of these groups alone, because they did not compile as one: ${apart//;/, }"
+  stage "configure $PIMOE_BUILD" "$PIMOE_BUILD/configure.log" "${configure[@]}" "-DPIMOE_UNITY_APART=$apart" && build
+}
+if [ "$unity" = ON ]; then build=build_in_groups; else build=build; fi
+$build || {
   say "the first errors in $PIMOE_BUILD/build.log:" >&2
   grep -m 8 -E 'error:|undefined reference|Killed' "$PIMOE_BUILD/build.log" | sed 's/^/  | /' >&2 || true
   fail "the build of $PIMOE_BUILD did not succeed." "The whole output is in $PIMOE_BUILD/build.log." \

@@ -26,7 +26,7 @@ using Json = nlohmann::ordered_json;
 
 // The largest of 70 templates of known models has 17 KB and takes some 300 steps a message.
 constexpr size_t kMostSourceBytes = 256 << 10;
-constexpr size_t kMostTokens = 1 << 15;
+constexpr size_t kMostWords = 1 << 15;
 constexpr size_t kSteps = 1'000'000;
 constexpr size_t kStepsPerMessage = 20'000;
 constexpr size_t kBytes = size_t{256} << 20;
@@ -139,7 +139,7 @@ struct ChatTemplate::Program {
     const jinja::budget limits(kSteps, kBytes, kDepth);
     try {
       const jinja::lexer_result tokens = jinja::lexer().tokenize(source);
-      if (tokens.tokens.size() > kMostTokens) throw jinja::over_budget(concat("it has more than ", kMostTokens, " words"));
+      if (tokens.tokens.size() > kMostWords) throw jinja::over_budget(concat("it has more than ", kMostWords, " words"));
       program = jinja::parse_from_tokens(tokens);
     } catch (const std::exception& error) {  // of the engine's kinds, and of std::stoll: all are about the template
       throw DataError(concat(name, " is no chat template: ", complaint_of(error)));
@@ -229,7 +229,7 @@ ChatText ChatTemplate::marked_answers(const Messages& messages, size_t first, co
     // A block belongs to the message after whose predecessors it is written.
     const std::string before = render(Messages(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(first)), false, tools);
     require_prefix(before, result.text, name_, first, "writes the prompt otherwise when the answer follows");
-    std::erase_if(result.answers, [&](const TextSpan& span) { return span.first < before.size(); });
+    std::erase_if(result.answers, [&](const ByteSpan& span) { return span.first < before.size(); });
   }
   return result;
 }

@@ -15,12 +15,12 @@ namespace pimoe {
 using Messages = nlohmann::ordered_json;
 
 /// A stretch of a text, [begin, end) in bytes.
-using TextSpan = std::pair<size_t, size_t>;
+using ByteSpan = std::pair<size_t, size_t>;
 
 /// The words of a conversation as a model is given them, and which of them the assistant is to learn.
 struct ChatText {
   std::string text;
-  std::vector<TextSpan> answers;  ///< in order, apart from each other
+  std::vector<ByteSpan> answers;  ///< in order, apart from each other
 };
 
 /// A chat template of Hugging Face's: Jinja, by the engine of llama.cpp (third_party/llama_jinja). Gives what

@@ -7,7 +7,7 @@
     kills    SIGKILL of one or all ranks at random moments of a run, and of one rank at each system call of its saves
     errors   ENOSPC, EIO, EDQUOT, EROFS and short writes at each system call of the saves
     bits     resumed after kills at random moments until it is done: the last checkpoint is the undisturbed run's to the bit
-    supervised  launch/supervise.sh brings a run through twenty kills of a rank, to the undisturbed run's last checkpoint
+    supervised  launch/supervise.sh brings a run through twenty kills of a rank, to the undisturbed run's last checkpoint; supervised_briefly: through five
     signals  SIGUSR1 at random moments: a complete checkpoint and exit code 75, every time
     leaves   SIGUSR1 at any moment from the start of mpirun on, once or in a storm: 75 or complete, and the next start completes it to the same bits
     damage   the newest checkpoint is damaged: `checkpoint verify` names the file, and a run goes on from the one before

@@ -1,4 +1,5 @@
 """Kills and bad disks: what becomes of a run's checkpoints, and of the run that goes on from them."""
+import functools
 import hashlib
 import json
 import os
@@ -182,8 +183,8 @@ def leave_round(place, draw, run, ranks, number):
     return facts, troubles
 
 
-def supervised_round(place, draw, run, ranks, number):
-    steps, wanted = 24 * STEPS, 20
+def supervised_round(place, draw, run, ranks, number, wanted=20):
+    steps = wanted * 6 // 5 * STEPS
     whole, seconds = place.expected(ranks, steps)
     place.write_config(run)
     command = [str(REPOSITORY / "launch" / "supervise.sh"), "-n", str(ranks), "--back-off", "0", "--attempts", str(wanted), "--mpirun",
@@ -479,5 +480,5 @@ def small_disk_round(place, draw, run, ranks, number):
 
 
 EXPERIMENTS = {"kills": kill_round, "errors": error_round, "bits": bits_round, "signals": signal_round, "leaves": leave_round, "supervised": supervised_round,
-               "damage": damage_round, "loads": load_round, "load_kills": load_kill_round, "reshard_kills": reshard_kill_round,
-               "removed": removed_round, "large": large_round, "small_disk": small_disk_round}
+               "supervised_briefly": functools.partial(supervised_round, wanted=5), "damage": damage_round, "loads": load_round, "load_kills": load_kill_round,
+               "reshard_kills": reshard_kill_round, "removed": removed_round, "large": large_round, "small_disk": small_disk_round}

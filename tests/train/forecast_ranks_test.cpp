@@ -140,8 +140,17 @@ void show(const std::string& what, int ranks, int64_t foretold, int64_t measured
             << fixed(100.0 * (static_cast<double>(foretold) / static_cast<double>(measured) - 1.0), 1) << " % |\n";
 }
 
+/// Under two ranks every case; one, three and four ranks have each case once between them, each its own third. PIMOE_ALL_CASES=1: every case under
+/// every number.
+bool has_its_turn(int ranks) {
+  static int64_t cases = 0;
+  const int64_t third = ranks == 1 ? 0 : ranks - 2;
+  return std::getenv("PIMOE_ALL_CASES") != nullptr || ranks == 2 || ranks > 4 || cases++ % 3 == third;
+}
+
 /// Compares on rank 0 of the world, in a layout over all ranks.
 void expect_foretold(const std::string& what, const TrainConfig& config, bool worst) {
+  if (!has_its_turn(test_session().world()->size())) return;
   const auto mesh = world_mesh(config.mesh, config.model.moe.common_divisor());
   const Measured measured = measure(config, *mesh, worst);
   const Forecast forecast(config, {.ranks = mesh->size(),

@@ -85,6 +85,9 @@ void expect_layouts_agree(const TrainConfig& config, double tolerance, double we
   }
 }
 
+// As many steps as tiny_config has once, in the first test; a few elsewhere: what differs shows in the first ones, and accumulates.
+constexpr int64_t kFewSteps = 12;
+
 TEST(Layouts, TrainTheSameModelInFloat64) {
   const SharedFolder folder;
   TrainConfig config = tiny_config(folder, "run");
@@ -97,6 +100,7 @@ TEST(Layouts, TrainTheSameModelUnderAdaptiveControl) {
   const SharedFolder folder;
   TrainConfig config = tiny_config(folder, "run");
   config.model.moe.experts = test_session().world()->size() == 3 ? 6 : 8;
+  config.train.steps = kFewSteps;
   config.model.moe.adaptive.enabled = true;
   config.model.moe.adaptive.window = 2;
   expect_layouts_agree(config, 1e-10, 1e-8);
@@ -107,6 +111,7 @@ TEST(Layouts, TrainTheSameModelUnderRecompute) {
   for (const RecomputePolicy policy : {RecomputePolicy::kMoe, RecomputePolicy::kFull}) {
     TrainConfig config = tiny_config(folder, concat("run", static_cast<int>(policy)));
     config.model.moe.experts = test_session().world()->size() == 3 ? 6 : 8;
+    config.train.steps = kFewSteps;
     config.model.moe.shared_width = 8;
     config.train.recompute = policy;
     expect_layouts_agree(config, 1e-10, 1e-8);
@@ -117,6 +122,7 @@ TEST(Layouts, TrainTheSameModelWhenOneRankReceivesNothing) {
   const SharedFolder folder;
   TrainConfig config = tiny_config(folder, "run");
   config.model.moe.experts = test_session().world()->size() == 3 ? 6 : 8;
+  config.train.steps = kFewSteps;
   const int64_t closed = config.model.moe.experts / std::max(2, test_session().world()->size());  // the first rank's experts
   expect_layouts_agree(config, 1e-10, 1e-8, closed);
 }
@@ -193,7 +199,7 @@ TEST(Layouts, TrainTheSameModelWhateverRoutesAndBounds) {
     SCOPED_TRACE(routed.what);
     TrainConfig config = tiny_config(folder, concat("run", number++));
     config.model.moe.experts = test_session().world()->size() == 3 ? 6 : 8;
-    config.train.steps = 12;
+    config.train.steps = kFewSteps;
     routed.change(config);
     expect_layouts_agree(config, 1e-10, 1e-8);
   }
@@ -203,6 +209,7 @@ TEST(Layouts, TrainNearlyTheSameModelInFloat32) {
   const SharedFolder folder;
   TrainConfig config = tiny_config(folder, "run");
   config.model.moe.experts = test_session().world()->size() == 3 ? 6 : 8;
+  config.train.steps = kFewSteps;
   config.train.precision = Precision::kFloat32;
   expect_layouts_agree(config, 1e-3, 0.05);
 }
