@@ -187,7 +187,7 @@ std::vector<std::string> metric_names() {
   for (const BalanceRule rule : {BalanceRule::kSwitch, BalanceRule::kZ, BalanceRule::kStep, BalanceRule::kSequence, BalanceRule::kLocal}) {
     routing.losses.push_back({rule, one, one});
   }
-  record.adaptive = AdaptiveRecord{.bias_rate = one};
+  record.adaptive.emplace().bias_rate = one;
   std::vector<std::string> names;
   for (const auto& [name, value] : to_scalars(record)) names.push_back(name);
   return names;

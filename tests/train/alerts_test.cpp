@@ -96,7 +96,10 @@ class AlertsTest : public ::testing::Test {
   static size_t changes(Alerts& alerts, std::vector<double> losses) {
     size_t count = 0;
     int64_t step = 0;
-    for (const double loss : losses) count += alerts.observe(++step, static_cast<double>(step), {{"other", 9.0}, {"loss", loss}}).size();
+    for (const double loss : losses) {
+      ++step;
+      count += alerts.observe(step, static_cast<double>(step), {{"other", 9.0}, {"loss", loss}}).size();
+    }
     return count;
   }
 
