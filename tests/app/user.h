@@ -13,6 +13,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <thread>
 
@@ -106,13 +107,18 @@ class User : public testing::Test {
     FAIL() << run << " never reached step " << step << "\n" << read_file(folder_ / "background.txt");
   }
 
-  /// A corpus and a configuration of which 60 steps take seconds.
+  /// A corpus and a configuration of which 60 steps take seconds. The corpus is built once for all tests of the program.
   void prepare() const {
     std::string text;
     for (int line = 0; line < 4000; ++line) text += concat("the ", line % 7, " cats sat on ", line % 11, " mats and ", line % 5, " hats\n");
     write("text/a.txt", text);
-    const Outcome built = run("pimoe data build --output corpus --vocabulary 300 --validation 0 text");
-    ASSERT_EQ(built.code, 0) << built.err;
+    static std::map<std::string, std::string> corpus;  // file -> content
+    if (corpus.empty()) {
+      const Outcome built = run("pimoe data build --output corpus --vocabulary 300 --validation 0 text");
+      ASSERT_EQ(built.code, 0) << built.err;
+      for (const char* file : {"corpus.bin", "corpus.idx", "corpus.model"}) corpus[file] = read_file(folder_ / file);
+    }
+    for (const auto& [file, content] : corpus) write(file, content);
     write("tiny.yaml", R"(run: {directory: runs/tiny}
 mesh: {device: cpu}
 data: {train: corpus, tokenizer: corpus.model}
