@@ -22,17 +22,17 @@ struct ModelSize {
 
 /// How fast a model is on the ranks that measured it, together; nothing where it cannot be told.
 struct ModelSpeed {
-  std::optional<double> prefill;  ///< tokens a second of one sequence a rank
-  std::optional<double> decode;   ///< tokens a second, one after the other
+  std::optional<double> prefill = {};  ///< tokens a second of one sequence a rank
+  std::optional<double> decode = {};   ///< tokens a second, one after the other
 };
 
 /// What a model makes of a corpus.
 struct ModelMeasurement {
   double cross_entropy = 0.0;  ///< nats, of all tokens
   int64_t tokens = 0;
-  ModelSpeed speed;
-  std::vector<at::Tensor> experts;  ///< of each MoE layer [T, K] int32: this rank's tokens' experts, each token's in rising order
-  std::vector<at::Tensor> loads;    ///< of each MoE layer [E] int64: slots that each expert was given, over all ranks
+  ModelSpeed speed = {};
+  std::vector<at::Tensor> experts = {};  ///< of each MoE layer [T, K] int32: this rank's tokens' experts, each token's in rising order
+  std::vector<at::Tensor> loads = {};    ///< of each MoE layer [E] int64: slots that each expert was given, over all ranks
 
   double loss() const { return cross_entropy / static_cast<double>(tokens); }
 };
@@ -40,27 +40,27 @@ struct ModelMeasurement {
 /// One layer, before and after.
 struct LayerChange {
   int64_t layer = 0;
-  std::optional<double> agreement;     ///< share of tokens whose experts are unchanged; of MoE layers
-  std::optional<double> output_error;  ///< |changed - before| / |before| of its worst product, for the same rows
-  std::string worst_matrix;            ///< which one that is
-  std::optional<double> used_before;   ///< experts that the layer uses, e^entropy of their loads, as a share of all
-  std::optional<double> used_after;
+  std::optional<double> agreement = {};     ///< share of tokens whose experts are unchanged; of MoE layers
+  std::optional<double> output_error = {};  ///< |changed - before| / |before| of its worst product, for the same rows
+  std::string worst_matrix = {};            ///< which one that is
+  std::optional<double> used_before = {};   ///< experts that the layer uses, e^entropy of their loads, as a share of all
+  std::optional<double> used_after = {};
 };
 
 struct CompressionReport {
-  std::string checkpoint;  ///< that it was made of
-  std::string output;
-  std::string change;  ///< "int8 dynamic: experts, attention, dense"
-  std::string kernel;  ///< that ran
+  std::string checkpoint = {};  ///< that it was made of
+  std::string output = {};
+  std::string change = {};  ///< "int8 dynamic: experts, attention, dense"
+  std::string kernel = {};  ///< that ran
   int64_t step = 0;
-  std::string corpus;  ///< that both were measured on
-  int64_t tokens = 0;  ///< of it
+  std::string corpus = {};  ///< that both were measured on
+  int64_t tokens = 0;       ///< of it
   int64_t ranks = 1;
-  ModelSize size_before, size_after;
+  ModelSize size_before = {}, size_after = {};
   double loss_before = 0.0, loss_after = 0.0;
-  ModelSpeed speed_before, speed_after;
-  std::vector<LayerChange> layers;
-  std::vector<std::string> remarks;
+  ModelSpeed speed_before = {}, speed_after = {};
+  std::vector<LayerChange> layers = {};
+  std::vector<std::string> remarks = {};
 
   /// (after - before) / before
   double loss_increase() const { return (loss_after - loss_before) / loss_before; }

@@ -5,7 +5,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/_int_mm.h>
-#include <ATen/ops/_weight_int8pack_mm.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full_like.h>
@@ -58,14 +57,15 @@ at::Tensor reference_product(const at::Tensor& rows, const Int8Matrices& matrice
   return sums * (left.scales.unsqueeze(1) * scales);
 }
 
-/// By libtorch's products for GPUs: at::_int_mm takes more than 16 rows, and terms and channels in multiples of eight.
+/// By libtorch's products for GPUs. A group's matrix is widened for its product, exactly; at::_int_mm takes more than 16 rows, and terms and channels in
+/// multiples of eight.
 at::Tensor gpu_product(const at::Tensor& rows, const Int8Matrices& matrices, int64_t group) {
   constexpr int64_t kUnit = 8, kLeastRows = 32;
   const at::Tensor numbers = matrices.numbers.select(0, group);
   const at::Tensor scales = matrices.scales.select(0, group);
   if (matrices.activations == Int8Activations::kWide) {
-    const at::Tensor in = rows.scalar_type() == at::kBFloat16 || rows.scalar_type() == at::kHalf ? rows : rows.to(at::kFloat);
-    return at::_weight_int8pack_mm(in, numbers, scales.to(in.scalar_type()));
+    if (rows.element_size() == 2) return at::mm(rows, numbers.to(rows.scalar_type()).t(), at::kFloat) * scales;
+    return at::mm(rows.to(at::kFloat), numbers.to(at::kFloat).t()) * scales;
   }
   const auto missing = [](int64_t count) { return (kUnit - count % kUnit) % kUnit; };
   const Int8Numbers left = numbers_of_rows(rows, matrices, group);
@@ -107,7 +107,8 @@ std::string int8_kernel(Int8Activations activations, at::ScalarType rows, c10::D
   const std::string missing = missing_on(activations, device);
   if (missing.empty()) {
     if (device.is_cpu()) return int8_tile_kernel(activations, rows);
-    return activations == Int8Activations::kWide ? "libtorch _weight_int8pack_mm" : "libtorch _int_mm (s8 x s8 -> s32, tensor cores)";
+    return activations == Int8Activations::kWide ? "libtorch mm of widened s8, one matrix at a time"
+                                                 : "libtorch _int_mm (s8 x s8 -> s32, tensor cores)";
   }
   if (allow_slow) return "reference (plain float64 products of the integers)";
   throw ConfigError(concat("int8 products need ", missing,

@@ -27,10 +27,12 @@ bool has_avx512() {
 }
 bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 bool has_amx_int8() { return __builtin_cpu_supports("amx-int8") != 0; }
+bool has_amx_bfloat16() { return __builtin_cpu_supports("amx-bf16") != 0; }
 #else
 bool has_avx512() { return false; }
 bool has_vnni() { return false; }
 bool has_amx_int8() { return false; }
+bool has_amx_bfloat16() { return false; }
 #endif
 
 /// sums [rows, kPanel] = left [rows, left_stride] times a packed panel of `fours` fours of terms
@@ -245,7 +247,7 @@ std::string missing_for_int8(Int8Activations activations) {
 std::string int8_tile_kernel(Int8Activations activations, at::ScalarType rows) {
   if (activations == Int8Activations::kWide) {
     if (rows != at::kBFloat16 || !has_tile_product()) return "avx512 (oneDNN, float32 x widened s8)";
-    return __builtin_cpu_supports("amx-bf16") ? "amx_bf16 (oneDNN, bfloat16 x widened s8)" : "avx512_bf16 (oneDNN, bfloat16 x widened s8)";
+    return has_amx_bfloat16() ? "amx_bf16 (oneDNN, bfloat16 x widened s8)" : "avx512_bf16 (oneDNN, bfloat16 x widened s8)";
   }
   return has_amx_int8() ? "amx_int8 (oneDNN, u8 x s8 -> s32)" : "avx512_vnni (oneDNN, u8 x s8 -> s32)";
 }
