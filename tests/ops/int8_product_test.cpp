@@ -65,9 +65,9 @@ TEST(Int8Product, IntegersAreExactWhateverTheShapes) {
       for (const Int8Activations activations : kAll) {
         Int8Matrices matrices = matrices_of(integers({7, columns, terms}), activations);
         matrices.input_scales.fill_(1.0);
+        const at::Tensor wanted = plain_product(rows, matrices, ends);
         for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
           const at::Tensor result = int8_linear(rows.to(dtype).to(test_device()), matrices, ends_of(ends), at::kFloat).cpu();
-          const at::Tensor wanted = plain_product(rows, matrices, ends);
           ASSERT_TRUE(at::equal(result.to(at::kDouble), wanted))
               << "terms " << terms << ", columns " << columns << ", " << dtype << ", activations " << static_cast<int>(activations)
               << ", apart by " << (result - wanted).abs().max().item<double>();
