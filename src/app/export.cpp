@@ -75,6 +75,10 @@ ExitCode export_model(const ExportOptions& options, Logger& log) {
   const fs::path checkpoint = find_checkpoint(options.path);
   const Manifest manifest = read_manifest(checkpoint);
   const TrainConfig config = parse_train_config(manifest.config, (checkpoint / "manifest.json").string());
+  if (config.model.quantization.exists()) {
+    throw ConfigError(concat(checkpoint.string(), " is quantized (model.quantization.kind ", config.model.quantization.word(),
+                             "): Hugging Face's models have no such weights; export the checkpoint that it was made of"));
+  }
   HfExportOptions how;
   how.shard_bytes = options.shard_bytes;
   how.dtype = options.dtype == "bfloat16"  ? at::kBFloat16

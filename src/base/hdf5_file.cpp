@@ -35,7 +35,7 @@ constexpr std::array kElementFormats = {
     ElementFormat{ElementType::kFloat64, "float64", 8}, ElementFormat{ElementType::kFloat32, "float32", 4},
     ElementFormat{ElementType::kFloat16, "float16", 2}, ElementFormat{ElementType::kBfloat16, "bfloat16", 2},
     ElementFormat{ElementType::kInt64, "int64", 8},     ElementFormat{ElementType::kInt32, "int32", 4},
-    ElementFormat{ElementType::kUint8, "uint8", 1},
+    ElementFormat{ElementType::kUint8, "uint8", 1},     ElementFormat{ElementType::kInt8, "int8", 1},
 };
 
 const ElementFormat& format_of(ElementType type) {
@@ -109,6 +109,7 @@ Handle file_type(ElementType type) {
     case ElementType::kInt64: return copy(H5T_STD_I64LE);
     case ElementType::kInt32: return copy(H5T_STD_I32LE);
     case ElementType::kUint8: return copy(H5T_STD_U8LE);
+    case ElementType::kInt8: return copy(H5T_STD_I8LE);
     case ElementType::kFloat16: break;
   }
   Handle half = copy(H5T_IEEE_F32LE);  // HDF5 1.10 has no name for it, but can describe it: sign 1, exponent 5, mantissa 10 bits

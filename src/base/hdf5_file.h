@@ -17,7 +17,7 @@ std::string hdf5_version();
 
 /// The number formats that a dataset can have. bfloat16 is stored as its 16 bits in an unsigned integer, marked by the attribute
 /// `dtype`, because HDF5 has no such type; every dataset carries that attribute ("float32", "bfloat16", ...).
-enum class ElementType { kFloat64, kFloat32, kFloat16, kBfloat16, kInt64, kInt32, kUint8 };
+enum class ElementType { kFloat64, kFloat32, kFloat16, kBfloat16, kInt64, kInt32, kUint8, kInt8 };
 
 int64_t element_bytes(ElementType type);
 const char* element_name(ElementType type);

@@ -20,7 +20,7 @@
 namespace pimoe {
 namespace {
 
-constexpr std::array<std::pair<ElementType, at::ScalarType>, 7> kTypes = {{
+constexpr std::array<std::pair<ElementType, at::ScalarType>, 8> kTypes = {{
     {ElementType::kFloat64, at::kDouble},
     {ElementType::kFloat32, at::kFloat},
     {ElementType::kFloat16, at::kHalf},
@@ -28,6 +28,7 @@ constexpr std::array<std::pair<ElementType, at::ScalarType>, 7> kTypes = {{
     {ElementType::kInt64, at::kLong},
     {ElementType::kInt32, at::kInt},
     {ElementType::kUint8, at::kByte},
+    {ElementType::kInt8, at::kChar},
 }};
 
 constexpr uint64_t kBlockBytes = uint64_t{1} << 20;

@@ -4,7 +4,6 @@
 #include "model/latent_attention.h"
 #include "ops/cached_attention.h"
 #include "ops/causal_attention.h"
-#include "ops/grouped_product.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
@@ -12,19 +11,20 @@
 
 namespace pimoe {
 
-void Attention::declare_output(ParameterList& parameters, const std::string& name, int64_t width, int64_t columns, at::ScalarType dtype,
-                               InitialDeviation deviation) {
-  output_ = &declare_weight(parameters, name + ".output.weight", Box::whole({width, columns}), Group::kDense, dtype, deviation.output);
+void Attention::declare_output(ParameterList& parameters, const std::string& name, const ModelConfig& config, int64_t columns,
+                               at::ScalarType dtype, InitialDeviation deviation) {
+  output_ = Matrix(parameters, name + ".output.weight", Box::whole({config.width, columns}), Group::kDense, dtype, deviation.output,
+                   config.quantization.of(config.quantization.attention));
 }
 
 at::Tensor Attention::forward(const at::Tensor& hidden, const TokenPlaces& places) const {
-  if (!places.documents) return linear_layer(causal_attention(heads_of(hidden, places.cosine, places.sine), scale_), output_->value);
+  if (!places.documents) return output_.multiply(causal_attention(heads_of(hidden, places.cosine, places.sine), scale_));
   // Tokens of all rows stand where one row's positions would: each has its own angles.
   const int64_t sequences = hidden.size(0), positions = hidden.size(1);
   const AttentionHeads packed = heads_of(hidden.view({1, sequences * positions, hidden.size(2)}), places.cosine, places.sine);
   const auto in_rows = [&](const at::Tensor& heads) { return heads.view({sequences, positions, heads.size(2), heads.size(3)}); };
   const AttentionHeads heads{in_rows(packed.queries), in_rows(packed.keys), in_rows(packed.values)};
-  return linear_layer(causal_attention(heads, scale_, &*places.documents), output_->value);
+  return output_.multiply(causal_attention(heads, scale_, &*places.documents));
 }
 
 at::Tensor Attention::extend(const at::Tensor& hidden, const CachedTokens& tokens, LayerCache& cache) const {
@@ -37,7 +37,7 @@ at::Tensor Attention::extend(const at::Tensor& hidden, const CachedTokens& token
   keep(cache.keys, heads.keys);
   keep(cache.values, heads.values);
 
-  const at::Tensor mixed = at::empty({tokens.count, output_->value.size(1)}, hidden.options());
+  const at::Tensor mixed = at::empty({tokens.count, output_.value().size(1)}, hidden.options());
   std::vector<int64_t> rows, sequences, lengths;  // of parts of one token behind others
   int64_t row = 0;
   for (const CachedPart& part : tokens.parts) {
@@ -57,7 +57,7 @@ at::Tensor Attention::extend(const at::Tensor& hidden, const CachedTokens& token
     const at::Tensor queries = heads.queries.squeeze(0).index_select(0, places);
     mixed.index_copy_(0, places, cached_attention(queries, cache.keys, cache.values, sequences, lengths, scale_));
   }
-  return linear_layer(mixed.unsqueeze(0), output_->value);
+  return output_.multiply(mixed.unsqueeze(0));
 }
 
 std::unique_ptr<Attention> make_attention(ParameterList& parameters, const std::string& name, const ModelConfig& config,

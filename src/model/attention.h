@@ -3,6 +3,7 @@
 #include "model/key_value_cache.h"
 #include "model/model_config.h"
 #include "model/rotary_table.h"
+#include "moe/matrix.h"
 #include "moe/weights.h"
 #include "ops/attention_heads.h"
 #include "parallel/precision.h"
@@ -31,7 +32,7 @@ class Attention {
   /// @param scale  of the scores; nothing: 1 / sqrt(width of a key)
   explicit Attention(std::optional<double> scale) : scale_(scale) {}
   /// Declares name.output.weight [D, columns]: behind what the kind itself declares.
-  void declare_output(ParameterList& parameters, const std::string& name, int64_t width, int64_t columns, at::ScalarType dtype,
+  void declare_output(ParameterList& parameters, const std::string& name, const ModelConfig& config, int64_t columns, at::ScalarType dtype,
                       InitialDeviation deviation);
 
   /// @param hidden [B, S, D] contiguous  @param cosine, sine [S, r/2] of each position  @returns queries and keys, turned, and values
@@ -39,7 +40,7 @@ class Attention {
 
  private:
   std::optional<double> scale_;
-  Parameter* output_ = nullptr;
+  Matrix output_;
 };
 
 /// @returns latent attention with model.latent.kv_rank, else grouped queries; declares its parameters

@@ -1,6 +1,5 @@
 #include "model/grouped_attention.h"
 
-#include "ops/grouped_product.h"
 #include "ops/normed_rotary.h"
 #include "ops/rms_norm.h"
 #include "ops/rotary.h"
@@ -19,9 +18,10 @@ GroupedAttention::GroupedAttention(ParameterList& parameters, const std::string&
       norm_epsilon_(config.norm_epsilon),
       norms_projections_(config.norms_projections()) {
   const int64_t rows = (heads_ + 2 * kv_heads_) * head_size_;
-  qkv_ = &declare_weight(parameters, name + ".qkv.weight", Box::whole({rows, config.width}), Group::kDense, dtype, deviation.inner);
+  qkv_ = Matrix(parameters, name + ".qkv.weight", Box::whole({rows, config.width}), Group::kDense, dtype, deviation.inner,
+                config.quantization.of(config.quantization.attention));
   if (config.qkv_bias) bias_ = &declare_bias(parameters, name + ".qkv", rows, dtype);
-  declare_output(parameters, name, config.width, heads_ * head_size_, dtype, deviation);
+  declare_output(parameters, name, config, heads_ * head_size_, dtype, deviation);
   if (config.qk_norm) {
     query_norm_ = &declare_norm(parameters, name + ".q_norm", norms_projections_ ? heads_ * head_size_ : head_size_, dtype);
     key_norm_ = &declare_norm(parameters, name + ".k_norm", norms_projections_ ? kv_heads_ * head_size_ : head_size_, dtype);
@@ -38,7 +38,7 @@ at::Tensor GroupedAttention::norm_projections(const at::Tensor& projected) const
 }
 
 AttentionHeads GroupedAttention::heads_of(const at::Tensor& hidden, const at::Tensor& cosine, const at::Tensor& sine) const {
-  at::Tensor projected = linear_layer(hidden, qkv_->value);
+  at::Tensor projected = qkv_.multiply(hidden);
   if (bias_) projected = projected + bias_->value;
   if (norms_projections_) projected = norm_projections(projected);
   projected = projected.view({hidden.size(0), hidden.size(1), heads_ + 2 * kv_heads_, head_size_});

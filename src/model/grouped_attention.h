@@ -23,7 +23,7 @@ class GroupedAttention : public Attention {
   int64_t head_size_;
   double norm_epsilon_;
   bool norms_projections_;
-  Parameter* qkv_;
+  Matrix qkv_;
   Parameter* bias_ = nullptr;
   Parameter* query_norm_ = nullptr;
   Parameter* key_norm_ = nullptr;

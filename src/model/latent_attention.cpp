@@ -1,6 +1,5 @@
 #include "model/latent_attention.h"
 
-#include "ops/grouped_product.h"
 #include "ops/rms_norm.h"
 #include "ops/rotary.h"
 
@@ -38,7 +37,8 @@ LatentAttention::LatentAttention(ParameterList& parameters, const std::string& n
                                  InitialDeviation deviation)
     : Attention(scale_of(config)), heads_(config.heads), latent_(config.latent) {
   const auto declare = [&](const char* what, int64_t rows, int64_t columns) {
-    return &declare_weight(parameters, name + what, Box::whole({rows, columns}), Group::kDense, dtype, deviation.inner);
+    return Matrix(parameters, name + what, Box::whole({rows, columns}), Group::kDense, dtype, deviation.inner,
+                  config.quantization.of(config.quantization.attention));
   };
   const int64_t queries = heads_ * config.key_width();
   if (latent_.query_rank > 0) {
@@ -51,22 +51,22 @@ LatentAttention::LatentAttention(ParameterList& parameters, const std::string& n
   kv_down_ = declare(".kv_down.weight", latent_.kv_rank + latent_.rotary_width, config.width);
   kv_norm_ = &declare_norm(parameters, name + ".kv_norm", latent_.kv_rank, dtype);
   kv_up_ = declare(".kv_up.weight", heads_ * (latent_.plain_width + latent_.value_width), latent_.kv_rank);
-  declare_output(parameters, name, config.width, heads_ * latent_.value_width, dtype, deviation);
+  declare_output(parameters, name, config, heads_ * latent_.value_width, dtype, deviation);
 }
 
 at::Tensor LatentAttention::queries_of(const at::Tensor& hidden) const {
-  if (query_) return linear_layer(hidden, query_->value);
-  const at::Tensor latent = rms_norm(linear_layer(hidden, query_down_->value), query_norm_->value, latent_.norm_epsilon);
-  return linear_layer(latent, query_up_->value);
+  if (query_.exists()) return query_.multiply(hidden);
+  const at::Tensor latent = rms_norm(query_down_.multiply(hidden), query_norm_->value, latent_.norm_epsilon);
+  return query_up_.multiply(latent);
 }
 
 AttentionHeads LatentAttention::heads_of(const at::Tensor& hidden, const at::Tensor& cosine, const at::Tensor& sine) const {
   const int64_t sequences = hidden.size(0), positions = hidden.size(1);
   const int64_t plain = latent_.plain_width, turning = latent_.rotary_width, rank = latent_.kv_rank;
   const at::Tensor queries = queries_of(hidden).view({sequences, positions, heads_, plain + turning});
-  const at::Tensor down = linear_layer(hidden, kv_down_->value);
+  const at::Tensor down = kv_down_.multiply(hidden);
   const at::Tensor latent = rms_norm(down.narrow(2, 0, rank).contiguous(), kv_norm_->value, latent_.norm_epsilon);
-  const at::Tensor up = linear_layer(latent, kv_up_->value).view({sequences, positions, heads_, plain + latent_.value_width});
+  const at::Tensor up = kv_up_.multiply(latent).view({sequences, positions, heads_, plain + latent_.value_width});
 
   at::Tensor turned = at::cat({queries.narrow(3, plain, turning), down.narrow(2, rank, turning).unsqueeze(2)}, 2);  // [B, S, H + 1, r]
   if (latent_.interleaved) turned = without_interleaving(turned);

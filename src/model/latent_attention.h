@@ -27,13 +27,13 @@ class LatentAttention : public Attention {
 
   int64_t heads_;
   LatentConfig latent_;
-  Parameter* query_ = nullptr;  ///< one of these, or the three below
-  Parameter* query_down_ = nullptr;
+  Matrix query_;  ///< this, or the three below
+  Matrix query_down_;
   Parameter* query_norm_ = nullptr;
-  Parameter* query_up_ = nullptr;
-  Parameter* kv_down_;
+  Matrix query_up_;
+  Matrix kv_down_;
   Parameter* kv_norm_;
-  Parameter* kv_up_;
+  Matrix kv_up_;
 };
 
 AttentionBytes latent_attention_bytes(const ModelConfig& config, int64_t tokens, ElementBytes bytes, bool on_gpu);

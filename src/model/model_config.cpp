@@ -57,6 +57,7 @@ void ModelConfig::fields(FieldVisitor& visit) {
   visit.nested("rotary", rotary);
   visit.nested("latent", latent);
   visit.nested("moe", moe);
+  visit.nested("quantization", quantization);
 }
 
 void ModelConfig::validate(Violations& violations) const {
@@ -83,6 +84,9 @@ void ModelConfig::validate(Violations& violations) const {
                           ": look for a size with digits too many among layers, width, heads, vocabulary, moe.expert_width, groups"));
   }
   moe.validate("model.moe", violations);
+  if (quantization.exists() && quantization.head && tie_embeddings) {
+    violations.add("model.quantization.head", "(true) must be false with model.tie_embeddings: the head is the embedding");
+  }
 }
 
 int64_t ModelConfig::moe_layers() const { return moe.experts > 0 ? std::max<int64_t>(0, layers - moe.first_dense_layers) : 0; }

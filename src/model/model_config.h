@@ -4,6 +4,7 @@
 #include "model/latent_config.h"
 #include "model/rotary_config.h"
 #include "moe/moe_config.h"
+#include "moe/quantization_config.h"
 
 #include <filesystem>
 #include <string>
@@ -39,6 +40,7 @@ struct ModelConfig {
   RotaryConfig rotary;
   LatentConfig latent;
   MoeConfig moe;
+  QuantizationConfig quantization;
 
   void fields(FieldVisitor& visit);
   void validate(Violations& violations) const;

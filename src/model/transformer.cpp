@@ -14,6 +14,8 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
@@ -27,10 +29,6 @@ InitialDeviation deviation_of(const ModelConfig& config) {
   return {config.initial_deviation, config.initial_deviation / std::sqrt(2.0 * static_cast<double>(config.layers))};
 }
 
-Parameter& declare_table(ParameterList& parameters, const std::string& name, const ModelConfig& config, at::ScalarType dtype) {
-  return declare_weight(parameters, name, Box::whole({config.vocabulary, config.width}), Group::kDense, dtype, config.initial_deviation);
-}
-
 }  // namespace
 
 TransformerBlock::TransformerBlock(ParameterList& parameters, const std::string& name, const ModelConfig& config, int64_t layer,
@@ -40,9 +38,11 @@ TransformerBlock::TransformerBlock(ParameterList& parameters, const std::string&
       attention_(make_attention(parameters, name + ".attention", config, dtype, deviation_of(config))),
       feed_forward_norm_(&declare_norm(parameters, name + ".feed_forward_norm", config.width, dtype)) {
   if (config.is_moe_layer(layer)) {
-    moe_.emplace(parameters, name + ".moe", config.moe, config.width, config.vocabulary, dtype, deviation_of(config), mesh);
+    moe_.emplace(parameters, name + ".moe", config.moe, config.width, config.vocabulary, dtype, deviation_of(config), mesh,
+                 config.quantization);
   } else {
-    dense_.emplace(parameters, name + ".feed_forward", config.width, config.feed_forward_width, dtype, deviation_of(config));
+    dense_.emplace(parameters, name + ".feed_forward", config.width, config.feed_forward_width, dtype, deviation_of(config),
+                   config.quantization.of(config.quantization.dense));
   }
 }
 
@@ -116,7 +116,8 @@ ResidualStream TransformerBlock::extend(const ResidualStream& stream, const Cach
 
 Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, const ProcessMesh& mesh)
     : config_(config), dtype_(dtype), parameters_(std::make_unique<ParameterList>()), rotary_(config, dtype, mesh.device()) {
-  embedding_ = &declare_table(*parameters_, "embedding.weight", config, dtype);
+  const Box table = Box::whole({config.vocabulary, config.width});
+  embedding_ = &declare_weight(*parameters_, "embedding.weight", table, Group::kDense, dtype, config.initial_deviation);
   blocks_.reserve(static_cast<size_t>(config.layers));
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     blocks_.emplace_back(*parameters_, concat("layers.", layer), config, layer, dtype, mesh);
@@ -125,7 +126,8 @@ Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, const 
   if (config.tie_embeddings) {
     embedding_->gradient_in_parts = true;  // the head's part comes first, the lookup's at the end of backward
   } else {
-    head_ = &declare_table(*parameters_, "head.weight", config, dtype);
+    head_ = Matrix(*parameters_, "head.weight", table, Group::kDense, dtype, config.initial_deviation,
+                   config.quantization.of(config.quantization.head));
   }
 }
 
@@ -155,13 +157,34 @@ Prediction Transformer::forward(const at::Tensor& tokens, const at::Tensor& targ
   Prediction prediction;
   const at::Tensor hidden = hidden_states(tokens, context, policy, prediction.routing);
   const TraceRange range("head and loss");
-  prediction.cross_entropy_sum = linear_cross_entropy(hidden.view({-1, config_.width}), head_weight(), targets.reshape({-1}));
+  const at::Tensor tokens_in_rows = hidden.view({-1, config_.width});
+  if (head_.exists()) head_.tell(tokens_in_rows);
+  prediction.cross_entropy_sum = head_.is_quantized() ? cross_entropy_of_scores(tokens_in_rows, targets.reshape({-1}))
+                                                      : linear_cross_entropy(tokens_in_rows, head_weight(), targets.reshape({-1}));
   return prediction;
 }
 
 at::Tensor Transformer::logits(const at::Tensor& tokens, const BatchContext& context) const {
   std::vector<RoutingRecord> routing;
-  return at::linear(hidden_states(tokens, context, RecomputePolicy::kNone, routing), head_weight()).to(at_least_float32(dtype_));
+  return scores_of(hidden_states(tokens, context, RecomputePolicy::kNone, routing));
+}
+
+at::Tensor Transformer::scores_of(const at::Tensor& hidden) const {
+  if (head_.is_quantized()) return head_.multiply(hidden, at_least_float32(dtype_));
+  return at::linear(hidden, head_weight()).to(at_least_float32(dtype_));
+}
+
+at::Tensor Transformer::cross_entropy_of_scores(const at::Tensor& hidden, const at::Tensor& targets) const {
+  constexpr int64_t kRows = 1024;  // of scores at a time
+  at::Tensor sum = at::zeros({}, hidden.options().dtype(at_least_float32(dtype_)));
+  for (int64_t begin = 0; begin < hidden.size(0); begin += kRows) {
+    const int64_t count = std::min(kRows, hidden.size(0) - begin);
+    const at::Tensor scores = scores_of(hidden.narrow(0, begin, count));
+    const at::Tensor wanted = targets.narrow(0, begin, count);
+    const at::Tensor losses = at::logsumexp(scores, -1) - scores.gather(1, wanted.clamp_min(0).unsqueeze(1)).squeeze(1);
+    sum += losses.masked_fill(wanted < 0, 0).sum();
+  }
+  return sum;
 }
 
 at::Tensor Transformer::extend(const at::Tensor& tokens, const std::vector<CachedPart>& parts, KeyValueCache& cache,
@@ -184,10 +207,10 @@ at::Tensor Transformer::extend(const at::Tensor& tokens, const std::vector<Cache
   // Of each part the last token alone goes through the head.
   const at::Tensor last = stream.sum().squeeze(0).index_select(0, cached.last);
   const at::Tensor hidden = residual_rms_norm(last, {}, final_norm_->value, config_.norm_epsilon).normed;
-  return at::linear(hidden, head_weight()).to(at_least_float32(dtype_));
+  return scores_of(hidden);
 }
 
-const at::Tensor& Transformer::head_weight() const { return head_ ? head_->value : embedding_->value; }
+const at::Tensor& Transformer::head_weight() const { return head_.exists() ? head_.value() : embedding_->value; }
 
 std::vector<MoELayer*> Transformer::moe_layers() {
   std::vector<MoELayer*> layers;

@@ -97,6 +97,10 @@ class Transformer {
   at::Tensor hidden_states(const at::Tensor& tokens, BatchContext context, RecomputePolicy policy,
                            std::vector<RoutingRecord>& routing) const;
   const at::Tensor& head_weight() const;
+  /// @returns [..., V] at least float32
+  at::Tensor scores_of(const at::Tensor& hidden) const;
+  /// What linear_cross_entropy is of a quantized head. @param hidden [T, D]  @param targets [T]
+  at::Tensor cross_entropy_of_scores(const at::Tensor& hidden, const at::Tensor& targets) const;
 
   ModelConfig config_;
   at::ScalarType dtype_;
@@ -105,7 +109,7 @@ class Transformer {
   Parameter* embedding_;
   std::vector<TransformerBlock> blocks_;
   Parameter* final_norm_;
-  Parameter* head_ = nullptr;  ///< absent when tied
+  Matrix head_;  ///< absent when tied
 };
 
 /// One rank's share of a micro-batch, for forecasts.

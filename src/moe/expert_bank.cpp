@@ -3,6 +3,8 @@
 #include "base/text.h"
 #include "ops/grouped_product.h"
 #include "ops/routed_mlp.h"
+#include "ops/row_moves.h"
+#include "ops/swiglu.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/gelu.h>
@@ -29,11 +31,12 @@ at::Tensor activate(const at::Tensor& x, Activation activation) {
 }  // namespace
 
 ExpertBank::ExpertBank(ParameterList& parameters, const std::string& name, const ExpertGroupConfig& group,
-                       const ExpertPlacement::Bank& bank, int64_t width, at::ScalarType dtype, InitialDeviation deviation)
+                       const ExpertPlacement::Bank& bank, int64_t width, at::ScalarType dtype, InitialDeviation deviation,
+                       const QuantizationConfig& quantization)
     : activation_(group.activation) {
   const auto declare = [&](const std::string& part, int64_t rows, int64_t columns, double scale) {
-    return &declare_weight(parameters, concat(name, ".", part, ".weight"),
-                           Box::rows({bank.experts, rows, columns}, bank.first_local, bank.local), Group::kExpertReplica, dtype, scale);
+    return Matrix(parameters, concat(name, ".", part, ".weight"), Box::rows({bank.experts, rows, columns}, bank.first_local, bank.local),
+                  Group::kExpertReplica, dtype, scale, quantization);
   };
   const bool gated = is_gated(activation_);
   up_ = declare(gated ? "gate_up" : "up", gated ? 2 * group.width : group.width, width, deviation.inner);
@@ -44,34 +47,45 @@ ExpertBank::ExpertBank(ParameterList& parameters, const std::string& name, const
 }
 
 void ExpertBank::expect_gradients_in_parts() {
-  up_->gradient_in_parts = down_->gradient_in_parts = true;
-  for (Parameter* matrix : middle_) matrix->gradient_in_parts = true;
+  up_.parameter().gradient_in_parts = down_.parameter().gradient_in_parts = true;
+  for (const Matrix& matrix : middle_) matrix.parameter().gradient_in_parts = true;
 }
 
 at::Tensor ExpertBank::forward(const at::Tensor& rows, const at::Tensor& row_weights, const at::Tensor& ends) const {
   if (is_plain_swiglu()) {
-    return grouped_swiglu_mlp(rows, up_->value, down_->value, ends, row_weights);
+    return grouped_swiglu_mlp(rows, up_.value(), down_.value(), ends, row_weights);
   }
-  at::Tensor hidden = grouped_linear_layer(rows, up_->value, ends);
-  if (is_gated(activation_)) {
-    const auto halves = hidden.chunk(2, 1);
-    hidden = activate(halves[0], activation_) * halves[1];
-  } else {
-    hidden = activate(hidden, activation_);
+  at::Tensor hidden = activated(rows, ends);
+  for (const Matrix& matrix : middle_) hidden = activate(matrix.multiply_groups(hidden.contiguous(), ends), activation_);
+  if (down_.is_quantized() && row_weights.defined()) {
+    // Rows are rounded as they were in calibration, and a row that weighs little is not rounded away.
+    const at::Tensor result = down_.multiply_groups(hidden.contiguous(), ends);
+    return (result * row_weights).to(result.dtype());
   }
-  for (const Parameter* matrix : middle_) hidden = activate(grouped_linear_layer(hidden.contiguous(), matrix->value, ends), activation_);
   // The last matrix is linear: weighting what enters it weights the result, and the result is kept by nobody.
   if (row_weights.defined()) hidden = (hidden * row_weights).to(hidden.dtype());
-  return grouped_linear_layer(hidden.contiguous(), down_->value, ends);
+  return down_.multiply_groups(hidden.contiguous(), ends);
+}
+
+at::Tensor ExpertBank::activated(const at::Tensor& rows, const at::Tensor& ends) const {
+  const at::Tensor hidden = up_.multiply_groups(rows, ends);
+  if (!is_gated(activation_)) return activate(hidden, activation_);
+  if (activation_ == Activation::kSwiglu && up_.is_quantized()) return swiglu(hidden);
+  const auto halves = hidden.chunk(2, 1);
+  return activate(halves[0], activation_) * halves[1];
 }
 
 bool ExpertBank::fuses_routing(const at::Tensor& tokens) const {
-  return is_plain_swiglu() && fuses_routed_mlp(tokens, up_->value, down_->value);
+  return is_plain_swiglu() && fuses_routed_mlp(tokens, up_.value(), down_.value());
 }
 
 at::Tensor ExpertBank::from_tokens(const at::Tensor& tokens, const at::Tensor& weights, const at::Tensor& slots,
                                    const at::Tensor& positions, const at::Tensor& ends) const {
-  return routed_swiglu_mlp(tokens, weights, up_->value, down_->value, slots, positions, ends);
+  if (!is_plain_swiglu()) {
+    const at::Tensor rows = gather_rows(tokens, slots, positions, weights.size(1));
+    return combine_rows(forward(rows, {}, ends), weights, positions);
+  }
+  return routed_swiglu_mlp(tokens, weights, up_.value(), down_.value(), slots, positions, ends);
 }
 
 int64_t kept_bytes_of_expert_row(const ExpertGroupConfig& group, ElementBytes bytes, bool gates_early, bool gates_learn) {

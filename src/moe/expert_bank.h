@@ -1,6 +1,7 @@
 #pragma once
 
 #include "moe/expert_placement.h"
+#include "moe/matrix.h"
 #include "moe/weights.h"
 #include "parallel/precision.h"
 
@@ -17,9 +18,9 @@ namespace pimoe {
 class ExpertBank {
  public:
   /// Declares name.gate_up.weight [n, 2F, D] (gate rows first) or name.up.weight [n, F, D], name.middle.I.weight [n, F, F] for I below
-  /// layers - 2, and name.down.weight [n, D, F], n experts in the group, of which this rank holds the bank's share.
+  /// layers - 2, and name.down.weight [n, D, F], n experts in the group, of which this rank holds the bank's share; quantized, their scales too (Matrix).
   ExpertBank(ParameterList& parameters, const std::string& name, const ExpertGroupConfig& group, const ExpertPlacement::Bank& bank,
-             int64_t width, at::ScalarType dtype, InitialDeviation deviation);
+             int64_t width, at::ScalarType dtype, InitialDeviation deviation, const QuantizationConfig& quantization = {});
   /// Says that one backward pass may run through these experts several times.
   void expect_gradients_in_parts();
 
@@ -37,12 +38,14 @@ class ExpertBank {
                          const at::Tensor& ends) const;
 
  private:
-  bool is_plain_swiglu() const { return activation_ == Activation::kSwiglu && middle_.empty(); }
+  /// Whether these are fused networks' experts: swiglu of two matrices, as numbers that nobody watches.
+  bool is_plain_swiglu() const { return activation_ == Activation::kSwiglu && middle_.empty() && up_.is_plain() && down_.is_plain(); }
+  at::Tensor activated(const at::Tensor& rows, const at::Tensor& ends) const;
 
   Activation activation_;
-  Parameter* up_;  ///< gate and up where gated
-  std::vector<Parameter*> middle_;
-  Parameter* down_;
+  Matrix up_;  ///< gate and up where gated
+  std::vector<Matrix> middle_;
+  Matrix down_;
 };
 
 /// @param gates_early  rows are weighed before the last matrix (MoeMemory::kBalanced and kLean)

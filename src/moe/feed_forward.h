@@ -1,5 +1,6 @@
 #pragma once
 
+#include "moe/matrix.h"
 #include "moe/weights.h"
 
 namespace pimoe {
@@ -9,13 +10,13 @@ class FeedForward {
  public:
   /// Declares name.gate_up.weight [2F, D] (gate rows first) and name.down.weight [D, F], copied on every rank.
   FeedForward(ParameterList& parameters, const std::string& name, int64_t width, int64_t hidden, at::ScalarType dtype,
-              InitialDeviation deviation);
+              InitialDeviation deviation, const QuantizationConfig& quantization = {});
   /// @param tokens [T, D] contiguous  @returns [T, D]
   at::Tensor forward(const at::Tensor& tokens) const;
 
  private:
-  Parameter* gate_up_;
-  Parameter* down_;
+  Matrix gate_up_;
+  Matrix down_;
 };
 
 }  // namespace pimoe

@@ -29,13 +29,14 @@ at::Tensor travelling(const std::vector<DispatchPlan>& plans, const at::Tensor& 
 }  // namespace
 
 MoELayer::MoELayer(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, int64_t vocabulary,
-                   at::ScalarType dtype, InitialDeviation deviation, const ProcessMesh& mesh)
+                   at::ScalarType dtype, InitialDeviation deviation, const ProcessMesh& mesh, const QuantizationConfig& quantization)
     : name_(name),
       config_(config),
       width_(width),
       dtype_(dtype),
       mesh_(mesh),
-      router_(parameters, name + ".router", config, width, vocabulary, dtype, mesh.device(), deviation.inner),
+      router_(parameters, name + ".router", config, width, vocabulary, dtype, mesh.device(), deviation.inner,
+              quantization.of(quantization.router)),
       placement_(config.expert_groups(), mesh.group(Group::kExpert).size(), mesh.group(Group::kExpert).rank(), mesh.device()),
       limits_(name, config, placement_, mesh.group(Group::kExpert)),
       dispatcher_(make_dispatcher(placement_, mesh.group(Group::kExpert), config,
@@ -43,14 +44,18 @@ MoELayer::MoELayer(ParameterList& parameters, const std::string& name, const Moe
   const std::vector<ExpertGroupConfig> groups = config.expert_groups();
   for (size_t index = 0; index < groups.size(); ++index) {
     const std::string bank = name + ".experts" + (groups[index].name.empty() ? "" : "." + groups[index].name);
-    banks_.emplace_back(parameters, bank, groups[index], placement_.banks()[index], width, dtype, deviation);
+    banks_.emplace_back(parameters, bank, groups[index], placement_.banks()[index], width, dtype, deviation,
+                        quantization.of(quantization.experts));
     // Each round of a rank's budget is recomputed by a backward of its own.
     if (config.rank_budget > 0) banks_.back().expect_gradients_in_parts();
   }
   if (config.shared_width > 0) {
-    shared_.emplace(parameters, name + ".shared", width, config.shared_width, config.shared_gate, dtype, deviation);
+    shared_.emplace(parameters, name + ".shared", width, config.shared_width, config.shared_gate, dtype, deviation,
+                    quantization.of(quantization.dense));
   }
-  if (config.fallback_width > 0) fallback_.emplace(parameters, name + ".fallback", width, config.fallback_width, dtype, deviation);
+  if (config.fallback_width > 0) {
+    fallback_.emplace(parameters, name + ".fallback", width, config.fallback_width, dtype, deviation, quantization.of(quantization.dense));
+  }
 }
 
 MoEOutput MoELayer::forward(const at::Tensor& tokens, const BatchContext& context, std::optional<RoutingMemo>& memo) const {

@@ -36,7 +36,7 @@ class MoELayer {
   /// Declares name.router.*, name.experts.* (name.experts.GROUP.* with groups), name.shared.*, name.fallback.*.
   /// `mesh` must outlive the layer. @throws ConfigError if a group of experts cannot be spread over the expert group's ranks
   MoELayer(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, int64_t vocabulary,
-           at::ScalarType dtype, InitialDeviation deviation, const ProcessMesh& mesh);
+           at::ScalarType dtype, InitialDeviation deviation, const ProcessMesh& mesh, const QuantizationConfig& quantization = {});
 
   /// @param tokens  [T, D] contiguous, T may be 0; every rank of the expert group calls, in the same order
   /// @param memo    empty: filled with the decisions taken; filled: they are taken again, and nothing is counted or exchanged but rows

@@ -35,6 +35,13 @@ namespace {
 /// Sigmoids of very low logits underflow to 0, all of a token's too.
 constexpr double kTiny = 1e-20;
 
+/// In at least float32, whatever the tokens are.
+at::Tensor wide_product(const at::Tensor& tokens, const Matrix& matrix) {
+  if (matrix.is_quantized()) return matrix.multiply(tokens, at_least_float32(tokens.scalar_type()));
+  matrix.tell(tokens);
+  return wide_linear(tokens, matrix.value());
+}
+
 /// A sequence that begins with one token twice has two equal scores, but for rounding, which differs with the shape of the products and so
 /// with the layout. Without a float64's last bits the two are equal again, and the lower position has it.
 at::Tensor without_last_bits(const at::Tensor& scores) {
@@ -53,16 +60,16 @@ struct Router::Scores {
 };
 
 Router::Router(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, int64_t vocabulary,
-               at::ScalarType compute_dtype, c10::Device device, double initial_deviation)
+               at::ScalarType compute_dtype, c10::Device device, double initial_deviation, const QuantizationConfig& quantization)
     : name_(name), config_(config), temperature_(config.router.temperature) {
   const RouterConfig& router = config.router;
   const at::ScalarType dtype = at_least_float32(compute_dtype);
   if (router.projection > 0) {
-    projection_ = &declare_weight(parameters, name + ".projection.weight", Box::whole({router.projection, width}), Group::kDense, dtype,
-                                  initial_deviation);
+    projection_ = Matrix(parameters, name + ".projection.weight", Box::whole({router.projection, width}), Group::kDense, dtype,
+                         initial_deviation, quantization);
   }
-  weight_ = &declare_weight(parameters, name + ".weight", Box::whole({config.experts, router.projection > 0 ? router.projection : width}),
-                            Group::kDense, dtype, initial_deviation);
+  weight_ = Matrix(parameters, name + ".weight", Box::whole({config.experts, router.projection > 0 ? router.projection : width}),
+                   Group::kDense, dtype, initial_deviation, quantization);
   if (router.linear_bias) {
     logit_bias_ = &parameters.declare({.name = name + ".logit_bias",
                                        .box = Box::whole({config.experts}),
@@ -86,7 +93,7 @@ Router::Router(ParameterList& parameters, const std::string& name, const MoeConf
 
 at::Tensor Router::jittered(const at::Tensor& tokens, const BatchContext& context) const {
   if (config_.router.jitter == 0 || !context.training) return tokens;
-  const at::Tensor input = tokens.to(weight_->dtype);
+  const at::Tensor input = tokens.to(at_least_float32(tokens.scalar_type()));
   const uint64_t key = named_key(context.seed, concat(name_, ".jitter.", context.step));
   const auto first = static_cast<uint64_t>(context.first_token * input.size(1));
   return input * keyed_noise(key, first, config_.router.jitter, input.sizes(), input.options().requires_grad(false));
@@ -95,8 +102,8 @@ at::Tensor Router::jittered(const at::Tensor& tokens, const BatchContext& contex
 Router::Scores Router::score(const at::Tensor& tokens, const BatchContext& context) const {
   Scores result;
   at::Tensor input = jittered(tokens, context);
-  if (projection_) input = wide_linear(input, projection_->value);
-  at::Tensor logits = wide_linear(input, weight_->value);
+  if (projection_.exists()) input = wide_product(input, projection_);
+  at::Tensor logits = wide_product(input, weight_);
   if (logit_bias_) logits = logits + logit_bias_->value;
   result.tempered = temperature_ == 1.0 ? logits : logits / temperature_;
   if (config_.router.kind != RouterKind::kSigmoid && temperature_ == 1.0) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "moe/matrix.h"
 #include "moe/moe_config.h"
 #include "moe/routing.h"
 #include "parallel/parameter.h"
@@ -33,7 +34,7 @@ class Router {
  public:
   /// Declares `name`.weight [E, D or projection], and `name`.projection.weight, `name`.logit_bias where they are asked for.
   Router(ParameterList& parameters, const std::string& name, const MoeConfig& config, int64_t width, int64_t vocabulary,
-         at::ScalarType compute_dtype, c10::Device device, double initial_deviation);
+         at::ScalarType compute_dtype, c10::Device device, double initial_deviation, const QuantizationConfig& quantization = {});
 
   /// @param tokens   [T, D], T may be 0  @throws ShapeError where the hash router, or replay, lacks BatchContext::token_ids; DataError of replay
   /// @param experts  [T, K] int32 of an earlier decision to take again (recompute never routes anew), or undefined
@@ -59,8 +60,8 @@ class Router {
 
   std::string name_;
   MoeConfig config_;
-  Parameter* weight_;
-  Parameter* projection_ = nullptr;
+  Matrix weight_;
+  Matrix projection_;
   Parameter* logit_bias_ = nullptr;
   at::Tensor bias_;
   double temperature_;

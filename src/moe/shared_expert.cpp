@@ -9,8 +9,8 @@
 namespace pimoe {
 
 SharedExpert::SharedExpert(ParameterList& parameters, const std::string& name, int64_t width, int64_t hidden, bool gated,
-                           at::ScalarType dtype, InitialDeviation deviation)
-    : network_(parameters, name, width, hidden, dtype, deviation) {
+                           at::ScalarType dtype, InitialDeviation deviation, const QuantizationConfig& quantization)
+    : network_(parameters, name, width, hidden, dtype, deviation, quantization) {
   if (!gated) return;
   gate_ =
       &declare_weight(parameters, name + ".gate.weight", Box::whole({1, width}), Group::kDense, at_least_float32(dtype), deviation.inner);

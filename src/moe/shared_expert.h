@@ -10,7 +10,7 @@ class SharedExpert {
  public:
   /// Declares what FeedForward does, and with `gated` name.gate.weight [1, D], at least float32.
   SharedExpert(ParameterList& parameters, const std::string& name, int64_t width, int64_t hidden, bool gated, at::ScalarType dtype,
-               InitialDeviation deviation);
+               InitialDeviation deviation, const QuantizationConfig& quantization = {});
   /// @param tokens [T, D] contiguous  @returns [T, D]: the network's result, with a gate times sigmoid(gate . token)
   at::Tensor forward(const at::Tensor& tokens) const;
 

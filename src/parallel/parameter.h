@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -28,6 +29,10 @@ struct Parameter {
   Initializer initializer;
   bool gradient_in_parts = false;  ///< one backward brings its gradient in several parts, as of a leaf that several
                                    ///< operations use where one has a sink: its sum over ranks waits for the end
+
+  /// Told of what this matrix multiplies: rows [R, A], and where each expert's end, undefined of one matrix for all. Null: nobody; set, no fused
+  /// network passes it by (moe/matrix.h).
+  std::function<void(const at::Tensor& rows, const at::Tensor& ends)> watch = {};
 
   at::Tensor value;  ///< [box.shape], a leaf that views its bucket's flat weights; defined once ParameterBuckets exists
 };

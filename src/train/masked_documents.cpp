@@ -44,8 +44,8 @@ void MaskedDocuments::for_each_target(int64_t vocabulary, const std::function<vo
   }
 }
 
-std::optional<double> MaskedDocuments::cross_entropy(const Transformer& model, const ProcessMesh& mesh,
-                                                     const ValidationWatch& watch) const {
+std::optional<double> MaskedDocuments::cross_entropy(const Transformer& model, const ProcessMesh& mesh, const ValidationWatch& watch,
+                                                     const PredictionView& see) const {
   const at::NoGradGuard no_gradients;
   const Communicator& group = mesh.group(Group::kBatch);
   const StepPlan steps(count_, group.size(), plan_.micro_batch);
@@ -54,14 +54,15 @@ std::optional<double> MaskedDocuments::cross_entropy(const Transformer& model, c
   for (int64_t micro_step = 0; micro_step < steps.micro_steps(); ++micro_step) {
     if (watch && watch(micro_step, steps.micro_steps())) return std::nullopt;
     const int64_t count = steps.micro_step_sequences(micro_step);
-    sum += sum_of_rows(model, mesh, first, count);
+    sum += sum_of_rows(model, mesh, first, count, see);
     first += count;
   }
   group.all_reduce(sum);
   return sum.item<double>();
 }
 
-at::Tensor MaskedDocuments::sum_of_rows(const Transformer& model, const ProcessMesh& mesh, int64_t first, int64_t count) const {
+at::Tensor MaskedDocuments::sum_of_rows(const Transformer& model, const ProcessMesh& mesh, int64_t first, int64_t count,
+                                        const PredictionView& see) const {
   const Communicator& group = mesh.group(Group::kBatch);
   const auto [mine, rows] = StepPlan(count, group.size(), count).share(0, group.rank());
   int64_t length = 1;
@@ -78,7 +79,9 @@ at::Tensor MaskedDocuments::sum_of_rows(const Transformer& model, const ProcessM
   const auto on_device = [&](const at::Tensor& whole) { return whole.narrow(1, 0, length).contiguous().to(mesh.device()); };
   BatchContext context = batch_context(first + mine, count, length, mesh);
   context.counted = on_device(counted).reshape({-1});
-  return model.forward(on_device(tokens), on_device(targets), context).cross_entropy_sum.to(at::kDouble);
+  const Prediction prediction = model.forward(on_device(tokens), on_device(targets), context);
+  if (see) see(prediction);
+  return prediction.cross_entropy_sum.to(at::kDouble);
 }
 
 }  // namespace pimoe

@@ -26,10 +26,11 @@ class MaskedDocuments {
   /// Calls `see` with each target. @throws DataError for an id outside [0, vocabulary)
   void for_each_target(int64_t vocabulary, const std::function<void(int64_t id)>& see) const;
   /// As cross_entropy_of. Rows are no longer than the longest that all ranks compute together. Collective.
-  std::optional<double> cross_entropy(const Transformer& model, const ProcessMesh& mesh, const ValidationWatch& watch) const;
+  std::optional<double> cross_entropy(const Transformer& model, const ProcessMesh& mesh, const ValidationWatch& watch,
+                                      const PredictionView& see = nullptr) const;
 
  private:
-  at::Tensor sum_of_rows(const Transformer& model, const ProcessMesh& mesh, int64_t first, int64_t count) const;
+  at::Tensor sum_of_rows(const Transformer& model, const ProcessMesh& mesh, int64_t first, int64_t count, const PredictionView& see) const;
 
   ValidationPlan plan_;
   int64_t sequence_length_;

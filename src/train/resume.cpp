@@ -93,6 +93,10 @@ std::optional<ResumePoint> checkpoint_to_resume(const TrainConfig& config, Check
 }
 
 void require_same_model(const TrainConfig& saved, const TrainConfig& wanted, const std::string& checkpoint) {
+  if (saved.model.quantization.exists()) {
+    throw ConfigError(concat(checkpoint, " is quantized (model.quantization.kind ", saved.model.quantization.word(),
+                             "), and int8 weights are not trained: go on from the checkpoint that it was made of"));
+  }
   const std::vector<std::string> differences =
       differing_values(model_identity(saved.model, wanted.model), kBefore, model_identity(wanted.model, wanted.model), kNow);
   if (differences.empty()) return;

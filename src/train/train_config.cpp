@@ -180,7 +180,13 @@ TrainConfig load_train_config(const ConfigSource& file, const std::vector<std::s
   };
   const ConfigOrigins origins = read_train_config(file, overrides, remembered, config);
   const bool begins_with_weights = pretrained && !config.model.initial_weights.empty();
-  validate(config, origins, needs_corpus, begins_with_weights ? mismatches(of_weights, config) : Violations());
+  Violations violations = begins_with_weights ? mismatches(of_weights, config) : Violations();
+  if (config.model.quantization.exists()) {
+    violations.add("model.quantization.kind",
+                   concat("(", config.model.quantization.word(),
+                          ") must be none: int8 weights have no gradients; pimoe quantize makes such a model of one that was trained"));
+  }
+  validate(config, origins, needs_corpus, std::move(violations));
   if (config.run.directory.empty()) config.run.directory = std::filesystem::path("runs") / std::filesystem::path(file.name).stem();
   if (!is_text(config.run.directory.string())) {
     throw ConfigError(concat("the name of ", file.name, ", which names the run folder, is no UTF-8: set run.directory"));

@@ -26,7 +26,7 @@ struct Share {
 
 /// @param documents  null: no mask
 at::Tensor cross_entropy_of_share(const Transformer& model, const TokenFile& corpus, const DocumentStarts* documents, const Share& share,
-                                  BatchContext context, const ProcessMesh& mesh) {
+                                  BatchContext context, const ProcessMesh& mesh, const PredictionView& see) {
   const at::Tensor rows = at::zeros({share.sequences, share.length + 1}, at::kLong);
   for (int64_t row = 0; row < share.sequences; ++row) {
     int64_t* ids = rows.mutable_data_ptr<int64_t>() + row * (share.length + 1);
@@ -43,7 +43,9 @@ at::Tensor cross_entropy_of_share(const Transformer& model, const TokenFile& cor
     }
     context.documents.emplace(packed.starts(), mesh.device());
   }
-  return model.forward(tokens.to(mesh.device()), targets.to(mesh.device()), context).cross_entropy_sum.to(at::kDouble);
+  const Prediction prediction = model.forward(tokens.to(mesh.device()), targets.to(mesh.device()), context);
+  if (see) see(prediction);
+  return prediction.cross_entropy_sum.to(at::kDouble);
 }
 
 /// @returns how many of the tokens at stream positions [1, last] begin a document
@@ -80,11 +82,11 @@ ValidationPart::ValidationPart(const TokenFile& corpus, int64_t sequence_length,
 }
 
 std::optional<double> cross_entropy_of(const Transformer& model, const TokenFile& corpus, const ValidationPlan& plan,
-                                       const ProcessMesh& mesh, const ValidationWatch& watch) {
+                                       const ProcessMesh& mesh, const ValidationWatch& watch, const PredictionView& see) {
   const TracedPhase phase("validation");
   const at::NoGradGuard no_gradients;
   const int64_t length = model.config().sequence_length;
-  if (const MaskedDocuments documents(corpus, length, plan); documents.exist()) return documents.cross_entropy(model, mesh, watch);
+  if (const MaskedDocuments documents(corpus, length, plan); documents.exist()) return documents.cross_entropy(model, mesh, watch, see);
   const ValidationPart part(corpus, length, plan);
   const Communicator& group = mesh.group(Group::kBatch);
   const StepPlan steps(part.whole, group.size(), plan.micro_batch);
@@ -98,11 +100,11 @@ std::optional<double> cross_entropy_of(const Transformer& model, const TokenFile
     if (micro_step < steps.micro_steps()) {
       const auto [first, count] = steps.share(micro_step, group.rank());
       const BatchContext context = batch_context(first, steps.micro_step_sequences(micro_step), length, mesh);
-      sum += cross_entropy_of_share(model, corpus, starts, {first * length, count, length}, context, mesh);
+      sum += cross_entropy_of_share(model, corpus, starts, {first * length, count, length}, context, mesh, see);
     } else {
       // Shorter than the others, and not filled up: padding would be routed, and take others' places under a capacity.
       const int64_t begin = part.whole * length;
-      sum += cross_entropy_of_share(model, corpus, starts, {begin, group.rank() == 0 ? 1 : 0, part.rest}, {begin, part.rest}, mesh);
+      sum += cross_entropy_of_share(model, corpus, starts, {begin, group.rank() == 0 ? 1 : 0, part.rest}, {begin, part.rest}, mesh, see);
     }
   }
   group.all_reduce(sum);

@@ -39,12 +39,16 @@ struct ValidationPart {
 /// Asked before each micro-step with how many are done and how many there are, and the same on every rank. @returns whether to break off
 using ValidationWatch = std::function<bool(int64_t done, int64_t micro_steps)>;
 
+/// Shown what each forward pass of this rank predicted.
+using PredictionView = std::function<void(const Prediction& prediction)>;
+
 /// Sum of the cross-entropy over what a plan reads, in corpus order: the same number in every layout. Collective.
-/// @param watch  null: never breaks off
+/// @param watch  null: never breaks off  @param see  null: nobody looks
 /// @returns nothing where it was broken off
 /// @throws DataError for a token beyond the vocabulary, or a corpus shorter than S + 1 tokens
 std::optional<double> cross_entropy_of(const Transformer& model, const TokenFile& corpus, const ValidationPlan& plan,
-                                       const ProcessMesh& mesh, const ValidationWatch& watch = nullptr);
+                                       const ProcessMesh& mesh, const ValidationWatch& watch = nullptr,
+                                       const PredictionView& see = nullptr);
 
 /// The mean of it for a target, as training logs it. Collective.
 /// @param leaves  asked before each micro-step, and the same on every rank: whether to break off; null: never

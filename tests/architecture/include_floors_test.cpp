@@ -24,9 +24,9 @@ const std::map<std::string, int> kFloors = {
     {"parallel", 2},                                                     //
     {"moe", 3},      {"checkpoint", 3},                                  //
     {"model", 4},                                                        //
-    {"train", 5},    {"interop", 5},    {"compress", 5},  {"serve", 5},  //
+    {"train", 5},    {"interop", 5},    {"serve", 5},                    //
     {"proof", 6},    {"analysis", 6},   {"preflight", 6}, {"bench", 6},  //
-    {"monitor", 6},                                                      //
+    {"monitor", 6},  {"compress", 6},                                    //
     {"app", 7},
 };
 

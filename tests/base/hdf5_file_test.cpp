@@ -16,7 +16,7 @@ namespace pimoe {
 namespace {
 
 const std::vector<ElementType> kTypes = {ElementType::kFloat64, ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16,
-                                         ElementType::kInt64,   ElementType::kInt32,   ElementType::kUint8};
+                                         ElementType::kInt64,   ElementType::kInt32,   ElementType::kUint8,   ElementType::kInt8};
 
 /// Bytes of every value, a different run of them for each `salt`.
 std::vector<uint8_t> some_bytes(int64_t count, int salt) {

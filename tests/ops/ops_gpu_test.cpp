@@ -7,6 +7,7 @@
 #include "ops/cross_entropy_test.cpp"
 #include "ops/gradient_sink_test.cpp"
 #include "ops/grouped_product_test.cpp"
+#include "ops/int8_product_test.cpp"
 #include "ops/keyed_noise_test.cpp"
 #include "ops/normed_rotary_test.cpp"
 #include "ops/rms_norm_test.cpp"

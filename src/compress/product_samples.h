@@ -1,0 +1,48 @@
+#pragma once
+
+#include "compress/compression_report.h"
+#include "model/transformer.h"
+#include "moe/matrix.h"
+#include "parallel/process_mesh.h"
+#include "train/loaded_model.h"
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// Some rows that matrices multiply in a model, and what comes of them: to see how far off another model's products of the same rows are.
+class ProductSamples {
+ public:
+  /// Computes the first sequence of a corpus. @param names  of matrices, each of which gives some rows. Collective
+  ProductSamples(const LoadedModel& loaded, const TokenFile& corpus, const std::set<std::string>& names);
+
+  /// Adds to each layer the error of its worst product, |int8 - before| / |before|. @param quantized  has the matrices under the same names, in the same
+  /// layout. Collective
+  void add_errors(const LoadedModel& quantized, std::vector<LayerChange>& layers) const;
+
+ private:
+  struct Sample {
+    at::Tensor rows;     ///< [R, A]
+    at::Tensor ends;     ///< [G] int32; of a dense matrix [1]
+    at::Tensor results;  ///< [R, B] float32
+  };
+  std::map<std::string, Sample> samples_;
+};
+
+/// Shows `see` what a model's matrices multiply while it lives.
+class MatrixWatch {
+ public:
+  using See = std::function<void(const Parameter& matrix, const at::Tensor& rows, const at::Tensor& ends)>;
+  MatrixWatch(ParameterList& parameters, const std::set<std::string>& names, See see);
+  ~MatrixWatch();
+  MatrixWatch(const MatrixWatch&) = delete;
+  MatrixWatch& operator=(const MatrixWatch&) = delete;
+
+ private:
+  std::vector<Parameter*> watched_;
+};
+
+}  // namespace pimoe
