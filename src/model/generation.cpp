@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "base/work_progress.h"
 #include "moe/layout_dependence.h"
+#include "ops/kept_layouts.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -40,7 +41,8 @@ class Generator {
         ends_(ends),
         room_(model.config().sequence_length),
         results_(prompts.size()),
-        next_(static_cast<size_t>(mesh.rank())) {
+        next_(static_cast<size_t>(mesh.rank())),
+        layouts_(model.weights()) {
     if (routes_by_batch(model.config().moe) && model.config().moe_layers() > 0) {
       options_.batch = 1;
       options_.cached = false;
@@ -52,6 +54,7 @@ class Generator {
   }
 
   std::vector<Continuation> run() {
+    const KeptLayouts::Use use(layouts_);
     while (step()) {
     }
     return std::move(results_);
@@ -136,6 +139,7 @@ class Generator {
   std::vector<std::optional<Lane>> lanes_;
   int64_t pages_of_lane_ = 0;  ///< lane i has as many from i times that on
   std::optional<KeyValueCache> cache_;
+  KeptLayouts layouts_;
 };
 
 /// Each rank's prompts, on every rank: a row [ending, forgotten, count, tokens...] of each prompt, which is zero on all ranks but one.

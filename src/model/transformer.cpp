@@ -6,6 +6,7 @@
 #include "moe/moe_memory.h"
 #include "moe/recompute.h"
 #include "ops/cross_entropy.h"
+#include "ops/kept_layouts.h"
 #include "ops/rms_norm.h"
 #include "ops/trace_range.h"
 #include "parallel/precision.h"
@@ -13,7 +14,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/embedding.h>
-#include <ATen/ops/linear.h>
 
 #include <algorithm>
 #include <cmath>
@@ -161,7 +161,8 @@ Prediction Transformer::forward(const at::Tensor& tokens, const at::Tensor& targ
 
 at::Tensor Transformer::logits(const at::Tensor& tokens, const BatchContext& context) const {
   std::vector<RoutingRecord> routing;
-  return at::linear(hidden_states(tokens, context, RecomputePolicy::kNone, routing), head_weight()).to(at_least_float32(dtype_));
+  const at::Tensor hidden = hidden_states(tokens, context, RecomputePolicy::kNone, routing);
+  return score_product(hidden.view({-1, config_.width}), head_weight()).view({tokens.size(0), tokens.size(1), config_.vocabulary});
 }
 
 at::Tensor Transformer::extend(const at::Tensor& tokens, const std::vector<CachedPart>& parts, const KeyValueCache& cache,
@@ -187,7 +188,13 @@ at::Tensor Transformer::extend(const at::Tensor& tokens, const std::vector<Cache
   // The other tokens do not go through the head.
   const at::Tensor asked = stream.sum().squeeze(0).index_select(0, cached.scored);
   const at::Tensor hidden = residual_rms_norm(asked, {}, final_norm_->value, config_.norm_epsilon).normed;
-  return at::linear(hidden, head_weight()).to(at_least_float32(dtype_));
+  return score_product(hidden, head_weight());
+}
+
+std::vector<at::Tensor> Transformer::weights() const {
+  std::vector<at::Tensor> all;
+  for (const auto& parameter : *parameters_) all.push_back(parameter->value);
+  return all;
 }
 
 const at::Tensor& Transformer::head_weight() const { return head_ ? head_->value : embedding_->value; }

@@ -88,6 +88,8 @@ class Transformer {
                     std::vector<RoutingRecord>* routing = nullptr) const;
 
   ParameterList& parameters() { return *parameters_; }
+  /// The parameters' values.
+  std::vector<at::Tensor> weights() const;
   const ModelConfig& config() const { return config_; }
   at::ScalarType dtype() const { return dtype_; }
 

@@ -449,7 +449,11 @@ class Engine::Impl {
       note_places();
     }
     ended_.notify_all();
-    if (on_failure_) on_failure_(failure);
+    if (on_failure_) {
+      on_failure_(failure);
+    } else if (ranks_ > 1) {
+      std::rethrow_exception(failure);  // ends the process, and with it the job: the others wait for this rank
+    }
   }
 
   const EngineLimits limits_;

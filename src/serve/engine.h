@@ -61,7 +61,7 @@ class Engine {
   /// Collective.
   /// @param loader      for reload; null: reload is refused
   /// @param on_failure  called on the engine's thread when a step has failed, after every request was told; the engine takes no more then. On several
-  ///                    ranks it should end the job, whose other ranks wait
+  ///                    ranks it has to end the job, whose other ranks wait (MpiSession::abort); null: the process is terminated there
   /// @throws ConfigError for limits below 1, a budget without room for a page, or a model whose routers go by the batch
   Engine(ServedModel model, TokenTexts texts, const EngineLimits& limits, ModelLoader loader = nullptr,
          std::function<void(std::exception_ptr)> on_failure = nullptr);

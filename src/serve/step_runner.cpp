@@ -31,13 +31,16 @@ int64_t RankStep::scored() const {
 }
 
 StepRunner::StepRunner(ServedModel model, int64_t pages, int64_t page_tokens)
-    : model_(std::move(model)), cache_(model_.model->config(), model_.model->dtype(), model_.mesh->device(), pages, page_tokens) {
+    : model_(std::move(model)),
+      cache_(model_.model->config(), model_.model->dtype(), model_.mesh->device(), pages, page_tokens),
+      layouts_(std::make_unique<KeptLayouts>(model_.model->weights())) {
   const ModelConfig& config = model_.model->config();
   if (config.moe_layers() > 0) load_ = at::zeros({config.moe.experts}, at::TensorOptions().dtype(at::kLong).device(model_.mesh->device()));
 }
 
 StepScores StepRunner::run(const std::vector<RankStep>& steps, bool experts) {
   const at::NoGradGuard no_gradients;
+  const KeptLayouts::Use use(*layouts_);
   const RankStep& mine = steps[static_cast<size_t>(model_.mesh->rank())];
   size_t most = 0;
   for (const RankStep& step : steps) most = std::max(most, step.tokens.size());

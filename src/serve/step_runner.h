@@ -1,11 +1,13 @@
 #pragma once
 
 #include "model/key_value_cache.h"
+#include "ops/kept_layouts.h"
 #include "serve/served_model.h"
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -44,6 +46,7 @@ class StepRunner {
 
   ServedModel model_;
   KeyValueCache cache_;
+  std::unique_ptr<KeptLayouts> layouts_;
   at::Tensor load_;  ///< [E] int64 on the device, this rank's; undefined without experts
 };
 
