@@ -121,6 +121,12 @@ TEST(Engine, OfAThousandSchedulesGivesEachTextThatItHasAlone) {
   for (uint32_t seed = 0; seed < 1000 && !testing::Test::HasFailure(); ++seed) serve_schedule(seed % 2 == 0 ? exact : usual, seed);
 }
 
+// Scores are not rounded to bfloat16, which would make many of them equal.
+TEST(Engine, InBfloat16GivesEachTextThatItHasAloneToo) {
+  const ModelFixture fixture(served_model_config(), at::kBFloat16);
+  for (uint32_t seed = 0; seed < 50 && !testing::Test::HasFailure(); ++seed) serve_schedule(fixture, 9000 + seed);
+}
+
 TEST(Engine, ServesLatentAttentionAndEveryRouterThatGoesByTheToken) {
   std::vector<ModelConfig> configs;
   configs.push_back(tiny_latent_model());
