@@ -1,8 +1,10 @@
 #include "ops/tile_product.h"
 
+#include "ops/kept_layouts.h"
 #include "ops/launch.h"
 #include "ops/tile_kernels.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
 
@@ -118,6 +120,8 @@ std::vector<RowTile> row_tiles(const std::vector<int32_t>& ends) {
 }
 
 at::Tensor packed_matrices(const at::Tensor& matrices) {
+  at::Tensor* const kept = KeptLayouts::find(matrices);
+  if (kept != nullptr && kept->defined()) return *kept;
   const int64_t groups = matrices.size(0);
   const int64_t depth = matrices.size(1);
   const int64_t columns = matrices.size(2);
@@ -134,6 +138,7 @@ at::Tensor packed_matrices(const at::Tensor& matrices) {
              : cpu::pack_pairs(in, matrices.stride(1), depth, width, out.at(0, column), out.stride(column));
     }
   });
+  if (kept != nullptr) *kept = packed;
   return packed;
 }
 
@@ -226,20 +231,26 @@ at::Tensor multiply_rows_by_tiles(const at::Tensor& rows, const at::Tensor& matr
   at::Tensor output = at::empty({rows.size(0), columns}, rows.options().dtype(dtype));
   const at::Tensor packed = packed_matrices(matrices);
   const std::vector<RowTile> tiles = row_tiles(ends);
-  parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t begin, int64_t end) {
+  // Too few tiles of rows for the threads are cut between the packed panels of columns.
+  const bool is_cut = static_cast<int64_t>(tiles.size()) < 4 * at::get_num_threads();
+  const int64_t width = is_cut ? std::min(RightMatrix::kWidth, columns) : columns;
+  const int64_t parts = (columns + width - 1) / width;
+  parallel_tasks(static_cast<int64_t>(tiles.size()) * parts, [&](int64_t begin, int64_t end) {
     const TileUnit unit;
-    const TileRoom<float> sums(kTileRows * columns);
+    const TileRoom<float> sums(kTileRows * width);
     const TileRoom<uint16_t> last(kTileRows * depth);
     for (int64_t index = begin; index < end; ++index) {
-      const RowTile& tile = tiles[static_cast<size_t>(index)];
+      const RowTile& tile = tiles[static_cast<size_t>(index / parts)];
+      const int64_t first = index % parts * width;
+      const int64_t part = std::min(width, columns - first);
       const uint16_t* left = bits_of(rows) + tile.begin * depth;
       const int64_t count = rounded_up(tile.count, kRowStep);
       if (count != tile.count) {  // what follows may be another tensor's memory
         std::memcpy(last.data(), left, static_cast<size_t>(tile.count * depth) * sizeof(uint16_t));
         left = last.data();
       }
-      multiply_tile(count, left, depth, right_matrix(packed, tile.group), {0, columns, 0, depth}, sums.data(), columns, false);
-      put_rows(sums.data(), tile.count, columns, output, tile.begin * columns);
+      multiply_tile(count, left, depth, right_matrix(packed, tile.group), {first, part, 0, depth}, sums.data(), part, false);
+      put_rows(sums.data(), tile.count, part, output, tile.begin * columns + first);
     }
   });
   return output;
