@@ -5,7 +5,7 @@
 #   launch/supervise.sh [-n RANKS] [option ...] CONFIG.yaml [key=value ...]
 #
 #   -n RANKS         ranks to start (2)
-#   --attempts N     crashes in a row without a newer checkpoint after which it gives up (5)
+#   --attempts N     restarts in a row that brought no newer checkpoint, after which it gives up (5)
 #   --min-ranks M    after two such crashes go on with fewer ranks, the next number that the configuration allows, down to M (RANKS)
 #   --hostfile FILE  hosts as for mpirun, best with slots= for each; a host that ranks died or hung on twice, or that was twice not reached,
 #                    is left out, as long as slots for M ranks remain

@@ -116,6 +116,9 @@ CheckpointStore::CheckpointStore(fs::path folder, const CheckpointConfig& config
   const std::string trouble = mesh_.control().agree(trouble_of([&] {
     if (mesh_.rank() != 0) return;
     std::error_code failed;
+    if (fs::is_symlink(folder_) && !fs::exists(folder_)) {
+      throw CheckpointError(concat(folder_.string(), " is a link to ", fs::read_symlink(folder_).string(), ", which is not there"));
+    }
     fs::create_directories(folder_, failed);
     if (failed) throw CheckpointError(concat("cannot make ", folder_.string(), ": ", failed.message()));
     const FolderWork swept = sweep_leftovers(folder_);

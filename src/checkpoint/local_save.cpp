@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "checkpoint/piece_check.h"
 #include "checkpoint/step_folders.h"
+#include "checkpoint/verification.h"
 
 #include <utility>
 
@@ -28,6 +29,11 @@ void commit_checkpoint(const fs::path& temporary, const fs::path& checkpoint, co
 void write_checkpoint(const fs::path& checkpoint, Manifest manifest, const std::function<void(ShardWriter&)>& write_files,
                       std::function<void(const StoredFile&)> written) {
   fs::path temporary;
+  const auto sweep = [&temporary] {
+    std::error_code swept_later;
+    if (!temporary.empty()) fs::remove_all(temporary, swept_later);
+  };
+  const std::string what = concat("checkpoint ", checkpoint.string(), " was not written: ");
   try {
     if (fs::exists(checkpoint)) throw CheckpointError("it exists already");
     temporary = make_temporary(checkpoint);
@@ -36,10 +42,12 @@ void write_checkpoint(const fs::path& checkpoint, Manifest manifest, const std::
     writer.finish();
     if (const std::string gap = coverage_trouble(manifest.pieces); !gap.empty()) throw CheckpointError(gap);
     commit_checkpoint(temporary, checkpoint, manifest);
+  } catch (const DamageError& error) {  // of the one that it is made of: no other try would mend it
+    sweep();
+    throw DamageError(concat(what, error.what()));
   } catch (const std::exception& error) {  // the contract: whatever goes wrong, it was not saved
-    std::error_code swept_later;
-    if (!temporary.empty()) fs::remove_all(temporary, swept_later);
-    throw SaveError(concat("checkpoint ", checkpoint.string(), " was not written: ", error.what()));
+    sweep();
+    throw SaveError(concat(what, error.what()));
   }
 }
 

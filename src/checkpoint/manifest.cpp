@@ -234,6 +234,11 @@ Manifest parse_manifest(const std::string& json, const std::string& name_for_mes
   const Fields fields(root, where);
   Manifest manifest;
   manifest.format_version = fields.count("format_version");
+  // Its digest is right: no damage, and nothing to set aside.
+  if (manifest.format_version > 1) {
+    throw CheckpointError(concat(where, ": format_version (", manifest.format_version,
+                                 ") must be 1 for this version of PiMoE: a newer one wrote it, and can go on from it"));
+  }
   if (manifest.format_version != 1) refuse(where, concat("format_version (", manifest.format_version, ") must be 1"));
   manifest.step = fields.count("step");
   manifest.ranks = fields.count("ranks");

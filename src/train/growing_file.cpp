@@ -18,7 +18,14 @@ void GrowingFile::open() {
   if (!out_) throw IoError(concat("cannot write ", path_.string(), ": ", std::generic_category().message(errno)), errno);
   if (is_known_) std::filesystem::resize_file(path_, good_bytes_);
   good_bytes_ = std::filesystem::file_size(path_);
+  if (!is_known_ && good_bytes_ > 0) end_torn_line();
   is_known_ = true;
+}
+
+void GrowingFile::end_torn_line() {
+  std::ifstream in(path_, std::ios::binary);
+  in.seekg(-1, std::ios::end);
+  if (in.get() != '\n') pending_.insert(pending_.begin(), '\n');
 }
 
 std::string GrowingFile::append(const std::string& bytes) try {

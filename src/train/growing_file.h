@@ -23,6 +23,8 @@ class GrowingFile {
  private:
   /// @throws IoError, std::filesystem::filesystem_error
   void open();
+  /// Where an earlier process was ended amid a line, what comes next is a line of its own. Only files of lines have an earlier process.
+  void end_torn_line();
 
   std::filesystem::path path_;
   std::ofstream out_;

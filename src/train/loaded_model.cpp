@@ -37,6 +37,7 @@ LoadedModel::LoadedModel(const std::filesystem::path& checkpoint, const MpiSessi
   }
   for (MoELayer* layer : model->moe_layers()) wanted.pieces.push_back(router_bias_state(*layer));
   restore_snapshot(folder, wanted);
+  for (MoELayer* layer : model->moe_layers()) require_finite_bias(*layer);
   for (MoELayer* layer : model->moe_layers()) layer->router().set_temperature(temperature_of(config, wanted.numbers));
   step = wanted.step;
   proof = prove_loaded(wanted, saved, *model, config, *mesh).said;

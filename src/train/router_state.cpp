@@ -1,5 +1,6 @@
 #include "train/router_state.h"
 
+#include "base/errors.h"
 #include "base/number_text.h"
 #include "base/text.h"
 #include "checkpoint/training_state.h"
@@ -10,6 +11,11 @@ namespace pimoe {
 StatePiece router_bias_state(MoELayer& layer) {
   const at::Tensor& bias = layer.router().bias();
   return {state_kind::kState, {layer.router().name() + ".bias", Box::whole({bias.numel()}), 0, bias.numel()}, bias};
+}
+
+void require_finite_bias(const MoELayer& layer) {
+  if (layer.router().bias().isfinite().all().item<bool>()) return;
+  throw CheckpointError(concat(layer.router().name(), ".bias of the checkpoint is not finite: PiMoE saves no such state"));
 }
 
 double temperature_of(const TrainConfig& saved, const std::map<std::string, double>& numbers) {

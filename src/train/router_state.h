@@ -13,6 +13,8 @@ namespace pimoe {
 /// A layer's loss-free bias as a checkpoint stores it, a copy on every rank: state_kind::kState, name "layers.N.moe.router.bias", [E].
 /// The piece's values are the bias itself: restoring fills it.
 StatePiece router_bias_state(MoELayer& layer);
+/// @throws CheckpointError, on every rank, where a bias that was loaded is not finite: no run saves one
+void require_finite_bias(const MoELayer& layer);
 
 /// @returns the router temperature that a checkpoint's model computes with: the configured one, or what adaptive control had made of it
 /// @param numbers  of the checkpoint

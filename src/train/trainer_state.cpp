@@ -72,7 +72,10 @@ std::map<std::string, int64_t> Trainer::restore(const std::filesystem::path& che
   learner_.optimizer().set_steps_taken(saved.counters.at(state_counter::kOptimizerSteps));
   learner_.optimizer().publish();
   // The proof is of the model that was saved; the run may go on at another temperature, see settle_temperature.
-  for (MoELayer* layer : learner_.moe_layers()) layer->router().set_temperature(temperature_of(before, saved.numbers));
+  for (MoELayer* layer : learner_.moe_layers()) {
+    require_finite_bias(*layer);
+    layer->router().set_temperature(temperature_of(before, saved.numbers));
+  }
   const LoadProof proof = prove_loaded(saved, before, learner_.model(), config_, mesh_);
   if (proof.suspicious && mesh_.rank() == 0) log_.warning(proof.said);
   if (!proof.suspicious) log_.info(proof.said);
