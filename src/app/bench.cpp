@@ -4,6 +4,7 @@
 #include "app/pretrained.h"
 #include "app/print_json.h"
 #include "app/run_setup.h"
+#include "app/serve_suite.h"
 #include "base/file_io.h"
 #include "base/text.h"
 #include "base/utf8.h"
@@ -79,7 +80,7 @@ std::string command_line(const BenchCommand& command) {
 }
 
 ExitCode bench(const BenchCommand& command, AppContext& context) {
-  const std::vector<Suite> suites = suites_named(command.suite);
+  const std::vector<Suite> suites = suites_named(command.suite, suites_of_pimoe());
   if (command.writes_json()) require_writable(command.file);
   TrainConfig config = load(command, context.log);
   const RunSetup run(config, context);
@@ -108,7 +109,7 @@ ExitCode bench(const BenchCommand& command, AppContext& context) {
 
 std::string suite_lines() {
   std::string lines;
-  for (const Suite& suite : all_suites()) {
+  for (const Suite& suite : suites_of_pimoe()) {
     lines += concat("  ", suite.name, std::string(12 - std::string(suite.name).size(), ' '), suite.measures, "\n");
   }
   return lines + "  all         every suite, in this order\n";
@@ -119,7 +120,7 @@ std::string suite_lines() {
 void add_bench_command(CLI::App& app, AppContext& context) {
   auto command = std::make_shared<BenchCommand>();
   CLI::App* bench_app =
-      app.add_subcommand("bench", "Measure speed: hardware, layer, training step, dispatch, optimizer, checkpoints, data");
+      app.add_subcommand("bench", "Measure speed: hardware, layer, training step, dispatch, optimizer, checkpoints, data, serving");
   bench_app->add_option("suite", command->suite, "what to measure; see below")->required()->type_name("SUITE");
   bench_app->add_option("config", command->config, "configuration file (YAML); without one every key's default, and a vocabulary of 4,096");
   bench_app->add_option("overrides", command->overrides, "key.path=value, stronger than the file");

@@ -10,7 +10,6 @@
 #include "base/work_progress.h"
 #include "data/chat_encoder.h"
 #include "model/generation.h"
-#include "proof/layout_dependence.h"
 #include "train/seen_by_rank_0.h"
 
 #include <CLI/CLI.hpp>
@@ -66,26 +65,6 @@ size_t first_stop(const std::string& text, const std::vector<std::string>& stops
   return first;
 }
 
-/// What the model was trained with and is not continued with. The notes are for rank 0's log.
-std::vector<std::string> leave_out_what_batches_change(TrainConfig& config) {
-  if (config.model.moe_layers() == 0) return {};
-  MoeConfig& moe = config.model.moe;
-  const double capacity = moe.capacity_factor;
-  const bool drops = moe.drops_above_budget();
-  leave_out_what_layouts_change(moe);
-  std::vector<std::string> notes;
-  if (capacity > 0) {
-    notes.push_back(concat("model.moe.capacity_factor (", shortest(capacity),
-                           ") is left out: what it drops goes by the other tokens of a batch, and one token at a time has none"));
-  }
-  if (drops) notes.push_back("model.moe.rank_overflow (drop) is left out: what it drops goes by the other tokens of a batch");
-  if (routes_by_batch(moe)) {
-    notes.push_back(concat("model.moe.router.kind (", moe.router_kind(),
-                           ") goes by the other tokens of a sequence: each token computes all of them again, one prompt at a time"));
-  }
-  return notes;
-}
-
 const char* ending_name(Ending ending) {
   switch (ending) {
     case Ending::kStopToken: return "end_of_document";
@@ -130,7 +109,7 @@ std::vector<std::vector<int32_t>> questions(GenerateOptions& options, const Toke
 ExitCode generate(GenerateOptions options, AppContext& context) {
   std::vector<std::string> notes;
   const LoadedModel loaded = load_model(options.checkpoint, context, ModelSpread::kShared,
-                                        [&](TrainConfig& config) { notes = leave_out_what_batches_change(config); });
+                                        [&](TrainConfig& config) { notes = leave_out_what_batches_change(config.model); });
   const bool speaks = loaded.mesh->rank() == 0;
   if (speaks) {
     for (const std::string& note : notes) context.log.warning(note);

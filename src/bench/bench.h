@@ -42,6 +42,7 @@ class Bench {
   at::ScalarType dtype() const { return dtype_; }
   const ProcessMesh& mesh() const { return mesh_; }
   const BenchSizes& sizes() const { return options_.sizes; }
+  const Effort& effort() const { return options_.effort; }
   Logger& log() const { return log_; }
   bool on_gpu() const { return mesh_.device().is_cuda(); }
 

@@ -18,8 +18,8 @@ struct Suite {
 /// All suites, in the order in which `all` runs them.
 const std::vector<Suite>& all_suites();
 
-/// @returns the suite of that name, or of `all` every one  @throws UsageError naming the nearest
-std::vector<Suite> suites_named(const std::string& name);
+/// @returns of `suites` the one of that name, or of `all` every one  @throws UsageError naming the nearest
+std::vector<Suite> suites_named(const std::string& name, const std::vector<Suite>& suites = all_suites());
 
 /// Runs them, then measures the ceilings that they asked for again. Collective.
 /// @throws ConfigError where the only one needs experts and the model is dense; of several it is left out, with a line in the log

@@ -2,12 +2,11 @@
 
 #include "model/grouped_attention.h"
 #include "model/latent_attention.h"
-#include "ops/cached_attention.h"
 #include "ops/causal_attention.h"
 #include "ops/grouped_product.h"
+#include "ops/head_rows.h"
+#include "ops/paged_attention.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 
 namespace pimoe {
@@ -27,36 +26,12 @@ at::Tensor Attention::forward(const at::Tensor& hidden, const TokenPlaces& place
   return linear_layer(causal_attention(heads, scale_, &*places.documents), output_->value);
 }
 
-at::Tensor Attention::extend(const at::Tensor& hidden, const CachedTokens& tokens, LayerCache& cache) const {
-  if (tokens.count == 0) return at::zeros_like(hidden);
+at::Tensor Attention::extend(const at::Tensor& hidden, const CachedTokens& tokens, const KeyValuePages& kept) const {
+  if (tokens.paged.count == 0) return at::zeros_like(hidden);
   // Tokens of all sequences stand where one sequence's positions would: each has its own angles.
   const AttentionHeads heads = heads_of(hidden, tokens.cosine, tokens.sine);
-  const auto keep = [&](at::Tensor& kept, const at::Tensor& values) {
-    kept.view({-1, kept.size(2), kept.size(3)}).index_copy_(0, tokens.places, values.squeeze(0));
-  };
-  keep(cache.keys, heads.keys);
-  keep(cache.values, heads.values);
-
-  const at::Tensor mixed = at::empty({tokens.count, output_->value.size(1)}, hidden.options());
-  std::vector<int64_t> rows, sequences, lengths;  // of parts of one token behind others
-  int64_t row = 0;
-  for (const CachedPart& part : tokens.parts) {
-    if (part.first == 0) {
-      const auto of_part = [&](const at::Tensor& all) { return all.narrow(1, row, part.count); };
-      const at::Tensor own = causal_attention({of_part(heads.queries), of_part(heads.keys), of_part(heads.values)}, scale_);
-      mixed.narrow(0, row, part.count).copy_(own.squeeze(0));
-    } else {
-      rows.push_back(row);
-      sequences.push_back(part.sequence);
-      lengths.push_back(part.first + 1);
-    }
-    row += part.count;
-  }
-  if (!rows.empty()) {
-    const at::Tensor places = at::tensor(rows, at::kLong).to(hidden.device());
-    const at::Tensor queries = heads.queries.squeeze(0).index_select(0, places);
-    mixed.index_copy_(0, places, cached_attention(queries, cache.keys, cache.values, sequences, lengths, scale_));
-  }
+  keep_in_pages(kept, heads.keys.squeeze(0), heads.values.squeeze(0), tokens.paged);
+  const at::Tensor mixed = paged_attention(with_packed_heads(heads.queries).squeeze(0), kept, tokens.paged, scale_);
   return linear_layer(mixed.unsqueeze(0), output_->value);
 }
 

@@ -24,8 +24,7 @@ class Attention {
 
   /// The same for tokens behind others whose keys and values are kept; keeps theirs. Not differentiable.
   /// @param hidden [1, T, D] contiguous, of `tokens`  @returns [1, T, D]
-  /// @cost of a part's one token: reads what is kept of its sequence; of parts from the beginning one attention each
-  at::Tensor extend(const at::Tensor& hidden, const CachedTokens& tokens, LayerCache& cache) const;
+  at::Tensor extend(const at::Tensor& hidden, const CachedTokens& tokens, const KeyValuePages& kept) const;
 
  protected:
   /// @param scale  of the scores; nothing: 1 / sqrt(width of a key)

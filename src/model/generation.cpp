@@ -1,9 +1,11 @@
 #include "model/generation.h"
 
 #include "base/errors.h"
+#include "base/number_text.h"
 #include "base/random.h"
 #include "base/text.h"
 #include "base/work_progress.h"
+#include "moe/layout_dependence.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -11,6 +13,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 
 namespace pimoe {
@@ -44,7 +47,8 @@ class Generator {
     }
     const int64_t here = (static_cast<int64_t>(prompts.size()) + mesh.size() - 1 - mesh.rank()) / mesh.size();
     lanes_.resize(static_cast<size_t>(std::clamp<int64_t>(here, 0, options_.batch)));
-    cache_.emplace(model.config(), model.dtype(), mesh.device(), static_cast<int64_t>(lanes_.size()));
+    pages_of_lane_ = KeyValueCache::pages_for(room_);
+    cache_.emplace(model.config(), model.dtype(), mesh.device(), static_cast<int64_t>(lanes_.size()) * pages_of_lane_);
   }
 
   std::vector<Continuation> run() {
@@ -66,7 +70,10 @@ class Generator {
       const auto all = static_cast<int64_t>(lane.tokens.size());
       const bool behind_kept = options_.cached && lane.kept > 0 && all <= room_;
       const int64_t count = behind_kept ? 1 : std::min(all, room_);
-      parts.push_back({static_cast<int64_t>(place), behind_kept ? lane.kept : 0, count});
+      CachedPart part{
+          {.pages = std::vector<int64_t>(static_cast<size_t>(pages_of_lane_)), .first = behind_kept ? lane.kept : 0, .count = count}};
+      std::iota(part.pages.begin(), part.pages.end(), static_cast<int64_t>(place) * pages_of_lane_);
+      parts.push_back(std::move(part));
       ids.insert(ids.end(), lane.tokens.end() - count, lane.tokens.end());
       lane.kept = std::min(all, room_);
       lanes.push_back(&lane);
@@ -127,6 +134,7 @@ class Generator {
   std::vector<bool> ended_ = std::vector<bool>(results_.size());
   size_t next_;  ///< of this rank's prompts
   std::vector<std::optional<Lane>> lanes_;
+  int64_t pages_of_lane_ = 0;  ///< lane i has as many from i times that on
   std::optional<KeyValueCache> cache_;
 };
 
@@ -162,6 +170,25 @@ void share_out(std::vector<Continuation>& results, const ProcessMesh& mesh) {
 }  // namespace
 
 bool routes_by_batch(const MoeConfig& moe) { return moe.experts > 0 && moe.router_traits().even; }
+
+std::vector<std::string> leave_out_what_batches_change(ModelConfig& config) {
+  if (config.moe_layers() == 0) return {};
+  MoeConfig& moe = config.moe;
+  const double capacity = moe.capacity_factor;
+  const bool drops = moe.drops_above_budget();
+  leave_out_what_layouts_change(moe);
+  std::vector<std::string> notes;
+  if (capacity > 0) {
+    notes.push_back(concat("model.moe.capacity_factor (", shortest(capacity),
+                           ") is left out: what it drops goes by the other tokens of a batch, and one token at a time has none"));
+  }
+  if (drops) notes.push_back("model.moe.rank_overflow (drop) is left out: what it drops goes by the other tokens of a batch");
+  if (routes_by_batch(moe)) {
+    notes.push_back(concat("model.moe.router.kind (", moe.router_kind(),
+                           ") goes by the other tokens of a sequence: each token computes all of them again, one prompt at a time"));
+  }
+  return notes;
+}
 
 std::vector<Continuation> continue_prompts(const Transformer& model, const std::vector<std::vector<int32_t>>& prompts,
                                            const ProcessMesh& mesh, const GenerationOptions& options, const ContinuationEnds& ends) {

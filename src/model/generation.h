@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 namespace pimoe {
@@ -34,6 +35,10 @@ using ContinuationEnds = std::function<bool(size_t prompt, const std::vector<int
 
 /// Whether what a token's experts are depends on what else is computed with it: such models are continued one sequence at a time, without a cache.
 bool routes_by_batch(const MoeConfig& moe);
+
+/// Takes out of a configuration what models are trained with and not continued with: what a token gets must not depend on which others happen to be
+/// computed with it. @returns a line for each setting that was on, and for one that stays and makes every token cost as much as its text
+std::vector<std::string> leave_out_what_batches_change(ModelConfig& config);
 
 /// Continues prompts: rank r of P those with index r, r + P, ..., `batch` at a time, and the next as soon as one has ended. Collective; the
 /// same on every rank.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "model/model_config.h"
+#include "ops/paged_attention.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -10,44 +11,39 @@ namespace pimoe {
 
 struct RotaryTable;
 
-/// One layer's keys, turned by their positions' angles, and values: [C, S, KV, d] each, of C sequences with room for S positions. Of latent
-/// attention they are kept as attention sees them, expanded: [C, S, H, n + r] and [C, S, H, v].
-struct LayerCache {
-  at::Tensor keys;
-  at::Tensor values;
-};
-
-/// Keys and values of every layer, so that a token is computed once, when it comes, and not again with each token after it.
+/// Keys, turned by their positions' angles, and values of every layer, so that a token is computed once, when it comes, and not again with each token
+/// after it. They lie in pages of a few positions, which whoever calls deals out to sequences; a page may serve several that begin equally.
+/// Of latent attention they are kept as attention sees them, expanded: KV is H, a key n + r numbers, a value v.
 ///
-///     C sequences * S positions * layers * 2 KV d numbers; of latent attention H (n + r + v) in place of 2 KV d
+///     N pages * G positions * layers * KV (d + v) numbers
 struct KeyValueCache {
-  /// @param sequences  C  @param dtype  the model's
-  KeyValueCache(const ModelConfig& config, at::ScalarType dtype, c10::Device device, int64_t sequences);
-  /// @returns bytes of one sequence's
-  static int64_t bytes_of_sequence(const ModelConfig& config, at::ScalarType dtype);
+  static constexpr int64_t kPageTokens = 16;  ///< a vector register's numbers in float32
 
-  std::vector<LayerCache> layers;
+  /// @param pages  N  @param dtype  the model's  @param page_tokens  G
+  KeyValueCache(const ModelConfig& config, at::ScalarType dtype, c10::Device device, int64_t pages, int64_t page_tokens = kPageTokens);
+  /// @returns bytes of one page in all layers
+  static int64_t bytes_of_page(const ModelConfig& config, at::ScalarType dtype, int64_t page_tokens = kPageTokens);
+  /// @returns pages that hold so many positions
+  static int64_t pages_for(int64_t positions, int64_t page_tokens = kPageTokens) { return (positions + page_tokens - 1) / page_tokens; }
+
+  int64_t pages, page_tokens;
+  std::vector<KeyValuePages> layers;
 };
 
-/// What one forward pass adds to one sequence of a cache: `count` tokens from position `first` on. Either from the beginning, where what was kept of
-/// the sequence before counts no more, or one token behind the kept ones.
-struct CachedPart {
-  int64_t sequence = 0;  ///< in [0, C), of no other part
-  int64_t first = 0;
-  int64_t count = 0;
+/// What one forward pass adds to one sequence: `count` tokens from position `first` on, where all before them are kept already.
+struct CachedPart : PagedPart {
+  int64_t scored = 1;  ///< of its last tokens, whose scores are asked for
 };
 
 /// The tokens of one forward pass, part after part, and what attention has to know of them.
 struct CachedTokens {
-  /// @throws ShapeError for parts that are neither from the beginning nor of one token, or do not fit S
-  CachedTokens(std::vector<CachedPart> of_sequences, const RotaryTable& table, c10::Device device);
+  /// @throws ShapeError for parts that do not fit the table's positions or the cache's pages, or of which more is asked than they have
+  CachedTokens(const std::vector<CachedPart>& parts, const KeyValueCache& cache, const RotaryTable& table, c10::Device device);
 
-  std::vector<CachedPart> parts;
-  int64_t count = 0;  ///< T
+  PagedTokens paged;
   at::Tensor cosine;  ///< [T, d/2] of each token's position
   at::Tensor sine;
-  at::Tensor places;  ///< [T] int64: sequence * S + position
-  at::Tensor last;    ///< [parts] int64: each part's last token
+  at::Tensor scored;  ///< [Q] int64: tokens whose scores are asked for, in order
 };
 
 }  // namespace pimoe

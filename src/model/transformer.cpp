@@ -106,12 +106,12 @@ TransformerBlock::Output TransformerBlock::forward(const ResidualStream& stream,
   return {after, std::move(result)};
 }
 
-ResidualStream TransformerBlock::extend(const ResidualStream& stream, const CachedTokens& tokens, LayerCache& cache,
-                                        const BatchContext& context) const {
+TransformerBlock::Output TransformerBlock::extend(const ResidualStream& stream, const CachedTokens& tokens, const KeyValuePages& kept,
+                                                  const BatchContext& context) const {
   ResidualNorm norm = residual_rms_norm(stream.hidden, stream.update, attention_norm_->value, norm_epsilon_);
-  const ResidualStream attended{std::move(norm.sum), attention_->extend(norm.normed, tokens, cache)};
+  const ResidualStream attended{std::move(norm.sum), attention_->extend(norm.normed, tokens, kept)};
   std::optional<RoutingMemo> memo;
-  return feed_forward(attended, context, memo).stream;
+  return feed_forward(attended, context, memo);
 }
 
 Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, const ProcessMesh& mesh)
@@ -164,26 +164,29 @@ at::Tensor Transformer::logits(const at::Tensor& tokens, const BatchContext& con
   return at::linear(hidden_states(tokens, context, RecomputePolicy::kNone, routing), head_weight()).to(at_least_float32(dtype_));
 }
 
-at::Tensor Transformer::extend(const at::Tensor& tokens, const std::vector<CachedPart>& parts, KeyValueCache& cache,
-                               int64_t most_tokens) const {
-  const CachedTokens cached(parts, rotary_, tokens.device());
-  if (tokens.dim() != 1 || tokens.size(0) != cached.count || cache.layers.size() != blocks_.size()) {
-    throw ShapeError(concat("Transformer::extend: ", tokens.numel(), " tokens for parts of ", cached.count, ", a cache of ",
-                            cache.layers.size(), " layers for ", blocks_.size()));
+at::Tensor Transformer::extend(const at::Tensor& tokens, const std::vector<CachedPart>& parts, const KeyValueCache& cache,
+                               int64_t most_tokens, std::vector<RoutingRecord>* routing) const {
+  const CachedTokens cached(parts, cache, rotary_, tokens.device());
+  const int64_t count = cached.paged.count;
+  if (tokens.dim() != 1 || tokens.size(0) != count || cache.layers.size() != blocks_.size()) {
+    throw ShapeError(concat("Transformer::extend: ", tokens.numel(), " tokens for parts of ", count, ", a cache of ", cache.layers.size(),
+                            " layers for ", blocks_.size()));
   }
   BatchContext context(0, most_tokens);
   context.token_ids = tokens.unsqueeze(0);
   const bool whole_sequence = parts.size() == 1 && parts[0].first == 0;
-  context.sequence_length = whole_sequence ? cached.count : 1;
+  context.sequence_length = whole_sequence ? count : 1;
   ResidualStream stream{at::embedding(embedding_->value, context.token_ids), {}};
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
     progress_layer(static_cast<int64_t>(layer));
-    stream = blocks_[layer].extend(stream, cached, cache.layers[layer], context);
+    TransformerBlock::Output output = blocks_[layer].extend(stream, cached, cache.layers[layer], context);
+    stream = std::move(output.stream);
+    if (routing != nullptr && output.record) routing->push_back(std::move(*output.record));
   }
   progress_layer(-1);
-  // Of each part the last token alone goes through the head.
-  const at::Tensor last = stream.sum().squeeze(0).index_select(0, cached.last);
-  const at::Tensor hidden = residual_rms_norm(last, {}, final_norm_->value, config_.norm_epsilon).normed;
+  // The other tokens do not go through the head.
+  const at::Tensor asked = stream.sum().squeeze(0).index_select(0, cached.scored);
+  const at::Tensor hidden = residual_rms_norm(asked, {}, final_norm_->value, config_.norm_epsilon).normed;
   return at::linear(hidden, head_weight()).to(at_least_float32(dtype_));
 }
 

@@ -35,7 +35,7 @@ class TransformerBlock {
   };
   Output forward(const ResidualStream& stream, const TokenPlaces& places, const BatchContext& context, RecomputePolicy policy) const;
   /// For tokens behind others, as Attention::extend. @param stream [1, T, D]
-  ResidualStream extend(const ResidualStream& stream, const CachedTokens& tokens, LayerCache& cache, const BatchContext& context) const;
+  Output extend(const ResidualStream& stream, const CachedTokens& tokens, const KeyValuePages& kept, const BatchContext& context) const;
 
   bool is_moe() const { return moe_.has_value(); }
   MoELayer& moe() { return *moe_; }
@@ -82,8 +82,10 @@ class Transformer {
   /// Where routers go by more than the token (RouterTraits::even) it is what `logits` says for one part from the beginning alone.
   /// @param tokens       [T] int64 on the model's device, part after part; T may be 0
   /// @param most_tokens  the largest T over the ranks
-  /// @returns [parts, V] scores of the token after each part's last, at least float32  @throws ShapeError
-  at::Tensor extend(const at::Tensor& tokens, const std::vector<CachedPart>& parts, KeyValueCache& cache, int64_t most_tokens) const;
+  /// @param routing      gets each MoE layer's decision, in order; null: not wanted
+  /// @returns [Q, V] scores of the token after each one that CachedPart::scored asks for, at least float32  @throws ShapeError
+  at::Tensor extend(const at::Tensor& tokens, const std::vector<CachedPart>& parts, const KeyValueCache& cache, int64_t most_tokens,
+                    std::vector<RoutingRecord>* routing = nullptr) const;
 
   ParameterList& parameters() { return *parameters_; }
   const ModelConfig& config() const { return config_; }

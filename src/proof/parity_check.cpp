@@ -2,7 +2,7 @@
 
 #include "base/errors.h"
 #include "base/text.h"
-#include "proof/layout_dependence.h"
+#include "moe/layout_dependence.h"
 #include "proof/parity_facts.h"
 #include "proof/precision_tolerance.h"
 

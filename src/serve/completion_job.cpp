@@ -11,6 +11,7 @@ namespace pimoe {
 namespace {
 
 constexpr int kClientLeft = 0;
+constexpr int64_t kMostNumbers = 1'000'000;  // of an answer: some 50 MB, and a second of one of the server's threads
 constexpr const char* kEventStream = "text/event-stream; charset=utf-8";
 
 HttpResponse busy(const std::string& why, int status, const char* code) {
@@ -60,6 +61,19 @@ GenerationRequest CompletionJob::generation_of(const std::vector<int64_t>& promp
   return generation;
 }
 
+void CompletionJob::require_few_numbers(const std::vector<GenerationRequest>& generations) const {
+  const int64_t of_token =
+      (request_.top_logprobs ? 1 + *request_.top_logprobs : 0) + (request_.trace_experts ? services_.traced_experts : 0);
+  int64_t numbers = 0;
+  for (const GenerationRequest& each : generations) {
+    numbers += of_token * (each.max_tokens + (each.score_prompt ? static_cast<int64_t>(each.prompt.size()) : 0));
+  }
+  if (numbers <= kMostNumbers) return;
+  throw OpenAiError(concat("the answer would have ", grouped(numbers), " log-probabilities and experts, and may have ",
+                           grouped(kMostNumbers), ": ask for fewer choices, tokens or logprobs at a time"),
+                    "logprobs", "answer_too_large");
+}
+
 void CompletionJob::start() {
   exchange_->on_gone([self = weak_from_this()] {
     const auto job = self.lock();
@@ -83,6 +97,7 @@ void CompletionJob::start() {
         if (!request_.echo && !request_.is_chat) choice.said.text_offset = characters_of(services_.texts.text_of(request_.prompts[index]));
       }
     }
+    require_few_numbers(generations);
     left_ = choices_.size();
     for (size_t index = 0; index < generations.size(); ++index) {
       choices_[index].id =

@@ -27,6 +27,7 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
     const CompletionTexts& texts;
     CompletionMetrics& metrics;
     std::string model;
+    int64_t traced_experts = 0;  ///< of a token, over its layers
     /// Told at the end of each: its status (0: the client left), and what is to be said of it.
     std::function<void(int status, const std::string& facts)> ended;
   };
@@ -47,6 +48,8 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
   };
 
   GenerationRequest generation_of(const std::vector<int64_t>& prompt, int64_t copy) const;
+  /// @throws OpenAiError where the answer would have more numbers than one may
+  void require_few_numbers(const std::vector<GenerationRequest>& generations) const;
   void hear(size_t index, const GenerationUpdate& update);
   void hear_token(Choice& choice, const GeneratedToken& token);
   void send(Choice& choice);

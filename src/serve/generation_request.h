@@ -35,8 +35,8 @@ enum class GenerationEnding {
 struct GeneratedToken {
   int64_t token = 0;
   bool of_prompt = false;
-  /// What it adds to the text, whole UTF-8 characters; empty while a character is incomplete, or a stop text may have begun. A token of the
-  /// prompt has its own bytes.
+  /// What it adds to the text, whole UTF-8 characters (bytes that are none: U+FFFD); empty while a character is incomplete, or a stop text may have
+  /// begun.
   std::string text;
   std::optional<double> logprob;  ///< of the model's own distribution, before temperature; none for the first token of a prompt
   std::vector<std::pair<int64_t, double>> top;  ///< the likeliest, most likely first, of equals the lower id; the same numbers as logprob
@@ -48,7 +48,7 @@ struct GeneratedToken {
 struct GenerationUpdate {
   std::vector<GeneratedToken> tokens;
   std::optional<GenerationEnding> ending;
-  std::string tail;   ///< with `ending`: text that was held back and belongs to the text after all
+  std::string tail;   ///< with kEndOfDocument and kCancelled: text that was held back, of no token of this update, and belongs to the text
   std::string error;  ///< with kFailed
 };
 

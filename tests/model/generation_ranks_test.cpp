@@ -1,39 +1,12 @@
 #include "base/text.h"
 #include "model/generation.h"
 #include "model/generation_fixture.h"
+#include "model/spread_model.h"
 
 #include <gtest/gtest.h>
 
 namespace pimoe {
 namespace {
-
-ModelConfig spread_model(MoeExchange exchange) {
-  ModelConfig config = tiny_model();
-  config.sequence_length = 7;
-  config.vocabulary = 29;
-  config.moe.experts = 12;  // for 1, 2, 3 and 4 ranks
-  config.moe.exchange = exchange;
-  return config;
-}
-
-/// Weights of the same initial values as a model on one rank has, as this rank holds them.
-struct SpreadModel {
-  SpreadModel(const ModelConfig& config, int64_t expert_parallel)
-      : mesh(world_mesh(cpu_mesh(expert_parallel), config.moe.common_divisor())),
-        model(config, at::kDouble, *mesh),
-        buckets(model.parameters(), *mesh, 1 << 20, /*trained=*/false) {
-    const at::NoGradGuard no_gradients;
-    for (const auto& parameter : model.parameters()) {
-      const at::Tensor values = at::empty(parameter->box.shape, at::kDouble);
-      initial_values(*parameter, {parameter->name, parameter->box, 0, parameter->box.numel()}, 1234, values.mutable_data_ptr<double>());
-      parameter->value.copy_(values);
-    }
-  }
-
-  std::unique_ptr<ProcessMesh> mesh;
-  Transformer model;
-  ParameterBuckets buckets;
-};
 
 // Nine prompts: shares differ. Two: with 3 and 4 ranks some have none, and take part all the same.
 TEST(GenerationOnRanks, IsThatOfOneRankInEveryLayoutAndExchange) {

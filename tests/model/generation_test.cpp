@@ -60,7 +60,7 @@ TEST(Generation, OfLatentAttentionIsThatOfWholeForwardPasses) {
     }
   }
   const ModelConfig config = tiny_latent_model();  // 2 layers, S 5, 2 heads of 6 and 3
-  EXPECT_EQ(KeyValueCache::bytes_of_sequence(config, at::kFloat), 2 * 5 * 2 * (6 + 3) * 4);
+  EXPECT_EQ(KeyValueCache::bytes_of_page(config, at::kFloat, 5), 2 * 5 * 2 * (6 + 3) * 4);
 }
 
 TEST(Generation, ScoresOfKeptTokensAreThoseOfAWholeForwardPass) {
@@ -68,13 +68,33 @@ TEST(Generation, ScoresOfKeptTokensAreThoseOfAWholeForwardPass) {
   const at::NoGradGuard no_gradients;
   const at::Tensor tokens = random_tokens(1, 9, 29, 7);
   const at::Tensor expected = fixture.model.logits(tokens, {0, 9})[0];
-  KeyValueCache cache(fixture.model.config(), at::kDouble, at::kCPU, 3);
+  const KeyValueCache cache(fixture.model.config(), at::kDouble, at::kCPU, 5, 4);
   for (int64_t position = 0; position < 9; ++position) {
-    // Beside it another sequence begins anew each time, with a longer one.
+    // Beside it another sequence begins anew each time, with a longer one, whose last three tokens are asked for.
     const at::Tensor both = at::cat({tokens[0].narrow(0, 0, 5), tokens[0].narrow(0, position, 1)});
-    const at::Tensor scores = fixture.model.extend(both, {{0, 0, 5}, {2, position, 1}}, cache, 6);
-    EXPECT_LT((scores[1] - expected[position]).abs().max().item<double>(), 1e-12) << position;
-    EXPECT_LT((scores[0] - expected[4]).abs().max().item<double>(), 1e-12) << position;
+    std::vector<RoutingRecord> routing;
+    const at::Tensor scores = fixture.model.extend(both, {{{{4, 0}, 0, 5}, 3}, {{{2, 1, 3}, position, 1}}}, cache, 6, &routing);
+    ASSERT_EQ(scores.size(0), 4);
+    EXPECT_LT((scores[3] - expected[position]).abs().max().item<double>(), 1e-12) << position;
+    EXPECT_LT((scores.narrow(0, 0, 3) - expected.narrow(0, 2, 3)).abs().max().item<double>(), 1e-12) << position;
+    ASSERT_EQ(routing.size(), 1u);  // of two layers the first is dense
+    EXPECT_EQ(routing[0].experts.size(0), 6);
+  }
+}
+
+TEST(Generation, ScoresDoNotDependOnTheChunksThatAPromptComesIn) {
+  ModelFixture fixture(model_of(2, true), at::kDouble);
+  const at::NoGradGuard no_gradients;
+  const at::Tensor tokens = random_tokens(1, 9, 29, 7)[0];
+  const at::Tensor expected = fixture.model.logits(tokens.unsqueeze(0), {0, 9})[0];
+  for (const std::vector<int64_t>& chunks : {std::vector<int64_t>{9}, {4, 5}, {1, 7, 1}, {3, 3, 3}}) {
+    const KeyValueCache cache(fixture.model.config(), at::kDouble, at::kCPU, 3, 3);
+    int64_t first = 0;
+    for (const int64_t count : chunks) {
+      const at::Tensor scores = fixture.model.extend(tokens.narrow(0, first, count), {{{{1, 0, 2}, first, count}, count}}, cache, count);
+      EXPECT_LT((scores - expected.narrow(0, first, count)).abs().max().item<double>(), 1e-12) << first;
+      first += count;
+    }
   }
 }
 
@@ -133,13 +153,13 @@ TEST(Generation, EndsAtTheStopTokenOrWhereTheCallerSaysSoAndGoesOnWithTheOthers)
   EXPECT_EQ(stopped[1].ending, Ending::kStopToken);
 }
 
-TEST(Generation, RefusesTokensThatAreNeitherFromTheBeginningNorBehindTheKeptOnes) {
+TEST(Generation, RefusesTokensBehindTheLastPositionOrOtherThanTheirParts) {
   ModelFixture fixture(model_of(2, true), at::kDouble);
-  KeyValueCache cache(fixture.model.config(), at::kDouble, at::kCPU, 1);
+  const KeyValueCache cache(fixture.model.config(), at::kDouble, at::kCPU, 2, 8);
   const at::NoGradGuard no_gradients;
-  EXPECT_THROW(fixture.model.extend(at::zeros({2}, at::kLong), {{0, 3, 2}}, cache, 2), ShapeError);
-  EXPECT_THROW(fixture.model.extend(at::zeros({10}, at::kLong), {{0, 0, 10}}, cache, 10), ShapeError);
-  EXPECT_THROW(fixture.model.extend(at::zeros({3}, at::kLong), {{0, 0, 2}}, cache, 3), ShapeError);
+  EXPECT_THROW(fixture.model.extend(at::zeros({10}, at::kLong), {{{{0, 1}, 0, 10}}}, cache, 10), ShapeError);
+  EXPECT_THROW(fixture.model.extend(at::zeros({3}, at::kLong), {{{{0, 1}, 0, 2}}}, cache, 3), ShapeError);
+  EXPECT_THROW(fixture.model.extend(at::zeros({2}, at::kLong), {{{{0, 1}, 0, 2}, 3}}, cache, 2), ShapeError);
 }
 
 }  // namespace

@@ -163,6 +163,13 @@ TEST_F(CompletionServiceTest, RefusesInTheApisWordsWithTheRightStatus) {
   EXPECT_TRUE(source_.requests().empty());
 }
 
+TEST_F(CompletionServiceTest, MakesNoAnswerOfMoreNumbersThanItMay) {
+  serve();
+  const std::string large = R"({"prompt": "the", "n": 16, "max_tokens": 4000, "logprobs": 20})";
+  EXPECT_EQ(error_code(post("/v1/completions", large)), "answer_too_large");
+  EXPECT_TRUE(source_.requests().empty());
+}
+
 TEST_F(CompletionServiceTest, NeedsAChatTemplateForChats) {
   serve("", /*has_template=*/false);
   EXPECT_EQ(error_code(post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "x"}]})")), "no_chat_template");

@@ -1,4 +1,4 @@
-#include "proof/layout_dependence.h"
+#include "moe/layout_dependence.h"
 
 #include <gtest/gtest.h>
 

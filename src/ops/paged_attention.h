@@ -1,0 +1,68 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace pimoe {
+
+/// One layer's kept keys and values, in N pages of G positions. Keys of a page lie with neighbouring positions side by side, as scores are computed.
+struct KeyValuePages {
+  at::Tensor keys;    ///< [N, KV, d, G]
+  at::Tensor values;  ///< [N, KV, G, v]
+};
+
+/// Tokens of one sequence, one behind the other.
+struct PagedPart {
+  std::vector<int64_t> pages;  ///< of the sequence: position p is in pages[p / G]; at least as many as hold first + count positions
+  int64_t first = 0;           ///< position of the first token
+  int64_t count = 0;
+};
+
+/// The tokens of one forward pass, part after part, and what attention has to know of them, once for all layers.
+struct PagedTokens {
+  /// @param of_sequences  no page is written by two of them  @param pages, page_tokens  N and G of the layers
+  /// @throws ShapeError for a part without tokens, or pages that are too few or outside [0, N)
+  PagedTokens(std::vector<PagedPart> of_sequences, int64_t pages, int64_t page_tokens, c10::Device device);
+
+  /// What has no kernel of ours is computed for some parts at a time, of equally many tokens each.
+  struct Batch {
+    at::Tensor rows;     ///< [n * count] of the tokens, part after part
+    at::Tensor table;    ///< [n * M] pages, those of shorter parts filled up
+    at::Tensor visible;  ///< [n, 1, count, M G] bool
+    int64_t parts = 0, count = 0;
+  };
+
+  std::vector<PagedPart> parts;
+  int64_t pages, page_tokens;
+  int64_t count = 0;           ///< T
+  at::Tensor page_of_token;    ///< [T] int64 on the device
+  at::Tensor offset_of_token;  ///< [T] in its page
+  std::vector<Batch> batches;  ///< on other devices than CPUs
+};
+
+/// Keeps the tokens' keys and values. @param keys [T, KV, d], values [T, KV, v], dense in the last dimension
+void keep_in_pages(const KeyValuePages& kept, const at::Tensor& keys, const at::Tensor& values, const PagedTokens& tokens);
+
+/// Softmax attention of each token to what is kept of its sequence up to its own position. Not differentiable.
+///
+/// On CPUs a token's numbers are the same bits whatever is computed beside it, in whatever parts, with pages of any size.
+/// @param queries [T, H, d], dense in its last two dimensions; query h looks at keys and values h / (H / KV)
+/// @param scale   of the scores; nothing: 1 / sqrt(d)
+/// @returns [T, H v]
+/// @cost  CPU: reads each part's keys and values once for up to kPagedRun tokens. Elsewhere copies the pages that are read first.
+at::Tensor paged_attention(const at::Tensor& queries, const KeyValuePages& kept, const PagedTokens& tokens,
+                           std::optional<double> scale = std::nullopt);
+
+/// What other devices than CPUs compute, by libtorch's operations: anywhere, to be compared.
+at::Tensor composed_paged_attention(const at::Tensor& queries, const KeyValuePages& kept, const std::vector<PagedTokens::Batch>& batches,
+                                    double scale);
+/// @returns the parts in as few batches as they have different counts
+std::vector<PagedTokens::Batch> batches_of(const std::vector<PagedPart>& parts, int64_t page_tokens, c10::Device device);
+
+/// Tokens of a part that read keys and values together.
+constexpr int64_t kPagedRun = 8;
+
+}  // namespace pimoe
