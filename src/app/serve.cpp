@@ -53,7 +53,8 @@ std::string default_name(const std::filesystem::path& checkpoint) {
 /// The model's own template, or none: then chats are refused, and texts are not.
 std::optional<ChatTemplate> chat_template_of(const ServeOptions& options, const std::filesystem::path& tokenizer_file,
                                              const Tokenizer& tokenizer, const TrainConfig& config, Logger& log) {
-  const std::filesystem::path given = options.chat_template.empty() ? std::filesystem::path(config.data.chat_template) : options.chat_template;
+  const std::filesystem::path given =
+      options.chat_template.empty() ? std::filesystem::path(config.data.chat_template) : options.chat_template;
   try {
     return find_chat_template(tokenizer_file, given, tokenizer.piece(tokenizer.end_of_document()));
   } catch (const DataError& error) {

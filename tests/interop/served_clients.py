@@ -24,7 +24,8 @@ import openai
 from lm_eval_scores import LENGTH, TOLERANCE, check, make_model, make_tasks, our_choices, run
 
 KEY = "interop-key-0123456789abcdef"
-TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}{% if add_generation_prompt %}make{% endif %}"
+TEMPLATE = ("{% for message in messages %}{% if message.role == 'assistant' %}make{{ message.content }}{% else %}{{ message.content }} {% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}make{% endif %}")
 
 
 def start(options, folder):
