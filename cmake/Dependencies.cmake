@@ -13,6 +13,13 @@ find_package(ZLIB REQUIRED)
 
 find_library(SENTENCEPIECE_LIBRARY sentencepiece REQUIRED)
 find_library(SENTENCEPIECE_TRAIN_LIBRARY sentencepiece_train REQUIRED)
+# Boost.Beast and Asio have headers alone. Whoever links an installed PiMoE needs none: the server is no part of the libraries.
+find_path(BOOST_HEADERS boost/beast.hpp)
+add_library(pimoe_beast INTERFACE IMPORTED)
+if(BOOST_HEADERS)
+  target_include_directories(pimoe_beast INTERFACE ${BOOST_HEADERS})
+endif()
+
 # Without these two everything works but reading a tokenizer.json.
 find_library(PCRE2_LIBRARY pcre2-8)
 find_library(UTF8PROC_LIBRARY utf8proc)

@@ -1,5 +1,6 @@
 #include "app/generate.h"
 
+#include "app/model_tokenizer.h"
 #include "app/number_checks.h"
 #include "app/print_json.h"
 #include "app/run_setup.h"
@@ -52,20 +53,6 @@ std::vector<std::string> lines_of(const std::filesystem::path& file, const HostC
   }
   if (lines.empty()) throw DataError(concat("--prompts ", file.string(), " has no line"));
   return lines;
-}
-
-Tokenizer tokenizer_for(GenerateOptions& options, const LoadedModel& loaded) {
-  if (options.tokenizer.empty()) options.tokenizer = loaded.config.data.tokenizer;
-  if (options.tokenizer.empty()) throw UsageError("the checkpoint's configuration names no tokenizer: give --tokenizer FILE");
-  options.tokenizer = tokenizer_in(options.tokenizer);
-  if (std::error_code ignored; !std::filesystem::is_regular_file(options.tokenizer, ignored)) {
-    throw DataError(concat("tokenizer ", options.tokenizer.string(), " is no file: give --tokenizer FILE, the model's own"));
-  }
-  Tokenizer tokenizer(options.tokenizer);
-  if (tokenizer.vocabulary() > loaded.config.model.vocabulary) {
-    throw DataError(options.tokenizer.string() + " has more tokens than the model: it is another model's tokenizer");
-  }
-  return tokenizer;
 }
 
 /// @returns the text of a continuation. A model may have more tokens than its tokenizer, to a round number: they give no text.
@@ -134,7 +121,7 @@ ExitCode generate(GenerateOptions options, AppContext& context) {
   if (!options.prompts_file.empty()) {
     for (std::string& line : lines_of(options.prompts_file, loaded.mesh->control())) options.prompts.push_back(std::move(line));
   }
-  const Tokenizer tokenizer = tokenizer_for(options, loaded);
+  const Tokenizer tokenizer = model_tokenizer(options.tokenizer, loaded.config);
   options.generation.sampling.stop_token = tokenizer.end_of_document();
   std::vector<std::vector<int32_t>> prompts;
   if (options.is_chat) prompts = questions(options, tokenizer, loaded.config);

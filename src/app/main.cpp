@@ -12,6 +12,7 @@
 #include "app/parity.h"
 #include "app/quantize.h"
 #include "app/report.h"
+#include "app/serve.h"
 #include "app/top.h"
 #include "app/train.h"
 #include "base/errors.h"
@@ -164,6 +165,7 @@ int run(int argc, char** argv) {
   add_top_command(app, context);
   add_generate_command(app, context);
   add_evaluate_command(app, context);
+  add_serve_command(app, context);
   add_import_command(app, context);
   add_export_command(app, context);
   add_quantize_command(app, context);

@@ -8,6 +8,8 @@
 #include "serve/step_runner.h"
 #include "serve/token_updates.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -108,7 +110,11 @@ class Engine::Impl {
     status_.step = served.step;
     status_.checkpoint = served.checkpoint;
     if (served.model->config().moe_layers() > 0) status_.expert_utilization.resize(static_cast<size_t>(served.model->config().moe.experts));
-    if (served.mesh->rank() == 0) thread_ = std::thread([this] { run(); });
+    if (served.mesh->rank() != 0) return;
+    thread_ = std::thread([this, threads = at::get_num_threads()] {
+      at::set_num_threads(threads);  // OpenMP keeps it for each thread: a new one would take all cores
+      run();
+    });
   }
 
   ~Impl() {

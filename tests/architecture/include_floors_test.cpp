@@ -61,6 +61,7 @@ const std::vector<Guarded>& guarded_headers() {
        [](const std::string& file) {
          return file == "data/sentencepiece_model.cpp" || file == "data/sentencepiece_json.cpp" || file == "data/tokenizer_training.cpp";
        }},
+      {std::regex("boost/.*"), "serve/http_*", [](const std::string& file) { return file.starts_with("serve/http_"); }},
       {std::regex("openssl/.*"), "base/digest.cpp", only("base/digest.cpp")},
       {std::regex("CLI/.*"), "app", [](const std::string& file) { return file.starts_with("app/"); }},
       {std::regex("(torch|ATen|c10)/.*"), "folders above base", [](const std::string& file) { return !file.starts_with("base/"); }},

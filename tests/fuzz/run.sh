@@ -2,7 +2,7 @@
 # Builds the fuzz targets by clang with libFuzzer, address and undefined-behaviour sanitizers (build-fuzz, five minutes the first time on two
 # cores), and runs them one after the other. What they find that is new stays in build-fuzz/corpus, and the next run goes on from there.
 #
-#   tests/fuzz/run.sh [SECONDS] [TARGET ...]     default: 60 seconds for each of config token_file manifest shard ceilings hugging_face hugging_face_folder tokenizer_json
+#   tests/fuzz/run.sh [SECONDS] [TARGET ...]     default: 60 seconds for each of config token_file manifest shard ceilings hugging_face hugging_face_folder tokenizer_json openai_request http_request
 #
 # Says for each target how often it ran, what it covers (libFuzzer's features: edges by how often they were taken), and crashes, which
 # also are hangs of 10 s, 4 GiB of memory, leaks and exceptions that the reader's header does not name. Ends with 1 if there was one; the
@@ -17,10 +17,10 @@ case ${1:-} in
   *) seconds=$1 && shift ;;
 esac
 targets=("$@")
-if [ ${#targets[@]} -eq 0 ]; then targets=(config token_file manifest shard ceilings hugging_face hugging_face_folder tokenizer_json); fi
+if [ ${#targets[@]} -eq 0 ]; then targets=(config token_file manifest shard ceilings hugging_face hugging_face_folder tokenizer_json openai_request http_request); fi
 for target in "${targets[@]}"; do
   [ -e "$repository/tests/fuzz/${target}_fuzz.cpp" ] ||
-    fail "there is no target '$target'." "Known: config token_file manifest shard ceilings hugging_face hugging_face_folder tokenizer_json. tests/fuzz/run.sh --help"
+    fail "there is no target '$target'." "Known: config token_file manifest shard ceilings hugging_face hugging_face_folder tokenizer_json openai_request http_request. tests/fuzz/run.sh --help"
 done
 
 compiler=$(command -v clang++ || true)

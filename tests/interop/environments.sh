@@ -82,6 +82,12 @@ lm_eval_environment() {
   environment lm_eval "150 MB to fetch" "lm_eval==$PIMOE_LM_EVAL_VERSION psutil +accelerate==$PIMOE_ACCELERATE_VERSION" interop
 }
 
+# lm_eval for models behind HTTP asks for these besides.
+served_environment() {
+  lm_eval_environment
+  environment served "20 MB to fetch" "openai==$PIMOE_OPENAI_VERSION aiohttp tenacity requests tqdm" lm_eval interop
+}
+
 monitors_environment() {
   environment monitors "70 MB to fetch" "tensorboard==$PIMOE_TENSORBOARD_VERSION prometheus_client==$PIMOE_PROMETHEUS_CLIENT_VERSION \
 grafana-foundation-sdk==$PIMOE_GRAFANA_SDK_VERSION"

@@ -24,6 +24,7 @@ class Pimoe(CMakePackage, CudaPackage):
     depends_on("cli11")
     depends_on("nlohmann-json")
     depends_on("sentencepiece")
+    depends_on("boost")  # headers alone: Beast
     depends_on("pcre2@10.40:")
     depends_on("utf8proc")
     depends_on("zlib-api")

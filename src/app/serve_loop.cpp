@@ -1,0 +1,117 @@
+#include "app/serve_loop.h"
+
+#include "base/errors.h"
+#include "base/text.h"
+#include "checkpoint/checkpoint_store.h"
+#include "parallel/quiet_thread.h"
+
+#include <csignal>
+#include <ctime>
+
+#include <chrono>
+
+namespace pimoe {
+namespace {
+
+constexpr double kLookSeconds = 0.5;
+constexpr double kAnswersSeconds = 5.0;  // for answers that are made, to reach clients
+
+sigset_t signals_of_server() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int number : {SIGTERM, SIGINT, SIGUSR1, SIGHUP}) sigaddset(&set, number);
+  return set;
+}
+
+/// Looks for a checkpoint that is newer than the one that is served. Nothing that goes wrong ends or changes what is served.
+/// @param was_asked  by a signal: then it says also that there is none
+void reload_if_newer(const std::filesystem::path& checkpoint, Engine& engine, bool was_asked, Logger& log) {
+  try {
+    const EngineStatus before = engine.status();
+    const std::filesystem::path newest = find_checkpoint(checkpoint);
+    if (newest.string() == before.checkpoint) {
+      if (was_asked) log.info(concat("no newer checkpoint than ", before.checkpoint));
+      return;
+    }
+    engine.reload(newest);
+    log.info(concat("serving ", newest.string(), ", step ", engine.status().step, ", from now on; before: step ", before.step));
+  } catch (const Error& error) {  // the contract: what is served goes on
+    log.warning(concat("no reload, step ", engine.status().step, " is served as before: ", error.what()));
+  }
+}
+
+void leave(const ServeLoopOptions& options, const ServeSignals& signals, Engine& engine, CompletionService& service, HttpServer& server,
+           Logger& log) {
+  const EngineStatus status = engine.status();
+  log.info(
+      concat("leaving: ", counted(status.running + status.waiting, "text"), " go on for at most ", human_duration(options.drain_seconds)));
+  service.close("the server is leaving");
+  std::promise<void> drained;
+  std::future<void> is_drained = drained.get_future();
+  std::thread waiter = quiet_thread([&] {
+    engine.drain();
+    drained.set_value();
+  });
+  const auto begun = std::chrono::steady_clock::now();
+  const auto has_drained = [&] { return is_drained.wait_for(std::chrono::seconds(0)) == std::future_status::ready; };
+  while (!has_drained() && std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count() < options.drain_seconds) {
+    const int number = signals.wait(0.05);
+    if (number != 0 && number != SIGHUP) break;
+  }
+  if (has_drained()) {
+    server.stop(kAnswersSeconds);
+  } else {
+    log.warning(concat("requests that still go on are cancelled"));
+    server.stop(0);
+  }
+  waiter.join();
+}
+
+}  // namespace
+
+ServeSignals::ServeSignals() {
+  const sigset_t set = signals_of_server();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+int ServeSignals::wait(double seconds) const {
+  const sigset_t set = signals_of_server();
+  timespec time{};
+  time.tv_sec = static_cast<time_t>(seconds);
+  time.tv_nsec = static_cast<long>((seconds - static_cast<double>(time.tv_sec)) * 1e9);
+  const int number = sigtimedwait(&set, nullptr, &time);
+  return number > 0 ? number : 0;
+}
+
+void EngineFailure::set(std::exception_ptr failure) {
+  const std::lock_guard lock(mutex_);
+  failure_ = std::move(failure);
+}
+
+std::exception_ptr EngineFailure::get() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+void serve_until_told(const ServeLoopOptions& options, const ServeSignals& signals, Engine& engine, const EngineFailure& failure,
+                      CompletionService& service, HttpServer& server, Logger& log) {
+  auto looked = std::chrono::steady_clock::now();
+  while (true) {
+    const int number = signals.wait(kLookSeconds);
+    if (const std::exception_ptr failed = failure.get()) {
+      service.close("the model failed");
+      server.stop(kAnswersSeconds);
+      std::rethrow_exception(failed);
+    }
+    const auto now = std::chrono::steady_clock::now();
+    const bool is_due = options.reload_seconds > 0 && std::chrono::duration<double>(now - looked).count() >= options.reload_seconds;
+    if (number == SIGHUP || is_due) {
+      reload_if_newer(options.checkpoint, engine, number == SIGHUP, log);
+      looked = std::chrono::steady_clock::now();
+    } else if (number != 0) {
+      return leave(options, signals, engine, service, server, log);
+    }
+  }
+}
+
+}  // namespace pimoe

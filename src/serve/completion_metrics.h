@@ -1,0 +1,46 @@
+#pragma once
+
+#include "serve/completion_source.h"
+#include "serve/http_server.h"
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <utility>
+
+namespace pimoe {
+
+/// What the server counts, for Prometheus. Thread-safe. docs/serving.md lists the names.
+class CompletionMetrics {
+ public:
+  /// @param route  one of the server's own names, never what a client sent
+  void count_request(const std::string& route, int status);
+  void count_tokens(int64_t prompt, int64_t generated);
+  void saw_first_token(double seconds);
+  void saw_next_token(double seconds);
+  void saw_end(double seconds);
+
+  /// @returns Prometheus' text format 0.0.4
+  std::string text(const HttpServer::Counts& http, const CompletionSource& source) const;
+
+ private:
+  static constexpr std::array kBounds = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0};
+  struct Histogram {
+    std::array<uint64_t, kBounds.size() + 1> counts{};
+    double sum = 0.0;
+    void add(double value);
+    void write(std::string& text, const char* name, const char* help) const;
+  };
+
+  mutable std::mutex mutex_;
+  std::map<std::pair<std::string, int>, uint64_t> requests_;
+  uint64_t prompt_tokens_ = 0;
+  uint64_t generated_tokens_ = 0;
+  Histogram first_;
+  Histogram next_;
+  Histogram whole_;
+};
+
+}  // namespace pimoe

@@ -1,0 +1,40 @@
+#pragma once
+
+#include "base/errors.h"
+#include "serve/generation_request.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace pimoe {
+
+/// What completions come from, as the server sees it: the engine, or a script in tests. Thread-safe.
+class CompletionSource {
+ public:
+  /// Try again later.
+  struct Full : Error {
+    using Error::Error;
+  };
+  /// Nothing is taken any more.
+  struct Closed : Error {
+    using Error::Error;
+  };
+  /// What it tells of itself, for /metrics: names without the prefix, as "pages", "prefix_hit_tokens_total".
+  struct Number {
+    std::string name;
+    std::string help;
+    double value = 0.0;
+  };
+
+  virtual ~CompletionSource() = default;
+  /// @returns an id for cancel  @throws Full, Closed, ShapeError where the request can never be answered
+  virtual uint64_t submit(GenerationRequest request, GenerationListener listener) = 0;
+  virtual void cancel(uint64_t id) = 0;
+  virtual std::vector<Number> numbers() const = 0;
+  /// @returns the share of all slots that each expert got; empty where there is none
+  virtual std::vector<double> expert_shares() const = 0;
+  virtual int64_t step() const = 0;  ///< of training, of the checkpoint that new requests are answered with
+};
+
+}  // namespace pimoe
