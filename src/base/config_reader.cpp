@@ -108,7 +108,8 @@ void ConfigReader::word_list(const char* name, std::vector<std::string>& values,
   std::vector<ConfigNode> items;
   if (node.kind == ConfigNode::Kind::kList) items = node.items;
   if (node.kind == ConfigNode::Kind::kScalar) items = {node};
-  std::string complaint = node.kind == ConfigNode::Kind::kNull  ? "has no value; leave the key out to take the default, or write [] for no words"
+  std::string complaint = node.kind == ConfigNode::Kind::kNull
+                              ? "has no value; leave the key out to take the default, or write [] for no words"
                           : node.kind == ConfigNode::Kind::kMap ? concat("is a list of words ([", words.front(), "]), not a group of keys")
                                                                 : "";
   std::vector<std::string> read;

@@ -10,8 +10,10 @@
 namespace pimoe {
 
 void AlertConfig::fields(FieldVisitor& visit) {
-  visit.text("when", when, "condition on a key of metrics.jsonl, such as 'moe/maxvio > 2 for 50 steps until < 1.5'; or 'loss is not finite'");
-  visit.word_list("do", do_, kAlertActions, "what is done once when it begins and once when it is over; stop: save and leave with exit code 1");
+  visit.text("when", when,
+             "condition on a key of metrics.jsonl, such as 'moe/maxvio > 2 for 50 steps until < 1.5'; or 'loss is not finite'");
+  visit.word_list("do", do_, kAlertActions,
+                  "what is done once when it begins and once when it is over; stop: save and leave with exit code 1");
 }
 
 bool AlertConfig::does(const std::string& action) const { return std::find(do_.begin(), do_.end(), action) != do_.end(); }

@@ -10,7 +10,7 @@ namespace pimoe {
 
 /// An element of `monitor.alerts`.
 struct AlertConfig {
-  std::string when;                     ///< the condition (alert_rule.h)
+  std::string when;                        ///< the condition (alert_rule.h)
   std::vector<std::string> do_ = {"log"};  ///< of kAlertActions
 
   void fields(FieldVisitor& visit);

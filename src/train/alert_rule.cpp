@@ -75,7 +75,8 @@ void take_duration(Words& words, AlertRule& rule) {
   const bool in_steps = unit == "step" || unit == "steps";
   const double seconds = unit == "second" || unit == "seconds" ? 1.0 : unit == "minute" || unit == "minutes" ? 60.0 : 0.0;
   if (!number || *number <= 0 || (!in_steps && seconds == 0.0)) {
-    throw Error(concat("has 'for ", count, " ", unit, "' where it must be a positive number of steps, seconds or minutes, as in 'for 50 steps'"));
+    throw Error(
+        concat("has 'for ", count, " ", unit, "' where it must be a positive number of steps, seconds or minutes, as in 'for 50 steps'"));
   }
   if (!in_steps) {
     rule.seconds = *number * seconds;
@@ -128,7 +129,8 @@ AlertRule parse_alert_rule(const std::string& text, const std::vector<std::strin
   }
   if (words.take_if("for")) take_duration(words, rule);
   if (words.take_if("until")) {
-    if (rule.fires.comparison == Comparison::kNotFinite) throw Error("has 'until', which goes with a number: what is not finite is over once it is");
+    if (rule.fires.comparison == Comparison::kNotFinite)
+      throw Error("has 'until', which goes with a number: what is not finite is over once it is");
     rule.clears = take_threshold(words);
     const bool rising = is_rising(rule.fires.comparison);
     const bool apart = rising ? rule.clears->bound <= rule.fires.bound : rule.clears->bound >= rule.fires.bound;

@@ -61,8 +61,8 @@ class AlertState {
 
  private:
   bool is_firing_ = false;
-  int64_t held_ = 0;                                                     ///< observations in a row of what would change the state
-  double since_ = -std::numeric_limits<double>::infinity();             ///< the first of them
+  int64_t held_ = 0;                                         ///< observations in a row of what would change the state
+  double since_ = -std::numeric_limits<double>::infinity();  ///< the first of them
 };
 
 }  // namespace pimoe

@@ -41,7 +41,8 @@ Alerts::Alerts(std::vector<AlertConfig> alerts, AlertPlaces places, const std::v
         if (rules_[i].text == text) states_[i].restore(/*is_firing=*/true);
       }
     }
-  } catch (const std::exception& error) {  // a file of ours that was damaged is no reason to end a run: alerts that last are told of once more
+  } catch (
+      const std::exception& error) {  // a file of ours that was damaged is no reason to end a run: alerts that last are told of once more
     log_.warning(concat(error.what(), ": alerts that were told of before may be told of again"));
   }
 }
@@ -52,8 +53,8 @@ std::vector<Alerts::Change> Alerts::observe(int64_t step, double seconds, const 
     const auto found = std::find_if(values.begin(), values.end(), [&](const auto& value) { return value.first == rules_[i].metric; });
     if (found == values.end() || !states_[i].observe(rules_[i], found->second, seconds)) continue;
     Change change{.fired = states_[i].is_firing(), .rule = rules_[i].text, .value = found->second, .text = ""};
-    change.text = concat("alert ", change.fired ? "fired" : "cleared", " at step ", step, ": ", rules_[i].text, " (", rules_[i].metric, " is ",
-                         shortest(found->second), change.fired ? "" : concat(": over", how_long(rules_[i])), ")");
+    change.text = concat("alert ", change.fired ? "fired" : "cleared", " at step ", step, ": ", rules_[i].text, " (", rules_[i].metric,
+                         " is ", shortest(found->second), change.fired ? "" : concat(": over", how_long(rules_[i])), ")");
     tell(i, step, change);
     if (change.fired && alerts_[i].does("stop")) stops_ = true;
     changes.push_back(std::move(change));
@@ -82,7 +83,8 @@ void Alerts::tell(size_t index, int64_t step, const Change& change) {
                                                    {"text", concat(places_.source, ": ", change.text)}})
                                .dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   if (alert.does("file")) {
-    if (const std::string trouble = lines_.append(line + "\n"); !trouble.empty()) log_.warning(concat(trouble, ": an alert is not in it yet"));
+    if (const std::string trouble = lines_.append(line + "\n"); !trouble.empty())
+      log_.warning(concat(trouble, ": an alert is not in it yet"));
   }
   if (alert.does("webhook")) webhook_->send(line);
 }

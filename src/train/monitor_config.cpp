@@ -12,7 +12,8 @@ void MonitorConfig::fields(FieldVisitor& visit) {
   visit.word_list("metrics", metrics, kSummaryMetrics, "what the summary of log_interval tells");
   visit.integer("log_interval", log_interval, {.at_least = 0, .at_most = kMostSteps},
                 "steps that the log sums up in a line: latency, throughput, memory, use of experts; 0: none");
-  visit.list("alerts", alerts, "[{when: CONDITION, do: [log, webhook]}, ...]: told once when one fires and once when it clears (docs/seeing.md)");
+  visit.list("alerts", alerts,
+             "[{when: CONDITION, do: [log, webhook]}, ...]: told once when one fires and once when it clears (docs/seeing.md)");
   visit.text("webhook", webhook, "URL that gets a POST of JSON for each alert with webhook; empty: none");
   visit.integer("prometheus_port", prometheus_port, {.at_least = 0, .at_most = 65535}, "port on which rank 0 serves /metrics; 0: none");
   visit.text("prometheus_address", prometheus_address, "address of this machine that it listens on, by number; 0.0.0.0: all");

@@ -12,9 +12,9 @@ namespace pimoe {
 /// `monitor:` what rank 0 shows and tells of the run beside its log; nothing by default.
 struct MonitorConfig {
   std::vector<std::string> metrics = {"latency", "throughput", "memory", "expert_utilization"};  ///< of the summary
-  int64_t log_interval = 0;         ///< steps between summaries in the log; 0: none
-  std::vector<AlertConfig> alerts;  ///< told once when they begin and once when they are over
-  std::string webhook;              ///< URL that alerts are sent to; empty: none
+  int64_t log_interval = 0;                      ///< steps between summaries in the log; 0: none
+  std::vector<AlertConfig> alerts;               ///< told once when they begin and once when they are over
+  std::string webhook;                           ///< URL that alerts are sent to; empty: none
   int64_t prometheus_port = 0;                   ///< that /metrics is served on; 0: none
   std::string prometheus_address = "127.0.0.1";  ///< of this machine, by number
   std::filesystem::path prometheus_textfile;     ///< for node_exporter's textfile collector; empty: none

@@ -99,7 +99,8 @@ std::string to_prometheus(const StepRecord& record, const PrometheusFacts& facts
   text.only("pimoe_alarms_total", "counter", "Alarms of this process", static_cast<double>(facts.alarms));
   if (!facts.alerts.empty()) {
     text.head("pimoe_alert_firing", "gauge", "Whether an alert of monitor.alerts is firing");
-    for (const auto& [rule, fires] : facts.alerts) text.sample("pimoe_alert_firing", fires ? 1.0 : 0.0, concat(",rule=\"", label_value(rule), "\""));
+    for (const auto& [rule, fires] : facts.alerts)
+      text.sample("pimoe_alert_firing", fires ? 1.0 : 0.0, concat(",rule=\"", label_value(rule), "\""));
   }
   const Scalars scalars = to_scalars(record);
   for (const Gauge& gauge : kGauges) {

@@ -13,9 +13,9 @@ struct PrometheusFacts {
   std::string run;    ///< the run folder's name: the label of every sample
   int64_t steps = 0;  ///< that the run is to do
   int64_t ranks = 0;
-  double time = 0.0;    ///< of the record, seconds since 1970
-  int64_t skipped = 0;  ///< steps, of this process
-  int64_t alarms = 0;   ///< likewise
+  double time = 0.0;                                      ///< of the record, seconds since 1970
+  int64_t skipped = 0;                                    ///< steps, of this process
+  int64_t alarms = 0;                                     ///< likewise
   std::vector<std::pair<std::string, bool>> alerts = {};  ///< the rules of monitor.alerts, and whether each fires
 };
 

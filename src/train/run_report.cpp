@@ -19,7 +19,12 @@
 namespace pimoe {
 
 RunReport::RunReport(const TrainConfig& config, const ProcessMesh& mesh, Logger& log, RunEvents* events)
-    : config_(config), mesh_(mesh), log_(log), peak_flops_(peak_flops(mesh.device()) * mesh.size()), events_(events), summary_(config.monitor.metrics) {}
+    : config_(config),
+      mesh_(mesh),
+      log_(log),
+      peak_flops_(peak_flops(mesh.device()) * mesh.size()),
+      events_(events),
+      summary_(config.monitor.metrics) {}
 
 RunReport::~RunReport() = default;
 
@@ -148,8 +153,9 @@ void RunReport::judge(const StepRecord& record) {
   const double now = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
   for (const Alerts::Change& change : alerts_->observe(record.step, now, to_scalars(record))) {
     if (events_ == nullptr) continue;
-    events_->add(record.step, change.fired ? run_event::kAlertFired : run_event::kAlertCleared,
-                 {{"rule", change.rule}, {"value", std::isfinite(change.value) ? nlohmann::ordered_json(change.value) : nlohmann::ordered_json()}});
+    events_->add(
+        record.step, change.fired ? run_event::kAlertFired : run_event::kAlertCleared,
+        {{"rule", change.rule}, {"value", std::isfinite(change.value) ? nlohmann::ordered_json(change.value) : nlohmann::ordered_json()}});
   }
   if (prometheus_) prometheus_->set_alerts(alerts_->states());
 }

@@ -89,7 +89,7 @@ class RunReport {
   std::unique_ptr<PrometheusExporter> prometheus_;  ///< rank 0 alone, where `monitor` asks for it
   std::unique_ptr<Alerts> alerts_;                  ///< rank 0 alone, where there are some
   MonitorSummary summary_;
-  int64_t first_step_ = 0;                          ///< that the clock began at
+  int64_t first_step_ = 0;  ///< that the clock began at
   std::chrono::steady_clock::time_point started_;
   std::optional<StepRecord> first_;
   std::optional<StepRecord> last_;

@@ -24,8 +24,8 @@
 namespace pimoe {
 
 enum class TrainOutcome {
-  kComplete,  ///< all steps are done
-  kStopped,   ///< asked to leave: a checkpoint was saved, and the run goes on when it is started again
+  kComplete,        ///< all steps are done
+  kStopped,         ///< asked to leave: a checkpoint was saved, and the run goes on when it is started again
   kStoppedByAlert,  ///< likewise, by one of monitor.alerts: somebody should look first
 };
 

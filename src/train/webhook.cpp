@@ -16,8 +16,8 @@
 namespace pimoe {
 namespace {
 
-constexpr double kLongestPause = 60.0;   // seconds
-constexpr long kPostSeconds = 10;        // of one attempt
+constexpr double kLongestPause = 60.0;    // seconds
+constexpr long kPostSeconds = 10;         // of one attempt
 constexpr uint64_t kMostBytes = 1 << 24;  // of the file
 
 #ifdef PIMOE_WITH_CURL
@@ -89,8 +89,8 @@ Webhook::~Webhook() {
   changed_.notify_all();
   thread_.join();
   if (!unsent_.empty()) {
-    log_.warning(concat(counted(static_cast<int64_t>(unsent_.size()), "alert"), " could not be sent to ", url_, ": kept in ", file_.string(),
-                        ", and sent by the next start"));
+    log_.warning(concat(counted(static_cast<int64_t>(unsent_.size()), "alert"), " could not be sent to ", url_, ": kept in ",
+                        file_.string(), ", and sent by the next start"));
   }
 }
 

@@ -242,7 +242,8 @@ TEST(ConfigLists, OfWordsAreReadInTheirOrder) {
 }
 
 TEST(ConfigLists, OfWordsRefuseEverythingElse) {
-  for (const char* yaml : {"do:", "do: [log, log]", "do: [lag]", "do: {log: 1}", "do: [[log]]", "do: [{a: 1}]", "do: [log, ]x", "do: [~]", "do: 3"}) {
+  for (const char* yaml :
+       {"do:", "do: [log, log]", "do: [lag]", "do: {log: 1}", "do: [[log]]", "do: [{a: 1}]", "do: [log, ]x", "do: [~]", "do: 3"}) {
     EXPECT_THROW(words_of(yaml), ConfigError) << yaml;
   }
   try {

@@ -57,10 +57,31 @@ TEST(AlertRule, ReadsEachForm) {
 TEST(AlertRule, RefusesEverythingElseAndSaysWhy) {
   EXPECT_NE(refusal("moe/maxvi > 2").find("did you mean moe/maxvio?"), std::string::npos) << refusal("moe/maxvi > 2");
   EXPECT_NE(refusal("thruput > 2").find("did you mean throughput?"), std::string::npos);
-  for (const char* text : {"", "loss", "loss >", "loss = 2", "loss > two", "loss > 2x", "loss > nan", "loss > 0x10", "loss > inf", "loss > 2 for",
-                           "loss > 2 for 3", "loss > 2 for 0 steps", "loss > 2 for -1 steps", "loss > 2 for 1.5 steps", "loss > 2 for 3 hours",
-                           "loss > 2 until", "loss > 2 until > 1", "loss > 2 until < 3", "loss < 2 until > 1", "loss > 2 and", "loss is finite",
-                           "loss is not finite until < 2", "loss > 2 until < 1 for 3 steps", "> 2", "2 < loss"}) {
+  for (const char* text : {"",
+                           "loss",
+                           "loss >",
+                           "loss = 2",
+                           "loss > two",
+                           "loss > 2x",
+                           "loss > nan",
+                           "loss > 0x10",
+                           "loss > inf",
+                           "loss > 2 for",
+                           "loss > 2 for 3",
+                           "loss > 2 for 0 steps",
+                           "loss > 2 for -1 steps",
+                           "loss > 2 for 1.5 steps",
+                           "loss > 2 for 3 hours",
+                           "loss > 2 until",
+                           "loss > 2 until > 1",
+                           "loss > 2 until < 3",
+                           "loss < 2 until > 1",
+                           "loss > 2 and",
+                           "loss is finite",
+                           "loss is not finite until < 2",
+                           "loss > 2 until < 1 for 3 steps",
+                           "> 2",
+                           "2 < loss"}) {
     EXPECT_NE(refusal(text), "taken") << text;
   }
 }
