@@ -43,8 +43,7 @@ Alerts::Alerts(std::vector<AlertConfig> alerts, AlertPlaces places, const std::v
         if (rules_[i].text == text) states_[i].restore(/*is_firing=*/true);
       }
     }
-  } catch (
-      const std::exception& error) {  // a file of ours that was damaged is no reason to end a run: alerts that last are told of once more
+  } catch (const std::exception& error) {  // damage is no reason to end a run: alerts that last are told of once more
     log_.warning(concat(error.what(), ": alerts that were told of before may be told of again"));
   }
 }
