@@ -105,7 +105,7 @@ TEST(Manifest, RefusesEveryTruncation) {
 TEST(Manifest, NamesWhatIsWrongWithASignedOne) {
   const std::vector<std::pair<std::string, std::string>> table = {
       {with("\"format_version\": 1", "\"format_version\": 2"),
-       "m.json: format_version (2) must be 1 for this version of PiMoE: a newer one wrote it"},
+       "m.json: format_version (2) must be 1 for this version of PiMoE: a newer one wrote it, and can go on from it"},
       {with("\"format_version\": 1", "\"format_version\": 0"), "m.json: format_version (0) must be 1"},
       {with("\"step\": 100", "\"step\": -1"), "m.json: step (-1) must be at least 0"},
       {with("\"step\": 100", "\"step\": 1e2"), "m.json: step must be a 64-bit integer"},
