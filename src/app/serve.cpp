@@ -37,6 +37,7 @@ struct ServeOptions {
   double requests_per_minute = 0.0;
   bool log_prompts = false;
   std::filesystem::path log_file;
+  std::filesystem::path monitor_file;
   HttpLimits http;
   EngineLimits engine;
   ServeLoopOptions loop;
@@ -98,6 +99,7 @@ ServedModel load(const ServeOptions& options, const ModelLoader& loader, Logger&
 ExitCode serve(ServeOptions options, AppContext& context) {
   const ServeSignals signals;
   require_keys_off_loopback(options);
+  const ServeMonitorConfig monitor_config = options.monitor_file.empty() ? ServeMonitorConfig() : read_serve_monitor(options.monitor_file);
   const ApiKeys keys = options.key_file.empty() ? ApiKeys() : ApiKeys(options.key_file);
   const MpiSession& session = context.mpi();
   Logger& log = context.log;
@@ -133,10 +135,11 @@ ExitCode serve(ServeOptions options, AppContext& context) {
   log.info(concat("serving ", model.checkpoint, ", step ", model.step, ", as '", service.model(), "' at http://", host, ":", server.port(),
                   is_alone ? "" : concat(", on ", layout_text(*model.mesh)),
                   keys.empty() ? "" : concat(", for ", counted(static_cast<int64_t>(keys.holders().size()), "key"))));
-  serve_until_told(options.loop, signals, engine, failure, service, server, log);
+  ServeMonitor monitor(monitor_config, service.model(), log);
+  serve_until_told(options.loop, signals, engine, failure, service, server, monitor, log);
   log.info(concat("done: ", counted(static_cast<int64_t>(engine.status().finished), "text"), ", ",
                   counted(static_cast<int64_t>(engine.status().generated_tokens), "new token")));
-  return ExitCode::kDone;
+  return monitor.stops() ? ExitCode::kCheckSaysNo : ExitCode::kDone;
 }
 
 void add_model_options(CLI::App& command, ServeOptions& options) {
@@ -210,6 +213,10 @@ void add_server_options(CLI::App& command, ServeOptions& options) {
   command.add_option("--drain-timeout", options.loop.drain_seconds, "seconds that running requests have, once SIGTERM has come")
       ->check(number_in(0, kMostSeconds))
       ->capture_default_str();
+  command
+      .add_option("--monitor", options.monitor_file,
+                  "YAML file with `monitor: {alerts: [...], webhook: URL, folder: PATH}`: docs/serving.md")
+      ->type_name("FILE");
   command.add_option("--log-file", options.log_file, "also write the log there, with times")->type_name("FILE");
   command.add_flag("--log-prompts", options.log_prompts, "log what is asked, too: without it no text of a client is in the log");
 }

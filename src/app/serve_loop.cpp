@@ -8,7 +8,9 @@
 #include <csignal>
 #include <ctime>
 
+#include <algorithm>
 #include <chrono>
+#include <utility>
 
 namespace pimoe {
 namespace {
@@ -19,7 +21,7 @@ constexpr double kAnswersSeconds = 5.0;  // for answers that are made, to reach 
 sigset_t signals_of_server() {
   sigset_t set;
   sigemptyset(&set);
-  for (const int number : {SIGTERM, SIGINT, SIGUSR1, SIGHUP}) sigaddset(&set, number);
+  for (const int number : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP}) sigaddset(&set, number);
   return set;
 }
 
@@ -94,8 +96,9 @@ std::exception_ptr EngineFailure::get() const {
 }
 
 void serve_until_told(const ServeLoopOptions& options, const ServeSignals& signals, Engine& engine, const EngineFailure& failure,
-                      CompletionService& service, HttpServer& server, Logger& log) {
+                      CompletionService& service, HttpServer& server, ServeMonitor& monitor, Logger& log) {
   auto looked = std::chrono::steady_clock::now();
+  auto measured = looked;
   while (true) {
     const int number = signals.wait(kLookSeconds);
     if (const std::exception_ptr failed = failure.get()) {
@@ -104,6 +107,11 @@ void serve_until_told(const ServeLoopOptions& options, const ServeSignals& signa
       std::rethrow_exception(failed);
     }
     const auto now = std::chrono::steady_clock::now();
+    monitor.look([&] {
+      const double seconds = std::chrono::duration<double>(now - std::exchange(measured, now)).count();
+      return service.since_last(std::max(seconds, 1e-3));
+    });
+    if (monitor.stops()) return leave(options, signals, engine, service, server, log);
     const bool is_due = options.reload_seconds > 0 && std::chrono::duration<double>(now - looked).count() >= options.reload_seconds;
     if (number == SIGHUP || is_due) {
       reload_if_newer(options.checkpoint, engine, number == SIGHUP, log);

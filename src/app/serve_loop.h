@@ -4,6 +4,7 @@
 #include "serve/completion_service.h"
 #include "serve/engine.h"
 #include "serve/http_server.h"
+#include "serve/serve_monitor.h"
 
 #include <exception>
 #include <filesystem>
@@ -12,7 +13,7 @@
 
 namespace pimoe {
 
-/// Signals that a server is steered by: SIGTERM, SIGINT and SIGUSR1 (what mpirun and srun forward) to leave, SIGHUP to look for a newer checkpoint.
+/// Signals that a server is steered by: SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 (what mpirun and srun forward) to leave, SIGHUP to look for a newer checkpoint.
 ///
 /// They are blocked for the whole process, and taken by whoever waits for one. Made before any thread starts, MPI's among them: a thread that does
 /// not block them would be killed in their place.
@@ -40,9 +41,9 @@ struct ServeLoopOptions {
   double drain_seconds = 30.0;       ///< that running requests have, once it is asked to leave
 };
 
-/// Serves until a signal says to leave; returns when running requests have ended, or were cancelled after drain_seconds, or at a second signal.
+/// Serves until a signal or an alert says to leave; returns when running requests have ended, or were cancelled after drain_seconds, or at a second signal.
 /// @throws what the engine failed with
 void serve_until_told(const ServeLoopOptions& options, const ServeSignals& signals, Engine& engine, const EngineFailure& failure,
-                      CompletionService& service, HttpServer& server, Logger& log);
+                      CompletionService& service, HttpServer& server, ServeMonitor& monitor, Logger& log);
 
 }  // namespace pimoe

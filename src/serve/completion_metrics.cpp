@@ -2,8 +2,11 @@
 
 #include "base/number_text.h"
 #include "base/text.h"
+#include "parallel/device.h"
 
 #include <algorithm>
+#include <limits>
+#include <numeric>
 
 namespace pimoe {
 namespace {
@@ -33,6 +36,70 @@ void CompletionMetrics::Histogram::write(std::string& text, const char* name, co
     text += concat("pimoe_serve_", name, "_bucket{le=\"", bound, "\"} ", so_far, "\n");
   }
   text += concat("pimoe_serve_", name, "_sum ", shortest(sum), "\npimoe_serve_", name, "_count ", so_far, "\n");
+}
+
+uint64_t CompletionMetrics::Histogram::count() const { return std::accumulate(counts.begin(), counts.end(), uint64_t{0}); }
+
+CompletionMetrics::Histogram CompletionMetrics::Histogram::minus(const Histogram& before) const {
+  Histogram since = *this;
+  for (size_t index = 0; index < counts.size(); ++index) since.counts[index] -= before.counts[index];
+  since.sum -= before.sum;
+  return since;
+}
+
+double CompletionMetrics::Histogram::quantile(double share) const {
+  const double wanted = share * static_cast<double>(count());
+  uint64_t so_far = 0;
+  for (size_t index = 0; index < kBounds.size(); ++index) {
+    so_far += counts[index];
+    if (static_cast<double>(so_far) >= wanted) return kBounds[index];
+  }
+  return std::numeric_limits<double>::infinity();
+}
+
+Scalars CompletionMetrics::since_last(const CompletionSource& source, double seconds) {
+  Look now;
+  Scalars values;
+  for (const CompletionSource::Number& number : source.numbers()) {
+    if (number.name == "engine_generated_tokens_total") now.generated = number.value;
+    if (number.name == "texts_running" || number.name == "texts_waiting" || number.name == "pages_free" || number.name == "step_seconds") {
+      values.emplace_back(number.name, number.value);
+    }
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [key, count] : requests_) {
+      now.requests += count;
+      if (key.second >= 500) now.errors += count;
+    }
+    now.first = first_;
+    now.next = next_;
+  }
+  const Look before = std::exchange(last_look_, now);
+  const auto add_times = [&values](const std::string& name, const Histogram& since) {
+    if (since.count() == 0) return;
+    values.emplace_back(name, since.sum / static_cast<double>(since.count()));
+    values.emplace_back(name + "_p99", since.quantile(0.99));
+  };
+  add_times("first_token_seconds", now.first.minus(before.first));
+  add_times("next_token_seconds", now.next.minus(before.next));
+  const auto requests = static_cast<double>(now.requests - before.requests);
+  values.emplace_back("requests_per_second", requests / seconds);
+  values.emplace_back("tokens_per_second", (now.generated - before.generated) / seconds);
+  if (requests > 0) values.emplace_back("error_share", static_cast<double>(now.errors - before.errors) / requests);
+  if (const std::vector<double> shares = source.expert_shares(); !shares.empty()) {
+    const auto used = std::count_if(shares.begin(), shares.end(), [](double share) { return share > 0; });
+    values.emplace_back("moe/utilization", static_cast<double>(used) / static_cast<double>(shares.size()));
+  }
+  values.emplace_back("memory_bytes", static_cast<double>(memory_use(at::kCPU).peak_bytes));
+  return values;
+}
+
+std::vector<std::string> service_metric_names() {
+  return {"texts_running",       "texts_waiting",           "pages_free",         "step_seconds",
+          "first_token_seconds", "first_token_seconds_p99", "next_token_seconds", "next_token_seconds_p99",
+          "requests_per_second", "tokens_per_second",       "error_share",        "moe/utilization",
+          "memory_bytes"};
 }
 
 void CompletionMetrics::count_request(const std::string& route, int status) {

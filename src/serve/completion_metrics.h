@@ -2,6 +2,7 @@
 
 #include "serve/completion_source.h"
 #include "serve/http_server.h"
+#include "train/scalars.h"
 
 #include <array>
 #include <cstdint>
@@ -22,6 +23,9 @@ class CompletionMetrics {
   void saw_next_token(double seconds);
   void saw_end(double seconds);
 
+  /// What alerts are about, since this was called last (service_metric_names): what did not happen since then has no number. One caller.
+  Scalars since_last(const CompletionSource& source, double seconds);
+
   /// @returns Prometheus' text format 0.0.4
   std::string text(const HttpServer::Counts& http, const CompletionSource& source) const;
 
@@ -31,6 +35,10 @@ class CompletionMetrics {
     std::array<uint64_t, kBounds.size() + 1> counts{};
     double sum = 0.0;
     void add(double value);
+    uint64_t count() const;
+    Histogram minus(const Histogram& before) const;
+    /// The bound below which so many of the values lie. REQUIRES one
+    double quantile(double share) const;
     void write(std::string& text, const char* name, const char* help) const;
   };
 
@@ -41,6 +49,16 @@ class CompletionMetrics {
   Histogram first_;
   Histogram next_;
   Histogram whole_;
+
+  struct Look {
+    uint64_t requests = 0, errors = 0;
+    double generated = 0.0;
+    Histogram first, next;
+  };
+  Look last_look_;  ///< of since_last
 };
+
+/// @returns the names of what since_last gives: those of alerts' conditions (docs/serving.md)
+std::vector<std::string> service_metric_names();
 
 }  // namespace pimoe

@@ -46,6 +46,8 @@ class CompletionService : public HttpHandler {
   void answer(std::shared_ptr<HttpExchange> exchange) override;
   HttpResponse refusal(int status, const std::string& why) override;
 
+  /// For alerts: what happened since this was called last. @param seconds  since then
+  Scalars since_last(double seconds) { return metrics_.since_last(source_, seconds); }
   const std::string& model() const { return facts_.model; }
 
  private:

@@ -3,6 +3,7 @@
 #include "base/progress.h"
 #include "base/text.h"
 #include "model/generation.h"
+#include "parallel/device.h"
 #include "serve/scheduler.h"
 #include "serve/step_orders.h"
 #include "serve/step_runner.h"
@@ -111,7 +112,8 @@ class Engine::Impl {
     status_.checkpoint = served.checkpoint;
     if (served.model->config().moe_layers() > 0) status_.expert_utilization.resize(static_cast<size_t>(served.model->config().moe.experts));
     if (served.mesh->rank() != 0) return;
-    thread_ = std::thread([this, threads = at::get_num_threads()] {
+    thread_ = std::thread([this, threads = at::get_num_threads(), device = served.mesh->device()] {
+      use_device(device);            // CUDA's current device is a thread's own
       at::set_num_threads(threads);  // OpenMP keeps it for each thread: a new one would take all cores
       run();
     });

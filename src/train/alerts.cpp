@@ -35,7 +35,7 @@ Alerts::Alerts(std::vector<AlertConfig> alerts, AlertPlaces places, const std::v
     webhook_ = std::make_unique<Webhook>(places_.webhook, places_.unsent, log_);
   }
   try {
-    if (!is_there(places_.state)) return;
+    if (places_.state.empty() || !is_there(places_.state)) return;
     for (const auto& text : read_strict_json(places_.state, kMostStateBytes).at("firing")) {
       for (size_t i = 0; i < rules_.size(); ++i) {
         if (rules_[i].text == text) states_[i].restore(/*is_firing=*/true);
@@ -90,6 +90,7 @@ void Alerts::tell(size_t index, int64_t step, const Change& change) {
 }
 
 void Alerts::keep_state() {
+  if (places_.state.empty()) return;
   try {
     replace_file(places_.state, nlohmann::ordered_json({{"firing", firing()}}).dump() + "\n");
   } catch (const IoError& error) {

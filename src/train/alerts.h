@@ -14,7 +14,7 @@ namespace pimoe {
 
 /// Where alerts lie and go.
 struct AlertPlaces {
-  std::filesystem::path state;   ///< which alerts are firing, so that a restart does not tell of them again
+  std::filesystem::path state;   ///< which alerts are firing, so that a restart does not tell of them again; empty: nowhere
   std::filesystem::path lines;   ///< of `file`
   std::filesystem::path unsent;  ///< of `webhook`
   std::string webhook;           ///< its URL
