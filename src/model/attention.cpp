@@ -3,6 +3,7 @@
 #include "model/grouped_attention.h"
 #include "model/latent_attention.h"
 #include "ops/causal_attention.h"
+#include "ops/head_rows.h"
 #include "ops/paged_attention.h"
 
 #include <ATen/ops/zeros_like.h>
