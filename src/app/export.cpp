@@ -55,21 +55,6 @@ at::ScalarType trained_dtype(const TrainConfig& config, const Manifest& manifest
   return bytes != manifest.counters.end() && bytes->second == 2 ? at::kBFloat16 : at::kFloat;
 }
 
-/// The origin's files: RUN/hf of RUN/checkpoints/step-N, or of the run that this one went on from.
-fs::path companions_of(const fs::path& checkpoint, const TrainConfig& config) {
-  const fs::path own = fs::weakly_canonical(checkpoint);
-  std::vector<fs::path> runs = {own.parent_path().parent_path()};
-  if (const std::string& resumed = config.checkpoint.resume; resumed != "auto" && resumed != "none") {
-    runs.emplace_back(resumed);
-    runs.push_back(fs::weakly_canonical(resumed).parent_path().parent_path());
-  }
-  for (const fs::path& run : runs) {
-    std::error_code ignored;
-    if (fs::is_directory(run / kCompanionFolder, ignored)) return run / kCompanionFolder;
-  }
-  return {};
-}
-
 ExitCode export_model(const ExportOptions& options, Logger& log) {
   log.info(concat("verifying ", options.path.string()));
   const fs::path checkpoint = find_checkpoint(options.path);

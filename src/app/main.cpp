@@ -10,6 +10,7 @@
 #include "app/generate.h"
 #include "app/import.h"
 #include "app/parity.h"
+#include "app/prune.h"
 #include "app/quantize.h"
 #include "app/report.h"
 #include "app/serve.h"
@@ -169,6 +170,7 @@ int run(int argc, char** argv) {
   add_import_command(app, context);
   add_export_command(app, context);
   add_quantize_command(app, context);
+  add_prune_command(app, context);
   add_parity_command(app, context);
   add_drill_command(app, context);
   add_bench_command(app, context);

@@ -113,6 +113,20 @@ void keep_companions(const TrainConfig& config, const HostCommunicator& ranks) {
   });
 }
 
+fs::path companions_of(const fs::path& checkpoint, const TrainConfig& config) {
+  const fs::path own = fs::weakly_canonical(checkpoint);
+  std::vector<fs::path> runs = {own.parent_path().parent_path()};
+  if (const std::string& resumed = config.checkpoint.resume; resumed != "auto" && resumed != "none") {
+    runs.emplace_back(resumed);
+    runs.push_back(fs::weakly_canonical(resumed).parent_path().parent_path());
+  }
+  for (const fs::path& run : runs) {
+    std::error_code ignored;
+    if (fs::is_directory(run / kCompanionFolder, ignored)) return run / kCompanionFolder;
+  }
+  return {};
+}
+
 std::string bytes_by_rank(int64_t bytes, const HostCommunicator& ranks) {
   std::vector<std::string> each;
   int64_t least = bytes, most = bytes;

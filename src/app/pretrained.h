@@ -37,6 +37,10 @@ InitialWeights initial_weights_of(const TrainConfig& config, const ProcessMesh& 
 /// Before a run begins with model.initial_weights: RUN/hf, as of an imported run. Collective. @throws the same on every rank, DataError, IoError
 void keep_companions(const TrainConfig& config, const HostCommunicator& ranks);
 
+/// @returns the origin's files: RUN/hf of RUN/checkpoints/step-N, or of the run that this one went on from; empty: there are none
+/// @param config  of the checkpoint
+std::filesystem::path companions_of(const std::filesystem::path& checkpoint, const TrainConfig& config);
+
 /// @returns "rank 0 12.1 MB, rank 1 12.0 MB", or of many ranks "12.0 to 12.1 MB a rank", of what each rank read. Collective.
 std::string bytes_by_rank(int64_t bytes, const HostCommunicator& ranks);
 

@@ -1,14 +1,13 @@
 #include "app/quantize.h"
 
-#include "app/new_folder.h"
+#include "app/compression.h"
 #include "app/number_checks.h"
-#include "app/print_json.h"
-#include "app/run_owner.h"
 #include "app/run_setup.h"
 #include "base/errors.h"
 #include "base/text.h"
 #include "checkpoint/step_folders.h"
 #include "compress/calibration.h"
+#include "compress/checkpoint_parts.h"
 #include "compress/model_measurement.h"
 #include "compress/product_samples.h"
 #include "compress/quantize.h"
@@ -17,7 +16,6 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include <iostream>
 #include <map>
 #include <optional>
 
@@ -26,9 +24,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kMostBatches = 1 << 24;  ///< as train.validation_batches
 constexpr int64_t kMostSamples = int64_t{1} << 40;
-constexpr double kMostIncrease = 1e6;
 
 const std::map<std::string, QuantizationKind> kKinds = {
     {"weight_only", QuantizationKind::kWeightOnly}, {"dynamic", QuantizationKind::kDynamic}, {"static", QuantizationKind::kStatic}};
@@ -43,13 +39,10 @@ struct QuantizeOptions {
   fs::path output;
   std::string kind = "dynamic";
   std::vector<std::string> parts = {"experts", "attention", "dense"};
-  fs::path data;
-  int64_t batches = 0;
   fs::path calibration;
   int64_t samples = 1000;
-  std::optional<double> max_loss_increase;
   bool allow_slow = false;
-  bool json = false;
+  MeasureOptions measure;
 };
 
 QuantizationConfig quantization_of(const QuantizeOptions& options) {
@@ -82,20 +75,6 @@ TrainConfig config_of(const QuantizeOptions& options, const LoadedModel& before,
   config.run.directory = output;
   config.checkpoint.resume = "auto";
   return parse_train_config(to_yaml(config), "pimoe quantize");
-}
-
-fs::path corpus_of(const QuantizeOptions& options, const TrainConfig& config) {
-  if (!options.data.empty()) return options.data;
-  if (config.data.validation.empty()) throw UsageError("the checkpoint's configuration names no validation corpus: give --data PREFIX");
-  return config.data.validation;
-}
-
-ValidationPlan plan_of(const QuantizeOptions& options, const TrainConfig& config) {
-  constexpr int64_t kUsualMicroBatch = 8;
-  return {.batch = config.train.global_batch,
-          .micro_batch = config.train.micro_batch > 0 ? config.train.micro_batch : kUsualMicroBatch,
-          .batches = options.batches > 0 ? options.batches : config.train.validation_batches,
-          .document_mask = config.data.document_mask};
 }
 
 /// What is known of the model as it was, once it is no longer in memory.
@@ -131,7 +110,7 @@ Before look_at(const QuantizeOptions& options, const LoadedModel& loaded, TrainC
           concat(counted(calibration.unseen(), "expert matrix"), " saw no row in calibration, and took the scale of the layer's others"));
     }
   }
-  before.measurement = measure_model(loaded, corpus, plan_of(options, loaded.config), loaded.folder.string(), log);
+  before.measurement = measure_model(loaded, corpus, measured_part(options.measure, loaded.config), loaded.folder.string(), log);
   return before;
 }
 
@@ -169,48 +148,23 @@ ExitCode quantize(const QuantizeOptions& options, AppContext& context) {
   const ProcessMesh alone = one_rank_mesh(config.mesh, session, config.model.moe.common_divisor());
   const std::set<std::string> names = quantized_matrices(config.model, alone);
   if (names.empty()) throw ConfigError(concat("the model has none of --parts ", join(options.parts, ",")));
-  const fs::path corpus_path = corpus_of(options, loaded->config);
+  const fs::path corpus_path = measured_corpus(options.measure, loaded->config);
   const TokenFile corpus(corpus_path);
 
   const std::unique_ptr<HostCommunicator> world = session.world();
-  std::optional<NewFolder> folder;
-  do_together(*world, [&] {
-    if (!is_first) return;
-    require_no_other_run(output, output, /*run=*/"");
-    folder.emplace(output);
-  });
-  const fs::path unfinished = world->broadcast_text(folder ? folder->path().string() : "", 0);
+  CompressedFolder folder(output, *world);
   const Before before = look_at(options, *loaded, config, corpus, names, context.log);
   loaded.reset();
 
-  const fs::path checkpoint = unfinished / "checkpoints" / step_name(before.step);
+  const fs::path checkpoint = folder.unfinished / "checkpoints" / step_name(before.step);
   do_together(*world, [&] {
     if (is_first) write_quantized(before.checkpoint, checkpoint, config, alone, before.input_scales, context.log);
   });
   const LoadedModel after = load_model(checkpoint, context, ModelSpread::kShared);
   add_proof(checkpoint, after);
-  const ModelMeasurement measured = measure_model(after, corpus, plan_of(options, config), output.string(), context.log);
+  const ModelMeasurement measured = measure_model(after, corpus, measured_part(options.measure, config), output.string(), context.log);
   const CompressionReport report = report_of(options, before, after, measured, corpus_path);
-  const bool refused = options.max_loss_increase && !(report.loss_increase() <= *options.max_loss_increase);
-  do_together(*world, [&] {
-    if (is_first && !refused) folder->publish();
-  });
-  std::string trouble;
-  if (is_first) {
-    if (options.json) {
-      nlohmann::ordered_json json = to_json(report);
-      json["written"] = !refused;
-      print_json(json);
-    } else {
-      std::cout << to_text(report);
-    }
-    if (refused) {
-      trouble = concat("the loss rose by ", fixed(100 * report.loss_increase(), 3), " %, and --max-loss-increase allows ",
-                       fixed(100 * *options.max_loss_increase, 3), " %: ", output.string(), " was not written");
-      context.log.error(trouble);
-    }
-  }
-  return verdict_of_rank_0(trouble, *after.mesh);
+  return conclude(report, options.measure, folder, *after.mesh, nlohmann::ordered_json::object(), "", context.log);
 }
 
 }  // namespace
@@ -247,17 +201,8 @@ void add_quantize_command(CLI::App& app, AppContext& context) {
   command->add_option("--samples", options->samples, "sequences of model.sequence_length tokens of it, from its beginning")
       ->check(whole_number_in(1, kMostSamples))
       ->capture_default_str();
-  command->add_option("--data", options->data, "corpus to measure on (default: the run's validation corpus)")->type_name("PREFIX");
-  command
-      ->add_option("--batches", options->batches, "its first N batches of train.global_batch sequences (default: train.validation_batches)")
-      ->check(whole_number_in(1, kMostBatches));
-  command
-      ->add_option("--max-loss-increase", options->max_loss_increase,
-                   "as a share of the loss before, 0.005 for half a percent: beyond it nothing is written, and the exit code is 1")
-      ->check(number_in(0.0, kMostIncrease))
-      ->type_name("SHARE");
+  add_measure_options(*command, options->measure);
   command->add_flag("--allow-slow", options->allow_slow, "plain loops where the machine has no int8 products; without it an error");
-  command->add_flag("--json", options->json, "print JSON: what was measured before and after, the kernel that ran, each layer");
   command->footer(
       "Router and head stay as they are unless --parts names them. What is written is a checkpoint like others, for generate and "
       "evaluate;\n"

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <numeric>
 
 namespace pimoe {
 namespace {
@@ -48,15 +49,21 @@ ModelSpeed measure_speed(const LoadedModel& loaded, const TokenFile& corpus) {
     loaded.mesh->control().all_reduce(time, ReduceOp::kMax);
     return time.item<double>();
   };
-  KeyValueCache cache(config, model.dtype(), loaded.mesh->device(), 1);
+  const int64_t pages = KeyValueCache::pages_for(prompt + decoded);
+  KeyValueCache cache(config, model.dtype(), loaded.mesh->device(), pages);
+  std::vector<int64_t> all_pages(static_cast<size_t>(pages));
+  std::iota(all_pages.begin(), all_pages.end(), 0);
+  const auto extend = [&](int64_t first, int64_t count) {
+    model.extend(tokens.narrow(0, first, count), {CachedPart{{.pages = all_pages, .first = first, .count = count}}}, cache, count).cpu();
+  };
   double prefill = std::numeric_limits<double>::infinity(), decode = prefill;
   for (int repeat = 0; repeat < kRepeats; ++repeat) {
     loaded.mesh->control().barrier();
     const Stopwatch of_prompt;
-    model.extend(tokens.narrow(0, 0, prompt), {{0, 0, prompt}}, cache, prompt).cpu();
+    extend(0, prompt);
     prefill = std::min(prefill, slowest(of_prompt.seconds()));
     const Stopwatch of_others;
-    for (int64_t at = prompt; at < prompt + decoded; ++at) model.extend(tokens.narrow(0, at, 1), {{0, at, 1}}, cache, 1).cpu();
+    for (int64_t at = prompt; at < prompt + decoded; ++at) extend(at, 1);
     decode = std::min(decode, slowest(of_others.seconds()));
   }
   const auto ranks = static_cast<double>(loaded.mesh->size());

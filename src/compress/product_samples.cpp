@@ -64,19 +64,18 @@ at::Tensor plain_results(const at::Tensor& rows, const at::Tensor& ends, const a
   return results;
 }
 
-/// Every expert group computes the first sequence on its first rank, as the proof of a load does.
-void compute_first_sequence(const LoadedModel& loaded, const TokenFile& corpus) {
+}  // namespace
+
+void compute_sequence(const LoadedModel& loaded, const TokenFile& corpus, int64_t begin) {
   const at::NoGradGuard no_gradients;
   const Communicator& group = loaded.mesh->group(Group::kExpert);
-  const int64_t length = std::min(loaded.model->config().sequence_length, corpus.token_count() - 1);
+  const int64_t length = std::min(loaded.model->config().sequence_length, corpus.token_count() - 1 - begin);
   const int64_t sequences = group.rank() == 0 ? 1 : 0;
   const at::Tensor ids = at::empty({sequences, length + 1}, at::kLong);
-  if (sequences > 0) corpus.read(0, length + 1, ids.mutable_data_ptr<int64_t>());
+  if (sequences > 0) corpus.read(begin, length + 1, ids.mutable_data_ptr<int64_t>());
   const auto part = [&](int64_t first) { return ids.narrow(1, first, length).contiguous().to(loaded.mesh->device()); };
   loaded.model->forward(part(0), part(1), batch_context(0, group.size(), length, *loaded.mesh));
 }
-
-}  // namespace
 
 MatrixWatch::MatrixWatch(ParameterList& parameters, const std::set<std::string>& names, See see) {
   for (const std::string& name : names) {
@@ -96,7 +95,7 @@ ProductSamples::ProductSamples(const LoadedModel& loaded, const TokenFile& corpu
     auto [some, some_ends] = some_of(rows, ends);
     samples_[matrix.name] = {some, some_ends, plain_results(some, some_ends, matrix.value)};
   });
-  compute_first_sequence(loaded, corpus);
+  compute_sequence(loaded, corpus, 0);
 }
 
 void ProductSamples::add_errors(const LoadedModel& quantized, std::vector<LayerChange>& layers) const {

@@ -32,6 +32,9 @@ class ProductSamples {
   std::map<std::string, Sample> samples_;
 };
 
+/// Computes one sequence of a corpus from a position on, on the first rank of every expert group, as the proof of a load does. Collective
+void compute_sequence(const LoadedModel& loaded, const TokenFile& corpus, int64_t begin);
+
 /// Shows `see` what a model's matrices multiply while it lives.
 class MatrixWatch {
  public:

@@ -26,7 +26,4 @@ std::set<std::string> quantized_matrices(const ModelConfig& model, const Process
 void write_quantized(const std::filesystem::path& from, const std::filesystem::path& to, const TrainConfig& config, const ProcessMesh& mesh,
                      const std::map<std::string, at::Tensor>& input_scales, Logger& log);
 
-/// Adds the loss of load_proof.h to a checkpoint that nobody uses yet. Collective; rank 0 writes. @throws IoError
-void add_proof(const std::filesystem::path& checkpoint, const LoadedModel& loaded);
-
 }  // namespace pimoe

@@ -1,0 +1,48 @@
+#pragma once
+
+/// What `quantize` and `prune` share: on what both models are measured, what is said of them, and whether the smaller one is kept.
+
+#include "app/command.h"
+#include "app/new_folder.h"
+#include "compress/compression_report.h"
+#include "train/loaded_model.h"
+#include "train/validation.h"
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json_fwd.hpp>
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+
+namespace pimoe {
+
+struct MeasureOptions {
+  std::filesystem::path data;
+  int64_t batches = 0;
+  std::optional<double> max_loss_increase;
+  bool json = false;
+};
+
+/// --data, --batches, --max-loss-increase, --json
+void add_measure_options(CLI::App& command, MeasureOptions& options);
+
+/// @throws UsageError where neither the options nor the configuration name one
+std::filesystem::path measured_corpus(const MeasureOptions& options, const TrainConfig& config);
+ValidationPlan measured_part(const MeasureOptions& options, const TrainConfig& config);
+
+/// The folder that a smaller model is written into, on rank 0; its path on all. Collective. @throws as NewFolder and require_no_other_run
+struct CompressedFolder {
+  CompressedFolder(const std::filesystem::path& output, const HostCommunicator& ranks);
+
+  std::optional<NewFolder> folder;
+  std::filesystem::path unfinished;
+};
+
+/// Publishes the folder, unless --max-loss-increase refuses it, and prints the report. Collective.
+/// @param more_json, more_text  what the command has to say besides; text goes behind the report's
+ExitCode conclude(const CompressionReport& report, const MeasureOptions& options, CompressedFolder& folder, const ProcessMesh& mesh,
+                  const nlohmann::ordered_json& more_json, const std::string& more_text, Logger& log);
+
+}  // namespace pimoe
