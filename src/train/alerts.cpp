@@ -36,13 +36,14 @@ Alerts::Alerts(std::vector<AlertConfig> alerts, AlertPlaces places, const std::v
   }
   try {
     if (places_.state.empty() || !is_there(places_.state)) return;
-    for (const auto& text : read_strict_json(places_.state, kMostStateBytes).at("firing")) {
+    const nlohmann::ordered_json state = read_strict_json(places_.state, kMostStateBytes);
+    for (const auto& entry : state.at("firing")) {
+      const auto text = entry.get<std::string>();
       for (size_t i = 0; i < rules_.size(); ++i) {
         if (rules_[i].text == text) states_[i].restore(/*is_firing=*/true);
       }
     }
-  } catch (
-      const std::exception& error) {  // a file of ours that was damaged is no reason to end a run: alerts that last are told of once more
+  } catch (const std::exception& error) {  // damage is no reason to end a run: alerts that last are told of once more
     log_.warning(concat(error.what(), ": alerts that were told of before may be told of again"));
   }
 }
