@@ -80,7 +80,9 @@ TEST(Tracker, ManyThreadsLoseNoBlock) {
       for (int time = 0; time < 1000; ++time) {
         const auto own = tracker.track("thread " + std::to_string(index));
         const auto shared = tracker.track("inside");
-        if (time % 100 == 0) EXPECT_LE(tracker.summaries().size(), 16u);
+        if (time % 100 == 0) {
+          EXPECT_LE(tracker.summaries().size(), 16u);
+        }
       }
     });
   }
