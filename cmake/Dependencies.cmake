@@ -13,7 +13,7 @@ find_package(ZLIB REQUIRED)
 
 find_library(SENTENCEPIECE_LIBRARY sentencepiece REQUIRED)
 find_library(SENTENCEPIECE_TRAIN_LIBRARY sentencepiece_train REQUIRED)
-# Boost.Beast and Asio have headers alone. Whoever links an installed PiMoE needs none: the server is no part of the libraries.
+# Boost.Beast and Asio have headers alone. Whoever links an installed PiMoE needs none: no header of ours names them.
 find_path(BOOST_HEADERS boost/beast.hpp)
 add_library(pimoe_beast INTERFACE IMPORTED)
 if(BOOST_HEADERS)

@@ -1,13 +1,13 @@
 # cmake --install BUILD --prefix PREFIX
 #
 #   bin/pimoe                          the binary
-#   lib/libpimoe_*.a, include/pimoe    the library, for programs of your own: find_package(PiMoE), PiMoE::moe (examples/moe_layer)
+#   lib/libpimoe_*.a, include/pimoe    the library, for programs of your own: find_package(PiMoE), PiMoE::moe (examples)
 #   share/pimoe                        configurations, launch scripts, examples, an environment module
 #   share/bash-completion              completion of subcommands, options and configuration keys
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
-set(exported base ops parallel moe data checkpoint model interop train)  # what other programs may build on; the rest serves the binary
+set(exported base ops parallel moe data checkpoint model interop train serve)  # what other programs may build on; the rest serves the binary
 list(TRANSFORM exported PREPEND pimoe_ OUTPUT_VARIABLE libraries)
 install(TARGETS pimoe RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS ${libraries} EXPORT PiMoETargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})

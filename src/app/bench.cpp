@@ -112,7 +112,7 @@ std::string suite_lines() {
   for (const Suite& suite : suites_of_pimoe()) {
     lines += concat("  ", suite.name, std::string(12 - std::string(suite.name).size(), ' '), suite.measures, "\n");
   }
-  return lines + "  all         every suite, in this order\n";
+  return lines + "  all         every suite but presets, in this order\n";
 }
 
 }  // namespace

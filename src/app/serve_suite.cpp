@@ -1,5 +1,6 @@
 #include "app/serve_suite.h"
 
+#include "app/preset_suite.h"
 #include "base/number_text.h"
 #include "base/random.h"
 #include "base/text.h"
@@ -72,9 +73,45 @@ const std::vector<Suite>& suites_of_pimoe() {
   static const std::vector<Suite> suites = [] {
     std::vector<Suite> all = all_suites();
     all.push_back({"serve", "the engine of `pimoe serve`: new tokens/s of 1, 8 and 64 greedy requests at a time", run_serve_suite});
+    all.push_back({"presets",
+                   "basic, enhanced, advanced, production: a layer, a short training and serving with each, at shapes of their own",
+                   run_preset_suite, false, /*only_by_name=*/true});
     return all;
   }();
   return suites;
+}
+
+ServingSpeed measure_serving(const Bench& bench, const ModelConfig& config, int64_t requests) {
+  const RandomModel random(config, bench);
+  ServedModel served;
+  served.model = &random.model;
+  served.mesh = &bench.mesh();
+  ServingSpeed speed;
+  speed.prompt_tokens = std::min(kPrompt, std::max<int64_t>(1, config.sequence_length / 2));
+  speed.new_tokens = std::min(kAdded, config.sequence_length - speed.prompt_tokens);
+  EngineLimits limits;
+  limits.max_batch = requests;
+  limits.prefix_cache = false;  // the same prompts again and again would not be computed
+  Engine engine(served, {}, limits);
+  // Other ranks do not know how often rank 0 asks: they follow, and have no time of their own.
+  if (bench.mesh().rank() == 0) {
+    bench.log().info(concat("measuring ", requests, requests == 1 ? " request" : " requests", " at a time"));
+    std::vector<double> samples;
+    serve(engine, requests, speed.prompt_tokens, speed.new_tokens, config.vocabulary);
+    double sum = 0.0;
+    while (samples.size() < 3 || (sum < bench.effort().seconds && samples.size() < 200)) {
+      const auto begin = std::chrono::steady_clock::now();
+      serve(engine, requests, speed.prompt_tokens, speed.new_tokens, config.vocabulary);
+      samples.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+      sum += samples.back();
+    }
+    speed.seconds = spread_of(samples);
+  } else {
+    engine.follow();
+    speed.seconds = {.median = 1.0, .low = 1.0, .high = 1.0, .repetitions = 1};  // no row of it is read
+  }
+  speed.new_tokens_per_second = static_cast<double>(requests * speed.new_tokens) / speed.seconds.median;
+  return speed;
 }
 
 void run_serve_suite(Bench& bench) {
@@ -84,47 +121,20 @@ void run_serve_suite(Bench& bench) {
     bench.log().info("such a model is not served: left out");
     return;
   }
-  const RandomModel random(config, bench);
-  ServedModel served;
-  served.model = &random.model;
-  served.mesh = &bench.mesh();
-  const int64_t prompt = std::min(kPrompt, std::max<int64_t>(1, config.sequence_length / 2));
-  const int64_t added = std::min(kAdded, config.sequence_length - prompt);
-  const bool asks = bench.mesh().rank() == 0;
   double alone = 0.0;
   for (const int64_t batch : kBatches) {
-    EngineLimits limits;
-    limits.max_batch = batch;
-    limits.prefix_cache = false;  // the same prompts again and again would not be computed
-    Engine engine(served, {}, limits);
-    // Other ranks do not know how often rank 0 asks: they follow, and have no time of their own.
-    Spread seconds;
-    if (asks) {
-      bench.log().info(concat("measuring ", batch, batch == 1 ? " request" : " requests", " at a time"));
-      std::vector<double> samples;
-      serve(engine, batch, prompt, added, config.vocabulary);
-      double sum = 0.0;
-      while (samples.size() < 3 || (sum < bench.effort().seconds && samples.size() < 200)) {
-        const auto begin = std::chrono::steady_clock::now();
-        serve(engine, batch, prompt, added, config.vocabulary);
-        samples.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-        sum += samples.back();
-      }
-      seconds = spread_of(samples);
-    } else {
-      engine.follow();
-    }
-    if (!asks) seconds = {.median = 1.0, .low = 1.0, .high = 1.0, .repetitions = 1};  // no row of it is read
-    const double rate = static_cast<double>(batch * added) / seconds.median;
-    if (batch == 1) alone = rate;
-    BenchRow row{.suite = "serve", .name = concat(batch, batch == 1 ? " request" : " requests"), .seconds = seconds};
+    const ServingSpeed speed = measure_serving(bench, config, batch);
+    if (batch == 1) alone = speed.new_tokens_per_second;
+    BenchRow row{.suite = "serve", .name = concat(batch, batch == 1 ? " request" : " requests"), .seconds = speed.seconds};
     row.values["requests"] = batch;
-    row.values["prompt_tokens"] = prompt;
-    row.values["new_tokens"] = added;
-    row.values["new_tokens_per_second"] = rate;
-    row.values["times_alone"] = rate / alone;
-    row.summary = concat(grouped(static_cast<int64_t>(rate)), " new tokens/s");
-    if (batch > 1) row.details.push_back(concat(fixed(rate / alone, 2), " times as many as one request at a time"));
+    row.values["prompt_tokens"] = speed.prompt_tokens;
+    row.values["new_tokens"] = speed.new_tokens;
+    row.values["new_tokens_per_second"] = speed.new_tokens_per_second;
+    row.values["times_alone"] = speed.new_tokens_per_second / alone;
+    row.summary = concat(grouped(static_cast<int64_t>(speed.new_tokens_per_second)), " new tokens/s");
+    if (batch > 1) {
+      row.details.push_back(concat(fixed(speed.new_tokens_per_second / alone, 2), " times as many as one request at a time"));
+    }
     bench.add(std::move(row));
   }
 }

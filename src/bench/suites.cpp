@@ -3,6 +3,9 @@
 #include "base/errors.h"
 #include "base/text.h"
 
+#include <algorithm>
+#include <iterator>
+
 namespace pimoe {
 
 const std::vector<Suite>& all_suites() {
@@ -21,7 +24,11 @@ const std::vector<Suite>& all_suites() {
 }
 
 std::vector<Suite> suites_named(const std::string& name, const std::vector<Suite>& suites) {
-  if (name == "all") return suites;
+  if (name == "all") {
+    std::vector<Suite> all;
+    std::copy_if(suites.begin(), suites.end(), std::back_inserter(all), [](const Suite& suite) { return !suite.only_by_name; });
+    return all;
+  }
   std::vector<std::string> names;
   for (const Suite& suite : suites) {
     if (name == suite.name) return {suite};

@@ -13,12 +13,13 @@ struct Suite {
   const char* measures;       ///< a sentence
   void (*run)(Bench& bench);  ///< adds its rows; collective
   bool needs_experts = false;
+  bool only_by_name = false;  ///< no part of `all`: its shapes are its own, not the configuration's
 };
 
 /// All suites, in the order in which `all` runs them.
 const std::vector<Suite>& all_suites();
 
-/// @returns of `suites` the one of that name, or of `all` every one  @throws UsageError naming the nearest
+/// @returns of `suites` the one of that name, or of `all` every one that is not only_by_name  @throws UsageError naming the nearest
 std::vector<Suite> suites_named(const std::string& name, const std::vector<Suite>& suites = all_suites());
 
 /// Runs them, then measures the ceilings that they asked for again. Collective.

@@ -21,24 +21,6 @@ const char* name_of(StepPart part) {
   return "";
 }
 
-std::vector<MicroBatch> random_micro_batches(const TrainConfig& config, const ProcessMesh& mesh) {
-  const Communicator& group = mesh.group(Group::kBatch);
-  const StepPlan plan(config.train.global_batch, group.size(), config.train.micro_batch);
-  const int64_t length = config.model.sequence_length;
-  std::vector<MicroBatch> batches;
-  for (int64_t index = 0; index < plan.micro_steps(); ++index) {
-    const auto [first, count] = plan.share(index, group.rank());
-    const at::Tensor rows = at::randint(config.model.vocabulary, {count, length + 1}, at::kLong);
-    batches.push_back({.tokens = pinned(rows.narrow(1, 0, length).contiguous(), mesh.device()),
-                       .targets = pinned(rows.narrow(1, 1, length).contiguous(), mesh.device()),
-                       .micro_step = index,
-                       .first_sequence = first,
-                       .global_sequences = plan.micro_step_sequences(index),
-                       .is_last = index + 1 == plan.micro_steps()});
-  }
-  return batches;
-}
-
 /// The mesh's communicators, each once: groups of the same ranks share one.
 std::vector<const Communicator*> communicators(const ProcessMesh& mesh) {
   std::vector<const Communicator*> all;
@@ -55,12 +37,35 @@ GroupTraffic sent_so_far(const Communicator& group) {
 
 }  // namespace
 
+std::vector<MicroBatch> micro_batches_of(const TrainConfig& config, const ProcessMesh& mesh,
+                                         const std::function<at::Tensor(int64_t first, int64_t count)>& rows) {
+  const Communicator& group = mesh.group(Group::kBatch);
+  const StepPlan plan(config.train.global_batch, group.size(), config.train.micro_batch);
+  const int64_t length = config.model.sequence_length;
+  std::vector<MicroBatch> batches;
+  for (int64_t index = 0; index < plan.micro_steps(); ++index) {
+    const auto [first, count] = plan.share(index, group.rank());
+    const at::Tensor tokens = rows(first, count);
+    batches.push_back({.tokens = pinned(tokens.narrow(1, 0, length).contiguous(), mesh.device()),
+                       .targets = pinned(tokens.narrow(1, 1, length).contiguous(), mesh.device()),
+                       .micro_step = index,
+                       .first_sequence = first,
+                       .global_sequences = plan.micro_step_sequences(index),
+                       .is_last = index + 1 == plan.micro_steps()});
+  }
+  return batches;
+}
+
 TrainingStep::TrainingStep(const Bench& bench)
     : mesh_(bench.mesh()),
       tokens_(bench.config().train.global_batch * bench.config().model.sequence_length),
       learner_(bench.config(), bench.dtype(), LossScaler::for_float16(), mesh_) {
   learner_.optimizer().initialize(static_cast<uint64_t>(bench.config().run.seed));
-  for (int64_t step = 0; step < kSteps; ++step) steps_.push_back(random_micro_batches(bench.config(), mesh_));
+  for (int64_t step = 0; step < kSteps; ++step) {
+    steps_.push_back(micro_batches_of(bench.config(), mesh_, [&](int64_t, int64_t count) {
+      return at::randint(bench.config().model.vocabulary, {count, bench.config().model.sequence_length + 1}, at::kLong);
+    }));
+  }
 }
 
 StepRecord TrainingStep::run(Parts& parts, const PredictionObserver& seen) {

@@ -5,6 +5,7 @@
 #include "data/data_stream.h"
 #include "train/learner.h"
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -31,6 +32,11 @@ class TrainingStep {
   Learner learner_;
   std::vector<std::vector<MicroBatch>> steps_;  ///< this rank's, taken in turn
 };
+
+/// A step's micro-batches of this rank, each row one token longer than the model's sequences: it predicts the next.
+/// @param rows  asked for `count` rows of the step's global batch from the `first` on
+std::vector<MicroBatch> micro_batches_of(const TrainConfig& config, const ProcessMesh& mesh,
+                                         const std::function<at::Tensor(int64_t first, int64_t count)>& rows);
 
 /// What a step sends in one group of ranks.
 struct GroupTraffic {

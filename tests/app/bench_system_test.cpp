@@ -1,5 +1,9 @@
 #include "app/tiny_model.h"
 #include "app/user.h"
+#include "base/text.h"
+
+#include <cmath>
+#include <map>
 
 namespace pimoe {
 namespace {
@@ -44,6 +48,35 @@ TEST_F(BenchCommand, NeedsNoConfigurationFile) {
           "0 --json");
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_EQ(Json::parse(outcome.out).at("rows").at(0).at("suite"), "dispatch");
+}
+
+/// Of what was measured only what no machine's speed decides.
+TEST_F(BenchCommand, PresetsStandBesideTheGuidesFiguresAndBeatEachOther) {
+  const Outcome outcome = run("$MPIRUN -n 2 $PIMOE bench presets mesh.device=cpu --seconds 0 --json=facts.json");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  for (const std::string& line : split(outcome.out, '\n')) EXPECT_LE(line.size(), 100u) << line;
+  EXPECT_NE(outcome.out.find("here (guide)"), std::string::npos) << outcome.out;
+  const Json rows = Json::parse(read_file(folder_ / "facts.json")).at("rows");
+  std::map<std::string, Json> named;
+  for (const Json& row : rows) named[row.at("name")] = row;
+  const std::vector<std::pair<std::string, double>> claims = {{"basic", 15.2}, {"enhanced", 12.8}, {"advanced", 10.1}, {"production", 8.5}};
+  for (const auto& [name, claimed] : claims) {
+    const Json& row = named.at(name);
+    EXPECT_EQ(row.at("claimed").at("latency_ms"), claimed) << name;
+    EXPECT_NEAR(row.at("first_loss").get<double>(), std::log(256), 0.1) << name << ": fresh weights know nothing";
+    EXPECT_LT(row.at("loss").get<double>(), 4.5) << name << " learned the text";
+    EXPECT_GT(row.at("loss").get<double>(), row.at("least_loss").get<double>()) << name << ": the loss of no text can be lower";
+    EXPECT_GT(row.at("experts_used").get<double>(), 0.25) << name;
+    EXPECT_LE(row.at("experts_used").get<double>(), 1.0) << name;
+    EXPECT_GT(row.at("tokens_per_second").get<double>(), 0) << name;
+    EXPECT_GT(row.at("served_new_tokens_per_second").get<double>(), 0) << name;
+    const double lost = row.at("tokens_lost_to_a_broken_expert");
+    EXPECT_EQ(lost > 0, name != "production") << name << " lost " << lost;
+  }
+  EXPECT_EQ(named.at("basic").at("precision"), "float32");
+  EXPECT_TRUE(named.at("advanced / enhanced").at("beats_the_one_before"));
+  EXPECT_TRUE(named.at("production / advanced").at("beats_the_one_before"));
+  EXPECT_TRUE(named.contains("enhanced / basic")) << "which of them is faster the machine decides";
 }
 
 TEST_F(BenchCommand, RefusesWhatCannotBeMeant) {

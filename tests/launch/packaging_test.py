@@ -4,6 +4,7 @@ on two ranks, the environment module sets what it says, and the completion compl
 
     tests/launch/packaging_test.py [unittest option ...]     PIMOE_BUILD, PIMOE_CMAKE, PIMOE_MPIRUN name what to test with
 """
+import json
 import os
 import pathlib
 import re
@@ -48,6 +49,48 @@ class Installed(unittest.TestCase):
             losses = [float(loss) for loss in re.findall(r"loss (\S+)", output(MPIRUN + ["-n", ranks, build / "moe_layer"]))]
             self.assertEqual(len(losses), 4)
             self.assertLess(losses[-1], 0.3 * losses[0])
+
+    def test_short_programs_create_track_quantize_and_serve(self):
+        source = self.prefix / "share/pimoe/examples/short"
+        for program in source.glob("*.cpp"):
+            self.assertLess(len(program.read_text().splitlines()), 40, program.name)
+        build = self.folder / "short"
+        output([CMAKE, "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={self.prefix}", "-DCMAKE_BUILD_TYPE=Release"])
+        output([CMAKE, "--build", build, "-j2"])
+
+        for ranks in (1, 2):
+            created = output(MPIRUN + ["-n", ranks, build / "create"])
+            before, after = (float(loss) for loss in re.findall(r"loss (\S+)", created))
+            self.assertLess(after, before)
+
+            tracked = output(MPIRUN + ["-n", ranks, build / "track"])
+            for name in ("step", "step/forward", "step/backward"):
+                self.assertRegex(tracked, rf"(?m)^{name} +20 x  mean ")
+            times = json.loads(tracked.splitlines()[-1])
+            self.assertGreaterEqual(times["step"]["total_seconds"], times["step/forward"]["total_seconds"] + times["step/backward"]["total_seconds"])
+
+        before, after, error = re.search(r"(\d+) bytes -> (\d+), off by (\S+)", output([build / "quantize"])).groups()
+        self.assertLess(int(after), 0.26 * int(before))
+        self.assertGreater(float(error), 1e-4)
+        self.assertLess(float(error), 0.02)
+
+        pimoe = self.prefix / "bin/pimoe"
+        text = self.folder / "text"
+        text.mkdir()
+        (text / "a.txt").write_text("".join(f"line {number}: the quick brown fox jumps over the lazy dog\n" for number in range(2000)))
+        output([pimoe, "data", "build", "--output", "corpus", "--vocabulary", "300", "--validation", "0", "text"], cwd=self.folder)
+        (self.folder / "tiny.yaml").write_text(
+            "run: {directory: run}\ndata: {train: corpus, tokenizer: corpus.model}\n"
+            "model: {layers: 2, width: 32, heads: 2, kv_heads: 2, sequence_length: 64, moe: {experts: 4, expert_width: 32}}\n"
+            "train: {steps: 60, global_batch: 4, micro_batch: 4, precision: float32}\noptimizer: {learning_rate: 1e-2, warmup_steps: 5}\n")
+        output([pimoe, "train", "tiny.yaml"], cwd=self.folder)
+        generated = subprocess.run([pimoe, "generate", "--checkpoint", "run", "--prompt", "the quick", "--tokens", "24", "--temperature", "0"],
+                                   cwd=self.folder, stdout=subprocess.PIPE, text=True, timeout=240, check=True).stdout
+        for ranks in (1, 2):
+            served = output(MPIRUN + ["-n", ranks, build / "serve", "run", "the quick"], cwd=self.folder)
+            self.assertIn(served.strip(), generated)
+            self.assertGreater(len(served.strip()), 8)
+        self.assertEqual(subprocess.run([build / "serve"], capture_output=True, timeout=60).returncode, 64)
 
     def test_another_minor_version_is_refused(self):
         source = self.folder / "newer"
