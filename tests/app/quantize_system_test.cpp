@@ -130,8 +130,14 @@ TEST_F(QuantizeCommand, WhatDoesNotFitIsRefusedBeforeAnythingIsWritten) {
     EXPECT_FALSE(is_there("runs/x")) << options;
     EXPECT_FALSE(is_there("runs/x.unfinished")) << options;
   }
+  // Some 2,000 words of six letters: enough pieces for a vocabulary that is larger than the model's.
+  const auto word = [](int number) {
+    std::string letters;
+    for (const int factor : {1, 7, 11, 3, 19}) letters += static_cast<char>('a' + number * factor % 26);
+    return letters + static_cast<char>('a' + number / 26 % 26);
+  };
   std::string words;
-  for (int line = 0; line < 3000; ++line) words += concat("w", line * 7919 % 100003, " x", line * 104729 % 99991, "\n");
+  for (int line = 0; line < 6000; ++line) words += concat(word(line % 997), " ", word(line * 31 % 991), "\n");
   write("words/w.txt", words);
   ASSERT_EQ(run("pimoe data build --output words-corpus --vocabulary 900 --validation 0 words").code, 0);
   const Outcome foreign = run("pimoe quantize runs/tiny --output runs/x --kind static --calibration words-corpus --samples 50");
