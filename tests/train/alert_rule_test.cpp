@@ -56,7 +56,7 @@ TEST(AlertRule, ReadsEachForm) {
 
 TEST(AlertRule, RefusesEverythingElseAndSaysWhy) {
   EXPECT_NE(refusal("moe/maxvi > 2").find("did you mean moe/maxvio?"), std::string::npos) << refusal("moe/maxvi > 2");
-  EXPECT_NE(refusal("thruput > 2").find("did you mean throughput?"), std::string::npos);
+  EXPECT_NE(refusal("throughpt > 2").find("did you mean throughput?"), std::string::npos);
   for (const char* text : {"",
                            "loss",
                            "loss >",
