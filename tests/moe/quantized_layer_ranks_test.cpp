@@ -93,7 +93,8 @@ TEST(QuantizedLayer, WithInt8RowsIsNearIt) {
     Pair pair(moe, 11, *mesh, {.kind = kind});
     const Outputs outputs = compute(pair, *mesh, 11);
     const double error = relative_error(outputs);
-    EXPECT_LE(error, kind == QuantizationKind::kDynamic ? 0.03 : 0.2);
+    // Fixed scales are 1 here: numbers of size 1 are rounded to whole ones, off by 0.29 of their size in the mean.
+    EXPECT_LE(error, kind == QuantizationKind::kDynamic ? 0.03 : 0.45);
     EXPECT_TRUE(error > 1e-6 || outputs.plain.numel() == 0) << "rows were not rounded";
   }
 }
