@@ -50,12 +50,14 @@ build() {   # [OPTION ...]
 # build_in_groups: that two files of a group define the same name is no fault of theirs, and no reason to go without a build. Groups that do not compile
 # are taken apart; what is wrong with one of their files is found then.
 build_in_groups() {
-  build -- -k 0 && return 0
-  local apart
-  apart=$(sed -nE 's|^FAILED: .*CMakeFiles/([a-z_]+)\.dir/Unity/unity_([0-9]+)_.*|\1/\2|p' "$PIMOE_BUILD/build.log" | sort -u | paste -sd ';')
-  [ -n "$apart" ] || return 1
-  say "compiling each file of these groups alone, because they did not compile as one: ${apart//;/, }"
-  stage "configure $PIMOE_BUILD" "$PIMOE_BUILD/configure.log" "${configure[@]}" "-DPIMOE_UNITY_APART=$apart" && build
+  local apart='' failed
+  until build -- -k 0; do
+    failed=$(sed -nE 's|^FAILED: .*CMakeFiles/([a-z_]+)\.dir/Unity/unity_([0-9]+)_.*|\1/\2|p' "$PIMOE_BUILD/build.log" | sort -u | paste -sd ';')
+    [ -n "$failed" ] || return 1  # what fails is compiled alone already
+    apart=$apart${apart:+;}$failed
+    say "compiling each file of these groups alone, because they did not compile as one: ${failed//;/, }"
+    stage "configure $PIMOE_BUILD" "$PIMOE_BUILD/configure.log" "${configure[@]}" "-DPIMOE_UNITY_APART=$apart" || return 1
+  done
 }
 if [ "$unity" = ON ]; then build=build_in_groups; else build=build; fi
 $build || {

@@ -10,6 +10,8 @@
 namespace pimoe {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 /// Bytes, `<|im_start|>` 257 and `<|im_end|>` 258.
 Tokenizer byte_tokenizer(const Json& normalizer = nullptr) {
   Json json = byte_level();

@@ -14,6 +14,8 @@
 namespace pimoe {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 using Ids = std::vector<int32_t>;
 
 void add_token(Json& json, const std::string& content, const Json& more = Json::object()) {
