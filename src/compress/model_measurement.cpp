@@ -7,6 +7,7 @@
 #include "model/generation.h"
 #include "moe/matrix.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
