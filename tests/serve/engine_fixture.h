@@ -3,6 +3,8 @@
 #include "model/generation_fixture.h"
 #include "serve/engine.h"
 
+#include <gtest/gtest.h>
+
 #include <condition_variable>
 #include <map>
 #include <mutex>
