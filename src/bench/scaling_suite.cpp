@@ -41,8 +41,8 @@ void run_scaling_suite(Bench& bench) {
     row.values["sent_bytes_by_group"][sent.group] = sent.bytes;
     row.values["sent_messages_by_group"][sent.group] = sent.messages;
     row.values["collectives_by_group"][sent.group] = sent.collectives;
-    row.details.push_back(concat("ranks sent ", bytes_text(sent.bytes), " in the ", sent.group, ": ", grouped(sent.messages),
-                                 " messages, ", counted(sent.collectives, "collective"), " of a rank"));
+    row.details.push_back(concat("ranks sent ", bytes_text(sent.bytes), " in the ", sent.group, ": ", grouped(sent.messages), " messages, ",
+                                 counted(sent.collectives, "collective"), " of a rank"));
   }
   const TrafficForecast traffic = foretold(bench);
   row.values["foretold_sent_bytes_of_a_rank"] = {{"rows", traffic.rows}, {"gradients", traffic.gradients}, {"weights", traffic.weights}};
