@@ -1,28 +1,25 @@
-# cmake -DPAGE=src/monitor/page -DCHARTS=FILE.js -DOUTPUT=FILE.cpp -P EmbedFiles.cmake
-# Writes the definition of page_parts() (src/monitor/report_page.h): the report's page, its style and scripts, built into the binary.
-function(read_literal variable file)
+# cmake -DHEADER=monitor/report_page.h -DTYPE=PageParts -DFUNCTION=page_parts -DPARTS=html=FILE,style=FILE,... -DOUTPUT=FILE.cpp -P EmbedFiles.cmake
+# Writes the definition of a function that a header of ours declares: a page's parts, built into the binary. Called by pimoe_page (Floors.cmake).
+set(members "")
+string(REPLACE "," ";" parts "${PARTS}")
+foreach(part ${parts})
+  string(REGEX MATCH "^([a-z]+)=(.*)$" part "${part}")
+  set(member ${CMAKE_MATCH_1})
+  set(file ${CMAKE_MATCH_2})
   file(READ ${file} text)
   if(text MATCHES "\\)EMBED\"")
     message(FATAL_ERROR "${file}: has )EMBED\", which ends its literal")
   endif()
-  set(${variable} "R\"EMBED(${text})EMBED\"" PARENT_SCOPE)
-endfunction()
-read_literal(html ${PAGE}/report.html)
-read_literal(style ${PAGE}/report.css)
-read_literal(script ${PAGE}/report.js)
-read_literal(charts ${CHARTS})
+  string(APPEND members "      .${member} = R\"EMBED(${text})EMBED\",\n")
+endforeach()
 file(WRITE ${OUTPUT} "// Written by cmake/EmbedFiles.cmake.
-#include \"monitor/report_page.h\"
+#include \"${HEADER}\"
 
 namespace pimoe {
 
-PageParts page_parts() {
+${TYPE} ${FUNCTION}() {
   return {
-      .html = ${html},
-      .style = ${style},
-      .script = ${script},
-      .charts = ${charts},
-  };
+${members}  };
 }
 
 }  // namespace pimoe

@@ -31,6 +31,25 @@ function(pimoe_library name)
   pimoe_unity(pimoe_${name})
 endfunction()
 
+# pimoe_page(NAME HEADER TYPE FUNCTION MEMBER=FILE...): builds a page's files into the library of src/NAME, as what FUNCTION of HEADER.h returns.
+function(pimoe_page name header type function)
+  set(output ${CMAKE_BINARY_DIR}/${function}.cpp)
+  set(parts "")
+  set(files "")
+  foreach(part ${ARGN})
+    string(REPLACE "=" ";" part ${part})
+    list(GET part 0 member)
+    list(GET part 1 file)
+    list(APPEND files ${CMAKE_SOURCE_DIR}/${file})
+    list(APPEND parts ${member}=${CMAKE_SOURCE_DIR}/${file})
+  endforeach()
+  list(JOIN parts "," parts)
+  add_custom_command(OUTPUT ${output} DEPENDS ${files} ${CMAKE_SOURCE_DIR}/cmake/EmbedFiles.cmake
+    COMMAND ${CMAKE_COMMAND} -DHEADER=${name}/${header}.h -DTYPE=${type} -DFUNCTION=${function} -DPARTS=${parts} -DOUTPUT=${output}
+            -P ${CMAKE_SOURCE_DIR}/cmake/EmbedFiles.cmake)
+  target_sources(pimoe_${name} PRIVATE ${output})
+endfunction()
+
 # pimoe_test_folder(NAME)
 # tests/NAME/*_test.cpp become one program with the label `unit`; *_ranks_test.cpp one that runs under mpirun with 1, 2, 3 and 4 ranks
 # (label `ranks`); *_gpu_test.cpp one with the label `gpu`; *_gpu_ranks_test.cpp one that runs with two ranks, each on its own GPU where there

@@ -171,7 +171,7 @@ ExitCode quantize(const QuantizeOptions& options, AppContext& context) {
 
 void add_quantize_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<QuantizeOptions>();
-  CLI::App* command = app.add_subcommand("quantize", "Makes a model's matrices int8: smaller, faster, for generate and evaluate");
+  CLI::App* command = app.add_subcommand("quantize", "Makes a model's matrices int8: smaller, faster, for generate, evaluate and serve");
   command->add_option("path", options->path, "a step-* folder, or a run folder (its newest good checkpoint)")
       ->required()
       ->type_name("PATH");
@@ -204,7 +204,7 @@ void add_quantize_command(CLI::App& app, AppContext& context) {
   add_measure_options(*command, options->measure);
   command->add_flag("--allow-slow", options->allow_slow, "plain loops where the machine has no int8 products; without it an error");
   command->footer(
-      "Router and head stay as they are unless --parts names them. What is written is a checkpoint like others, for generate and "
+      "Router and head stay as they are unless --parts names them. What is written is a checkpoint like others, for generate, serve and "
       "evaluate;\n"
       "it cannot be trained on. Under mpirun sequences and experts are shared out over the ranks.\n"
       "Example:\n  pimoe quantize runs/quickstart --output runs/quickstart-int8 --max-loss-increase 0.005\n"

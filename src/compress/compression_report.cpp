@@ -1,11 +1,11 @@
 #include "compress/compression_report.h"
 
 #include "base/text.h"
+#include "base/text_table.h"
 
 #include <ATen/TensorOperators.h>
 #include <nlohmann/json.hpp>
 
-#include <algorithm>
 #include <cmath>
 
 namespace pimoe {
@@ -36,23 +36,6 @@ Json to_json(const LayerChange& layer) {
           {"worst_matrix", layer.worst_matrix},
           {"experts_used_before", or_null(layer.used_before)},
           {"experts_used_after", or_null(layer.used_after)}};
-}
-
-using Table = std::vector<std::vector<std::string>>;
-
-/// The first column to the left, the others to the right.
-std::string table_text(const Table& lines) {
-  std::string text;
-  for (const std::vector<std::string>& line : lines) {
-    for (size_t column = 0; column < line.size(); ++column) {
-      size_t width = 0;
-      for (const auto& other : lines) width = std::max(width, other[column].size());
-      const std::string gap(width - line[column].size(), ' ');
-      text += column == 0 ? line[column] + gap : "  " + gap + line[column];
-    }
-    text += "\n";
-  }
-  return text;
 }
 
 std::string percent(const std::optional<double>& share, int decimals = 2) {
@@ -139,7 +122,7 @@ std::string to_text(const CompressionReport& report) {
   const auto row = [](const char* name, const auto& before, const auto& after, const std::string& change) {
     return std::vector<std::string>{name, before, after, change};
   };
-  Table table = {{"", "before", "after", "change"}};
+  TextTable table = {{"", "before", "after", "change"}};
   table.push_back(row("weights", bytes(was.bytes), bytes(is.bytes), ratio(static_cast<double>(was.bytes), static_cast<double>(is.bytes))));
   if (was.expert_bytes > 0) {
     table.push_back(row("of experts", bytes(was.expert_bytes), bytes(is.expert_bytes),
@@ -159,7 +142,7 @@ std::string to_text(const CompressionReport& report) {
                       speed_up(report.speed_before.decode, report.speed_after.decode)));
   std::string text = concat(report.output, ": ", report.change, "\nkernel: ", report.kernel, "\n\n", table_text(table), "\n");
 
-  Table layers = {{"layer", "same experts", "output error", "experts used", "after"}};
+  TextTable layers = {{"layer", "same experts", "output error", "experts used", "after"}};
   for (const LayerChange& layer : report.layers) {
     layers.push_back({std::to_string(layer.layer), percent(layer.agreement), percent(layer.output_error, 3), percent(layer.used_before, 1),
                       percent(layer.used_after, 1)});

@@ -8,7 +8,7 @@ void QuantizationConfig::fields(FieldVisitor& visit) {
                 {"weight_only", QuantizationKind::kWeightOnly},
                 {"dynamic", QuantizationKind::kDynamic},
                 {"static", QuantizationKind::kStatic}},
-               "int8 matrices, as pimoe quantize writes them: for generate and evaluate, not to train");
+               "int8 matrices, as pimoe quantize writes them: for generate, evaluate and serve, not to train");
   visit.flag("experts", experts, "routed experts are int8");
   visit.flag("attention", attention, "projections into and out of attention are");
   visit.flag("dense", dense, "dense layers, shared and fallback experts are");

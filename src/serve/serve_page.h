@@ -8,7 +8,7 @@ namespace pimoe {
 ///          Content-Security-Policy lets run and style what is in the page and nothing else.
 HttpResponse serve_page();
 
-/// The page's parts, built in (cmake/EmbedServePage.cmake).
+/// The page's parts, built in (cmake/EmbedFiles.cmake).
 struct ServePageParts {
   const char* html;
   const char* style;

@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "base/text_table.h"
 #include "base/work_progress.h"
 #include "data/document_starts.h"
 #include "train/masked_documents.h"
@@ -146,22 +147,12 @@ nlohmann::ordered_json to_json(const EvaluationReport& report) {
 std::string to_text(const EvaluationReport& report) {
   std::vector<EvaluationRow> rows = report.rows;
   if (rows.size() > 1) rows.push_back(report.total());
-  std::vector<std::vector<std::string>> lines = {{"corpus", "tokens", "loss", "perplexity", "bits per byte", "tokens left out"}};
+  TextTable lines = {{"corpus", "tokens", "loss", "perplexity", "bits per byte", "tokens left out"}};
   for (const EvaluationRow& row : rows) {
     lines.push_back({row.name, grouped(row.tokens), fixed(row.loss(), 4), fixed(row.perplexity(), 2), text_of(row.bits_per_byte(), 4),
                      grouped(row.left_out)});
   }
-  std::string text;
-  for (const std::vector<std::string>& line : lines) {
-    for (size_t column = 0; column < line.size(); ++column) {
-      size_t width = 0;
-      for (const auto& other : lines) width = std::max(width, other[column].size());
-      const std::string gap(width - line[column].size(), ' ');
-      text += column == 0 ? line[column] + gap : "  " + gap + line[column];
-    }
-    text += "\n";
-  }
-  return text;
+  return table_text(lines);
 }
 
 std::vector<NamedCorpus> named_corpora(const std::vector<std::string>& arguments) {

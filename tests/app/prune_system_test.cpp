@@ -1,4 +1,4 @@
-#include "app/user.h"
+#include "app/trained_user.h"
 #include "interop/hf_fixture.h"
 
 #include <cmath>
@@ -6,33 +6,11 @@
 namespace pimoe {
 namespace {
 
-class PruneCommand : public User {
+class PruneCommand : public TrainedUser {
  protected:
-  /// A trained run, and text that it did not see.
-  void train(int steps = 30) const {
-    prepare();
-    ASSERT_EQ(
-        run("head -c 30000 text/a.txt > held.txt && pimoe data build --output held --tokenizer corpus.model --validation 0 held.txt").code,
-        0);
-    const Outcome trained = run(concat("pimoe train tiny.yaml data.validation=held train.validation_batches=9 train.steps=", steps));
-    ASSERT_EQ(trained.code, 0) << trained.err;
-  }
-
   nlohmann::json prune(const std::string& options, const std::string& launcher = "pimoe", const std::string& path = "runs/tiny") const {
-    const Outcome outcome = run(concat(launcher, " prune ", path, " --json --samples 40 ", options));
-    EXPECT_EQ(outcome.code, 0) << outcome.err;
-    const auto json = nlohmann::json::parse(outcome.out, nullptr, false);
-    EXPECT_TRUE(json.is_object()) << outcome.out;
-    return json;
+    return report_of(concat(launcher, " prune ", path, " --json --samples 40 ", options));
   }
-
-  double loss_of(const std::string& checkpoint, const std::string& launcher = "pimoe") const {
-    const Outcome outcome = run(concat(launcher, " evaluate --batches 9 --json --checkpoint ", checkpoint));
-    EXPECT_EQ(outcome.code, 0) << outcome.err;
-    return nlohmann::json::parse(outcome.out).at("loss");
-  }
-
-  bool is_there(const std::string& name) const { return std::filesystem::exists(folder_ / name); }
 };
 
 TEST_F(PruneCommand, EveryKindIsSmallerAndLoadsAtAnyRankCount) {
@@ -76,7 +54,7 @@ TEST_F(PruneCommand, OnSeveralRanksWritesTheSameTensors) {
 }
 
 TEST_F(PruneCommand, WhatComesOutIsTrainedOnUnderMpirunAndRecovers) {
-  train(60);
+  train("train.steps=60");
   const auto json = prune("--output runs/pruned --kind channels --ratio 0.7");
   const double pruned = json.at("after").at("loss");
   EXPECT_GT(pruned, json.at("before").at("loss").get<double>() + 0.01) << "something to recover";

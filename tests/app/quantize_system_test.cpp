@@ -1,37 +1,15 @@
-#include "app/user.h"
+#include "app/trained_user.h"
 
 #include <cmath>
 
 namespace pimoe {
 namespace {
 
-class QuantizeCommand : public User {
+class QuantizeCommand : public TrainedUser {
  protected:
-  /// A trained run, and text that it did not see.
-  void train(const std::string& more = "") const {
-    prepare();
-    ASSERT_EQ(
-        run("head -c 30000 text/a.txt > held.txt && pimoe data build --output held --tokenizer corpus.model --validation 0 held.txt").code,
-        0);
-    const Outcome trained = run(concat("pimoe train tiny.yaml train.steps=30 data.validation=held train.validation_batches=9 ", more));
-    ASSERT_EQ(trained.code, 0) << trained.err;
-  }
-
   nlohmann::json quantize(const std::string& options, const std::string& launcher = "pimoe") const {
-    const Outcome outcome = run(concat(launcher, " quantize runs/tiny --json ", options));
-    EXPECT_EQ(outcome.code, 0) << outcome.err;
-    const auto json = nlohmann::json::parse(outcome.out, nullptr, false);
-    EXPECT_TRUE(json.is_object()) << outcome.out;
-    return json;
+    return report_of(concat(launcher, " quantize runs/tiny --json ", options));
   }
-
-  double loss_of(const std::string& checkpoint, const std::string& launcher = "pimoe") const {
-    const Outcome outcome = run(concat(launcher, " evaluate --batches 9 --json --checkpoint ", checkpoint));
-    EXPECT_EQ(outcome.code, 0) << outcome.err;
-    return nlohmann::json::parse(outcome.out).at("loss");
-  }
-
-  bool is_there(const std::string& name) const { return std::filesystem::exists(folder_ / name); }
 };
 
 TEST_F(QuantizeCommand, EveryKindIsSmallerNearlyAsGoodAndLoadsAtAnyRankCount) {
@@ -70,7 +48,7 @@ TEST_F(QuantizeCommand, OnSeveralRanksWritesTheSameModel) {
 }
 
 TEST_F(QuantizeCommand, AllPartsMayBeAskedFor) {
-  train("model.moe.shared_width=32 model.moe.first_dense_layers=1");
+  train("train.steps=30 model.moe.shared_width=32 model.moe.first_dense_layers=1");
   const auto json = quantize("--output runs/all --parts experts,attention,dense,router,head");
   EXPECT_LE(std::abs(json.at("loss_increase").get<double>()), 0.03);
   EXPECT_LT(json.at("after").at("bytes").get<double>(), 0.45 * json.at("before").at("bytes").get<double>()) << "the embedding stays";

@@ -63,7 +63,7 @@ TEST_F(ServeCommand, SaysWhatGenerateSaysAndLeavesWhenTold) {
   train("train.steps=20");
   const Outcome generated = run("pimoe generate --checkpoint runs/tiny --prompt 'the 3 cats' --temperature 0 --tokens 9 --json");
   serve();
-  EXPECT_EQ(text_of(ask()), nlohmann::json::parse(generated.out).at("text"));
+  EXPECT_EQ(text_of(ask()), nlohmann::json::parse(generated.out).at("text").get<std::string>());
   const auto scored = ask(R"({"prompt": "the 3 cats sat on 5 mats", "max_tokens": 1, "temperature": 0, "echo": true, "logprobs": 1})");
   const auto logprobs = nlohmann::json::parse(scored.body).at("choices").at(0).at("logprobs");
   const double drawn = logprobs.at("token_logprobs").back();

@@ -384,7 +384,7 @@ TEST(Engine, AFullQueueRefusesAndADrainedEngineTakesNoMore) {
   std::atomic<int> refused = 0;
   std::atomic<bool> sent = false;
   engine.submit(greedy_request({1}, 20), heard.listener(0, [&](const Heard::Text& /*text*/) {
-    if (sent.exchange(true)) return;
+    if (sent) return;
     for (const size_t index : {1, 2, 3}) {
       try {
         engine.submit(greedy_request({2}, 2), heard.listener(index));
@@ -394,6 +394,7 @@ TEST(Engine, AFullQueueRefusesAndADrainedEngineTakesNoMore) {
     }
     EXPECT_EQ(engine.status().waiting, 2);
     EXPECT_EQ(engine.status().running, 1);
+    sent = true;  // the drain may begin
   }));
   while (!sent) std::this_thread::yield();
   engine.drain();
