@@ -115,7 +115,8 @@ TEST_F(ServeCommand, TakesANewerCheckpointWithoutDroppingARequest) {
   EXPECT_EQ(served_step(), 10);
   EXPECT_EQ(text_of(ask()),
             nlohmann::json::parse(run("pimoe generate --checkpoint runs/tiny --prompt 'the 3 cats' --temperature 0 --tokens 9 --json").out)
-                .at("text"));
+                .at("text")
+                .get<std::string>());
   // A newer one that is damaged changes nothing.
   train("train.steps=15");
   run("for file in runs/tiny/checkpoints/step-00000015/*.h5; do truncate -s -1 $file; done");
@@ -131,7 +132,8 @@ TEST_F(ServeCommand, AnswersOnTwoRanksAndEndsWhenOneIsKilled) {
   serve("", "$MPIRUN -n 2 $PIMOE");
   EXPECT_EQ(text_of(ask()),
             nlohmann::json::parse(run("pimoe generate --checkpoint runs/tiny --prompt 'the 3 cats' --temperature 0 --tokens 9 --json").out)
-                .at("text"));
+                .at("text")
+                .get<std::string>());
   const auto both = ranks();
   ASSERT_EQ(both.size(), 2u);
   ::kill(both.back(), SIGKILL);
