@@ -5,6 +5,7 @@
 #include "base/random.h"
 #include "base/text.h"
 #include "base/work_progress.h"
+#include "model/decode_graphs.h"
 #include "moe/layout_dependence.h"
 #include "ops/kept_layouts.h"
 
@@ -51,6 +52,7 @@ class Generator {
     lanes_.resize(static_cast<size_t>(std::clamp<int64_t>(here, 0, options_.batch)));
     pages_of_lane_ = KeyValueCache::pages_for(room_);
     cache_.emplace(model.config(), model.dtype(), mesh.device(), static_cast<int64_t>(lanes_.size()) * pages_of_lane_);
+    graphs_.emplace(model, *cache_, mesh, static_cast<int64_t>(lanes_.size()));
   }
 
   std::vector<Continuation> run() {
@@ -83,14 +85,18 @@ class Generator {
     }
     const int64_t most = most_on_any_rank(static_cast<int64_t>(ids.size()));
     if (most == 0) return false;
-    const at::Tensor tokens = at::tensor(ids, at::kLong).to(mesh_.device());
-    const at::Tensor logits = model_.extend(tokens, parts, *cache_, most).cpu();  // ranks without tokens take part in the exchanges
+    const at::Tensor logits = scores_of(ids, parts, most).cpu();  // ranks without tokens take part in the exchanges
     for (size_t at = 0; at < lanes.size(); ++at) take_token(*lanes[at], logits[static_cast<int64_t>(at)]);
     count_work(static_cast<int64_t>(lanes.size()));
     for (std::optional<Lane>& lane : lanes_) {
       if (lane && ended_[lane->prompt]) lane.reset();
     }
     return true;
+  }
+
+  at::Tensor scores_of(const std::vector<int64_t>& ids, const std::vector<CachedPart>& parts, int64_t most) {
+    if (std::optional<at::Tensor> scores = graphs_->replay(ids, parts)) return *scores;
+    return model_.extend(at::tensor(ids, at::kLong).to(mesh_.device()), parts, *cache_, most);
   }
 
   void fill_lanes() {
@@ -139,6 +145,7 @@ class Generator {
   std::vector<std::optional<Lane>> lanes_;
   int64_t pages_of_lane_ = 0;  ///< lane i has as many from i times that on
   std::optional<KeyValueCache> cache_;
+  std::optional<DecodeGraphs> graphs_;
   KeptLayouts layouts_;
 };
 

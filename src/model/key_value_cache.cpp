@@ -51,7 +51,12 @@ CachedTokens::CachedTokens(const std::vector<CachedPart>& parts, const KeyValueC
   const at::Tensor positions = to_device(at_positions);
   cosine = table.cosine.index_select(0, positions);
   sine = table.sine.index_select(0, positions);
-  scored = to_device(asked);
+  if (static_cast<int64_t>(asked.size()) < paged.count) scored = to_device(asked);
 }
+
+CachedTokens::CachedTokens(PagedTables tables, const at::Tensor& positions, const KeyValueCache& cache, const RotaryTable& table)
+    : paged(std::move(tables), cache.pages, cache.page_tokens),
+      cosine(table.cosine.index_select(0, positions)),
+      sine(table.sine.index_select(0, positions)) {}
 
 }  // namespace pimoe

@@ -39,11 +39,13 @@ struct CachedPart : PagedPart {
 struct CachedTokens {
   /// @throws ShapeError for parts that do not fit the table's positions or the cache's pages, or of which more is asked than they have
   CachedTokens(const std::vector<CachedPart>& parts, const KeyValueCache& cache, const RotaryTable& table, c10::Device device);
+  /// One token of each of T sequences, all of them scored. @param positions [T] integers on the device
+  CachedTokens(PagedTables tables, const at::Tensor& positions, const KeyValueCache& cache, const RotaryTable& table);
 
   PagedTokens paged;
   at::Tensor cosine;  ///< [T, d/2] of each token's position
   at::Tensor sine;
-  at::Tensor scored;  ///< [Q] int64: tokens whose scores are asked for, in order
+  at::Tensor scored;  ///< [Q] int64: tokens whose scores are asked for, in order; undefined: all
 };
 
 }  // namespace pimoe

@@ -190,26 +190,30 @@ at::Tensor Transformer::cross_entropy_of_scores(const at::Tensor& hidden, const 
 
 at::Tensor Transformer::extend(const at::Tensor& tokens, const std::vector<CachedPart>& parts, const KeyValueCache& cache,
                                int64_t most_tokens, std::vector<RoutingRecord>* routing) const {
-  const CachedTokens cached(parts, cache, rotary_, tokens.device());
-  const int64_t count = cached.paged.count;
-  if (tokens.dim() != 1 || tokens.size(0) != count || cache.layers.size() != blocks_.size()) {
-    throw ShapeError(concat("Transformer::extend: ", tokens.numel(), " tokens for parts of ", count, ", a cache of ", cache.layers.size(),
-                            " layers for ", blocks_.size()));
-  }
   BatchContext context(0, most_tokens);
-  context.token_ids = tokens.unsqueeze(0);
   const bool whole_sequence = parts.size() == 1 && parts[0].first == 0;
-  context.sequence_length = whole_sequence ? count : 1;
+  context.sequence_length = whole_sequence ? parts[0].count : 1;
+  return extend(tokens, CachedTokens(parts, cache, rotary_, tokens.device()), cache, std::move(context), routing);
+}
+
+at::Tensor Transformer::extend(const at::Tensor& tokens, const CachedTokens& places, const KeyValueCache& cache, BatchContext context,
+                               std::vector<RoutingRecord>* routing) const {
+  if (tokens.dim() != 1 || tokens.size(0) != places.paged.count || cache.layers.size() != blocks_.size()) {
+    throw ShapeError(concat("Transformer::extend: ", tokens.numel(), " tokens for parts of ", places.paged.count, ", a cache of ",
+                            cache.layers.size(), " layers for ", blocks_.size()));
+  }
+  context.token_ids = tokens.unsqueeze(0);
   ResidualStream stream{at::embedding(embedding_->value, context.token_ids), {}};
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
     progress_layer(static_cast<int64_t>(layer));
-    TransformerBlock::Output output = blocks_[layer].extend(stream, cached, cache.layers[layer], context);
+    TransformerBlock::Output output = blocks_[layer].extend(stream, places, cache.layers[layer], context);
     stream = std::move(output.stream);
     if (routing != nullptr && output.record) routing->push_back(std::move(*output.record));
   }
   progress_layer(-1);
   // The other tokens do not go through the head.
-  const at::Tensor asked = stream.sum().squeeze(0).index_select(0, cached.scored);
+  at::Tensor asked = stream.sum().squeeze(0);
+  if (places.scored.defined()) asked = asked.index_select(0, places.scored);
   const at::Tensor hidden = residual_rms_norm(asked, {}, final_norm_->value, config_.norm_epsilon).normed;
   return scores_of(hidden);
 }
@@ -221,6 +225,14 @@ std::vector<at::Tensor> Transformer::weights() const {
 }
 
 const at::Tensor& Transformer::head_weight() const { return head_.exists() ? head_.value() : embedding_->value; }
+
+std::string Transformer::recording_obstacle() const {
+  for (const TransformerBlock& block : blocks_) {
+    if (!block.is_moe()) continue;
+    if (std::string obstacle = block.moe().recording_obstacle(); !obstacle.empty()) return obstacle;
+  }
+  return "";
+}
 
 std::vector<MoELayer*> Transformer::moe_layers() {
   std::vector<MoELayer*> layers;

@@ -39,6 +39,7 @@ class TransformerBlock {
 
   bool is_moe() const { return moe_.has_value(); }
   MoELayer& moe() { return *moe_; }
+  const MoELayer& moe() const { return *moe_; }
 
  private:
   ResidualStream attend(const ResidualStream& stream, const TokenPlaces& places) const;
@@ -86,6 +87,10 @@ class Transformer {
   /// @returns [Q, V] scores of the token after each one that CachedPart::scored asks for, at least float32  @throws ShapeError
   at::Tensor extend(const at::Tensor& tokens, const std::vector<CachedPart>& parts, const KeyValueCache& cache, int64_t most_tokens,
                     std::vector<RoutingRecord>* routing = nullptr) const;
+  /// The same of tokens whose places are known already, which then waits for nothing (DecodeGraphs).
+  at::Tensor extend(const at::Tensor& tokens, const CachedTokens& places, const KeyValueCache& cache, BatchContext context,
+                    std::vector<RoutingRecord>* routing) const;
+  const RotaryTable& rotary() const { return rotary_; }
 
   ParameterList& parameters() { return *parameters_; }
   /// The parameters' values.
@@ -93,6 +98,8 @@ class Transformer {
   const ModelConfig& config() const { return config_; }
   at::ScalarType dtype() const { return dtype_; }
 
+  /// @returns "", or why a pass cannot be recorded (DeviceGraph): that of the first MoE layer which has one
+  std::string recording_obstacle() const;
   /// The MoE layers in order, for their routers' biases.
   std::vector<MoELayer*> moe_layers();
 

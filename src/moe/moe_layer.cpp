@@ -58,6 +58,20 @@ MoELayer::MoELayer(ParameterList& parameters, const std::string& name, const Moe
   }
 }
 
+std::string MoELayer::recording_obstacle() const {
+  if (dtype_ != at::kBFloat16) return "products of experts in another precision than bfloat16 wait for the host";
+  if (!has_static_rows()) {
+    return "experts are shared out over ranks (mesh.expert_parallel) without a direct exchange (model.moe.exchange): the host waits for "
+           "counts";
+  }
+  if (config_.groups.size() > 1) return "experts of several shapes (model.moe.groups) wait for the host";
+  if (config_.rank_budget > 0) return "model.moe.rank_budget makes as many rounds as a step needs";
+  if (config_.checks != MoeValidate::kOff) return "model.moe.validate looks at numbers on the host";
+  if (config_.router.jitter > 0) return "model.moe.router.jitter draws anew in each step";
+  if (!config_.router.replay.empty()) return "model.moe.router.replay reads each step's decisions from a file";
+  return "";
+}
+
 MoEOutput MoELayer::forward(const at::Tensor& tokens, const BatchContext& context, std::optional<RoutingMemo>& memo) const {
   if (config_.checks != MoeValidate::kOff) check_tokens(name_, tokens, context, {width_, dtype_, mesh_.device()});
   std::optional<TraceRange> range("router");

@@ -42,6 +42,8 @@ class MoELayer {
   /// @param memo    empty: filled with the decisions taken; filled: they are taken again, and nothing is counted or exchanged but rows
   MoEOutput forward(const at::Tensor& tokens, const BatchContext& context, std::optional<RoutingMemo>& memo) const;
 
+  /// @returns "", or why a pass through the layer cannot be recorded (DeviceGraph): what the host decides from numbers on the device, or draws anew
+  std::string recording_obstacle() const;
   /// Whether forward can do with BatchContext::static_rows.
   bool has_static_rows() const { return dispatcher_->has_static_rows(); }
   Router& router() { return router_; }

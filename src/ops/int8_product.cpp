@@ -57,8 +57,8 @@ at::Tensor reference_product(const at::Tensor& rows, const Int8Matrices& matrice
   return sums * (left.scales.unsqueeze(1) * scales);
 }
 
-/// By libtorch's products for GPUs. A group's matrix is widened for its product, exactly; at::_int_mm takes more than 16 rows, and terms and channels in
-/// multiples of eight.
+/// By libtorch's products for GPUs, for what gpu_products does not take. A group's matrix is widened for its product, exactly; at::_int_mm takes more than
+/// 16 rows, and terms and channels in multiples of eight.
 at::Tensor gpu_product(const at::Tensor& rows, const Int8Matrices& matrices, int64_t group) {
   constexpr int64_t kUnit = 8, kLeastRows = 32;
   const at::Tensor numbers = matrices.numbers.select(0, group);
@@ -75,6 +75,53 @@ at::Tensor gpu_product(const at::Tensor& rows, const Int8Matrices& matrices, int
   const at::Tensor b = at::constant_pad_nd(numbers, {0, terms, 0, missing(numbers.size(0))});
   const at::Tensor sums = at::_int_mm(a, b.t()).narrow(0, 0, rows.size(0)).narrow(1, 0, numbers.size(0)).to(at::kFloat);
   return sums * (left.scales.unsqueeze(1) * scales);
+}
+
+bool has_gpu_products(const at::Tensor& rows, const Int8Matrices& matrices, at::ScalarType dtype) {
+  if constexpr (kCudaBuild) {
+    return rows.is_cuda() && cuda::has_int8_products(rows.size(1), dtype_of(rows), matrices.activations == Int8Activations::kWide,
+                                                     dtype_of(at::empty({0}, dtype)));
+  }
+  return false;
+}
+
+/// All groups at once; nothing of it waits for the host.
+void gpu_products(const at::Tensor& rows, const Int8Matrices& matrices, const at::Tensor& ends, const at::Tensor& output) {
+  Int8Numbers left{rows, {}};
+  Int8ProductArguments a{};
+  if (matrices.activations != Int8Activations::kWide) {
+    left = {at::empty(rows.sizes(), rows.options().dtype(at::kChar)), at::empty({rows.size(0)}, rows.options().dtype(at::kFloat))};
+    Int8RowsArguments rounding{};
+    rounding.dtype = dtype_of(rows);
+    rounding.columns = rows.size(1);
+    rounding.values = rows.const_data_ptr();
+    rounding.ends = ends.const_data_ptr<int32_t>();
+    rounding.groups = ends.numel();
+    if (matrices.activations == Int8Activations::kFixed) rounding.fixed_scales = matrices.input_scales.const_data_ptr<float>();
+    rounding.numbers = left.numbers.mutable_data_ptr<int8_t>();
+    rounding.scales = left.scales.mutable_data_ptr<float>();
+    launch(
+        rows, rows.size(0), 0, [](int64_t /*begin*/, int64_t /*end*/) {}, [&] { cuda::int8_rows(rounding, rows.size(0)); });
+    a.row_scales = left.scales.const_data_ptr<float>();
+  }
+  a.row_count = rows.size(0);
+  a.groups = ends.numel();
+  a.channels = matrices.numbers.size(1);
+  a.terms = rows.size(1);
+  a.ends = ends.const_data_ptr<int32_t>();
+  a.rows = left.numbers.const_data_ptr();
+  a.rows_dtype = dtype_of(rows);
+  a.numbers = matrices.numbers.const_data_ptr<int8_t>();
+  a.scales = matrices.scales.const_data_ptr<float>();
+  a.output_dtype = dtype_of(output);
+  a.output = output.mutable_data_ptr();
+  const int64_t row_bytes = output.size(1) * static_cast<int64_t>(output.element_size());
+  launch(
+      rows, rows.size(0), 0, [](int64_t /*begin*/, int64_t /*end*/) {},
+      [&] {
+        cuda::int8_products(a);
+        cuda::zero_rows_from(a.output, row_bytes, a.row_count, a.ends + a.groups - 1);
+      });
 }
 
 std::string missing_on(Int8Activations activations, c10::Device device) {
@@ -107,8 +154,8 @@ std::string int8_kernel(Int8Activations activations, at::ScalarType rows, c10::D
   const std::string missing = missing_on(activations, device);
   if (missing.empty()) {
     if (device.is_cpu()) return int8_tile_kernel(activations, rows);
-    return activations == Int8Activations::kWide ? "libtorch mm of widened s8, one matrix at a time"
-                                                 : "libtorch _int_mm (s8 x s8 -> s32, tensor cores)";
+    if (activations != Int8Activations::kWide) return "tensor cores (s8 x s8 -> s32)";
+    return rows == at::kBFloat16 || rows == at::kHalf ? concat("tensor cores (", rows, " x widened s8)") : "libtorch mm of widened s8";
   }
   if (allow_slow) return "reference (plain float64 products of the integers)";
   throw ConfigError(concat("int8 products need ", missing,
@@ -118,6 +165,11 @@ std::string int8_kernel(Int8Activations activations, at::ScalarType rows, c10::D
 
 at::Tensor int8_linear(const at::Tensor& rows, const Int8Matrices& matrices, const at::Tensor& ends, at::ScalarType dtype) {
   check(rows, matrices, ends);
+  if (ends.numel() > 0 && rows.size(0) > 0 && has_gpu_products(rows, matrices, dtype)) {
+    at::Tensor output = at::empty({rows.size(0), matrices.numbers.size(1)}, rows.options().dtype(dtype).requires_grad(false));
+    if (output.numel() > 0) gpu_products(rows, matrices, ends, output);
+    return output;
+  }
   const std::vector<int32_t> host = host_ends(ends, rows.size(0));
   const int64_t used = host.empty() ? 0 : host.back();
   at::Tensor output = at::empty({rows.size(0), matrices.numbers.size(1)}, rows.options().dtype(dtype).requires_grad(false));

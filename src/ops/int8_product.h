@@ -14,8 +14,9 @@ namespace pimoe {
 ///     fixed      likewise, with one scale for each matrix, known beforehand (from calibration)
 ///
 /// On CPUs with AVX512_VNNI or AMX_INT8 by oneDNN's batched products (at::native::cpublas::brgemm, which takes the best instructions that are there) of
-/// packed panels of 64 channels, and by dot products along memory where a group has few rows, as when tokens are generated one by one. On GPUs by
-/// libtorch's products for tensor cores. Elsewhere only where a plain loop was asked for.
+/// packed panels of 64 channels, and by dot products along memory where a group has few rows, as when tokens are generated one by one. On GPUs by a kernel
+/// for tensor cores, all groups at once, which waits for nothing on the host; where A is no multiple of 16, or wide rows or the result are of other types
+/// than it has, by libtorch's products, one group after the other. Elsewhere only where a plain loop was asked for.
 enum class Int8Activations { kWide, kPerToken, kFixed };
 
 /// A float number is its integer times the scale: of each row of a matrix (a channel of the result), symmetric, the integers in [-127, 127].

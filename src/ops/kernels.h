@@ -135,6 +135,30 @@ struct GradientOutput {
 /// Columns of hidden rows whose part of a weight's gradient is summed in one place.
 constexpr int64_t weight_dot_parts(int64_t hidden_width) { return (hidden_width + 127) / 128; }
 
+struct Int8RowsArguments {
+  Dtype dtype;
+  int64_t columns;            ///< A
+  const void* values;         ///< [R, A]
+  const float* fixed_scales;  ///< [G] of groups; null: each row's own
+  const int32_t* ends;        ///< [G]; with fixed_scales
+  int64_t groups;
+  int8_t* numbers;  ///< [R, A]
+  float* scales;    ///< [R]
+};
+
+/// Products of rows with int8 matrices, one for each group; rows of group g are [ends[g-1], ends[g]).
+struct Int8ProductArguments {
+  int64_t row_count, groups, channels, terms;  ///< R, G, B, A
+  const int32_t* ends;                         ///< [G]
+  const void* rows;                            ///< [R, A] int8, or bfloat16 or float16 where row_scales are null
+  Dtype rows_dtype;
+  const float* row_scales;  ///< [R]
+  const int8_t* numbers;    ///< [G, B, A]
+  const float* scales;      ///< [G, B]
+  Dtype output_dtype;
+  void* output;  ///< [R, B]; rows past the last end are not written
+};
+
 struct SlotOrderArguments {
   int64_t slots_count, experts_count;  ///< N, E
   const int32_t* experts;              ///< [N], -1 for none
@@ -237,6 +261,10 @@ void cross_entropy(const CrossEntropyArguments& arguments, int64_t tokens);
 void keyed_noise(const KeyedNoiseArguments& arguments, int64_t count);
 void adamw(const AdamwArguments& arguments, int64_t chunks);
 void sum_of_squares(const SquaresArguments& arguments);
+void int8_rows(const Int8RowsArguments& arguments, int64_t rows);
+/// Whether int8_products has a kernel for these. @param wide  rows are not int8
+bool has_int8_products(int64_t terms, Dtype rows, bool wide, Dtype output);
+void int8_products(const Int8ProductArguments& arguments);
 
 /// Whether the current device has what grouped_mlp needs: Hopper's tensor cores (compute capability 9).
 bool has_grouped_mlp();

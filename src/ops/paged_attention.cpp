@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <memory>
 #include <utility>
@@ -32,11 +33,114 @@ void check_pages(const KeyValuePages& kept, const PagedTokens& tokens) {
               "; needs [N, KV, d, G] and [N, KV, G, v], N = ", tokens.pages, ", G = ", tokens.page_tokens);
 }
 
+/// One copy to the device for all that is in them.
+PagedTables tables_of(const std::vector<PagedPart>& parts, const std::vector<int32_t>& slots, c10::Device device) {
+  std::vector<int32_t> numbers;
+  int64_t row = 0, width = 0, longest = 0;
+  for (size_t at = 0; at < parts.size(); ++at) {
+    const PagedPart& part = parts[at];
+    width = std::max(width, static_cast<int64_t>(part.pages.size()));
+    if (part.count <= kPagedRun) {
+      longest = std::max(longest, part.first + part.count);
+      for (const int64_t number : {row, part.first, part.count, static_cast<int64_t>(at)}) numbers.push_back(static_cast<int32_t>(number));
+    }
+    row += part.count;
+  }
+  const auto runs = static_cast<int64_t>(numbers.size());
+  for (const PagedPart& part : parts) {
+    for (int64_t at = 0; at < width; ++at) {
+      numbers.push_back(at < static_cast<int64_t>(part.pages.size()) ? static_cast<int32_t>(part.pages[static_cast<size_t>(at)]) : 0);
+    }
+  }
+  numbers.insert(numbers.end(), slots.begin(), slots.end());
+  const at::Tensor all = at::tensor(numbers, at::kInt).to(device);
+  const auto count = static_cast<int64_t>(parts.size());
+  return {.runs = all.narrow(0, 0, runs).view({-1, 4}),
+          .slots = all.narrow(0, runs + count * width, row),
+          .pages = all.narrow(0, runs, count * width).view({count, width}),
+          .longest = longest};
+}
+
+PagedGpuArguments gpu_arguments(const KeyValuePages& kept, const PagedTokens& tokens) {
+  PagedGpuArguments a{};
+  a.dtype = dtype_of(kept.keys);
+  a.kv_heads = kept.keys.size(1);
+  a.width = kept.keys.size(2);
+  a.value_width = kept.values.size(3);
+  a.page_tokens = tokens.page_tokens;
+  a.tokens = tokens.count;
+  a.runs = tokens.tables.runs.size(0);
+  a.table_width = tokens.tables.pages.size(1);
+  a.longest = tokens.tables.longest;
+  a.slots = tokens.tables.slots.const_data_ptr<int32_t>();
+  a.run_table = tokens.tables.runs.const_data_ptr<int32_t>();
+  a.pages = tokens.tables.pages.const_data_ptr<int32_t>();
+  a.keys = kept.keys.mutable_data_ptr();
+  a.values = kept.values.mutable_data_ptr();
+  return a;
+}
+
+void paged_attention_of_runs(const at::Tensor& queries, const KeyValuePages& kept, const PagedTokens& tokens, double scale,
+                             const at::Tensor& output) {
+  PagedGpuArguments a = gpu_arguments(kept, tokens);
+  a.heads = queries.size(1);
+  a.scale = scale;
+  a.most_of_run = 1;
+  for (const PagedPart& part : tokens.parts) {
+    if (part.count <= kPagedRun) a.most_of_run = std::max(a.most_of_run, part.count);
+  }
+  a.queries = queries.const_data_ptr();
+  a.query_stride = queries.stride(0);
+  a.output = output.mutable_data_ptr();
+  const int64_t splits = paged_splits(a.longest);
+  at::Tensor sums, shares;
+  if (splits > 1) {
+    const auto options = queries.options().dtype(arithmetic_type(queries));
+    sums = at::empty({splits, a.tokens, a.heads, a.value_width}, options);
+    shares = at::empty({splits, a.tokens, a.heads, 2}, options);
+    a.sums = sums.mutable_data_ptr();
+    a.shares = shares.mutable_data_ptr();
+  }
+  launch(
+      queries, a.runs, 0, [](int64_t /*begin*/, int64_t /*end*/) {}, [&] { cuda::paged_attention(a); });
+}
+
+void compose_paged_attention(const at::Tensor& queries, const KeyValuePages& kept, const std::vector<PagedTokens::Batch>& batches,
+                             double scale, at::Tensor& mixed) {
+  const int64_t heads = queries.size(1), kv_heads = kept.keys.size(1), width = queries.size(2), value_width = kept.values.size(3);
+  const int64_t group = heads / kv_heads;
+  for (const PagedTokens::Batch& batch : batches) {
+    const int64_t columns = batch.visible.size(3);
+    // The queries that share a head of keys stand beside the positions: nothing of the keys is repeated for them.
+    const at::Tensor asked = queries.index_select(0, batch.rows)
+                                 .view({batch.parts, batch.count, kv_heads, group, width})
+                                 .permute({0, 2, 1, 3, 4})
+                                 .reshape({batch.parts, kv_heads, batch.count * group, width});
+    const at::Tensor keys = kept.keys.index_select(0, batch.table)
+                                .view({batch.parts, -1, kv_heads, width, kept.keys.size(3)})
+                                .permute({0, 2, 1, 4, 3})
+                                .reshape({batch.parts, kv_heads, columns, width});
+    const at::Tensor values = kept.values.index_select(0, batch.table)
+                                  .view({batch.parts, -1, kv_heads, kept.values.size(2), value_width})
+                                  .transpose(1, 2)
+                                  .reshape({batch.parts, kv_heads, columns, value_width});
+    const at::Tensor visible = batch.visible.unsqueeze(3)
+                                   .expand({batch.parts, 1, batch.count, group, columns})
+                                   .reshape({batch.parts, 1, batch.count * group, columns});
+    const at::Tensor part = at::scaled_dot_product_attention(asked, keys, values, visible, 0.0, false, scale)
+                                .view({batch.parts, kv_heads, batch.count, group, value_width})
+                                .permute({0, 2, 1, 3, 4})
+                                .reshape({batch.parts * batch.count, heads * value_width});
+    mixed.index_copy_(0, batch.rows, part);
+  }
+}
+
 }  // namespace
 
 PagedTokens::PagedTokens(std::vector<PagedPart> of_sequences, int64_t all_pages, int64_t of_page, c10::Device device)
     : parts(std::move(of_sequences)), pages(all_pages), page_tokens(of_page) {
   std::vector<int64_t> at_pages, at_offsets;
+  std::vector<int32_t> slots;
   for (const PagedPart& part : parts) {
     check_shape(part.first >= 0 && part.count >= 1 && page_tokens >= 1 &&
                     static_cast<int64_t>(part.pages.size()) >= pages_for(part.first + part.count, page_tokens),
@@ -48,12 +152,22 @@ PagedTokens::PagedTokens(std::vector<PagedPart> of_sequences, int64_t all_pages,
     }
     count += part.count;
   }
-  page_of_token = on_device(at_pages, device);
-  offset_of_token = on_device(at_offsets, device);
-  if (!device.is_cpu()) batches = batches_of(parts, page_tokens, device);
+  if (device.is_cpu()) {
+    page_of_token = at::tensor(at_pages, at::kLong);
+    offset_of_token = at::tensor(at_offsets, at::kLong);
+    return;
+  }
+  check_shape(pages * page_tokens <= std::numeric_limits<int32_t>::max(), "paged tokens: ", pages, " pages of ", page_tokens,
+              " positions; needs at most 2^31 - 1 positions");
+  for (size_t at = 0; at < at_pages.size(); ++at) slots.push_back(static_cast<int32_t>(at_pages[at] * page_tokens + at_offsets[at]));
+  tables = tables_of(parts, slots, device);
+  batches = batches_of(parts, page_tokens, device, kPagedRun);
 }
 
-std::vector<PagedTokens::Batch> batches_of(const std::vector<PagedPart>& parts, int64_t page_tokens, c10::Device device) {
+PagedTokens::PagedTokens(PagedTables of_tokens, int64_t all_pages, int64_t of_page)
+    : pages(all_pages), page_tokens(of_page), count(of_tokens.slots.size(0)), tables(std::move(of_tokens)) {}
+
+std::vector<PagedTokens::Batch> batches_of(const std::vector<PagedPart>& parts, int64_t page_tokens, c10::Device device, int64_t above) {
   struct Members {
     std::vector<const PagedPart*> parts;
     std::vector<int64_t> rows, firsts;
@@ -61,6 +175,10 @@ std::vector<PagedTokens::Batch> batches_of(const std::vector<PagedPart>& parts, 
   std::map<int64_t, Members> by_count;
   int64_t row = 0;
   for (const PagedPart& part : parts) {
+    if (part.count <= above) {
+      row += part.count;
+      continue;
+    }
     Members& members = by_count[part.count];
     members.parts.push_back(&part);
     members.firsts.push_back(part.first);
@@ -97,6 +215,20 @@ void keep_in_pages(const KeyValuePages& kept, const at::Tensor& keys, const at::
                   values.scalar_type() == kept.keys.scalar_type(),
               "keep_in_pages: keys ", describe(keys), ", values ", describe(values), " of ", tokens.count, " tokens for ",
               describe(kept.keys), " and ", describe(kept.values));
+  if (!keys.is_cpu()) {
+    check_shape((keys.stride(2) == 1 || keys.size(2) == 1) && (values.stride(2) == 1 || values.size(2) == 1),
+                "keep_in_pages: keys and values must be dense in their last dimension");
+    PagedGpuArguments a = gpu_arguments(kept, tokens);
+    a.new_keys = keys.const_data_ptr();
+    a.new_values = values.const_data_ptr();
+    a.key_stride = keys.stride(0);
+    a.key_head_stride = keys.stride(1);
+    a.value_stride = values.stride(0);
+    a.value_head_stride = values.stride(1);
+    launch(
+        keys, tokens.count, 0, [](int64_t /*begin*/, int64_t /*end*/) {}, [&] { cuda::keep_in_pages(a); });
+    return;
+  }
   const std::optional<at::Tensor> pages = tokens.page_of_token, offsets = tokens.offset_of_token;
   at::Tensor by_position = kept.keys.permute({0, 3, 1, 2});
   by_position.index_put_({pages, offsets}, keys);
@@ -106,34 +238,14 @@ void keep_in_pages(const KeyValuePages& kept, const at::Tensor& keys, const at::
 
 at::Tensor composed_paged_attention(const at::Tensor& queries, const KeyValuePages& kept, const std::vector<PagedTokens::Batch>& batches,
                                     double scale) {
-  const int64_t heads = queries.size(1), kv_heads = kept.keys.size(1), width = queries.size(2), value_width = kept.values.size(3);
-  const int64_t group = heads / kv_heads;
-  const at::Tensor mixed = at::empty({queries.size(0), heads * value_width}, queries.options());
-  for (const PagedTokens::Batch& batch : batches) {
-    const int64_t columns = batch.visible.size(3);
-    // The queries that share a head of keys stand beside the positions: nothing of the keys is repeated for them.
-    const at::Tensor asked = queries.index_select(0, batch.rows)
-                                 .view({batch.parts, batch.count, kv_heads, group, width})
-                                 .permute({0, 2, 1, 3, 4})
-                                 .reshape({batch.parts, kv_heads, batch.count * group, width});
-    const at::Tensor keys = kept.keys.index_select(0, batch.table)
-                                .view({batch.parts, -1, kv_heads, width, kept.keys.size(3)})
-                                .permute({0, 2, 1, 4, 3})
-                                .reshape({batch.parts, kv_heads, columns, width});
-    const at::Tensor values = kept.values.index_select(0, batch.table)
-                                  .view({batch.parts, -1, kv_heads, kept.values.size(2), value_width})
-                                  .transpose(1, 2)
-                                  .reshape({batch.parts, kv_heads, columns, value_width});
-    const at::Tensor visible = batch.visible.unsqueeze(3)
-                                   .expand({batch.parts, 1, batch.count, group, columns})
-                                   .reshape({batch.parts, 1, batch.count * group, columns});
-    const at::Tensor part = at::scaled_dot_product_attention(asked, keys, values, visible, 0.0, false, scale)
-                                .view({batch.parts, kv_heads, batch.count, group, value_width})
-                                .permute({0, 2, 1, 3, 4})
-                                .reshape({batch.parts * batch.count, heads * value_width});
-    mixed.index_copy_(0, batch.rows, part);
-  }
+  at::Tensor mixed = at::empty({queries.size(0), queries.size(1) * kept.values.size(3)}, queries.options());
+  compose_paged_attention(queries, kept, batches, scale, mixed);
   return mixed;
+}
+
+bool has_paged_kernel([[maybe_unused]] at::ScalarType dtype, [[maybe_unused]] int64_t width, [[maybe_unused]] int64_t value_width) {
+  if constexpr (kCudaBuild) return cuda::has_paged_attention(dtype_of(at::empty({0}, dtype)), width, value_width);
+  return false;
 }
 
 at::Tensor paged_attention(const at::Tensor& queries, const KeyValuePages& kept, const PagedTokens& tokens, std::optional<double> scale) {
@@ -146,7 +258,16 @@ at::Tensor paged_attention(const at::Tensor& queries, const KeyValuePages& kept,
   const int64_t heads = queries.size(1);
   const double factor = scale.value_or(1.0 / std::sqrt(static_cast<double>(width)));
   if (tokens.count == 0) return queries.new_empty({0, heads * value_width});
-  if (!queries.is_cpu()) return composed_paged_attention(queries, kept, tokens.batches, factor);
+  if (!queries.is_cpu()) {
+    at::Tensor mixed = at::empty({tokens.count, heads * value_width}, queries.options());
+    if (has_paged_kernel(queries.scalar_type(), width, value_width)) {
+      paged_attention_of_runs(queries, kept, tokens, factor, mixed);
+      compose_paged_attention(queries, kept, tokens.batches, factor, mixed);
+    } else {
+      compose_paged_attention(queries, kept, batches_of(tokens.parts, tokens.page_tokens, queries.device()), factor, mixed);
+    }
+    return mixed;
+  }
 
   std::vector<PagedRun> runs;
   int64_t row = 0, most = 0, longest = 0;

@@ -21,11 +21,21 @@ struct PagedPart {
   int64_t count = 0;
 };
 
+/// What kernels of GPUs read of the tokens: int32, contiguous, on the device.
+struct PagedTables {
+  at::Tensor runs;      ///< [R, 4] neighbouring tokens of a sequence, at most kPagedRun: first token, its position, tokens, row of `pages`
+  at::Tensor slots;     ///< [T] of each token page * G + position in it
+  at::Tensor pages;     ///< [P, M] of each sequence, those behind its last unread
+  int64_t longest = 0;  ///< positions of a sequence at most
+};
+
 /// The tokens of one forward pass, part after part, and what attention has to know of them, once for all layers.
 struct PagedTokens {
   /// @param of_sequences  no page is written by two of them  @param pages, page_tokens  N and G of the layers
   /// @throws ShapeError for a part without tokens, or pages that are too few or outside [0, N)
   PagedTokens(std::vector<PagedPart> of_sequences, int64_t pages, int64_t page_tokens, c10::Device device);
+  /// One token of each of T sequences, on a GPU, whose tables whoever has made them may write anew (DeviceGraph).
+  PagedTokens(PagedTables of_tokens, int64_t pages, int64_t page_tokens);
 
   /// What has no kernel of ours is computed for some parts at a time, of equally many tokens each.
   struct Batch {
@@ -38,9 +48,10 @@ struct PagedTokens {
   std::vector<PagedPart> parts;
   int64_t pages, page_tokens;
   int64_t count = 0;           ///< T
-  at::Tensor page_of_token;    ///< [T] int64 on the device
+  at::Tensor page_of_token;    ///< [T] int64; on CPUs
   at::Tensor offset_of_token;  ///< [T] in its page
-  std::vector<Batch> batches;  ///< on other devices than CPUs
+  PagedTables tables;          ///< on GPUs; runs are of parts with at most kPagedRun tokens
+  std::vector<Batch> batches;  ///< of the others there, which make products large enough for tensor cores
 };
 
 /// Keeps the tokens' keys and values. @param keys [T, KV, d], values [T, KV, v], dense in the last dimension
@@ -48,19 +59,22 @@ void keep_in_pages(const KeyValuePages& kept, const at::Tensor& keys, const at::
 
 /// Softmax attention of each token to what is kept of its sequence up to its own position. Not differentiable.
 ///
-/// On CPUs a token's numbers are the same bits whatever is computed beside it, in whatever parts, with pages of any size.
+/// On CPUs a token's numbers are the same bits whatever is computed beside it, in whatever parts, with pages of any size; on GPUs whatever is beside it,
+/// for parts of at most kPagedRun tokens.
 /// @param queries [T, H, d], dense in its last two dimensions; query h looks at keys and values h / (H / KV)
 /// @param scale   of the scores; nothing: 1 / sqrt(d)
 /// @returns [T, H v]
-/// @cost  CPU: reads each part's keys and values once for up to kPagedRun tokens. Elsewhere copies the pages that are read first.
+/// @cost  reads each part's keys and values once for up to kPagedRun tokens. GPUs copy the pages of longer parts first.
 at::Tensor paged_attention(const at::Tensor& queries, const KeyValuePages& kept, const PagedTokens& tokens,
                            std::optional<double> scale = std::nullopt);
 
-/// What other devices than CPUs compute, by libtorch's operations: anywhere, to be compared.
+/// What GPUs compute of longer parts, by libtorch's operations: anywhere, to be compared. Rows that are in no batch are left as they happen to be.
 at::Tensor composed_paged_attention(const at::Tensor& queries, const KeyValuePages& kept, const std::vector<PagedTokens::Batch>& batches,
                                     double scale);
-/// @returns the parts in as few batches as they have different counts
-std::vector<PagedTokens::Batch> batches_of(const std::vector<PagedPart>& parts, int64_t page_tokens, c10::Device device);
+/// @returns the parts of more than `above` tokens in as few batches as they have different counts
+std::vector<PagedTokens::Batch> batches_of(const std::vector<PagedPart>& parts, int64_t page_tokens, c10::Device device, int64_t above = 0);
+/// Whether one token of each sequence is computed without libtorch's operations, and so reads its tables alone, on a GPU.
+bool has_paged_kernel(at::ScalarType dtype, int64_t width, int64_t value_width);
 
 /// Tokens of a part that read keys and values together.
 constexpr int64_t kPagedRun = 8;

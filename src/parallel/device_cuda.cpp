@@ -4,6 +4,7 @@
 #include "parallel/host_device.h"
 
 #include <ATen/Context.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
@@ -42,6 +43,7 @@ int64_t most_allocated_bytes(c10::Device device) {
 /// cuBLAS takes a block to work in from the allocator of tensors for each thread that multiplies, and keeps it. The two threads that do, this
 /// one and autograd's, take theirs here, before anything is measured. @returns bytes of both
 int64_t take_blas_workspaces(c10::Device device) {
+  const at::AutoGradMode gradients(true);
   const at::Tensor one = at::ones({16, 16}, at::TensorOptions().device(device)).requires_grad_();
   const int64_t before = requested_bytes(device);
   at::mm(one, one).sum().backward();

@@ -17,8 +17,9 @@ class DeviceGraph {
   /// current stream, also from autograd's thread, is recorded and not done.
   ///
   /// REQUIRES a CUDA `device`, and a current stream other than the default one: SideStream::run has one.
+  /// @param beside  a graph whose memory this one may use too: they are not replayed at the same time, and what one leaves there the other overwrites
   /// @throws what `work` throws, and c10::Error for what cannot be recorded; then the device goes on as if nothing had been
-  DeviceGraph(c10::Device device, const std::function<void()>& work);
+  DeviceGraph(c10::Device device, const std::function<void()>& work, const DeviceGraph* beside = nullptr);
   ~DeviceGraph();
   DeviceGraph(const DeviceGraph&) = delete;
   DeviceGraph& operator=(const DeviceGraph&) = delete;

@@ -13,13 +13,15 @@ struct DeviceGraph::State {
   at::cuda::CUDAGraph graph;
 };
 
-DeviceGraph::DeviceGraph(c10::Device device, const std::function<void()>& work) : state_(std::make_unique<State>()) {
+DeviceGraph::DeviceGraph(c10::Device device, const std::function<void()>& work, const DeviceGraph* beside)
+    : state_(std::make_unique<State>()) {
   if (!device.is_cuda()) throw Error("a device graph needs a GPU, not " + device.str());
   // What eager steps have left in the allocator is of no use to the graph, whose blocks come from a pool of its own.
   c10::cuda::CUDACachingAllocator::emptyCache();
   at::cuda::CUDAGraph& graph = state_->graph;
   // Other threads read data ahead meanwhile, and may page-lock memory for it.
-  graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+  const at::cuda::MempoolId_t memory = beside != nullptr ? beside->state_->graph.pool() : at::cuda::MempoolId_t{0, 0};
+  graph.capture_begin(memory, cudaStreamCaptureModeThreadLocal);
   try {
     work();
     graph.capture_end();

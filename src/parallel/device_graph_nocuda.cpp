@@ -5,7 +5,7 @@ namespace pimoe {
 
 struct DeviceGraph::State {};
 
-DeviceGraph::DeviceGraph(c10::Device /*device*/, const std::function<void()>& /*work*/) {
+DeviceGraph::DeviceGraph(c10::Device /*device*/, const std::function<void()>& /*work*/, const DeviceGraph* /*beside*/) {
   throw Error("a device graph needs a GPU, and this build has no CUDA");
 }
 DeviceGraph::~DeviceGraph() = default;

@@ -104,7 +104,7 @@ class Engine::Impl {
         room_(model.model->config().sequence_length),
         scheduling_((require_servable(*model.model), scheduler_limits(limits, *model.model, ranks_))),
         scheduler_(scheduling_),
-        runner_(std::make_unique<StepRunner>(std::move(model), scheduling_.pages, scheduling_.page_tokens)) {
+        runner_(std::make_unique<StepRunner>(std::move(model), scheduling_.pages, scheduling_.page_tokens, limits.max_batch)) {
     const ServedModel& served = runner_->model();
     status_.pages = scheduling_.pages * ranks_;
     status_.free_pages = status_.pages;
@@ -433,7 +433,7 @@ class Engine::Impl {
 
   void switch_model() {
     runner_.reset();  // the old pages before the new ones
-    runner_ = std::make_unique<StepRunner>(std::move(*next_model_), scheduling_.pages, scheduling_.page_tokens);
+    runner_ = std::make_unique<StepRunner>(std::move(*next_model_), scheduling_.pages, scheduling_.page_tokens, limits_.max_batch);
     next_model_.reset();
   }
 

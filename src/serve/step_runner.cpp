@@ -22,6 +22,10 @@ std::vector<int64_t> scored_rows(const RankStep& step) {
   return rows;
 }
 
+void add_load(const std::vector<RoutingRecord>& routing, const at::Tensor& load) {
+  for (const RoutingRecord& record : routing) load.add_(record.load);
+}
+
 }  // namespace
 
 int64_t RankStep::scored() const {
@@ -30,12 +34,26 @@ int64_t RankStep::scored() const {
   return count;
 }
 
-StepRunner::StepRunner(ServedModel model, int64_t pages, int64_t page_tokens)
+StepRunner::StepRunner(ServedModel model, int64_t pages, int64_t page_tokens, int64_t texts)
     : model_(std::move(model)),
       cache_(model_.model->config(), model_.model->dtype(), model_.mesh->device(), pages, page_tokens),
       layouts_(std::make_unique<KeptLayouts>(model_.model->weights())) {
   const ModelConfig& config = model_.model->config();
   if (config.moe_layers() > 0) load_ = at::zeros({config.moe.experts}, at::TensorOptions().dtype(at::kLong).device(model_.mesh->device()));
+  graphs_ = std::make_unique<DecodeGraphs>(*model_.model, cache_, *model_.mesh, texts,
+                                           [load = load_](const std::vector<RoutingRecord>& routing) { add_load(routing, load); });
+}
+
+at::Tensor StepRunner::scores_of(const RankStep& mine, int64_t most_tokens, std::vector<RoutingRecord>* experts) {
+  if (experts == nullptr) {
+    if (std::optional<at::Tensor> scores = graphs_->replay(mine.tokens, mine.parts)) return *scores;
+  }
+  std::vector<RoutingRecord> routing;
+  const at::Tensor tokens = at::tensor(mine.tokens, at::kLong).to(model_.mesh->device());
+  const at::Tensor scores = model_.model->extend(tokens, mine.parts, cache_, most_tokens, &routing);
+  add_load(routing, load_);
+  if (experts != nullptr) *experts = std::move(routing);
+  return scores;
 }
 
 StepScores StepRunner::run(const std::vector<RankStep>& steps, bool experts) {
@@ -45,9 +63,7 @@ StepScores StepRunner::run(const std::vector<RankStep>& steps, bool experts) {
   size_t most = 0;
   for (const RankStep& step : steps) most = std::max(most, step.tokens.size());
   std::vector<RoutingRecord> routing;
-  const at::Tensor tokens = at::tensor(mine.tokens, at::kLong).to(model_.mesh->device());
-  const at::Tensor logits = model_.model->extend(tokens, mine.parts, cache_, static_cast<int64_t>(most), &routing);
-  for (const RoutingRecord& record : routing) load_.add_(record.load);
+  const at::Tensor logits = scores_of(mine, static_cast<int64_t>(most), experts ? &routing : nullptr);
   StepScores scores;
   scores.logits = gathered(logits.cpu(), steps);
   if (experts && !routing.empty()) {

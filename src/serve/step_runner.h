@@ -1,5 +1,6 @@
 #pragma once
 
+#include "model/decode_graphs.h"
 #include "model/key_value_cache.h"
 #include "ops/kept_layouts.h"
 #include "serve/served_model.h"
@@ -29,7 +30,8 @@ struct StepScores {
 /// One model with its pages on every rank. Collective: all ranks make the same calls.
 class StepRunner {
  public:
-  StepRunner(ServedModel model, int64_t pages, int64_t page_tokens);
+  /// @param texts  of a step at most
+  StepRunner(ServedModel model, int64_t pages, int64_t page_tokens, int64_t texts);
 
   /// @param steps     of all ranks, the same everywhere
   /// @param experts   whether the experts of scored tokens are asked for
@@ -43,10 +45,13 @@ class StepRunner {
  private:
   /// @returns on rank 0 all ranks' rows, rank after rank
   at::Tensor gathered(const at::Tensor& rows, const std::vector<RankStep>& steps) const;
+  /// This rank's scores, on its device. @param experts  gets each MoE layer's decision, if it is asked for
+  at::Tensor scores_of(const RankStep& mine, int64_t most_tokens, std::vector<RoutingRecord>* experts);
 
   ServedModel model_;
   KeyValueCache cache_;
   std::unique_ptr<KeptLayouts> layouts_;
+  std::unique_ptr<DecodeGraphs> graphs_;
   at::Tensor load_;  ///< [E] int64 on the device, this rank's; undefined without experts
 };
 

@@ -38,7 +38,7 @@ Learner::Learner(const TrainConfig& config, at::ScalarType dtype, const LossScal
       loss_scaler_(dtype == at::kHalf ? scaler : LossScaler()) {
   if (config_.train.cuda_graphs != CudaGraphs::kOff) {
     const bool asked = config_.train.cuda_graphs == CudaGraphs::kOn;
-    const std::string obstacle = StepGraph::obstacle(config_, model_, mesh);
+    const std::string obstacle = StepGraph::obstacle(model_, mesh);
     if (asked && !obstacle.empty()) {
       throw ConfigError(concat("train.cuda_graphs is on, but ", obstacle, ": auto records steps where that is possible"));
     }

@@ -36,23 +36,10 @@ struct StepGraph::Recorded {
   std::unique_ptr<DeviceGraph> graph;
 };
 
-std::string StepGraph::obstacle(const TrainConfig& config, Transformer& model, const ProcessMesh& mesh) {
-  const MoeConfig& moe = config.model.moe;
+std::string StepGraph::obstacle(const Transformer& model, const ProcessMesh& mesh) {
   if (!mesh.device().is_cuda()) return "the run is on the CPU";
   if (mesh.size() > 1 && mesh.transport() != Transport::kNccl) return "what travels between ranks goes through the host";
-  const std::vector<MoELayer*> layers = model.moe_layers();
-  if (layers.empty()) return "";
-  if (model.dtype() != at::kBFloat16) return "products of experts in another precision than bfloat16 wait for the host";
-  if (!std::all_of(layers.begin(), layers.end(), [](const MoELayer* layer) { return layer->has_static_rows(); })) {
-    return "experts are shared out over ranks (mesh.expert_parallel) without a direct exchange (model.moe.exchange): the host waits for "
-           "counts";
-  }
-  if (moe.groups.size() > 1) return "experts of several shapes (model.moe.groups) wait for the host";
-  if (moe.rank_budget > 0) return "model.moe.rank_budget makes as many rounds as a step needs";
-  if (moe.checks != MoeValidate::kOff) return "model.moe.validate looks at numbers on the host";
-  if (moe.router.jitter > 0) return "model.moe.router.jitter draws anew in each step";
-  if (!moe.router.replay.empty()) return "model.moe.router.replay reads each step's decisions from a file";
-  return "";
+  return model.recording_obstacle();
 }
 
 bool StepGraph::pays(const TrainConfig& config, const ProcessMesh& mesh) {

@@ -20,8 +20,8 @@ namespace pimoe {
 /// coefficient that adaptive control moves, float16's loss scale), steps run as usual again, until it has stayed as it is for a while.
 class StepGraph {
  public:
-  /// @returns "", or why no step of `model` can be recorded: what the host decides from numbers on the device, or draws anew in each step
-  static std::string obstacle(const TrainConfig& config, Transformer& model, const ProcessMesh& mesh);
+  /// @returns "", or why no step of `model` can be recorded
+  static std::string obstacle(const Transformer& model, const ProcessMesh& mesh);
   /// Whether starting a step's kernels one by one takes the host longer than their work the device, by estimate. Else a graph only takes memory.
   static bool pays(const TrainConfig& config, const ProcessMesh& mesh);
 

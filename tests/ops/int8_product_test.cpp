@@ -110,6 +110,9 @@ TEST(Int8Product, TakesTheSameKernelForOneRowAsForMany) {
       const at::Tensor alone = int8_linear(rows.narrow(0, row, 1), matrices, ends_of({1}), at::kFloat);
       EXPECT_TRUE(at::allclose(alone, together.narrow(0, row, 1), 1e-5, 1e-4)) << static_cast<int>(activations);
     }
+    for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf}) {
+      EXPECT_TRUE(at::equal(int8_linear(rows, matrices, ends_of({100}), dtype), together.to(dtype))) << static_cast<int>(activations);
+    }
   }
 }
 

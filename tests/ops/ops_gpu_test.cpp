@@ -10,6 +10,7 @@
 #include "ops/int8_product_test.cpp"
 #include "ops/keyed_noise_test.cpp"
 #include "ops/normed_rotary_test.cpp"
+#include "ops/paged_attention_test.cpp"
 #include "ops/rms_norm_test.cpp"
 #include "ops/rotary_test.cpp"
 #include "ops/routed_mlp_test.cpp"

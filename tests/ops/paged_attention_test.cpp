@@ -2,9 +2,7 @@
 #include "base/errors.h"
 #include "base/text.h"
 #include "ops/causal_attention.h"
-
-#include <ATen/ATen.h>
-#include <gtest/gtest.h>
+#include "ops/op_checks.h"
 
 #include <algorithm>
 #include <cmath>
@@ -13,6 +11,8 @@
 
 namespace pimoe {
 namespace {
+
+using checks::test_device;
 
 /// Some sequences of which all positions are known, and the same in pages that lie anywhere.
 struct Sequences {
@@ -44,8 +44,9 @@ struct Sequences {
     for (auto& table : tables) {
       for (int64_t& page : table) page = order[next++];
     }
-    const auto options = queries[0].options();
-    const double none = composed ? 0.0 : std::nan("");  // what nobody wrote; a composed product reads it with a share of nothing
+    const auto options = queries[0].options().device(test_device());
+    // What nobody wrote; a composed product reads it with a share of nothing.
+    const double none = composed || test_device().is_cuda() ? 0.0 : std::nan("");
     const KeyValuePages kept{at::full({pages, keys[0].size(1), keys[0].size(2), page_tokens}, none, options),
                              at::full({pages, keys[0].size(1), page_tokens, values[0].size(2)}, none, options)};
     std::vector<std::vector<at::Tensor>> results(of.size());
@@ -61,11 +62,13 @@ struct Sequences {
         v.push_back(values[s].narrow(0, done[s], count));
         done[s] += count;
       }
-      const PagedTokens tokens(parts, pages, page_tokens, at::kCPU);
-      keep_in_pages(kept, at::cat(k), at::cat(v), tokens);
+      const PagedTokens tokens(parts, pages, page_tokens, test_device());
+      const auto joined = [](const std::vector<at::Tensor>& rows) { return at::cat(rows).to(test_device()); };
+      keep_in_pages(kept, joined(k), joined(v), tokens);
       const double factor = scale.value_or(1.0 / std::sqrt(static_cast<double>(queries[0].size(2))));
-      const at::Tensor all = composed ? composed_paged_attention(at::cat(q), kept, batches_of(parts, page_tokens, at::kCPU), factor)
-                                      : paged_attention(at::cat(q), kept, tokens, scale);
+      const at::Tensor all = (composed ? composed_paged_attention(joined(q), kept, batches_of(parts, page_tokens, test_device()), factor)
+                                       : paged_attention(joined(q), kept, tokens, scale))
+                                 .cpu();
       int64_t row = 0;
       for (const auto& [sequence, count] : call) {
         results[static_cast<size_t>(sequence)].push_back(all.narrow(0, row, count));
@@ -77,12 +80,12 @@ struct Sequences {
     return joined;
   }
 
-  /// Softmax over each position and those before it, head by head, in float64.
-  at::Tensor reference(size_t sequence, double scale) const {
+  /// Softmax over each position and those before it, head by head, in float64; rows from position `from` on.
+  at::Tensor reference(size_t sequence, double scale, int64_t from = 0) const {
     const at::Tensor q = queries[sequence].to(at::kDouble), k = keys[sequence].to(at::kDouble), v = values[sequence].to(at::kDouble);
     const int64_t group = q.size(1) / k.size(1);
     std::vector<at::Tensor> rows;
-    for (int64_t position = 0; position < q.size(0); ++position) {
+    for (int64_t position = from; position < q.size(0); ++position) {
       std::vector<at::Tensor> heads;
       for (int64_t head = 0; head < q.size(1); ++head) {
         const at::Tensor seen = k.narrow(0, 0, position + 1).select(1, head / group);
@@ -140,15 +143,42 @@ TEST(PagedAttention, IsCausalSoftmaxOfEachSequenceInWhateverPartsAndPages) {
 TEST(PagedAttention, HasTheSameBitsInWhateverPartsAndPagesAndWhateverIsBeside) {
   for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
     const Sequences all(kLengths, 6, 2, 8, 20, dtype, 5);
+    // Longer parts are products for tensor cores on GPUs.
+    const int64_t most = test_device().is_cuda() ? kPagedRun : 100;
     std::vector<std::vector<std::pair<int64_t, int64_t>>> alone;
-    for (size_t s = 0; s < kLengths.size(); ++s) alone.push_back({{static_cast<int64_t>(s), kLengths[s]}});
+    for (size_t s = 0; s < kLengths.size(); ++s) {
+      for (int64_t at = 0; at < kLengths[s]; at += most) alone.push_back({{static_cast<int64_t>(s), std::min(most, kLengths[s] - at)}});
+    }
     const auto expected = all.in_pages(64, alone);
     for (uint64_t seed = 0; seed < 10; ++seed) {
       for (const int64_t page_tokens : {1, 3, 16, 48}) {
-        const auto results = all.in_pages(page_tokens, random_schedule(kLengths, 1 + static_cast<int64_t>(seed) * 2, seed));
+        const auto results = all.in_pages(page_tokens, random_schedule(kLengths, std::min(most, 1 + static_cast<int64_t>(seed) * 2), seed));
         for (size_t s = 0; s < kLengths.size(); ++s) {
           EXPECT_TRUE(at::equal(results[s], expected[s])) << concat(dtype, " seed ", seed, " pages of ", page_tokens, " sequence ", s);
         }
+      }
+    }
+  }
+}
+
+TEST(PagedAttention, OfLongSequencesReadsAllOfThemWhateverIsBeside) {
+  const std::vector<int64_t> lengths = {3, 517, 1100};
+  for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    for (const int64_t kv_heads : {1, 4}) {
+      const Sequences all(lengths, 4, kv_heads, 24, 36, dtype, 21);
+      std::vector<std::vector<std::pair<int64_t, int64_t>>> together = {{{1, 511}, {2, 1094}}}, alone = together;
+      for (int step = 0; step < 3; ++step) together.push_back({{0, 1}, {1, 2}, {2, 2}});
+      for (int64_t s = 0; s < 3; ++s) {
+        for (int step = 0; step < 3; ++step) alone.push_back({{s, s == 0 ? 1 : 2}});
+      }
+      const auto results = all.in_pages(16, together, 0.4), of_one = all.in_pages(16, alone, 0.4);
+      for (size_t s = 0; s < lengths.size(); ++s) {
+        const int64_t from = std::max<int64_t>(0, lengths[s] - 6);
+        const at::Tensor rows = results[s].narrow(0, from, lengths[s] - from);
+        const double allowed = dtype == at::kDouble ? 1e-12 : dtype == at::kFloat ? 1e-5 : 4e-2;
+        EXPECT_LT((rows.to(at::kDouble) - all.reference(s, 0.4, from)).abs().max().item<double>(), allowed)
+            << concat(dtype, " sequence ", s);
+        EXPECT_TRUE(at::equal(rows, of_one[s].narrow(0, from, lengths[s] - from))) << concat(dtype, " sequence ", s);
       }
     }
   }
@@ -161,23 +191,25 @@ TEST(PagedAttention, IsCausalAttention) {
 }
 
 TEST(PagedAttention, OfNoTokensIsEmpty) {
-  const KeyValuePages kept{at::zeros({2, 2, 3, 4}), at::zeros({2, 2, 4, 5})};
-  const PagedTokens none({}, 2, 4, at::kCPU);
-  keep_in_pages(kept, at::zeros({0, 2, 3}), at::zeros({0, 2, 5}), none);
-  EXPECT_EQ(paged_attention(at::zeros({0, 4, 3}), kept, none).sizes(), (std::vector<int64_t>{0, 20}));
+  const auto options = at::TensorOptions().device(test_device());
+  const KeyValuePages kept{at::zeros({2, 2, 3, 4}, options), at::zeros({2, 2, 4, 5}, options)};
+  const PagedTokens none({}, 2, 4, test_device());
+  keep_in_pages(kept, at::zeros({0, 2, 3}, options), at::zeros({0, 2, 5}, options), none);
+  EXPECT_EQ(paged_attention(at::zeros({0, 4, 3}, options), kept, none).sizes(), (std::vector<int64_t>{0, 20}));
 }
 
 TEST(PagedAttention, RefusesWhatDoesNotFit) {
-  EXPECT_THROW(PagedTokens({{{2}, 0, 1}}, 2, 4, at::kCPU), ShapeError);     // no such page
-  EXPECT_THROW(PagedTokens({{{0}, 3, 2}}, 2, 4, at::kCPU), ShapeError);     // too few
-  EXPECT_THROW(PagedTokens({{{0, 1}, 0, 0}}, 2, 4, at::kCPU), ShapeError);  // no tokens
-  const PagedTokens one({{{1}, 0, 1}}, 2, 4, at::kCPU);
-  const KeyValuePages kept{at::zeros({2, 2, 3, 4}), at::zeros({2, 2, 4, 5})};
-  EXPECT_THROW(paged_attention(at::zeros({2, 4, 3}), kept, one), ShapeError);
-  EXPECT_THROW(paged_attention(at::zeros({1, 3, 3}), kept, one), ShapeError);
-  EXPECT_THROW(paged_attention(at::zeros({1, 4, 3}, at::kDouble), kept, one), ShapeError);
-  EXPECT_THROW(paged_attention(at::zeros({1, 4, 3}), {kept.keys, at::zeros({2, 2, 5, 5})}, one), ShapeError);
-  EXPECT_THROW(keep_in_pages(kept, at::zeros({1, 2, 4}), at::zeros({1, 2, 5}), one), ShapeError);
+  EXPECT_THROW(PagedTokens({{{2}, 0, 1}}, 2, 4, test_device()), ShapeError);     // no such page
+  EXPECT_THROW(PagedTokens({{{0}, 3, 2}}, 2, 4, test_device()), ShapeError);     // too few
+  EXPECT_THROW(PagedTokens({{{0, 1}, 0, 0}}, 2, 4, test_device()), ShapeError);  // no tokens
+  const PagedTokens one({{{1}, 0, 1}}, 2, 4, test_device());
+  const auto options = at::TensorOptions().device(test_device());
+  const KeyValuePages kept{at::zeros({2, 2, 3, 4}, options), at::zeros({2, 2, 4, 5}, options)};
+  EXPECT_THROW(paged_attention(at::zeros({2, 4, 3}, options), kept, one), ShapeError);
+  EXPECT_THROW(paged_attention(at::zeros({1, 3, 3}, options), kept, one), ShapeError);
+  EXPECT_THROW(paged_attention(at::zeros({1, 4, 3}, options.dtype(at::kDouble)), kept, one), ShapeError);
+  EXPECT_THROW(paged_attention(at::zeros({1, 4, 3}, options), {kept.keys, at::zeros({2, 2, 5, 5}, options)}, one), ShapeError);
+  EXPECT_THROW(keep_in_pages(kept, at::zeros({1, 2, 4}, options), at::zeros({1, 2, 5}, options), one), ShapeError);
 }
 
 }  // namespace

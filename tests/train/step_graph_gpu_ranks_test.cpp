@@ -17,7 +17,7 @@ void expect_replays_like_usual(int64_t expert_parallel) {
   const auto mesh = gpu_mesh(expert_parallel);
   SmallRun replayed(small_config(CudaGraphs::kAuto), *mesh);
   SmallRun usual(small_config(CudaGraphs::kOff), *mesh);
-  const bool can = StepGraph::obstacle(small_config(CudaGraphs::kAuto), usual.learner().model(), *mesh).empty();
+  const bool can = StepGraph::obstacle(usual.learner().model(), *mesh).empty();
   EXPECT_EQ(can, mesh->transport() == Transport::kNccl);
   for (int step = 0; step < 20; ++step) expect_the_same(replayed.step(), usual.step());
 }
@@ -31,7 +31,7 @@ TEST(StepGraphOfRanks, ExchangesThatWaitForCountsRunAsUsual) {
   TrainConfig config = small_config(CudaGraphs::kAuto);
   config.model.moe.exchange = MoeExchange::kTokens;
   SmallRun automatic(config, *mesh);
-  EXPECT_FALSE(StepGraph::obstacle(config, automatic.learner().model(), *mesh).empty());
+  EXPECT_FALSE(StepGraph::obstacle(automatic.learner().model(), *mesh).empty());
   for (int step = 0; step < 6; ++step) EXPECT_TRUE(automatic.step().alarms.empty());
 }
 
