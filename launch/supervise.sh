@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Keeps a training run going: starts it under mpirun, and starts it again after a crash, where it goes on from its newest good checkpoint
-# (checkpoint.resume=auto, whatever it was at the first start).
+# (checkpoint.resume=auto, whatever it was at the first start). Or a server, `pimoe serve`.
 #
 #   launch/supervise.sh [-n RANKS] [option ...] CONFIG.yaml [key=value ...]
+#   launch/supervise.sh [-n RANKS] [option ...] serve --checkpoint PATH [option of pimoe serve ...]
 #
 #   -n RANKS         ranks to start (2)
-#   --attempts N     restarts in a row that brought no newer checkpoint, after which it gives up (5)
+#   --attempts N     restarts in a row that brought no newer checkpoint (a server: that lived for less than a minute), after which it gives up (5)
 #   --min-ranks M    after two such crashes go on with fewer ranks, the next number that the configuration allows, down to M (RANKS)
 #   --hostfile FILE  hosts as for mpirun, best with slots= for each; a host that ranks died or hung on twice, or that was twice not reached,
 #                    is left out, as long as slots for M ranks remain
@@ -14,8 +15,8 @@
 #   --mpirun "..."   further arguments for mpirun, such as "--bind-to none"
 #
 # SIGUSR1, SIGTERM, SIGHUP and Ctrl-C ask the run to save and leave, and so does the death of this script; a second Ctrl-C ends the run at
-# once, a third one kills mpirun. Ends with the run's exit code: 0 complete, 75 saved and asked to leave; 64, 65 and 78 are never tried
-# again; 70 where it gave up.
+# once, a third one kills mpirun. Ends with the run's exit code: 0 complete, 75 saved and asked to leave (a server: 0); 64, 65 and 78 are never
+# tried again; 70 where it gave up.
 source "$(dirname "$0")/common.sh"
 
 ranks=2 attempts=5 min_ranks='' hostfile='' back_off=5 linger=60 mpirun_words=()
@@ -42,6 +43,12 @@ while [ $# -gt 0 ]; do
   esac
 done
 [ $# -ge 1 ] || usage "no configuration given"
+command=train
+if [ "$1" = serve ]; then
+  shift
+  command=serve
+  [ -z "$min_ranks" ] || usage "--min-ranks is for training: a server has its ranks or none"
+fi
 : "${min_ranks:=$ranks}"
 [ "$min_ranks" -le "$ranks" ] || usage "--min-ranks ($min_ranks) must be at most the ranks ($ranks)"
 pimoe=$PIMOE_BUILD/pimoe
@@ -74,7 +81,10 @@ be_interrupted() {
 }
 trap be_asked USR1 TERM HUP
 trap be_interrupted INT
-leave() { say "asked to leave $1; the newest checkpoint is ${2:-none}" && exit 75; }
+leave() {
+  if [ $command = serve ]; then say "asked to leave $1" && exit 0; fi
+  say "asked to leave $1; the newest checkpoint is ${2:-none}" && exit 75
+}
 if [ "$(id -u)" = 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 
 # Slots of the hosts that are left. Of a host without a number mpirun counts the cores: here it has as many as are needed.
@@ -90,11 +100,13 @@ if [ -n "$hostfile" ]; then
   fi
 fi
 
-train=("$@")
-config=$("$pimoe" train "$@" --print-config) || exit $?
-run=$(sed -n '/^run:/,/^[a-z]/{s/^  directory: *\(.*[^ ]\)  # .*/\1/p}' <<<"$config" | head -n 1)
+train=("$@") run=
+if [ $command = train ]; then
+  config=$("$pimoe" train "$@" --print-config) || exit $?
+  run=$(sed -n '/^run:/,/^[a-z]/{s/^  directory: *\(.*[^ ]\)  # .*/\1/p}' <<<"$config" | head -n 1)
+fi
 if [[ $run == \"*\" ]]; then run=${run:1:-1} && printf -v run %b "${run//\\\"/\\x22}"; fi  # of YAML's escapes printf knows all but \"
-newest_step() { { find "$run/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null || true; } | sed -n 's/.*step-0*\([0-9]\{1,\}\)$/\1/p' | sort -n | tail -n 1; }
+newest_step() { [ -z "$run" ] || { find "$run/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null || true; } | sed -n 's/.*step-0*\([0-9]\{1,\}\)$/\1/p' | sort -n | tail -n 1; }
 
 # The checkpoints of RUN by name, each with what tells it from another of its name; no clock decides which is newer.
 #   saved_in RUN
@@ -113,6 +125,7 @@ resume_word() {
 # Rank 0 holds the locks of RUN and of RUN/lock while it trains, on whatever host it is; the former is left where somebody deletes the latter.
 is_training() {
   local status place
+  [ -n "$run" ] || return 1  # a server holds none
   for place in "$run/lock" "$run"; do
     status=0
     [ ! -e "$place" ] || flock --nonblock --conflict-exit-code 9 "$place" true 2>/dev/null || status=$?
@@ -182,24 +195,34 @@ leave_out_hosts() {
 
 crashes=0 total=0 begin=$SECONDS
 : >"$work/failures"
-saved_in "$run" >"$work/begun" || true
+[ -z "$run" ] || saved_in "$run" >"$work/begun" || true
+# What this script reads of a run's output: all of it; of a server, which says a line for each request as long as it lives, what may matter.
+keep_output() {
+  if [ $command = train ]; then exec tee -p "$work/output"; fi
+  exec tee -p >(exec grep --line-buffered -E 'serving |error: |monitor\.alerts|mpirun noticed|MPI_ABORT|aborted|ssh: |Remote daemon|on node ' >"$work/output")
+}
 while :; do
   before=$(newest_step)
   [ -z "$asked" ] || leave "before the start" "$before"
-  command=(mpirun -n "$ranks" ${mpirun_words[@]+"${mpirun_words[@]}"})
-  if [ -n "$hostfile" ]; then command+=(--hostfile "$work/hosts"); fi
+  launcher=(mpirun -n "$ranks" ${mpirun_words[@]+"${mpirun_words[@]}"})
+  if [ -n "$hostfile" ]; then launcher+=(--hostfile "$work/hosts"); fi
   # `none` and a path of checkpoint.resume say where a run begins: what it has saved since is where it goes on.
   resume=()
-  if [ $total -gt 0 ]; then
+  if [ $total -gt 0 ] && [ -n "$run" ]; then
     word=$(resume_word "$run" "$work/begun")
     [ -z "$word" ] || resume=("$word")
   fi
-  say "start $((total + 1)): $ranks ranks, from ${before:+step }${before:-the beginning}"
+  if [ $command = serve ]; then
+    say "start $((total + 1)): $ranks ranks serve"
+  else
+    say "start $((total + 1)): $ranks ranks, from ${before:+step }${before:-the beginning}"
+  fi
+  started=$SECONDS
   : >"$work/output"
   # In a session of its own, where the terminal's Ctrl-C does not end it before the ranks have saved; asked to leave if this script is killed.
-  exec {sink}> >(trap '' INT HUP TERM USR1 && exec tee -p "$work/output")
+  exec {sink}> >(trap '' INT HUP TERM USR1 && keep_output)
   tee=$!
-  setsid setpriv --pdeathsig USR1 "${command[@]}" "$pimoe" train "$@" ${resume[@]+"${resume[@]}"} >&"$sink" 2>&1 {sink}>&- &
+  setsid setpriv --pdeathsig USR1 "${launcher[@]}" "$pimoe" $command "$@" ${resume[@]+"${resume[@]}"} >&"$sink" 2>&1 {sink}>&- &
   launched=$!
   exec {sink}>&-
   if [ -n "$asked" ]; then ask_to_leave & fi
@@ -212,8 +235,11 @@ while :; do
   launched=
   for ((tries = 0; tries < 50; ++tries)); do kill -0 $tee 2>/dev/null && sleep 0.1 || break; done  # the last lines say who died
   case $status in
-    0) say "complete after $total restarts, $((SECONDS - begin)) s" && exit 0 ;;
+    0) say "$([ $command = serve ] && echo "left in good order" || echo complete) after $total restarts, $((SECONDS - begin)) s" && exit 0 ;;
     1)  # a rank's; or mpirun's own, after which it is tried again
+      if [ $command = serve ] && grep -q 'an alert stopped the server' "$work/output"; then
+        say "an alert stopped the server (monitor.alerts): look at it before you start it again" >&2 && exit 1
+      fi
       if tail -n 1 "$run/events.jsonl" 2>/dev/null | grep -q '"event":"stopped_by_alert"'; then
         say "an alert stopped the run (monitor.alerts): look at it before you start it again" >&2 && exit 1
       fi
@@ -229,10 +255,16 @@ while :; do
     [ "$status" != 138 ] || leave "before training had begun" "$after"  # 128 + USR1
     say "asked to leave; the run ended with $status" && exit "$status"
   fi
-  if [ "${after:-0}" -gt "${before:-0}" ]; then crashes=0; fi
+  progress="brought a newer checkpoint"
+  if [ $command = serve ]; then progress="served for a minute"; fi
+  if [ "${after:-0}" -gt "${before:-0}" ] || { [ $command = serve ] && [ $((SECONDS - started)) -ge 60 ]; }; then crashes=0; fi
   crashes=$((crashes + 1)) total=$((total + 1))
-  say "the run ended with $status (crash $crashes without a newer checkpoint; newest is ${after:-none})" >&2
-  if [ $crashes -gt "$attempts" ]; then say "giving up: $attempts restarts brought no newer checkpoint" >&2 && exit 70; fi
+  if [ $command = serve ]; then
+    say "the server ended with $status after $((SECONDS - started)) s" >&2
+  else
+    say "the run ended with $status (crash $crashes without a newer checkpoint; newest is ${after:-none})" >&2
+  fi
+  if [ $crashes -gt "$attempts" ]; then say "giving up: none of $attempts restarts $progress" >&2 && exit 70; fi
 
   if [ -n "$hostfile" ] && leave_out_hosts; then
     crashes=1

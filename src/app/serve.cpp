@@ -7,15 +7,19 @@
 #include "base/text.h"
 #include "base/work_progress.h"
 #include "data/chat_template.h"
+#include "parallel/watchdog.h"
 #include "serve/api_keys.h"
 #include "serve/completion_service.h"
 #include "serve/engine.h"
 #include "serve/engine_source.h"
 #include "serve/http_server.h"
+#include "serve/scheduler.h"
 #include "serve/served_model.h"
 
 #include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
+
+#include <unistd.h>
 
 #include <limits>
 
@@ -41,6 +45,7 @@ struct ServeOptions {
   HttpLimits http;
   EngineLimits engine;
   ServeLoopOptions loop;
+  double hang_seconds = 30.0;
 };
 
 /// The name that clients ask for: the run's.
@@ -84,7 +89,8 @@ CompletionFacts facts_of(const ServeOptions& options, const ServedModel& model, 
   facts.only_local_names = !has_keys;
   facts.log_prompts = options.log_prompts;
   facts.limits.vocabulary = config.vocabulary;
-  facts.limits.choices = std::min(facts.limits.choices, options.engine.max_batch + options.engine.max_queue);
+  const auto room = [&](int64_t places) { return places - SharedPlaces{places, options.engine.has_several_clients}.kept(); };
+  facts.limits.choices = std::min(facts.limits.choices, room(options.engine.max_batch) + room(options.engine.max_queue));
   return facts;
 }
 
@@ -106,8 +112,14 @@ ExitCode serve(ServeOptions options, AppContext& context) {
   const ModelLoader loader = checkpoint_loader(session);
   const ServedModel model = load(options, loader, log);
   const bool listens = model.mesh->rank() == 0;
+  if (options.hang_seconds > 0 && session.size() > 1) {
+    const std::string folder = concat("pimoe-serve-", ::getuid(), "-", options.port, "-hang");
+    context.watchdog =
+        std::make_shared<Watchdog>(model.mesh->control(), options.hang_seconds, std::filesystem::temp_directory_path() / folder, log);
+  }
   if (listens && !options.log_file.empty()) log.open_file(options.log_file);
   const Tokenizer tokenizer = model_tokenizer(options.tokenizer, model.config);
+  options.engine.has_several_clients = keys.holders().size() > 1;
   EngineFailure failure;
   const bool is_alone = session.size() == 1;
   Engine engine(model, TokenTexts::of(tokenizer), options.engine, loader, [&](const std::exception_ptr& failed) {
@@ -139,6 +151,7 @@ ExitCode serve(ServeOptions options, AppContext& context) {
   serve_until_told(options.loop, signals, engine, failure, service, server, monitor, log);
   log.info(concat("done: ", counted(static_cast<int64_t>(engine.status().finished), "text"), ", ",
                   counted(static_cast<int64_t>(engine.status().generated_tokens), "new token")));
+  if (monitor.stops()) log.error("an alert stopped the server (monitor.alerts)");
   return monitor.stops() ? ExitCode::kCheckSaysNo : ExitCode::kDone;
 }
 
@@ -211,6 +224,13 @@ void add_server_options(CLI::App& command, ServeOptions& options) {
       ->check(number_in(0.001, kMostSeconds))
       ->capture_default_str();
   command.add_option("--drain-timeout", options.loop.drain_seconds, "seconds that running requests have, once SIGTERM has come")
+      ->check(number_in(0, kMostSeconds))
+      ->capture_default_str();
+  command
+      .add_option(
+          "--hang-limit", options.hang_seconds,
+          "seconds without a sign of a rank, or of progress that others wait for, after which the job ends (exit code 70) and says which; "
+          "0: they wait for ever")
       ->check(number_in(0, kMostSeconds))
       ->capture_default_str();
   command

@@ -57,8 +57,9 @@ void leave(const ServeLoopOptions& options, const ServeSignals& signals, Engine&
   const auto begun = std::chrono::steady_clock::now();
   const auto has_drained = [&] { return is_drained.wait_for(std::chrono::seconds(0)) == std::future_status::ready; };
   while (!has_drained() && std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count() < options.drain_seconds) {
+    // SIGUSR1 and SIGUSR2 are a launcher's: mpirun passes one on that its ranks may have been sent besides.
     const int number = signals.wait(0.05);
-    if (number != 0 && number != SIGHUP) break;
+    if (number == SIGTERM || number == SIGINT) break;
   }
   if (has_drained()) {
     server.stop(kAnswersSeconds);

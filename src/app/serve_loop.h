@@ -41,7 +41,8 @@ struct ServeLoopOptions {
   double drain_seconds = 30.0;       ///< that running requests have, once it is asked to leave
 };
 
-/// Serves until a signal or an alert says to leave; returns when running requests have ended, or were cancelled after drain_seconds, or at a second signal.
+/// Serves until a signal or an alert says to leave; returns when running requests have ended, or were cancelled after drain_seconds, or at a SIGTERM or
+/// SIGINT that comes then.
 /// @throws what the engine failed with
 void serve_until_told(const ServeLoopOptions& options, const ServeSignals& signals, Engine& engine, const EngineFailure& failure,
                       CompletionService& service, HttpServer& server, ServeMonitor& monitor, Logger& log);

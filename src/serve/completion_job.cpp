@@ -58,6 +58,7 @@ GenerationRequest CompletionJob::generation_of(const std::vector<int64_t>& promp
   generation.top_logprobs = request_.top_logprobs;
   generation.score_prompt = request_.echo && (request_.top_logprobs || request_.trace_experts);
   generation.trace_experts = request_.trace_experts;
+  generation.client = services_.client;
   return generation;
 }
 

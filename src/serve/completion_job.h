@@ -28,6 +28,7 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
     CompletionMetrics& metrics;
     std::string model;
     int64_t traced_experts = 0;  ///< of a token, over its layers
+    size_t client = 0;           ///< who asks, as the source shares itself out
     /// Told at the end of each: its status (0: the client left), and what is to be said of it.
     std::function<void(int status, const std::string& facts)> ended;
   };

@@ -222,10 +222,13 @@ void CompletionService::complete(const std::shared_ptr<HttpExchange>& exchange, 
   // The head alone: jobs end after their answers, and need not keep bodies.
   HttpRequest head = request;
   head.body.clear();
-  const CompletionJob::Services services{
-      source_, texts_, metrics_, facts_.model, facts_.layers * facts_.choices, [this, head](int status, const std::string& facts) {
-        log_request(head, status, facts);
-      }};
+  const CompletionJob::Services services{source_,
+                                         texts_,
+                                         metrics_,
+                                         facts_.model,
+                                         facts_.layers * facts_.choices,
+                                         keys_.find(request.authorization).value_or(0),
+                                         [this, head](int status, const std::string& facts) { log_request(head, status, facts); }};
   std::make_shared<CompletionJob>(services, std::move(read), exchange)->start();
 }
 

@@ -2,8 +2,9 @@
 
 #include "base/progress.h"
 #include "base/text.h"
-#include "model/generation.h"
 #include "parallel/device.h"
+#include "serve/engine_checks.h"
+#include "serve/engine_inbox.h"
 #include "serve/scheduler.h"
 #include "serve/step_orders.h"
 #include "serve/step_runner.h"
@@ -13,11 +14,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <condition_variable>
-#include <future>
-#include <limits>
-#include <mutex>
 #include <numeric>
 #include <optional>
 #include <thread>
@@ -32,52 +28,6 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kIdleTime{2};
 /// What experts got is added up over ranks as often.
 constexpr std::chrono::milliseconds kLoadTime{500};
-
-SchedulerLimits scheduler_limits(const EngineLimits& limits, const Transformer& model, int ranks) {
-  for (const auto& [name, value] : {std::pair{"max-batch", limits.max_batch},
-                                    {"max-queue", limits.max_queue},
-                                    {"prefill-chunk", limits.prefill_chunk},
-                                    {"page-tokens", limits.page_tokens}}) {
-    if (value < 1) throw ConfigError(concat(name, " (", value, ") must be at least 1"));
-  }
-  if (limits.memory_budget_bytes < 0) throw ConfigError(concat("memory-budget (", limits.memory_budget_bytes, ") must not be negative"));
-  const int64_t of_text = KeyValueCache::pages_for(model.config().sequence_length, limits.page_tokens);
-  int64_t pages = (limits.max_batch + ranks - 1) / ranks * of_text;
-  if (limits.memory_budget_bytes > 0) {
-    const int64_t of_page = KeyValueCache::bytes_of_page(model.config(), model.dtype(), limits.page_tokens);
-    pages = std::min(pages, limits.memory_budget_bytes / of_page);
-    if (pages < 1) {
-      throw ConfigError(concat("memory-budget (", limits.memory_budget_bytes, " bytes) holds no page of ", limits.page_tokens,
-                               " positions, which takes ", of_page));
-    }
-  }
-  return {.ranks = ranks,
-          .pages = pages,
-          .page_tokens = limits.page_tokens,
-          .max_batch = limits.max_batch,
-          .prefill_chunk = limits.prefill_chunk,
-          .prefix_cache = limits.prefix_cache};
-}
-
-void require_servable(const Transformer& model) {
-  const MoeConfig& moe = model.config().moe;
-  if (model.config().moe_layers() > 0 && routes_by_batch(moe)) {
-    throw ConfigError(concat(
-        "model.moe.router.kind (", moe.router_kind(),
-        ") goes by the other tokens of a sequence, which later ones change: it cannot be served; `pimoe generate` continues such models"));
-  }
-}
-
-/// A model may take another's place where all that was promised to requests holds, and pages stay what they are.
-void require_alike(const Transformer& model, const Transformer& before) {
-  const auto require = [](const char* name, int64_t value, int64_t served) {
-    if (value != served) throw ConfigError(concat(name, " (", value, ") must be that of the model that is served (", served, ")"));
-  };
-  require("model.vocabulary", model.config().vocabulary, before.config().vocabulary);
-  require("model.sequence_length", model.config().sequence_length, before.config().sequence_length);
-  require("bytes of a position's keys and values", KeyValueCache::bytes_of_page(model.config(), model.dtype(), 1),
-          KeyValueCache::bytes_of_page(before.config(), before.dtype(), 1));
-}
 
 std::string message_of(const std::exception_ptr& failure) {
   try {
@@ -95,8 +45,7 @@ class Engine::Impl {
  public:
   Impl(ServedModel model, TokenTexts texts, const EngineLimits& limits, ModelLoader loader,
        std::function<void(std::exception_ptr)> on_failure)
-      : limits_(limits),
-        texts_(std::move(texts)),
+      : texts_(std::move(texts)),
         loader_(std::move(loader)),
         on_failure_(std::move(on_failure)),
         ranks_(model.mesh->size()),
@@ -104,13 +53,9 @@ class Engine::Impl {
         room_(model.model->config().sequence_length),
         scheduling_((require_servable(*model.model), scheduler_limits(limits, *model.model, ranks_))),
         scheduler_(scheduling_),
-        runner_(std::make_unique<StepRunner>(std::move(model), scheduling_.pages, scheduling_.page_tokens, limits.max_batch)) {
+        runner_(std::make_unique<StepRunner>(std::move(model), scheduling_.pages, scheduling_.page_tokens, limits.max_batch)),
+        inbox_(limits, first_status()) {
     const ServedModel& served = runner_->model();
-    status_.pages = scheduling_.pages * ranks_;
-    status_.free_pages = status_.pages;
-    status_.step = served.step;
-    status_.checkpoint = served.checkpoint;
-    if (served.model->config().moe_layers() > 0) status_.expert_utilization.resize(static_cast<size_t>(served.model->config().moe.experts));
     if (served.mesh->rank() != 0) return;
     thread_ = std::thread([this, threads = at::get_num_threads(), device = served.mesh->device()] {
       use_device(device);            // CUDA's current device is a thread's own
@@ -121,58 +66,20 @@ class Engine::Impl {
 
   ~Impl() {
     if (!thread_.joinable()) return;
-    {
-      const std::lock_guard lock(mutex_);
-      closing_ = true;
-    }
-    wake_.notify_all();
+    inbox_.close();
     thread_.join();
   }
 
+  EngineInbox& inbox() { return inbox_; }
+
   uint64_t submit(GenerationRequest request, Listener listener) {
-    check(request);
-    const std::lock_guard lock(mutex_);
-    if (closing_ || failed_) throw Closed("the engine has ended");
-    if (draining_) throw Closed("the engine ends what it has and takes no more");
-    if (waiting_ >= limits_.max_queue) throw QueueFull(concat(waiting_, " requests wait already, as many as may (max-queue)"));
-    const uint64_t id = ++last_id_;
-    inbox_.push_back(std::make_unique<ServedText>(id, std::move(request), std::move(listener), texts_.beginning));
-    ++waiting_;
-    ++unended_;
-    wake_.notify_all();
-    return id;
-  }
-
-  void cancel(uint64_t id) {
-    const std::lock_guard lock(mutex_);
-    cancels_.push_back(id);
-    wake_.notify_all();
-  }
-
-  EngineStatus status() const {
-    const std::lock_guard lock(mutex_);
-    EngineStatus status = status_;
-    status.waiting = waiting_;
-    return status;
-  }
-
-  void drain() {
-    std::unique_lock lock(mutex_);
-    draining_ = true;
-    ended_.wait(lock, [&] { return unended_ == 0 || failed_; });
+    require_request(request, vocabulary_, room_, scheduling_);
+    return inbox_.submit(std::move(request), std::move(listener), texts_.beginning);
   }
 
   void reload(const std::filesystem::path& checkpoint) {
     if (!loader_) throw ConfigError("this engine was made without a way to load checkpoints");
-    std::future<void> done;
-    {
-      const std::lock_guard lock(mutex_);
-      if (closing_ || failed_) throw Closed("the engine has ended");
-      reloads_.push_back({checkpoint, {}});
-      done = reloads_.back().done.get_future();
-    }
-    wake_.notify_all();
-    done.get();
+    inbox_.reload(checkpoint).get();
   }
 
   void follow() {
@@ -190,38 +97,19 @@ class Engine::Impl {
   }
 
  private:
-  struct Reload {
-    std::filesystem::path checkpoint;
-    std::promise<void> done;
-  };
+  EngineStatus first_status() const {
+    const ServedModel& served = runner_->model();
+    EngineStatus status;
+    status.pages = status.free_pages = scheduling_.pages * ranks_;
+    status.step = served.step;
+    status.checkpoint = served.checkpoint;
+    const ModelConfig& config = served.model->config();
+    if (config.moe_layers() > 0) status.expert_utilization.resize(static_cast<size_t>(config.moe.experts));
+    return status;
+  }
 
   const HostCommunicator& control() const { return runner_->model().mesh->control(); }
   void order(StepOrder::Kind kind) const { ordered_by_rank_0({.kind = kind}, control()); }
-
-  void check(const GenerationRequest& request) const {
-    const auto require = [](bool holds, auto&&... parts) {
-      if (!holds) throw ShapeError(concat(parts...));
-    };
-    for (const int64_t token : request.prompt) {
-      require(token >= 0 && token < vocabulary_, "prompt: token ", token, " must be in [0, ", vocabulary_, ")");
-    }
-    const auto tokens = std::max<int64_t>(1, static_cast<int64_t>(request.prompt.size()));
-    require(request.max_tokens >= 0, "max_tokens (", request.max_tokens, ") must not be negative");
-    require(request.max_tokens <= room_ && tokens + request.max_tokens <= room_, "a prompt of ", tokens, " tokens and max_tokens (",
-            request.max_tokens, ") go beyond the ", room_, " that the model sees (model.sequence_length)");
-    const int64_t pages = KeyValueCache::pages_for(std::max<int64_t>(0, tokens + request.max_tokens - 1), scheduling_.page_tokens);
-    require(pages <= scheduling_.pages, "a prompt of ", tokens, " tokens and max_tokens (", request.max_tokens, ") need ", pages,
-            " pages of keys and values, and the memory budget has ", scheduling_.pages);
-    for (const std::string& stop : request.stop) require(!stop.empty(), "stop: a text must not be empty");
-    require(request.top_logprobs.value_or(0) >= 0, "top_logprobs (", request.top_logprobs.value_or(0), ") must not be negative");
-    const SamplingOptions& sampling = request.sampling;
-    require(std::isfinite(sampling.temperature) && sampling.temperature >= 0, "temperature (", sampling.temperature,
-            ") must be at least 0");
-    require(sampling.top_p >= 0 && sampling.top_p <= 1, "top_p (", sampling.top_p, ") must be in [0, 1]");
-    require(sampling.top_k >= 0, "top_k (", sampling.top_k, ") must not be negative");
-    require(std::isfinite(sampling.repetition_penalty) && sampling.repetition_penalty > 0, "repetition_penalty (",
-            sampling.repetition_penalty, ") must be above 0");
-  }
 
   void run() {
     try {
@@ -234,28 +122,15 @@ class Engine::Impl {
 
   /// Takes in what has come, and makes one step. @returns whether the engine goes on
   bool turn() {
-    std::vector<uint64_t> cancels;
-    std::optional<Reload> reload;
-    bool closing = false;
-    {
-      const std::lock_guard lock(mutex_);
-      for (std::unique_ptr<ServedText>& text : inbox_) scheduler_.add(std::move(text));
-      inbox_.clear();
-      cancels.swap(cancels_);
-      if (!reloads_.empty() && !next_model_) {
-        reload = std::move(reloads_.front());
-        reloads_.erase(reloads_.begin());
-      }
-      closing = closing_;
-    }
-    if (closing) cancels = scheduler_.ids();
-    for (const uint64_t id : cancels) cancel_now(id);
-    if (closing) {
-      if (reload) reload->done.set_exception(std::make_exception_ptr(Closed("the engine has ended")));
+    EngineInbox::Mail mail = inbox_.take(/*takes_reload=*/!next_model_);
+    for (std::unique_ptr<ServedText>& text : mail.texts) scheduler_.add(std::move(text));
+    for (const uint64_t id : mail.closing ? scheduler_.ids() : mail.cancels) cancel_now(id);
+    if (mail.closing) {
+      if (mail.reload) mail.reload->done.set_exception(std::make_exception_ptr(Closed("the engine has ended")));
       order(StepOrder::Kind::kEnd);
       return false;
     }
-    if (reload) read_weights(*reload);
+    if (mail.reload) read_weights(*mail.reload);
     if (next_model_ && scheduler_.running().empty()) {
       order(StepOrder::Kind::kSwitch);
       switch_model();
@@ -274,18 +149,20 @@ class Engine::Impl {
   void begin_texts() {
     const int64_t begun = scheduler_.admit();
     std::vector<uint64_t> done;
+    std::vector<size_t> clients;
     uint64_t prompt_tokens = 0;
     const auto& running = scheduler_.running();
     for (size_t at = running.size() - static_cast<size_t>(begun); at < running.size(); ++at) {
       prompt_tokens += static_cast<uint64_t>(running[at]->prompt_tokens);
+      clients.push_back(running[at]->request.client);
       if (!running[at]->needs_steps()) done.push_back(running[at]->id);
     }
     if (begun > 0) {
-      const std::lock_guard lock(mutex_);
-      waiting_ -= begun;
-      status_.prompt_tokens += prompt_tokens;
-      status_.prefix_hit_tokens = scheduler_.prefix_hit_tokens();
-      note_places();
+      inbox_.note_begun(clients, [&](EngineStatus& status) {
+        status.prompt_tokens += prompt_tokens;
+        status.prefix_hit_tokens = scheduler_.prefix_hit_tokens();
+        note_places(status);
+      });
     }
     for (const uint64_t id : done) {
       const std::unique_ptr<ServedText> text = scheduler_.remove(id);
@@ -323,11 +200,10 @@ class Engine::Impl {
         row += part.scored;
       }
     }
-    {
-      const std::lock_guard lock(mutex_);
-      status_.generated_tokens += generated;
-      status_.last_step_seconds = seconds;
-    }
+    inbox_.change_status([&](EngineStatus& status) {
+      status.generated_tokens += generated;
+      status.last_step_seconds = seconds;
+    });
     load_is_known_ = false;
     for (auto& [text, update] : updates) {
       if (update.ending) {
@@ -344,12 +220,8 @@ class Engine::Impl {
   void rest() {
     if (!load_is_known_) know_load();
     order(StepOrder::Kind::kIdle);
-    {
-      std::unique_lock lock(mutex_);
-      note_places();
-      wake_.wait_for(lock, kIdleTime, [&] { return closing_ || !inbox_.empty() || !cancels_.empty() || !reloads_.empty(); });
-      progress_tick();
-    }
+    inbox_.wait(kIdleTime);
+    progress_tick();
     control().patient_barrier();
   }
 
@@ -359,10 +231,11 @@ class Engine::Impl {
     load_is_known_ = true;
     load_known_at_ = Clock::now();
     const auto all = static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0}));
-    const std::lock_guard lock(mutex_);
-    for (size_t expert = 0; expert < load.size(); ++expert) {
-      status_.expert_utilization[expert] = all > 0 ? static_cast<double>(load[expert]) / all : 0.0;
-    }
+    inbox_.change_status([&](EngineStatus& status) {
+      for (size_t expert = 0; expert < load.size(); ++expert) {
+        status.expert_utilization[expert] = all > 0 ? static_cast<double>(load[expert]) / all : 0.0;
+      }
+    });
   }
 
   void cancel_now(uint64_t id) {
@@ -378,37 +251,28 @@ class Engine::Impl {
 
   /// The last that a listener hears. @param waits  the text has not begun
   void tell(const ServedText& text, const GenerationUpdate& update, bool waits) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (waits) --waiting_;
-      ++(*update.ending == GenerationEnding::kCancelled ? status_.cancelled : status_.finished);
-      note_places();
-    }
+    inbox_.note_ending(text.request.client, waits, *update.ending == GenerationEnding::kCancelled,
+                       [this](EngineStatus& status) { note_places(status); });
     text.listener(update);
-    // Who drains may end the engine, and what the listener belongs to, once the listener has heard.
-    const std::lock_guard lock(mutex_);
-    --unended_;
-    ended_.notify_all();
+    inbox_.note_heard();
   }
 
-  /// REQUIRES the lock
-  void note_places() {
-    status_.running = static_cast<int64_t>(scheduler_.running().size());
-    status_.free_pages = scheduler_.free_pages();
+  void note_places(EngineStatus& status) const {
+    status.running = static_cast<int64_t>(scheduler_.running().size());
+    status.free_pages = scheduler_.free_pages();
   }
 
   /// Collective, with the other ranks' load().
-  void read_weights(Reload& reload) {
+  void read_weights(EngineInbox::Reload& reload) {
     ordered_by_rank_0({.kind = StepOrder::Kind::kReload, .checkpoint = reload.checkpoint.string()}, control());
     if (const std::exception_ptr trouble = load(reload.checkpoint)) {
       reload.done.set_exception(trouble);
       return;
     }
-    {
-      const std::lock_guard lock(mutex_);
-      status_.step = next_model_->step;
-      status_.checkpoint = next_model_->checkpoint;
-    }
+    inbox_.change_status([&](EngineStatus& status) {
+      status.step = next_model_->step;
+      status.checkpoint = next_model_->checkpoint;
+    });
     reload.done.set_value();
   }
 
@@ -441,22 +305,11 @@ class Engine::Impl {
     GenerationUpdate update;
     update.ending = GenerationEnding::kFailed;
     update.error = message_of(failure);
-    std::vector<std::unique_ptr<ServedText>> texts;
-    {
-      const std::lock_guard lock(mutex_);
-      failed_ = true;
-      for (Reload& reload : reloads_) reload.done.set_exception(failure);
-      reloads_.clear();
-      texts.swap(inbox_);
-    }
+    std::vector<std::unique_ptr<ServedText>> texts = inbox_.fail(failure);
     for (const uint64_t id : scheduler_.ids()) texts.push_back(scheduler_.remove(id));
     for (const auto& text : texts) text->listener(update);
-    {
-      const std::lock_guard lock(mutex_);
-      waiting_ = unended_ = 0;
-      note_places();
-    }
-    ended_.notify_all();
+    inbox_.change_status([this](EngineStatus& status) { note_places(status); });
+    inbox_.note_all_heard();
     if (on_failure_) {
       on_failure_(failure);
     } else if (ranks_ > 1) {
@@ -464,7 +317,6 @@ class Engine::Impl {
     }
   }
 
-  const EngineLimits limits_;
   const TokenTexts texts_;
   const ModelLoader loader_;
   const std::function<void(std::exception_ptr)> on_failure_;
@@ -480,18 +332,7 @@ class Engine::Impl {
   bool load_is_known_ = true;
   Clock::time_point load_known_at_ = Clock::now();
 
-  mutable std::mutex mutex_;
-  std::condition_variable wake_;   ///< the engine's thread
-  std::condition_variable ended_;  ///< who drains
-  std::vector<std::unique_ptr<ServedText>> inbox_;
-  std::vector<uint64_t> cancels_;
-  std::vector<Reload> reloads_;
-  uint64_t last_id_ = 0;
-  int64_t waiting_ = 0;  ///< requests that have not begun
-  int64_t unended_ = 0;
-  bool draining_ = false, closing_ = false, failed_ = false;
-  EngineStatus status_;
-
+  EngineInbox inbox_;
   std::thread thread_;  ///< the last member: it uses all others
 };
 
@@ -503,9 +344,9 @@ Engine::~Engine() = default;
 
 void Engine::follow() { impl_->follow(); }
 uint64_t Engine::submit(GenerationRequest request, Listener listener) { return impl_->submit(std::move(request), std::move(listener)); }
-void Engine::cancel(uint64_t id) { impl_->cancel(id); }
-EngineStatus Engine::status() const { return impl_->status(); }
-void Engine::drain() { impl_->drain(); }
+void Engine::cancel(uint64_t id) { impl_->inbox().cancel(id); }
+EngineStatus Engine::status() const { return impl_->inbox().status(); }
+void Engine::drain() { impl_->inbox().drain(); }
 void Engine::reload(const std::filesystem::path& checkpoint) { impl_->reload(checkpoint); }
 
 }  // namespace pimoe

@@ -21,6 +21,8 @@ struct EngineLimits {
   int64_t prefill_chunk = 256;      ///< tokens of prompts that a step computes on a rank, besides one of each text that goes on
   int64_t page_tokens = 16;         ///< positions of a page of keys and values
   bool prefix_cache = true;         ///< pages of ended texts serve prompts that begin equally, while nobody needs their room
+  bool has_several_clients =
+      false;  ///< requests are of more than one client: an eighth of each room is kept for those who have little of it
 };
 
 struct EngineStatus {
@@ -40,7 +42,9 @@ struct EngineStatus {
 /// prompts that have come; new requests join and ended ones leave between steps.
 ///
 /// A request gets the pages of its prompt and max_tokens when it begins, so that nothing that has begun is ever put back. What waits begins in
-/// the order of priority, then arrival: the first waits until there is room for it, and none passes it.
+/// the order of priority, then of the client of which the fewest texts run, then of arrival: the first waits until there is room for it, and none
+/// passes it. Where there are several clients, the last eighth of the places of texts, of the pages and of the queue is for those that have less
+/// than an eighth of them: whoever comes begins, whatever another client has sent.
 ///
 /// Over several ranks rank 0 has the queue, plans, and draws tokens; each text's keys and values lie on one rank, which computes its
 /// tokens, and MoE layers exchange rows as in training.

@@ -2,6 +2,7 @@
 
 #include "model/sampling.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -20,7 +21,8 @@ struct GenerationRequest {
   std::optional<int64_t> top_logprobs;  ///< log-probabilities of each token, and of so many of the likeliest (0: the token's own alone)
   bool score_prompt = false;            ///< with top_logprobs: of the prompt's tokens too (the API's `echo`)
   bool trace_experts = false;           ///< also each token's experts in each layer
-  int priority = 0;                     ///< higher goes first; equal ones in order of arrival
+  int priority = 0;                     ///< higher goes first; equal ones by clients' turns, then in order of arrival
+  size_t client = 0;                    ///< whose it is: clients share the engine out (engine.h)
 };
 
 enum class GenerationEnding {

@@ -2,6 +2,10 @@
 
 #include "base/text.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -15,6 +19,7 @@ namespace http = beast::http;
 
 constexpr size_t kReadBytes = 64 << 10;
 constexpr size_t kLongestId = 64;
+constexpr int kUnsentInKernel = 32 << 10;  // bytes of a connection, besides what is on its way
 
 bool is_name(std::string_view text) {
   const auto is_plain = [](char letter) {
@@ -71,6 +76,8 @@ HttpConnection::HttpConnection(tcp::socket socket, HttpHub& hub)
       buffer_(hub.limits.header_bytes + kReadBytes) {
   boost::system::error_code ignored;
   socket_.set_option(tcp::no_delay(true), ignored);
+  // Else the kernel takes megabytes for a client that does not read, and nobody notices.
+  ::setsockopt(socket_.native_handle(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &kUnsentInKernel, sizeof kUnsentInKernel);
   const auto remote = socket_.remote_endpoint(ignored);
   if (!ignored) peer_ = concat(remote.address().to_string(), ":", remote.port());
 }

@@ -107,6 +107,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void write_next();
   void after_answer();
   void watch_client();
+  void look_at_client();
   void client_left();
   void refuse(int status, const std::string& why);
   std::string head_of(const HttpResponse& response, bool is_stream);
@@ -119,7 +120,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   tcp::socket socket_;
   HttpHub& hub_;
   net::steady_timer deadline_;  ///< of the one read or write that is under way
-  net::steady_timer watch_;     ///< looks whether the client is still there while it is answered
+  net::steady_timer watch_;     ///< looks whether a client that sends on while it is answered is still there
   uint64_t armed_ = 0;          ///< which arming of the deadline is in force
   bool is_late_ = false;        ///< the deadline has passed
   std::string peer_;

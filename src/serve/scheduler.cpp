@@ -1,6 +1,7 @@
 #include "serve/scheduler.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace pimoe {
 
@@ -11,15 +12,36 @@ ServedText::ServedText(uint64_t of_request, GenerationRequest what, GenerationLi
   prompt_tokens = static_cast<int64_t>(tokens.size());
 }
 
-Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits), running_on_(static_cast<size_t>(limits.ranks)) { forget_prefixes(); }
+Scheduler::Scheduler(const SchedulerLimits& limits)
+    : limits_(limits), places_{limits.max_batch, limits.has_several_clients}, running_on_(static_cast<size_t>(limits.ranks)) {
+  forget_prefixes();
+}
 
 void Scheduler::forget_prefixes() {
   pools_.assign(static_cast<size_t>(limits_.ranks), PagePool(limits_.pages, limits_.page_tokens, limits_.prefix_cache));
 }
 
 void Scheduler::add(std::unique_ptr<ServedText> text) {
-  const std::pair<int64_t, uint64_t> place{-static_cast<int64_t>(text->request.priority), text->id};
-  waiting_.emplace(place, std::move(text));
+  Line& line = waiting_[-static_cast<int64_t>(text->request.priority)][text->request.client];
+  line.emplace(text->id, std::move(text));
+}
+
+int64_t Scheduler::running_of(size_t client) const {
+  const auto found = running_of_.find(client);
+  return found == running_of_.end() ? 0 : found->second;
+}
+
+Scheduler::Line* Scheduler::next_line() {
+  if (waiting_.empty()) return nullptr;
+  Line* next = nullptr;
+  std::pair<int64_t, uint64_t> least;
+  for (auto& [client, line] : waiting_.begin()->second) {
+    const std::pair<int64_t, uint64_t> turn{running_of(client), line.begin()->first};
+    if (next != nullptr && least < turn) continue;
+    next = &line;
+    least = turn;
+  }
+  return next;
 }
 
 std::unique_ptr<ServedText> Scheduler::remove(uint64_t id) {
@@ -30,20 +52,36 @@ std::unique_ptr<ServedText> Scheduler::remove(uint64_t id) {
     running_.erase(runs);
     pools_[static_cast<size_t>(text->rank)].release(text->pages);
     --running_on_[static_cast<size_t>(text->rank)];
+    if (--running_of_.at(text->request.client) == 0) running_of_.erase(text->request.client);
     return text;
   }
-  const auto waits = std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& each) { return each.second->id == id; });
-  if (waits == waiting_.end()) return nullptr;
-  text = std::move(waits->second);
-  waiting_.erase(waits);
+  for (auto& [priority, lines] : waiting_) {
+    for (auto& [client, line] : lines) {
+      const auto waits = line.find(id);
+      if (waits == line.end()) continue;
+      return take_out(line, waits);
+    }
+  }
+  return nullptr;
+}
+
+std::unique_ptr<ServedText> Scheduler::take_out(Line& line, Line::iterator place) {
+  std::unique_ptr<ServedText> text = std::move(place->second);
+  line.erase(place);
+  if (!line.empty()) return text;
+  const auto lines = waiting_.find(-static_cast<int64_t>(text->request.priority));
+  lines->second.erase(text->request.client);
+  if (lines->second.empty()) waiting_.erase(lines);
   return text;
 }
 
 int64_t Scheduler::admit() {
   int64_t begun = 0;
-  while (!waiting_.empty() && static_cast<int64_t>(running_.size()) < limits_.max_batch && begin(*waiting_.begin()->second)) {
-    running_.push_back(std::move(waiting_.begin()->second));
-    waiting_.erase(waiting_.begin());
+  for (Line* line = next_line(); line != nullptr; line = next_line()) {
+    ServedText& text = *line->begin()->second;
+    if (!places_.may_take(static_cast<int64_t>(running_.size()), running_of(text.request.client)) || !begin(text)) break;
+    ++running_of_[text.request.client];
+    running_.push_back(take_out(*line, line->begin()));
     ++begun;
   }
   return begun;
@@ -66,11 +104,13 @@ bool Scheduler::begin(ServedText& text) {
     const int64_t first = running_on_[static_cast<size_t>(one.rank)], second = running_on_[static_cast<size_t>(other.rank)];
     return first < second || (first == second && one.prefix.pages.size() > other.prefix.pages.size());
   });
+  const bool is_newcomer = places_.is_newcomer(running_of(text.request.client));
   for (const Choice& choice : choices) {
     PagePool& pool = pools_[static_cast<size_t>(choice.rank)];
     const auto found = static_cast<int64_t>(choice.prefix.pages.size());
+    const int64_t left_to_others = is_newcomer ? 0 : SharedPlaces{pool.pages(), limits_.has_several_clients}.kept();
     pool.hold(choice.prefix.pages);
-    if (pool.available() < needed - found) {
+    if (pool.available() - left_to_others < needed - found) {
       pool.release(choice.prefix.pages);
       continue;
     }
@@ -121,7 +161,11 @@ void Scheduler::computed(const TextPart& part) {
 std::vector<uint64_t> Scheduler::ids() const {
   std::vector<uint64_t> all;
   for (const auto& text : running_) all.push_back(text->id);
-  for (const auto& [place, text] : waiting_) all.push_back(text->id);
+  for (const auto& [priority, lines] : waiting_) {
+    for (const auto& [client, line] : lines) {
+      for (const auto& [id, text] : line) all.push_back(id);
+    }
+  }
   return all;
 }
 

@@ -4,10 +4,11 @@
 #include "serve/page_pool.h"
 #include "serve/text_stream.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <utility>
 #include <vector>
 
 namespace pimoe {
@@ -53,6 +54,17 @@ struct TextPart {
 /// What one step computes, for each rank, in the order of its texts.
 using PassPlan = std::vector<std::vector<TextPart>>;
 
+/// Places that clients share: the last eighth is for who has less than an eighth, so that nobody who comes finds them all taken by another.
+struct SharedPlaces {
+  int64_t places = 1;
+  bool has_several_clients = false;
+
+  int64_t kept() const { return has_several_clients && places > 1 ? std::max<int64_t>(1, places / 8) : 0; }
+  bool is_newcomer(int64_t own) const { return own < kept(); }
+  /// Whether a client that has `own` of the `taken` places may take another.
+  bool may_take(int64_t taken, int64_t own) const { return taken < places - (is_newcomer(own) ? 0 : kept()); }
+};
+
 struct SchedulerLimits {
   int ranks = 1;
   int64_t pages = 1;  ///< of each rank
@@ -60,6 +72,7 @@ struct SchedulerLimits {
   int64_t max_batch = 64;
   int64_t prefill_chunk = 256;
   bool prefix_cache = true;
+  bool has_several_clients = false;
 };
 
 /// Who runs, who waits, who has which pages, and what the next step computes. engine.h says by which rules. For one thread.
@@ -80,19 +93,26 @@ class Scheduler {
   void forget_prefixes();
 
   const std::vector<std::unique_ptr<ServedText>>& running() const { return running_; }
-  int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
   std::vector<uint64_t> ids() const;  ///< of all texts
   int64_t free_pages() const;
   uint64_t prefix_hit_tokens() const { return prefix_hit_tokens_; }
 
  private:
+  using Line = std::map<uint64_t, std::unique_ptr<ServedText>>;  ///< of one client, by id
+
+  /// @returns the line whose first is next; null where nobody waits
+  Line* next_line();
+  std::unique_ptr<ServedText> take_out(Line& line, Line::iterator place);
   bool begin(ServedText& text);
+  int64_t running_of(size_t client) const;
 
   SchedulerLimits limits_;
-  std::vector<PagePool> pools_;                                                  ///< of each rank
-  std::vector<int64_t> running_on_;                                              ///< texts of each rank
-  std::map<std::pair<int64_t, uint64_t>, std::unique_ptr<ServedText>> waiting_;  ///< by falling priority, then id
-  std::vector<std::unique_ptr<ServedText>> running_;                             ///< in the order in which they began
+  SharedPlaces places_;
+  std::vector<PagePool> pools_;                        ///< of each rank
+  std::vector<int64_t> running_on_;                    ///< texts of each rank
+  std::map<size_t, int64_t> running_of_;               ///< texts of each client that has some
+  std::map<int64_t, std::map<size_t, Line>> waiting_;  ///< by falling priority, then client; no line is empty
+  std::vector<std::unique_ptr<ServedText>> running_;   ///< in the order in which they began
   uint64_t prefix_hit_tokens_ = 0;
 };
 

@@ -195,6 +195,17 @@ TEST_F(CompletionServiceTest, AsksForAKeyWhereThereAreKeys) {
   EXPECT_EQ(post("/v1/completions", body, "Authorization: Bearer 0123456789abcdef0123\r\n").status, 200) << "alice as often as she likes";
 }
 
+TEST_F(CompletionServiceTest, TellsTheEngineWhoseATextIs) {
+  serve("alice 0123456789abcdef0123\nbob 3210fedcba98765432100000\n");
+  for (const char* key : {"3210fedcba98765432100000", "0123456789abcdef0123"}) {
+    EXPECT_EQ(post("/v1/completions", R"({"prompt": "the"})", concat("Authorization: Bearer ", key, "\r\n")).status, 200);
+  }
+  const auto requests = source_.requests();
+  ASSERT_EQ(requests.size(), 2u);
+  EXPECT_EQ(requests[0].client, 1u);
+  EXPECT_EQ(requests[1].client, 0u);
+}
+
 TEST_F(CompletionServiceTest, AnswersToLocalNamesAloneWhereThatIsAsked) {
   facts_.only_local_names = true;
   serve();

@@ -404,6 +404,41 @@ TEST(Engine, AFullQueueRefusesAndADrainedEngineTakesNoMore) {
   EXPECT_THROW(engine.submit(greedy_request({1}, 1), heard.listener(9)), Engine::Closed);
 }
 
+// 16 may wait, the last two of them for who has fewer than two.
+TEST(Engine, NoClientFillsTheQueueForTheOthers) {
+  const ModelFixture fixture(served_model_config(), at::kDouble);
+  EngineLimits limits;
+  limits.max_batch = 1;
+  limits.max_queue = 16;
+  limits.has_several_clients = true;
+  Engine engine(served(fixture), letter_texts(), limits);
+  Heard heard;
+  std::vector<size_t> taken(3);
+  std::atomic<bool> sent = false;
+  engine.submit(greedy_request({1}, 2), heard.listener(0, [&](const Heard::Text& /*text*/) {
+    if (sent) return;
+    size_t next = 1;
+    for (const size_t client : {0, 1, 2}) {
+      for (int count = 0; count < 20; ++count) {
+        GenerationRequest request = greedy_request({2}, 1);
+        request.client = client;
+        try {
+          engine.submit(request, heard.listener(next));
+          ++taken[client];
+          ++next;
+        } catch (const Engine::QueueFull&) {
+          continue;
+        }
+      }
+    }
+    sent = true;
+  }));
+  while (!sent) std::this_thread::yield();
+  engine.drain();
+  EXPECT_EQ(taken, (std::vector<size_t>{14, 2, 0}));
+  EXPECT_EQ(engine.status().waiting, 0);
+}
+
 TEST(Engine, AnEngineThatEndsCancelsWhatItHas) {
   const ModelFixture fixture(served_model_config(), at::kDouble);
   Heard heard;

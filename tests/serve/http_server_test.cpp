@@ -168,6 +168,42 @@ TEST_F(HttpServerTest, HoldsNoMoreBytesOfBodiesThanItMay) {
   EXPECT_TRUE(comes_true([&] { return server_->counts().body_bytes == 0; }));
 }
 
+// Who has sent on is looked at five times a second, whoever has not is seen leaving by the socket itself.
+TEST_F(HttpServerTest, CancelsWhatAClientAskedForWhenItLeaves) {
+  source_.pause = std::chrono::seconds(30);
+  serve();
+  size_t left = 0;
+  const auto seconds_of_ten = [&](const std::string& more) {
+    std::chrono::steady_clock::duration waited{};
+    for (int count = 0; count < 10; ++count) {
+      Client hasty = client();
+      hasty.post("/v1/completions", kAsk);
+      EXPECT_TRUE(comes_true([&] { return source_.running() == 1; }));
+      hasty.send(more);
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));  // until the server has looked at it
+      const auto begun = std::chrono::steady_clock::now();
+      hasty.leave();
+      EXPECT_TRUE(comes_true([&] { return source_.cancelled() == left + 1; }));
+      waited += std::chrono::steady_clock::now() - begun;
+      ++left;
+    }
+    return waited;
+  };
+  const auto of_plain_ones = seconds_of_ten(""), of_those_that_sent_on = seconds_of_ten("GET /");
+  EXPECT_LT(2 * of_plain_ones, of_those_that_sent_on);
+}
+
+TEST_F(HttpServerTest, HoldsLittleOfAStreamThatItsClientDoesNotRead) {
+  limits_.unsent_bytes = 64 << 10;
+  source_.token_bytes = 4000;
+  source_.script = std::string(3000, 'x');
+  serve();
+  Client deaf(server_->port(), /*receive_buffer=*/4096);
+  deaf.post("/v1/completions", R"({"prompt": "the", "max_tokens": 3000, "stream": true})");
+  ASSERT_TRUE(comes_true([&] { return server_->counts().left == 1; }));
+  EXPECT_LT(deaf.read_to_end().size(), 256u << 10) << "of 12 MB: the rest was neither in the server nor in the kernel";
+}
+
 TEST_F(HttpServerTest, LeavesWhenTheLastAnswerIsSent) {
   source_.pause = std::chrono::milliseconds(50);
   serve();
