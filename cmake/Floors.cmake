@@ -125,6 +125,12 @@ function(pimoe_test_program target folder main)
     target_link_libraries(${target} PRIVATE pimoe_${folder})
   endif()
   target_link_libraries(${target} PRIVATE pimoe_test_support GTest::gtest)
-  target_compile_definitions(${target} PRIVATE PIMOE_SOURCE_FOLDER="${CMAKE_SOURCE_DIR}/src")
+  # For tests that read the repository. Other programs name no folder of this clone, so that ccache has them for every other clone too.
+  if(target MATCHES "^(architecture|train)_unit_test$")
+    target_compile_definitions(${target} PRIVATE PIMOE_SOURCE_FOLDER="${CMAKE_SOURCE_DIR}/src")
+  endif()
   pimoe_unity(${target})
+  if(NOT folder MATCHES "^(architecture|base|analysis)$")  # which know no libtorch
+    pimoe_precompiled(${target} pimoe_test_headers)
+  endif()
 endfunction()

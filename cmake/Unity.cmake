@@ -50,12 +50,12 @@ function(pimoe_unity target)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-subobject-linkage> $<$<COMPILE_LANGUAGE:CXX>:-g0>)
 endfunction()
 
-# What begins a line, as all does at namespace scope: types (aliases and constants too) and functions. Overloads count as one name.
+# What begins a line, as all does at namespace scope: types (aliases, constants and variables of threads too) and functions. Overloads count as one name.
 function(pimoe_names_of types_variable functions_variable source)
   file(READ ${source} text)
   string(REGEX MATCHALL "\n(struct|class|enum class|enum|union) [A-Za-z_0-9]+ (final )?[:{]" types "${text}")
   string(REGEX MATCHALL "\nusing [A-Za-z_0-9]+ =" aliases "${text}")
-  string(REGEX MATCHALL "\n(inline |static |thread_local )*(constexpr|const) [^][=;(){}\n]*" constants "${text}")
+  string(REGEX MATCHALL "\n(inline |static |thread_local )*(constexpr|const|thread_local) [^][=;(){}\n]*" constants "${text}")
   string(REGEX MATCHALL "\n[A-Za-z_][^][=;(){}\n]*\\(" functions "${text}")
   foreach(kind types functions)
     set(names "")

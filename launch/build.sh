@@ -5,6 +5,7 @@
 #
 #   PIMOE_UNITY=on   compile files in groups: half the work of a whole build, but more after a change. Files that cannot
 #                    be compiled together are compiled alone (cmake/Unity.cmake)
+#   PIMOE_PRECOMPILED=on   compile libtorch's headers once for many files: for builds from nothing (cmake/Precompiled.cmake)
 source "$(dirname "$0")/common.sh"
 
 options=()
@@ -32,7 +33,9 @@ if [ "$jobs" -lt 1 ]; then jobs=1; fi
 configure=("$PIMOE_CMAKE" -S "$repository" -B "$PIMOE_BUILD" -G Ninja -DPIMOE_PYTHON="$PIMOE_PYTHON" -DPIMOE_CUDA="$PIMOE_CUDA_BUILD")
 unity=OFF
 if [ "${PIMOE_UNITY:-off}" = on ]; then unity=ON; fi
-configure+=(-DPIMOE_UNITY="$unity")
+precompiled=OFF
+if [ "${PIMOE_PRECOMPILED:-off}" = on ]; then precompiled=ON; fi
+configure+=(-DPIMOE_UNITY="$unity" -DPIMOE_PRECOMPILED="$precompiled")
 if [ "$PIMOE_CUDA_BUILD" = ON ]; then configure+=(-DCUDAToolkit_ROOT="$CUDA_HOME"); fi
 configure+=(${options[@]+"${options[@]}"})
 

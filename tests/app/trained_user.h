@@ -1,20 +1,26 @@
 #pragma once
 
 #include "app/user.h"
+#include "support/temporary_folder.h"
 
 namespace pimoe {
 
 /// A user who makes smaller models of a trained one.
 class TrainedUser : public User {
  protected:
-  /// A trained run, and text that it did not see.
+  /// A trained run, and text that it did not see. Trained once for all tests of the program that want the same.
   void train(const std::string& more = "train.steps=30") const {
+    static std::map<std::string, TemporaryFolder> trained;  // what was asked for -> the user's folder then
+    const std::filesystem::path& kept = trained[more].path();
+    constexpr auto kAll = std::filesystem::copy_options::recursive | std::filesystem::copy_options::copy_symlinks;
+    if (!std::filesystem::is_empty(kept)) return std::filesystem::copy(kept, folder_, kAll);
     prepare();
     ASSERT_EQ(
         run("head -c 30000 text/a.txt > held.txt && pimoe data build --output held --tokenizer corpus.model --validation 0 held.txt").code,
         0);
-    const Outcome trained = run(concat("pimoe train tiny.yaml data.validation=held train.validation_batches=9 ", more));
-    ASSERT_EQ(trained.code, 0) << trained.err;
+    const Outcome outcome = run(concat("pimoe train tiny.yaml data.validation=held train.validation_batches=9 ", more));
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    std::filesystem::copy(folder_, kept, kAll);
   }
 
   /// @param command  that makes one, with its options  @returns what its --json prints

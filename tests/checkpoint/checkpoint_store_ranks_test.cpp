@@ -75,7 +75,7 @@ class StoreOnRanks : public ::testing::Test {
     if (world_->rank() == 0) own_.emplace();
     folder_ = world_->broadcast_text(world_->rank() == 0 ? own_->path().string() : "", 0);
   }
-  void TearDown() override { world_->barrier(); }
+  void TearDown() override { world_->patient_barrier(); }
 
   bool is_last() const { return world_->rank() == world_->size() - 1; }
 
@@ -93,10 +93,10 @@ class StoreOnRanks : public ::testing::Test {
   }
 
   std::set<std::string> names() const {
-    world_->barrier();
+    world_->patient_barrier();
     std::set<std::string> names;
     for (const auto& entry : fs::directory_iterator(folder_)) names.insert(entry.path().filename().string());
-    world_->barrier();
+    world_->patient_barrier();
     return names;
   }
 
@@ -116,7 +116,7 @@ TEST_F(StoreOnRanks, WhatOneLayoutSavesEveryOtherRestores) {
       CheckpointConfig config;
       config.part_bytes = 100;
       if (saving) CheckpointStore(group, config, *saving, log_).save(snapshot_of(*saving, 100));
-      world_->barrier();
+      world_->patient_barrier();
       const fs::path checkpoint = folder_ / "0" / step_name(100);
       EXPECT_EQ(verify_checkpoint(checkpoint, true), "");
       EXPECT_EQ(read_manifest(checkpoint).ranks, savers);
@@ -130,7 +130,7 @@ TEST_F(StoreOnRanks, WhatOneLayoutSavesEveryOtherRestores) {
                                                                        << "), read by " << readers << " (over " << other_parallel << ")";
         }
       }
-      world_->barrier();
+      world_->patient_barrier();
     }
   }
 }
@@ -188,7 +188,7 @@ TEST_F(StoreOnRanks, ASaveBesideTrainingWritesWhatWasThereWhenItBegan) {
     EXPECT_TRUE(store.is_running());
     for (StatePiece& state : live.pieces) state.values.fill_(99);  // training goes on
     live.counters["next_sample"] = 0;
-    world_->barrier();  // and so do its collectives
+    world_->patient_barrier();  // and so do its collectives
     const CheckpointStore::Report report = store.finish();
     EXPECT_FALSE(store.is_running() || store.is_done());
     EXPECT_EQ(report.step, step);
@@ -275,9 +275,9 @@ TEST_F(StoreOnRanks, AFolderThatIsGoneIsMadeAgainAndARunFolderIsNot) {
   const auto mesh = world_mesh(cpu_mesh(), kExperts);
   CheckpointStore store(folder_ / "run/checkpoints", {}, *mesh, log_);
   const auto remove = [&](const fs::path& gone) {
-    world_->barrier();
+    world_->patient_barrier();
     if (world_->rank() == 0) fs::remove_all(gone);
-    world_->barrier();
+    world_->patient_barrier();
   };
   remove(folder_ / "run/checkpoints");
   EXPECT_EQ(same_error([&] { store.save(snapshot_of(*mesh, 100)); }), "nothing");
@@ -315,7 +315,7 @@ TEST_F(StoreOnRanks, ARankThatDoesNotSeeACheckpointDoesNotCondemnIt) {
 TEST_F(StoreOnRanks, TheOldestBeyondKeepGoAndLeftoversAreSwept) {
   const auto mesh = world_mesh(cpu_mesh(), kExperts);
   if (world_->rank() == 0) fs::create_directory(folder_ / "step-00000001.tmp");
-  world_->barrier();
+  world_->patient_barrier();
   CheckpointConfig config;
   config.keep = 3;
   CheckpointStore store(folder_, config, *mesh, log_);
@@ -346,9 +346,9 @@ TEST_F(StoreOnRanks, DamagedOnesAreSetAsideAndTheNewestGoodOneIsTheSameOnEveryRa
   EXPECT_EQ(store.newest_good(), std::nullopt);
   for (const int64_t step : {100, 200, 300, 400}) store.save(snapshot_of(*mesh, step));
   EXPECT_EQ(store.newest_good(), folder_ / "step-00000400");
-  world_->barrier();
+  world_->patient_barrier();
   const std::string last_file = read_manifest(folder_ / "step-00000400").files.back().name;
-  world_->barrier();
+  world_->patient_barrier();
   if (world_->rank() == 0) {
     std::string bytes = read_text(folder_ / "step-00000400" / last_file);
     bytes[bytes.size() / 2] ^= 1;
@@ -356,7 +356,7 @@ TEST_F(StoreOnRanks, DamagedOnesAreSetAsideAndTheNewestGoodOneIsTheSameOnEveryRa
     fs::remove(folder_ / "step-00000300" / last_file);
     fs::resize_file(folder_ / "step-00000200" / "manifest.json", 100);
   }
-  world_->barrier();
+  world_->patient_barrier();
   EXPECT_EQ(store.newest_good(), folder_ / "step-00000100");
   EXPECT_EQ(names(), (Names{"step-00000100", "step-00000200.bad", "step-00000300.bad", "step-00000400.bad"}));
   const std::string reason = read_text(folder_ / "step-00000400.bad" / "reason.txt");
@@ -376,7 +376,7 @@ TEST_F(StoreOnRanks, WhatTheDiskDoesNotGiveBackIsSetAsideOnlyWhereAnOlderOneCanB
       fs::rename(manifest, folder_ / concat(step, ".kept"));
       fs::create_symlink("/proc/self/mem", manifest);
     }
-    world_->barrier();
+    world_->patient_barrier();
     return concat(manifest.string(), ": Input/output error");
   };
   const auto bring_back = [&](const char* step) { fs::rename(folder_ / concat(step, ".kept"), folder_ / step / "manifest.json"); };
@@ -415,12 +415,12 @@ TEST_F(StoreOnRanks, WhatTheDiskDoesNotGiveBackIsSetAsideOnlyWhereAnOlderOneCanB
     EXPECT_NE(std::string(error.what()).find("step-00000200/manifest.json: Input/output error. It may pass"), std::string::npos)
         << error.what();
   }
-  world_->barrier();
+  world_->patient_barrier();
   if (world_->rank() == 0) {
     bring_back("step-00000200");
     bring_back("step-00000100");
   }
-  world_->barrier();
+  world_->patient_barrier();
   EXPECT_EQ(store.newest_good(), folder_ / "step-00000200") << "it has passed";
 }
 
@@ -429,15 +429,15 @@ TEST_F(StoreOnRanks, WhatOneMayNotReadIsNotSetAside) {
   CheckpointStore store(folder_, {}, *mesh, log_);
   for (const int64_t step : {100, 200}) store.save(snapshot_of(*mesh, step));
   const fs::path newest = folder_ / "step-00000200";
-  world_->barrier();
+  world_->patient_barrier();
   fs::permissions(folder_, fs::perms::all);
   if (world_->rank() == 0) fs::permissions(newest / read_manifest(newest).files.back().name, fs::perms::none);
-  world_->barrier();
+  world_->patient_barrier();
   {
     const WithoutPrivileges user(folder_);
     EXPECT_THROW(store.newest_good(), IoError);
   }
-  world_->barrier();
+  world_->patient_barrier();
   EXPECT_EQ(names(), (Names{"step-00000100", "step-00000200"}));
 }
 
@@ -448,9 +448,9 @@ TEST_F(StoreOnRanks, WhatIsDamagedOnlyAtItsLoadIsEveryRanksDamageAndCanBeSetAsid
   for (const int64_t step : {100, 200}) store.save(snapshot_of(*mesh, step));
   const fs::path newest = store.newest_good().value();
   const std::string file = read_manifest(newest).files.back().name;
-  world_->barrier();
+  world_->patient_barrier();
   if (world_->rank() == 0) fs::remove(newest / file);
-  world_->barrier();
+  world_->patient_barrier();
   std::string said;
   try {
     restored_trouble(store, newest, *mesh);
@@ -476,7 +476,7 @@ TEST_F(StoreOnRanks, ALeftoverThatStaysKeepsNobodyFromStartingAndSaving) {
     fs::permissions(leftover, fs::perms::owner_read | fs::perms::owner_exec);
   }
   fs::permissions(folder_, fs::perms::all);
-  world_->barrier();
+  world_->patient_barrier();
   if (world_->rank() == 0) user.emplace(folder_);
   CheckpointStore store(folder_, {}, *mesh, log_);
   for (const int64_t step : {100, 200}) EXPECT_EQ(same_error([&] { store.save(snapshot_of(*mesh, step)); }), "nothing");

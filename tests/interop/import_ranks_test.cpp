@@ -23,12 +23,12 @@ class ImportOnRanks : public ::testing::Test {
     if (world_->rank() == 0) own_.emplace();
     folder_ = world_->broadcast_text(world_->rank() == 0 ? own_->path().string() : "", 0);
   }
-  ~ImportOnRanks() override { world_->barrier(); }
+  ~ImportOnRanks() override { world_->patient_barrier(); }
 
   /// What rank 0 writes, as all ranks find it.
   fs::path model(const std::string& name, const HfJson& config, at::ScalarType dtype) {
     if (world_->rank() == 0) write_tiny_model(*own_, name, config, dtype);
-    world_->barrier();
+    world_->patient_barrier();
     return folder_ / name;
   }
   HfImport open(const fs::path& hf, const std::optional<Upcycling>& upcycling = std::nullopt) const {
@@ -60,7 +60,7 @@ class ImportOnRanks : public ::testing::Test {
       EXPECT_EQ(manifest.ranks, world_->size());
       EXPECT_EQ(manifest.expert_parallel, expert_parallel);
     }
-    world_->barrier();
+    world_->patient_barrier();
   }
 
   std::optional<TemporaryFolder> own_;  ///< rank 0's
@@ -113,7 +113,7 @@ TEST_F(ImportOnRanks, WhatOneRankFindsWrongIsEveryRanksErrorAndLeavesNothing) {
     content.replace(content.size() - last + head.end - 4, 4, std::string("\0\0\x80\x7f", 4));  // infinity
     replace_file(hf / "model.safetensors", content);
   }
-  world_->barrier();
+  world_->patient_barrier();
   Logger log(1);
   const HfImport imported = open(hf);
   std::string said;
@@ -131,7 +131,7 @@ TEST_F(ImportOnRanks, WhatOneRankFindsWrongIsEveryRanksErrorAndLeavesNothing) {
   HfJson config = tiny_config(HfFamily::kLlama);
   config["tie_word_embeddings"] = true;
   if (world_->rank() == 0) replace_file(hf / "config.json", config.dump());
-  world_->barrier();
+  world_->patient_barrier();
   int refused = 0;
   try {
     open(hf);

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # `pimoe parity` and `pimoe drill` with every kind of MoE layer, in several precisions and layouts of this machine: a line each, exit status 1
-# if one says no. Needs a build; takes the GPUs where there are any. ctest runs it in float64 on two ranks (label system).
+# if one says no. Needs a build; takes the GPUs where there are any. ctest runs it in float64 on two ranks, of a narrow model (label system).
 #
 #   tests/proof/matrix.sh [FOLDER]     what each printed goes to FOLDER (default build/parity)
 #
 #   JOBS=1   commands at a time         PRECISIONS="float64 float32 bfloat16"         LAYOUTS="1: 2:mesh.expert_parallel=2 ..."  RANKS:key=value,...
+#   KEYS=    key=value,... for all of them
 source "$(cd "$(dirname "$0")/../.." && pwd)/launch/common.sh"
 if [ -e "$PIMOE_DEPS/env.sh" ]; then source "$PIMOE_DEPS/env.sh"; fi
 cd "$repository"
@@ -36,6 +37,8 @@ kinds=(
 )
 drills=$("$PIMOE_BUILD/pimoe" drill list --json | grep -o '"name": *"[^"]*"' | sed 's/.*"\([^"]*\)"$/\1/')
 small=(model.layers=2 train.global_batch=4 train.micro_batch=2 model.sequence_length=64)
+IFS=, read -ra more <<<"${KEYS:-}"
+small+=(${more[@]+"${more[@]}"})
 : >"$folder/results"
 
 # one NAME RANKS COMMAND...: runs it, and adds a line to the results

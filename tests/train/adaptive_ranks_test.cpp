@@ -32,7 +32,7 @@ std::vector<nlohmann::json> train(const TrainConfig& config, bool skew) {
     }
     EXPECT_EQ(trainer.run(), TrainOutcome::kComplete);
   }
-  world->barrier();
+  world->patient_barrier();
   std::vector<nlohmann::json> records;
   for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
     if (line.empty()) continue;

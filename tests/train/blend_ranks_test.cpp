@@ -35,12 +35,12 @@ std::vector<nlohmann::json> train_up_to(int64_t steps, TrainConfig config, int r
     Logger log(1);
     EXPECT_EQ(Trainer(config, *mesh, log, nullptr).run(), TrainOutcome::kComplete);
   }
-  world->barrier();
+  world->patient_barrier();
   std::vector<nlohmann::json> records;
   for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
     if (!line.empty()) records.push_back(nlohmann::json::parse(line));
   }
-  world->barrier();
+  world->patient_barrier();
   return records;
 }
 

@@ -47,7 +47,7 @@ TrainConfig chat_config(const SharedFolder& folder, const std::string& run, Pack
   config.model.moe.experts = test_session().world()->size() == 3 ? 6 : 8;
   config.train.micro_batch = micro_batch_for_two_steps(test_session().world()->size());
   if (test_session().world()->rank() == 0) write_conversations(config.data.train);
-  test_session().world()->barrier();
+  test_session().world()->patient_barrier();
   return config;
 }
 
@@ -183,7 +183,7 @@ std::vector<nlohmann::json> train(TrainConfig config, int ranks, int64_t expert_
     Trainer trainer(config, *mesh, log, nullptr);
     EXPECT_EQ(trainer.run(), TrainOutcome::kComplete);
   }
-  world->barrier();
+  world->patient_barrier();
   std::vector<nlohmann::json> records;
   for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
     if (!line.empty()) records.push_back(nlohmann::json::parse(line));

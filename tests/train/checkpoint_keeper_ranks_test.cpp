@@ -79,7 +79,7 @@ TEST_F(Keeper, ASaveThatFailsIsToldAndDueAgainAndTheNextGoodOneEndsThat) {
     saves.collect();
     EXPECT_FALSE(saves.is_retry_due());
     EXPECT_EQ(store_->newest_good()->filename(), concat("step-000000", step + 1));
-    mesh_->control().barrier();
+    mesh_->control().patient_barrier();
   }
 }
 
@@ -158,7 +158,7 @@ std::vector<int64_t> saved_of_six(const SharedFolder& folder, int64_t every_step
     return gradient;
   });
   trainer.run();
-  world->barrier();
+  world->patient_barrier();
   std::vector<int64_t> saved;
   for (const StepFolder& step : list_steps(config.run.directory / "checkpoints")) saved.push_back(step.step);
   return saved;

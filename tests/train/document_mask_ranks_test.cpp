@@ -46,9 +46,9 @@ std::vector<nlohmann::json> train(TrainConfig config, int ranks, int64_t expert_
     Logger log(1);
     EXPECT_EQ(Trainer(config, *mesh, log, nullptr).run(), TrainOutcome::kComplete);
   }
-  world->barrier();
+  world->patient_barrier();
   const auto found = records(config);
-  world->barrier();
+  world->patient_barrier();
   return found;
 }
 
@@ -117,7 +117,7 @@ TEST(DocumentMaskRanks, TheFirstStepsLossIsThatOfItsDocumentsEachAlone) {
     EXPECT_GT(documents.size(), 10u) << "the samples are packed";
     EXPECT_NEAR(loss, loss_of_documents_alone(model, *mesh, documents), 1e-12 * loss);
   }
-  test_session().world()->barrier();
+  test_session().world()->patient_barrier();
 }
 
 TEST(DocumentMaskRanks, EveryLayoutMicroBatchAndPolicyTrainsTheSameModel) {
@@ -204,7 +204,7 @@ TEST(DocumentMaskRanks, TheValidationLossIsThatOfTheCorpusDocumentsEachAlone) {
         }
         loss = alone ? loss_of_documents_alone(model, *mesh, documents) : validation_loss(model, corpus, plan, *mesh).value();
       }
-      test_session().world()->barrier();
+      test_session().world()->patient_barrier();
       return loss;
     };
     const double expected = loss_on(1, /*alone=*/true);
@@ -225,7 +225,7 @@ TEST(DocumentMaskRanks, CorporaWithoutATokenToPredictAreRefusedOnEveryRank) {
     }
     writer.finish();
   }
-  test_session().world()->barrier();
+  test_session().world()->patient_barrier();
   TrainConfig config = packed_config(folder, "refused");
   config.mesh.expert_parallel = 1;
   const auto mesh = sub_mesh(test_session().world()->size(), config.mesh, config.model.moe.experts);
@@ -236,7 +236,7 @@ TEST(DocumentMaskRanks, CorporaWithoutATokenToPredictAreRefusedOnEveryRank) {
   EXPECT_THROW(Trainer(config, *mesh, log, nullptr), DataError);
   config.data.document_mask = false;
   EXPECT_NO_THROW(Trainer(config, *mesh, log, nullptr));
-  test_session().world()->barrier();
+  test_session().world()->patient_barrier();
 }
 
 }  // namespace

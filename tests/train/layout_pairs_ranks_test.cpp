@@ -1,5 +1,6 @@
-/// A run that changes its layout at a checkpoint: every ordered pair of the layouts that fit into this job. With 8 ranks these are the 16 layouts
-/// of 1, 2, 3, 4, 6 and 8 ranks with each expert_parallel that divides them:
+/// A run that changes its layout at a checkpoint: every ordered pair of the layouts that fit into this job; in jobs of up to four ranks those pairs that
+/// no smaller job has, unless PIMOE_ALL_CASES is set. With 8 ranks these are the 16 layouts of 1, 2, 3, 4, 6 and 8 ranks with each expert_parallel that
+/// divides them:
 ///     mpirun -n 8 build/tests/train_ranks_test --ranks=8 --gtest_filter='LayoutPairs.*'
 
 #include "base/file_io.h"
@@ -12,11 +13,13 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <cstdlib>
+
 namespace pimoe {
 namespace {
 
 constexpr int64_t kCut = 2;
-constexpr int64_t kMore = 20;
+constexpr int64_t kMore = 10;
 
 struct Layout {
   int ranks;
@@ -54,7 +57,7 @@ void train(const TrainConfig& config, const Layout& layout) {
     Logger log(1);
     Trainer(config, *mesh, log, nullptr).run();
   }
-  world->barrier();
+  world->patient_barrier();
 }
 
 /// Loads `checkpoint` under `layout`, and saves what was loaded into `folder`. @returns the new checkpoint
@@ -72,7 +75,7 @@ std::filesystem::path load_and_save(const std::filesystem::path& checkpoint, con
     store.restore(checkpoint, state);
     store.save(state);
   }
-  world->barrier();
+  world->patient_barrier();
   return folder / step_name(kCut);
 }
 
@@ -101,6 +104,12 @@ class LayoutPairs : public testing::Test {
     }
   }
 
+  /// Whether this job is the one that tries a pair.
+  bool is_tried(size_t from, size_t to) const {
+    const int ranks = world_->size();
+    return ranks > 4 || std::getenv("PIMOE_ALL_CASES") != nullptr || std::max(layouts_[from].ranks, layouts_[to].ranks) == ranks;
+  }
+
   SharedFolder folder_;
   std::unique_ptr<HostCommunicator> world_ = test_session().world();
   std::vector<Layout> layouts_;
@@ -111,6 +120,7 @@ TEST_F(LayoutPairs, EachLoadsWhatTheOtherSavedAndTheWayBackReturnsTheSameBits) {
   int pairs = 0;
   for (size_t from = 0; from < layouts_.size(); ++from) {
     for (size_t to = 0; to < layouts_.size(); ++to) {
+      if (!is_tried(from, to)) continue;
       SCOPED_TRACE(concat(layouts_[from].name(), " to ", layouts_[to].name()));
       const std::filesystem::path place = folder_.path() / "pair";
       const TrainConfig config = config_of(folder_, layouts_[to], "to");
@@ -123,10 +133,11 @@ TEST_F(LayoutPairs, EachLoadsWhatTheOtherSavedAndTheWayBackReturnsTheSameBits) {
         EXPECT_EQ(digests_of(back), digests_of(checkpoints_[from]));
         std::filesystem::remove_all(place);
       }
-      world_->barrier();
+      world_->patient_barrier();
       ++pairs;
     }
   }
+  EXPECT_GT(pairs, 0);
   if (world_->rank() == 0) std::cout << pairs << " pairs of " << layouts_.size() << " layouts\n";
 }
 
@@ -146,6 +157,7 @@ TEST_F(LayoutPairs, TrainOnWithTheSameLosses) {
   for (size_t pair = stride / 2; pair < pairs; pair += stride) {
     const size_t from = pair / layouts_.size();
     const size_t to = (pair * 7 + from) % layouts_.size();
+    if (!is_tried(from, to)) continue;
     SCOPED_TRACE(concat(layouts_[from].name(), " to ", layouts_[to].name()));
     TrainConfig config = config_of(folder_, layouts_[to], concat("pair-", pair));
     config.train.steps = kCut + kMore;

@@ -59,7 +59,7 @@ Result train(TrainConfig config, Layout layout, int64_t closed_experts) {
     for (MoELayer* layer : trainer.model().moe_layers()) layer->router().bias().slice(0, 0, closed_experts).fill_(-10);
     EXPECT_EQ(trainer.run(), TrainOutcome::kComplete);
   }
-  world->barrier();
+  world->patient_barrier();
   return read_result(config);
 }
 
@@ -246,7 +246,7 @@ TEST(Layouts, ARunResumesAtAnotherWorldSize) {
     const auto alone = single_mesh(cpu_mesh(1), config.model.moe.experts);
     Trainer(first, *alone, log, nullptr).run();
   }
-  world->barrier();
+  world->patient_barrier();
   first.train.steps = 30;
   first.checkpoint.resume = "auto";
   first.mesh.expert_parallel = world->size();
@@ -257,7 +257,7 @@ TEST(Layouts, ARunResumesAtAnotherWorldSize) {
     EXPECT_EQ(trainer.step(), 15);
     trainer.run();
   }
-  world->barrier();
+  world->patient_barrier();
   const Result cut = read_result(first);
   ASSERT_EQ(cut.loss.size(), 30u) << "each step once";
   for (size_t step = 0; step < 30; ++step)

@@ -18,7 +18,7 @@ class ResumeRanks : public testing::Test {
     first.mesh.expert_parallel = 1;
     first.train.steps = 1;
     Trainer(first, *mesh_, log_, nullptr).run();
-    world_->barrier();
+    world_->patient_barrier();
   }
 
   std::optional<ResumePoint> look(const std::string& rank_0, const std::string& others) {
@@ -39,7 +39,7 @@ TEST_F(ResumeRanks, RankZeroLooksForAll) {
   ASSERT_TRUE(found);
   EXPECT_EQ(found->checkpoint.filename(), "step-00000001");
   EXPECT_NE(found->config.find("sequence_length: 8"), std::string::npos);
-  world_->barrier();  // nobody is left behind
+  world_->patient_barrier();  // nobody is left behind
 }
 
 TEST_F(ResumeRanks, WhatRankZeroDoesNotFindIsEveryRanksError) {
@@ -49,7 +49,7 @@ TEST_F(ResumeRanks, WhatRankZeroDoesNotFindIsEveryRanksError) {
   } catch (const CheckpointError& error) {
     EXPECT_EQ(std::string(error.what()), "there is no /nowhere: a checkpoint is a step-* folder, or a run folder");
   }
-  world_->barrier();
+  world_->patient_barrier();
 }
 
 TEST_F(ResumeRanks, OneThatWasLookedForMayBeReplacedAndOneThatWasNamedMayNot) {
@@ -70,7 +70,7 @@ TEST_F(ResumeRanks, ACheckpointOfAStateThatNoRunWasInIsRefused) {
     manifest.counters["next_sample"] = INT64_MAX;
     replace_file(run / "step-00000001/manifest.json", to_json(manifest));
   }
-  world_->barrier();
+  world_->patient_barrier();
   TrainConfig config = tiny_config(folder_, "first");
   config.mesh.expert_parallel = 1;
   config.checkpoint.resume = "auto";
@@ -90,13 +90,13 @@ TEST_F(ResumeRanks, ACheckpointWithoutFactsOfItsDataIsGoneOnFromAndTheNextOneHas
     EXPECT_EQ(std::erase_if(manifest.counters, [](const auto& counter) { return is_data_fact(counter.first); }), 2u);
     replace_file(run / "step-00000001/manifest.json", to_json(manifest));
   }
-  world_->barrier();
+  world_->patient_barrier();
   TrainConfig config = tiny_config(folder_, "first");
   config.mesh.expert_parallel = 1;
   config.train.steps = 2;
   config.checkpoint.resume = "auto";
   Trainer(config, *mesh_, log_, nullptr).run();
-  world_->barrier();
+  world_->patient_barrier();
   const Manifest next = read_manifest(run / "step-00000002");
   EXPECT_EQ(next.counters.at("data.train.tokens"), TokenFile(config.data.train).token_count());
   EXPECT_GT(next.counters.at("data.train.fingerprint"), 0);

@@ -59,11 +59,11 @@ Trained train(const TrainConfig& config, const Factor& factor, const StopRequest
     return mesh->rank() == 0 ? gradient * factor(trainer.step() + 1, tries) : gradient;
   });
   trainer.run();
-  world->barrier();
+  world->patient_barrier();
   Trained run{lines_of(config.run.directory / "metrics.jsonl"), lines_of(config.run.directory / "metrics.rolled_back.jsonl"), {}, 0};
   for (const auto& parameter : trainer.model().parameters()) run.weights[parameter->name] = parameter->value.detach().clone();
   run.next_sample = read_manifest(find_checkpoint(config.run.directory)).counters.at("next_sample");
-  world->barrier();
+  world->patient_barrier();
   return run;
 }
 
@@ -179,7 +179,7 @@ TEST(Rollback, ARunThatSkipsEveryStepAsASpikeEndsAndKeepsItsCheckpoints) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("after each of 3 rollbacks"), std::string::npos) << error.what();
   }
-  test_session().world()->barrier();
+  test_session().world()->patient_barrier();
   std::vector<int64_t> saved;
   for (const StepFolder& step : list_steps(config.run.directory / "checkpoints")) saved.push_back(step.step);
   EXPECT_EQ(saved, (std::vector<int64_t>{6, 8})) << "no step that was skipped pushed one out";
@@ -205,7 +205,7 @@ TEST(Rollback, ARestartInAStreakOfSpikesCountsOn) {
       manifest.counters.erase("not_finite_in_a_row");
       replace_file(left / "manifest.json", to_json(manifest));
     }
-    test_session().world()->barrier();
+    test_session().world()->patient_barrier();
     config.train.rollbacks = 0;
     try {
       train(config, [](int64_t, int64_t) { return 1e6; });

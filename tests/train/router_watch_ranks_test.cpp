@@ -41,7 +41,7 @@ TEST(RouterWatch, ARunRestartedMoreOftenThanALookAlarmsLikeOneThatIsNot) {
   restarted.run.directory = folder.path() / "restarted";
   train(config, 24);
   for (int64_t steps = 4; steps <= 24; steps += 4) train(restarted, steps);
-  test_session().world()->barrier();
+  test_session().world()->patient_barrier();
   const std::vector<std::string> alarms = alarms_of(config);
   ASSERT_EQ(alarms.size(), 2u) << "each of two layers once";
   EXPECT_EQ(alarms[0], "step 10: layer 1: experts 0, 1 had no slot in 10 steps");

@@ -51,7 +51,7 @@ Decisions train(TrainConfig config, int ranks) {
     Trainer trainer(config, *mesh, log, nullptr);
     EXPECT_EQ(trainer.run(), TrainOutcome::kComplete);
   }
-  world->barrier();
+  world->patient_barrier();
   return read_decisions(config.run.directory / "routing");
 }
 
@@ -291,7 +291,7 @@ TEST(RoutingLog, WhatCannotBeWrittenOnARankIsAnAlarmAndTheRunGoesOn) {
   const auto routing = config.run.directory / "routing";
   const std::string in_the_way = file_of(2, ranks - 1);
   if (ranks == 1 || test_session().world()->rank() == 1) std::filesystem::create_directories(routing / in_the_way);
-  test_session().world()->barrier();
+  test_session().world()->patient_barrier();
   train_on(config, ranks);
   const auto alarms = alarms_of(config.run.directory);
   ASSERT_EQ(alarms.size(), 1u);
@@ -347,7 +347,7 @@ TEST(RoutingLog, AStepThatIsDoneAgainIsRecordedOnceOnOtherRanksToo) {
   EXPECT_EQ(RoutingReplay(routing).steps(), "steps 1 to 5");
 
   // Its own recordings go when steps are done again: a run cannot take its decisions from them.
-  test_session().world()->barrier();
+  test_session().world()->patient_barrier();
   if (test_session().world()->rank() != 0) return;
   config.model.moe.router.replay = routing;
   config.checkpoint.resume = "auto";

@@ -31,7 +31,7 @@ class RunLockOnRanks : public testing::Test {
  protected:
   RunLockOnRanks() : world_(test_session().world()), mesh_(sub_mesh(world_->size(), cpu_mesh(), 8)), run_(folder_.path() / "run") {
     if (world_->rank() == 0) fs::create_directory(run_);
-    world_->barrier();
+    world_->patient_barrier();
   }
 
   /// Saves every step; rank 0 does something in the third.
@@ -100,7 +100,7 @@ TEST_F(RunLockOnRanks, ARunWhoseLockAloneIsRemovedGoesOnAndLetsNobodyIn) {
     EXPECT_TRUE(fs::exists(run_ / "lock"));
     EXPECT_TRUE(fs::exists(run_ / "checkpoints/step-00000008/manifest.json"));
   }
-  world_->barrier();
+  world_->patient_barrier();
 }
 
 // Where the file system has no locks of folders another job may have come in.
@@ -137,7 +137,7 @@ TEST_F(RunLockOnRanks, WhereTheFileSystemHasNoLocksARunIsDoneWithAWarningAndItsF
 
 TEST_F(RunLockOnRanks, WhatCannotBeLockedIsTheSameErrorOnEveryRank) {
   if (world_->rank() == 0) fs::create_directory(run_ / "lock");
-  world_->barrier();
+  world_->patient_barrier();
   std::string said = "nothing";
   try {
     Logger log(1);

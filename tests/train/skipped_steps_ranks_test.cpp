@@ -31,7 +31,7 @@ std::vector<int64_t> steps_saved(const SharedFolder& folder, const std::set<int6
     return is_bad ? gradient * std::numeric_limits<double>::infinity() : gradient;
   });
   outcome = trainer.run();
-  world->barrier();
+  world->patient_barrier();
   std::vector<int64_t> saved;
   for (const StepFolder& step : list_steps(config.run.directory / "checkpoints")) saved.push_back(step.step);
   return saved;

@@ -32,7 +32,7 @@ std::string train(const TrainConfig& config, const Event& event) {
   } catch (const Error& error) {
     message = error.what();
   }
-  world->barrier();
+  world->patient_barrier();
   return message;
 }
 

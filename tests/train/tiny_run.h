@@ -25,10 +25,10 @@ class SharedFolder {
       write_corpus(path_ / "validation", 100);
       write_corpus(path_ / "repeats", 900, /*least=*/0);
     }
-    world_->barrier();
+    world_->patient_barrier();
   }
   ~SharedFolder() {
-    world_->barrier();
+    world_->patient_barrier();
     if (world_->rank() == 0) std::filesystem::remove_all(path_);
   }
   SharedFolder(const SharedFolder&) = delete;

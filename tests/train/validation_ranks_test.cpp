@@ -32,7 +32,7 @@ double initial_loss(const TrainConfig& config, int ranks, const ValidationPlan& 
     }
     loss = validation_loss(model, TokenFile(config.data.train), plan, *mesh).value();
   }
-  world->barrier();
+  world->patient_barrier();
   return loss;
 }
 
@@ -121,7 +121,7 @@ TEST(Validation, IsLeftOutOnEveryRankWhereOneIsAskedToStop) {
     return gradient;
   });
   EXPECT_EQ(trainer.run(), TrainOutcome::kStopped);
-  world->barrier();
+  world->patient_barrier();
   EXPECT_EQ(find_checkpoint(config.run.directory).filename(), "step-00000003");
   std::vector<bool> validated;
   for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
