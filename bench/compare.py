@@ -5,7 +5,7 @@
     bench/compare.py --rows layer --shapes qwen3,olmoe --peers torch,transformers --rounds 3
     bench/compare.py --rows model --shapes mixtral --peers eager,compile,liger --micro-batch 4
     bench/compare.py --show --chart docs/compare_gpu.svg                      what is in bench/results, as tables and as a picture
-    bench/compare.py --tiny --device cpu --peer-python venv/bin/python --peers torch,transformers,eager --results /tmp/tried
+    bench/compare.py --tiny --device cpu --peer-python venv/bin/python --peers torch,transformers,eager --results tried
 
 The other Python needs torch and transformers; --peer-path is a folder with more packages for it. A turn is a process of its own, with warm-up and a
 median. Before a layer of a peer is timed it must give our output and gradients; a model's first loss must be that of fresh weights. What fails is listed with its error.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Brings the C++ and CUDA files of src/ and tests/ into the style of .clang-format.
+# Brings the C++ and CUDA files of src/, tests/ and examples/ into the style of .clang-format.
 #
-#   launch/format.sh [--check]     --check changes nothing, names each file that differs, and ends with status 1 if one does
+#   launch/format.sh [--check]     --check changes nothing, names each file that differs, and ends with status 1 if one does, with 77 where it
+#                                  cannot tell: there is no clang-format of the version
 #
 # Other versions of clang-format lay out some lines otherwise, so that it must be this one:
 version=14
@@ -19,11 +20,11 @@ for candidate in "clang-format-$version" clang-format; do
 done
 if [ -z "$tool" ]; then
   say "no clang-format $version here (Debian, Ubuntu: apt-get install clang-format-$version); nothing done"
-  exit 0
+  exit 77
 fi
 
 cd "$repository"
-mapfile -t files < <(find src tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+mapfile -t files < <(find src tests examples -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 if "$tool" "${mode[@]}" "${files[@]}"; then
   say "${#files[@]} files are in the style of .clang-format"
 else

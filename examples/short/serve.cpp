@@ -23,11 +23,14 @@ int main(int argc, char** argv) {
   request.prompt.assign(prompt.begin(), prompt.end());
   request.max_tokens = 24;
   request.sampling.temperature = 0;
-  std::promise<void> ended;
+  std::promise<std::string> ended;
   engine.submit(request, [&](const pimoe::GenerationUpdate& update) {
     for (const pimoe::GeneratedToken& token : update.tokens) std::cout << token.text << std::flush;
-    if (update.ending) ended.set_value();
+    if (update.ending) ended.set_value(update.error);
   });
-  ended.get_future().wait();
+  const std::string error = ended.get_future().get();
   std::cout << std::endl;
+  if (error.empty()) return 0;
+  std::cerr << error << "\n";
+  return 1;
 }

@@ -15,6 +15,9 @@ struct SamplingOptions {
   double repetition_penalty = 1.0;  ///< how much less likely tokens become that are there already; 1: not
   uint64_t seed = 1234;
   int32_t stop_token = -1;  ///< ends the text, and is not returned; -1: none
+
+  /// Whether the token is that of the largest of the model's own scores: no other option changes which, and no draw is asked for.
+  bool is_plainly_greedy() const;
 };
 
 /// Scores after the penalty of what was there: divided by it where they are positive, multiplied where they are not.
@@ -22,7 +25,8 @@ struct SamplingOptions {
 /// @source CTRL, arXiv 1909.05858, section 4.1, in the form that keeps negative scores from rising.
 at::Tensor penalised(const at::Tensor& logits, const std::vector<int64_t>& seen, double penalty);
 
-/// Draws one token. @param logits [V] on the host  @param draw in [0, 1)
+/// Draws one token: of the tokens from the likeliest down, of equals the lower id first, the one in whose probability `draw` of the whole falls.
+/// @param logits [V] on the host  @param draw in [0, 1)  @cost O(V): the tokens are not sorted
 /// @source nucleus sampling: arXiv 1904.09751; top-k: arXiv 1805.04833, section 5.4.
 int32_t sample_token(const at::Tensor& logits, const SamplingOptions& options, double draw);
 

@@ -8,6 +8,7 @@
 #include "monitor/run_files.h"
 #include "train/metrics_file.h"
 #include "train/train_config.h"
+#include "train/webhook.h"
 
 #include <algorithm>
 #include <cmath>
@@ -193,6 +194,7 @@ void read_config(RunRecord& run) {
   if (!std::filesystem::exists(file, ignored)) return run.notes.push_back("there is no config.yaml");
   try {
     TrainConfig config = parse_train_config(read_regular_file(file, kMostConfigBytes), file.string());
+    config.monitor.webhook = webhook_place(config.monitor.webhook);  // a page is handed on
     run.config = config_values([&config](FieldVisitor& visit) { config.fields(visit); });
   } catch (const Error& error) {  // what else is there is told all the same
     run.notes.push_back(concat("config.yaml could not be read: ", error.what()));

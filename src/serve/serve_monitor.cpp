@@ -9,6 +9,8 @@ namespace {
 
 constexpr double kLookSeconds = 1.0;
 
+AlertMetrics metrics_of_servers() { return {.names = service_metric_names(), .page = "docs/serving.md"}; }
+
 }  // namespace
 
 void ServeMonitorConfig::fields(FieldVisitor& visit) {
@@ -22,7 +24,7 @@ ServeMonitorConfig read_serve_monitor(const std::filesystem::path& file) {
   const ConfigOrigins origins =
       load_fields({read_config_source(file)}, {}, [&config](FieldVisitor& visit) { visit.nested("monitor", config); });
   Violations violations;
-  check_alerts(config.alerts, "monitor.alerts", config.webhook, service_metric_names(), violations);
+  check_alerts(config.alerts, "monitor.alerts", config.webhook, metrics_of_servers(), violations);
   for (size_t i = 0; i < config.alerts.size(); ++i) {
     if (config.folder.empty() && (config.alerts[i].does("file") || config.alerts[i].does("webhook"))) {
       violations.add(concat("monitor.alerts[", i, "].do"), "has file or webhook, for which monitor.folder must name a folder");
@@ -42,7 +44,7 @@ ServeMonitor::ServeMonitor(const ServeMonitorConfig& config, const std::string& 
                               .unsent = file("alerts.unsent.jsonl"),
                               .webhook = config.webhook,
                               .source = source},
-                  service_metric_names(), log);
+                  metrics_of_servers(), log);
 }
 
 void ServeMonitor::look(const std::function<Scalars()>& values) {

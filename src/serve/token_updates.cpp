@@ -41,7 +41,7 @@ GeneratedToken scored(const ServedText& text, int64_t token, const RankedScores&
 
 int64_t drawn(const ServedText& text, const RankedScores& scores, int64_t row) {
   const SamplingOptions& sampling = text.request.sampling;
-  if (sampling.temperature == 0 && sampling.repetition_penalty == 1.0) return scores.greedy.const_data_ptr<int64_t>()[row];
+  if (sampling.is_plainly_greedy()) return scores.greedy.const_data_ptr<int64_t>()[row];
   // As `generate` draws for its first prompt.
   const double draw = random_uniform(named_key(sampling.seed, "sampling"), static_cast<uint64_t>(text.added()));
   return sample_token(penalised(scores.logits.select(0, row), text.tokens, sampling.repetition_penalty), sampling, draw);

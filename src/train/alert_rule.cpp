@@ -2,9 +2,9 @@
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "train/metric_words.h"
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <cmath>
 #include <sstream>
@@ -12,10 +12,6 @@
 namespace pimoe {
 namespace {
 
-constexpr std::array<std::pair<const char*, const char*>, 4> kWords = {{{"latency", "step_seconds"},
-                                                                        {"throughput", "tokens_per_second"},
-                                                                        {"memory", "memory_bytes"},
-                                                                        {"expert_utilization", "moe/utilization"}}};
 constexpr const char* kForm = "METRIC > NUMBER [for N steps|seconds|minutes] [until < NUMBER], or METRIC is not finite [for ...]";
 
 /// The words of a condition, one after the other.
@@ -92,8 +88,9 @@ bool is_rising(Comparison comparison) { return comparison == Comparison::kAbove 
 }  // namespace
 
 std::string metric_of_word(const std::string& word) {
-  const auto found = std::find_if(kWords.begin(), kWords.end(), [&](const auto& pair) { return word == pair.first; });
-  return found == kWords.end() ? word : found->second;
+  const auto* const found =
+      std::find_if(kMetricWords.begin(), kMetricWords.end(), [&](const MetricWord& each) { return word == each.word; });
+  return found == kMetricWords.end() ? word : found->key;
 }
 
 bool Threshold::holds(double value) const {
@@ -107,19 +104,19 @@ bool Threshold::holds(double value) const {
   return false;
 }
 
-AlertRule parse_alert_rule(const std::string& text, const std::vector<std::string>& known) {
+AlertRule parse_alert_rule(const std::string& text, const AlertMetrics& known) {
   Words words(text);
   AlertRule rule;
   rule.text = text;
   const std::string metric = words.take();
   if (metric.empty()) throw Error(concat("must not be empty: ", kForm));
   rule.metric = metric_of_word(metric);
-  if (std::find(known.begin(), known.end(), rule.metric) == known.end()) {
-    std::vector<std::string> names = known;
-    for (const auto& [word, key] : kWords) names.emplace_back(word);
+  if (std::find(known.names.begin(), known.names.end(), rule.metric) == known.names.end()) {
+    std::vector<std::string> names = known.names;
+    for (const MetricWord& each : kMetricWords) names.emplace_back(each.word);
     const std::string nearest = nearest_name(metric, names);
     throw Error(concat("names the metric '", metric, "', which there is not",
-                       nearest.empty() ? std::string("; docs/metrics.md has all") : concat("; did you mean ", nearest, "?")));
+                       nearest.empty() ? concat("; ", known.page, " has all") : concat("; did you mean ", nearest, "?")));
   }
   if (words.take_if("is")) {
     if (!words.take_if("not") || !words.take_if("finite")) throw Error(concat("must go on with 'is not finite': ", kForm));
@@ -143,6 +140,7 @@ AlertRule parse_alert_rule(const std::string& text, const std::vector<std::strin
 }
 
 bool AlertState::observe(const AlertRule& rule, double value, double seconds) {
+  if (std::isnan(value) && rule.fires.comparison != Comparison::kNotFinite) return false;
   const bool fires = rule.fires.holds(value);
   const bool clears = rule.clears ? rule.clears->holds(value) : !fires;
   if (is_firing_ ? !clears : !fires) {

@@ -5,9 +5,7 @@
 ///     METRIC > NUMBER [for N steps|seconds|minutes] [until < NUMBER]        also: >= < <=
 ///     METRIC is not finite [for ...]
 ///
-/// METRIC is a key of metrics.jsonl, or one of the words latency, throughput, memory, expert_utilization.
-
-#include "train/scalars.h"
+/// METRIC is a name of the values that are observed, or one of the words of metric_words.h.
 
 #include <cstdint>
 #include <limits>
@@ -37,21 +35,20 @@ struct AlertRule {
   double seconds = 0.0;             ///< likewise; with it `steps` is 1
 };
 
-/// @param text   the condition
-/// @param known  names of values that there can be  @throws Error: what is wrong with the text, and what would be right
-AlertRule parse_alert_rule(const std::string& text, const std::vector<std::string>& known);
-
-/// A word of the four that stand for a key of metrics.jsonl, and the key; the word itself for any other.
-std::string metric_of_word(const std::string& word);
-
-/// Something that a rule has to say: once when it fires, and once when it is over.
-struct AlertChange {
-  size_t rule = 0;
-  bool fired = false;  ///< or cleared
-  double value = 0.0;  ///< of the metric
+/// The values that conditions can be about.
+struct AlertMetrics {
+  std::vector<std::string> names;
+  std::string page;  ///< of the documentation, that says what they are
 };
 
-/// One rule over time. Where the metric has no value, as a validation loss in most steps, nothing changes.
+/// @param text  the condition  @throws Error: what is wrong with the text, and what would be right
+AlertRule parse_alert_rule(const std::string& text, const AlertMetrics& known);
+
+/// @returns the key that a word stands for (metric_words.h), and any other word as it is
+std::string metric_of_word(const std::string& word);
+
+/// One rule over time. Where the metric has no value, as a validation loss in most steps, nothing changes; nor where it is NaN, but for `is not finite`: what
+/// is no number is no sign that a bound is kept again.
 class AlertState {
  public:
   /// @param seconds  on a clock that only rises  @returns true when the alert fires or clears now

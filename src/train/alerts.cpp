@@ -24,7 +24,7 @@ std::string how_long(const AlertRule& rule) {
 
 }  // namespace
 
-Alerts::Alerts(std::vector<AlertConfig> alerts, AlertPlaces places, const std::vector<std::string>& known, Logger& log)
+Alerts::Alerts(std::vector<AlertConfig> alerts, AlertPlaces places, const AlertMetrics& known, Logger& log)
     : alerts_(std::move(alerts)),
       rules_(alert_rules(alerts_, known)),
       states_(rules_.size()),

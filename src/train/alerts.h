@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "train/alert_config.h"
 #include "train/growing_file.h"
+#include "train/scalars.h"
 #include "train/webhook.h"
 
 #include <filesystem>
@@ -24,8 +25,8 @@ struct AlertPlaces {
 /// The alerts of a run or a server: judges what is observed, tells each change once, in the log, a file, and by a webhook. On one rank.
 class Alerts {
  public:
-  /// Takes up the state that an earlier process left. @param known  names of values (alert_rule.h)  @param log  outlives it @throws Error for a rule that cannot be read
-  Alerts(std::vector<AlertConfig> alerts, AlertPlaces places, const std::vector<std::string>& known, Logger& log);
+  /// Takes up the state that an earlier process left. @param log  outlives it @throws Error for a rule that cannot be read
+  Alerts(std::vector<AlertConfig> alerts, AlertPlaces places, const AlertMetrics& known, Logger& log);
 
   /// What changed with an observation.
   struct Change {

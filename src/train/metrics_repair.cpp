@@ -11,16 +11,12 @@
 #include <exception>
 
 namespace pimoe {
-namespace {
 
-/// @param ending  ".damaged" gives FILE.damaged, FILE.damaged-2, ...
 std::filesystem::path free_name(const std::filesystem::path& file, const std::string& ending) {
   std::filesystem::path name = file.string() + ending;
   for (int number = 2; std::filesystem::exists(name); ++number) name = concat(file.string(), ending, "-", number);
   return name;
 }
-
-}  // namespace
 
 std::string mend_metrics(const std::filesystem::path& file) try {
   if (!std::filesystem::exists(file)) return "";

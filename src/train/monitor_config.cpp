@@ -2,14 +2,15 @@
 
 #include "base/text.h"
 #include "train/metrics.h"
-#include "train/monitor_summary.h"
 
 #include <arpa/inet.h>
 
 namespace pimoe {
 
+AlertMetrics metrics_of_runs() { return {.names = metric_names(), .page = "docs/metrics.md"}; }
+
 void MonitorConfig::fields(FieldVisitor& visit) {
-  visit.word_list("metrics", metrics, kSummaryMetrics, "what the summary of log_interval tells");
+  visit.word_list("metrics", metrics, metric_words(), "what the summary of log_interval tells");
   visit.integer("log_interval", log_interval, {.at_least = 0, .at_most = kMostSteps},
                 "steps that the log sums up in a line: latency, throughput, memory, use of experts; 0: none");
   visit.list("alerts", alerts,
@@ -22,7 +23,7 @@ void MonitorConfig::fields(FieldVisitor& visit) {
 }
 
 void MonitorConfig::validate(Violations& violations) const {
-  check_alerts(alerts, "monitor.alerts", webhook, metric_names(), violations);
+  check_alerts(alerts, "monitor.alerts", webhook, metrics_of_runs(), violations);
   in_addr address{};
   if (::inet_pton(AF_INET, prometheus_address.c_str(), &address) != 1) {
     violations.add("monitor.prometheus_address",

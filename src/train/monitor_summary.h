@@ -7,14 +7,11 @@
 
 namespace pimoe {
 
-/// The words of `monitor.metrics`.
-inline const std::vector<std::string> kSummaryMetrics = {"latency", "throughput", "memory", "expert_utilization"};
-
 /// Sums up steps in a line for people (`monitor.log_interval`):
 ///     monitor: steps 101 to 200: latency 41.2 ms (p95 48.0 ms), throughput 12,400 tok/s, memory 1.2 GB, expert utilization 1.000 (worst layer 0.875)
 class MonitorSummary {
  public:
-  /// @param metrics  of kSummaryMetrics, in the order in which they are told
+  /// @param metrics  of metric_words(), in the order in which they are told
   explicit MonitorSummary(std::vector<std::string> metrics) : metrics_(std::move(metrics)) {}
 
   void add(const StepRecord& record);

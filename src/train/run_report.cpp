@@ -113,7 +113,7 @@ void RunReport::begin(int64_t step, at::ScalarType dtype) {
                                                    .unsent = paths.alerts_unsent(),
                                                    .webhook = config_.monitor.webhook,
                                                    .source = run},
-                                       metric_names(), log_);
+                                       metrics_of_runs(), log_);
   }
   if (config_.monitor.is_on()) {
     prometheus_ = std::make_unique<PrometheusExporter>(config_.monitor, run, config_.train.steps, mesh_.size(), log_);

@@ -62,6 +62,7 @@ const std::vector<Guarded>& guarded_headers() {
          return file == "data/sentencepiece_model.cpp" || file == "data/sentencepiece_json.cpp" || file == "data/tokenizer_training.cpp";
        }},
       {std::regex("boost/.*"), "serve/http_*", [](const std::string& file) { return file.starts_with("serve/http_"); }},
+      {std::regex("curl/.*"), "train/webhook.cpp", only("train/webhook.cpp")},
       {std::regex("openssl/.*"), "base/digest.cpp", only("base/digest.cpp")},
       {std::regex("CLI/.*"), "app", [](const std::string& file) { return file.starts_with("app/"); }},
       {std::regex("(torch|ATen|c10)/.*"), "folders above base", [](const std::string& file) { return !file.starts_with("base/"); }},
@@ -157,6 +158,8 @@ TEST(IncludeFloors, ThirdPartyHeadersStayInTheirRooms) {
   EXPECT_NE(first_complaint("data/tokenizer.cpp", "#include <sentencepiece_processor.h>"), "");
   EXPECT_EQ(first_complaint("app/train_command.cpp", "#include <CLI/CLI.hpp>"), "");
   EXPECT_NE(first_complaint("train/trainer.cpp", "#include <CLI/CLI.hpp>"), "");
+  EXPECT_EQ(first_complaint("train/webhook.cpp", "#include <curl/curl.h>"), "");
+  EXPECT_NE(first_complaint("train/alerts.cpp", "#include <curl/curl.h>"), "");
   EXPECT_EQ(first_complaint("ops/swiglu.h", "#include <ATen/core/Tensor.h>"), "");
   EXPECT_NE(first_complaint("base/text.h", "#include <ATen/core/Tensor.h>"), "");
   EXPECT_NE(first_complaint("model/loss.cpp", "#include <torch/torch.h>"), "");

@@ -4,6 +4,14 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
 namespace pimoe {
 namespace {
 
@@ -51,6 +59,62 @@ TEST(SampleToken, TheLeastTemperaturesAreThatOfZero) {
   for (const double temperature : {1e-29, 1e-31, 1e-310, 5e-324}) {
     EXPECT_EQ(sample_token(logits_of({0.2, 0.3, 0.5}), options_of(temperature, 1.0), 0.999), 2) << temperature;
   }
+}
+
+/// The same token as plainly as can be: all tokens sorted, and walked from the likeliest down.
+int32_t walked_token(const at::Tensor& logits, const SamplingOptions& options, double draw) {
+  std::vector<double> likely(logits.const_data_ptr<double>(), logits.const_data_ptr<double>() + logits.numel());
+  const double largest = *std::max_element(likely.begin(), likely.end());
+  for (double& each : likely) each = std::exp((each - largest) / options.temperature);
+  std::vector<int32_t> order(likely.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto at = [&](int32_t token) { return likely[static_cast<size_t>(token)]; };
+  std::stable_sort(order.begin(), order.end(), [&](int32_t one, int32_t other) { return at(one) > at(other); });
+  if (options.top_k > 0 && options.top_k < logits.numel()) order.resize(static_cast<size_t>(options.top_k));
+  const double all = std::accumulate(order.begin(), order.end(), 0.0, [&](double sum, int32_t token) { return sum + at(token); });
+  double kept = 0.0;
+  size_t count = 0;
+  while (count < order.size() && (count == 0 || kept < options.top_p * all)) kept += at(order[count++]);
+  double left = draw * kept;
+  size_t chosen = 0;
+  while (chosen + 1 < count && left >= at(order[chosen])) left -= at(order[chosen++]);
+  return order[chosen];
+}
+
+// Also with many tokens of equal scores, and with draws at both ends.
+TEST(SampleToken, IsTheTokenOfAWalkThroughAllSortedTokens) {
+  const char* fixed_seed = std::getenv("PIMOE_TEST_SEED");
+  const auto seed = fixed_seed != nullptr ? static_cast<unsigned>(std::strtoul(fixed_seed, nullptr, 10)) : std::random_device{}();
+  SCOPED_TRACE("PIMOE_TEST_SEED=" + std::to_string(seed));
+  std::mt19937_64 engine(seed);
+  std::uniform_real_distribution<double> uniform;
+  std::normal_distribution<double> normal;
+  for (const int64_t vocabulary : {1, 2, 3, 17, 400}) {
+    for (const double spread : {0.0, 0.1, 6.0}) {
+      for (const bool in_steps : {false, true}) {
+        std::vector<double> scores(static_cast<size_t>(vocabulary));
+        for (double& score : scores) score = in_steps ? std::round(spread * normal(engine)) : spread * normal(engine);
+        const at::Tensor logits = at::tensor(scores, at::kDouble);
+        for (const int64_t top_k : {int64_t{0}, int64_t{1}, int64_t{5}, vocabulary, vocabulary + 1}) {
+          for (const double top_p : {1.0, 0.931, 0.407, 0.0}) {  // of no number of equal tokens exactly the sum
+            const SamplingOptions options = options_of(0.25 + uniform(engine), top_p, top_k);
+            for (const double draw : {0.0, uniform(engine), uniform(engine), 1.0 - 1e-9}) {
+              ASSERT_EQ(sample_token(logits, options, draw), walked_token(logits, options, draw))
+                  << vocabulary << " tokens, top_k " << top_k << ", top_p " << top_p << ", draw " << draw;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(SamplingOptions, KnowWhenTheModelsOwnScoresAloneDecide) {
+  EXPECT_TRUE(options_of(0.0, 0.5, 3).is_plainly_greedy()) << "limits keep the likeliest always";
+  EXPECT_FALSE(options_of(0.1, 1.0).is_plainly_greedy());
+  SamplingOptions penalised = options_of(0.0, 1.0);
+  penalised.repetition_penalty = 1.1;
+  EXPECT_FALSE(penalised.is_plainly_greedy());
 }
 
 TEST(Penalised, DividesPositiveScoresAndMultipliesNegativeOnesOfEachTokenOnce) {

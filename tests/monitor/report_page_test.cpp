@@ -135,5 +135,17 @@ TEST(ReportPage, TellsRunsOfOneNameApartAndListsWhatDiffersInTheirConfigurations
   EXPECT_EQ(data.at("runs").at(1).at("name"), second.folder.path().string());
 }
 
+TEST(ReportPage, ShowsOfAWebhookWhatIsNoPassword) {
+  const RunFolder run;
+  TrainConfig config;
+  config.data.train = "corpus";
+  config.model.vocabulary = 100;
+  config.monitor.webhook = "https://hooks.example.com/T000/secret";
+  run.folder.write("config.yaml", to_yaml(config));
+  const std::string page = to_page({run.read()}, 1e9);
+  EXPECT_NE(page.find("https://hooks.example.com"), std::string::npos);
+  EXPECT_EQ(page.find("secret"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace pimoe

@@ -10,7 +10,7 @@
 namespace pimoe {
 namespace {
 
-const std::vector<std::string> kKnown = metric_names();
+const AlertMetrics kKnown{.names = metric_names(), .page = "docs/metrics.md"};
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 AlertRule rule_of(const std::string& text) { return parse_alert_rule(text, kKnown); }
@@ -57,6 +57,7 @@ TEST(AlertRule, ReadsEachForm) {
 TEST(AlertRule, RefusesEverythingElseAndSaysWhy) {
   EXPECT_NE(refusal("moe/maxvi > 2").find("did you mean moe/maxvio?"), std::string::npos) << refusal("moe/maxvi > 2");
   EXPECT_NE(refusal("throughpt > 2").find("did you mean throughput?"), std::string::npos);
+  EXPECT_NE(refusal("nothing_of_the_kind > 2").find("docs/metrics.md has all"), std::string::npos);
   for (const char* text : {"",
                            "loss",
                            "loss >",
@@ -99,8 +100,10 @@ TEST(AlertState, HoldsOutForItsStepsBothWays) {
 
 TEST(AlertState, StaysBetweenItsTwoBounds) { EXPECT_EQ(course("loss > 2 until < 1", {3, 1.5, 2.5, 1.0, 0.9, 1.5}), "+...-."); }
 
-TEST(AlertState, TakesWhatIsNoNumberForNeitherSide) {
-  EXPECT_EQ(course("loss > 2", {3, kNan, kNan, 1}), "+-..") << "a NaN is not above: the alert's condition is over";
+TEST(AlertState, TakesNaNForNoSignOfAnything) {
+  EXPECT_EQ(course("loss > 2", {3, kNan, kNan, 1}), "+..-") << "that it is no number does not end what it had begun";
+  EXPECT_EQ(course("loss > 2", {kNan, kNan, 3, 1}), "..+-");
+  EXPECT_EQ(course("loss > 2 for 2 steps", {3, kNan, 3, 1, kNan, 1}), "..+..-") << "as a step without the value";
   EXPECT_EQ(course("loss > 2 until < 1", {3, kNan, 0.5}), "+.-");
   EXPECT_EQ(course("loss is not finite", {1, kNan, kNan, 1}), ".+.-");
   EXPECT_EQ(course("loss is not finite for 2 steps", {kNan, 1, kNan, std::numeric_limits<double>::infinity()}), "...+");

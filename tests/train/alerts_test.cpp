@@ -4,82 +4,15 @@
 #include "base/file_io.h"
 #include "base/text.h"
 #include "support/temporary_folder.h"
+#include "train/webhook_sink.h"
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <atomic>
 #include <chrono>
-#include <thread>
 
 namespace pimoe {
 namespace {
-
-/// A sink on a port of this machine: takes POSTs, and answers what it is told to.
-class Sink {
- public:
-  Sink() : listener_(::socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    ::bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof address);
-    ::listen(listener_, 16);
-    socklen_t size = sizeof address;
-    ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
-    port_ = ntohs(address.sin_port);
-    thread_ = std::thread([this] { serve(); });
-  }
-  ~Sink() {
-    ::shutdown(listener_, SHUT_RDWR);
-    thread_.join();
-    ::close(listener_);
-  }
-  std::string url() const { return concat("http://127.0.0.1:", port_, "/hook"); }
-  void answer(int status) { status_ = status; }
-  std::vector<std::string> bodies() {
-    const std::lock_guard lock(mutex_);
-    return bodies_;
-  }
-  bool comes_to(size_t count) {
-    for (int tries = 0; tries < 1000 && bodies().size() < count; ++tries) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    return bodies().size() == count;
-  }
-
- private:
-  void serve() {
-    for (int connection; (connection = ::accept(listener_, nullptr, nullptr)) >= 0; ::close(connection)) {
-      std::string text;
-      char block[4096];
-      size_t needed = std::string::npos;
-      while (text.size() < needed) {
-        const ssize_t got = ::recv(connection, block, sizeof block, 0);
-        if (got <= 0) break;
-        text.append(block, static_cast<size_t>(got));
-        const size_t head = text.find("\r\n\r\n");
-        const size_t length = text.find("Content-Length: ");
-        if (head != std::string::npos && length != std::string::npos) needed = head + 4 + std::stoul(text.substr(length + 16));
-      }
-      if (status_ == 200) {
-        const std::lock_guard lock(mutex_);
-        bodies_.push_back(text.substr(text.find("\r\n\r\n") + 4));
-      }
-      const std::string reply = concat("HTTP/1.1 ", status_.load(), " X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-      ::send(connection, reply.data(), reply.size(), MSG_NOSIGNAL);
-    }
-  }
-
-  int listener_;
-  int port_ = 0;
-  std::atomic<int> status_ = 200;
-  std::mutex mutex_;
-  std::vector<std::string> bodies_;
-  std::thread thread_;
-};
 
 class AlertsTest : public ::testing::Test {
  protected:
@@ -91,7 +24,7 @@ class AlertsTest : public ::testing::Test {
             .source = "run-7"};
   }
   Alerts alerts(std::vector<std::string> actions, const std::string& webhook = "", const std::string& when = "loss > 2") {
-    return Alerts({{.when = when, .do_ = std::move(actions)}}, places(webhook), {"loss", "other"}, log_);
+    return Alerts({{.when = when, .actions = std::move(actions)}}, places(webhook), {{"loss", "other"}, "docs/metrics.md"}, log_);
   }
   static size_t changes(Alerts& alerts, std::vector<double> losses) {
     size_t count = 0;
@@ -161,7 +94,7 @@ TEST_F(AlertsTest, TakeADamagedStateForNone) {
 }
 
 TEST_F(AlertsTest, ReachTheWebhookInOrder) {
-  Sink sink;
+  WebhookSink sink;
   {
     Alerts alerts = this->alerts({"webhook"}, sink.url());
     EXPECT_EQ(changes(alerts, {3, 1, 3}), 3u);
@@ -173,7 +106,7 @@ TEST_F(AlertsTest, ReachTheWebhookInOrder) {
 }
 
 TEST_F(AlertsTest, WaitForASinkThatIsDownAndDelayNobody) {
-  Sink sink;
+  WebhookSink sink;
   sink.answer(500);
   Alerts alerts = this->alerts({"webhook"}, sink.url());
   const auto begun = std::chrono::steady_clock::now();
@@ -185,7 +118,7 @@ TEST_F(AlertsTest, WaitForASinkThatIsDownAndDelayNobody) {
 }
 
 TEST_F(AlertsTest, AreSentByTheNextProcessWhereTheSinkWasDown) {
-  Sink sink;
+  WebhookSink sink;
   sink.answer(503);
   {
     Alerts alerts = this->alerts({"webhook"}, sink.url());
@@ -195,14 +128,6 @@ TEST_F(AlertsTest, AreSentByTheNextProcessWhereTheSinkWasDown) {
   sink.answer(200);
   Alerts next = alerts({"webhook"}, sink.url());
   EXPECT_TRUE(sink.comes_to(1));
-}
-
-TEST(Webhook, TellsAUrlThatCannotBe) {
-  EXPECT_EQ(webhook_trouble("http://127.0.0.1:8080/x"), "");
-  EXPECT_EQ(webhook_trouble("https://example.com"), "");
-  for (const char* url : {"example.com", "ftp://example.com", "http://", "http://a b", "file:///etc/passwd", "http://a\nHost: b"}) {
-    EXPECT_NE(webhook_trouble(url), "") << url;
-  }
 }
 
 }  // namespace
