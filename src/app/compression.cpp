@@ -1,12 +1,15 @@
 #include "app/compression.h"
 
 #include "app/number_checks.h"
+#include "app/pretrained.h"
 #include "app/print_json.h"
 #include "app/run_owner.h"
 #include "app/run_setup.h"
 #include "base/errors.h"
 #include "base/text.h"
+#include "interop/hf_companions.h"
 #include "parallel/agreement.h"
+#include "train/seen_by_rank_0.h"
 
 #include <nlohmann/json.hpp>
 
@@ -56,6 +59,23 @@ CompressedFolder::CompressedFolder(const fs::path& output, const HostCommunicato
     folder.emplace(output);
   });
   unfinished = ranks.broadcast_text(folder ? folder->path().string() : "", 0);
+}
+
+CarriedFiles::CarriedFiles(const fs::path& checkpoint, const TrainConfig& config, const HostCommunicator& ranks)
+    : folder(seen_by_rank_0(ranks, [&] { return companions_of(checkpoint, config).string(); })) {}
+
+void CarriedFiles::name_in(TrainConfig& config, const fs::path& output) const {
+  if (folder.empty()) return;
+  for (std::string* file : {&config.data.tokenizer, &config.data.chat_template}) {
+    if (file->empty() || fs::weakly_canonical(*file).parent_path() != fs::weakly_canonical(folder)) continue;
+    *file = output / kCompanionFolder / fs::path(*file).filename();
+  }
+}
+
+void CarriedFiles::copy_into(const fs::path& run) const {
+  if (folder.empty()) return;
+  fs::create_directories(run / kCompanionFolder);
+  copy_companions(folder, run / kCompanionFolder, /*upcycled=*/false);
 }
 
 ExitCode conclude(const CompressionReport& report, const MeasureOptions& options, CompressedFolder& folder, const ProcessMesh& mesh,

@@ -40,6 +40,19 @@ struct CompressedFolder {
   std::filesystem::path unfinished;
 };
 
+/// What a run has of the model that it began with (pretrained.h): RUN/hf, which goes along, so that the smaller one needs no other run. Collective
+struct CarriedFiles {
+  /// @param checkpoint  that is made smaller, of this configuration
+  CarriedFiles(const std::filesystem::path& checkpoint, const TrainConfig& config, const HostCommunicator& ranks);
+
+  /// Tokenizer and chat template of RUN/hf become those of the new run.
+  void name_in(TrainConfig& config, const std::filesystem::path& output) const;
+  /// On rank 0 alone. @throws IoError, DataError
+  void copy_into(const std::filesystem::path& run) const;
+
+  std::filesystem::path folder;  ///< empty: there is none
+};
+
 /// Publishes the folder, unless --max-loss-increase refuses it, and prints the report. Collective.
 /// @param more_json, more_text  what the command has to say besides; text goes behind the report's
 ExitCode conclude(const CompressionReport& report, const MeasureOptions& options, CompressedFolder& folder, const ProcessMesh& mesh,

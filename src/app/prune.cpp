@@ -2,7 +2,6 @@
 
 #include "app/compression.h"
 #include "app/number_checks.h"
-#include "app/pretrained.h"
 #include "app/run_setup.h"
 #include "base/errors.h"
 #include "base/file_io.h"
@@ -12,11 +11,11 @@
 #include "checkpoint/step_folders.h"
 #include "compress/checkpoint_parts.h"
 #include "compress/expert_importance.h"
+#include "compress/layer_samples.h"
 #include "compress/model_measurement.h"
 #include "compress/prune.h"
 #include "compress/pruning_plan.h"
 #include "data/sample_blend.h"
-#include "interop/hf_companions.h"
 #include "parallel/agreement.h"
 #include "train/router_state.h"
 
@@ -31,7 +30,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <utility>
 
 namespace pimoe {
 namespace {
@@ -69,10 +67,12 @@ fs::path calibration_corpus(const PruneOptions& options, const TrainConfig& conf
 }
 
 /// The configuration of the model to be, as its run folder has it. @throws ConfigError
-TrainConfig config_of(const PruneOptions& options, TrainConfig before, const fs::path& checkpoint, const fs::path& output) {
+TrainConfig config_of(const PruneOptions& options, TrainConfig before, const fs::path& checkpoint, const CarriedFiles& carried,
+                      const fs::path& output) {
   // A temperature that adaptive control had come to is a part of the model.
   before.model.moe.router.temperature = temperature_of(before, read_manifest(checkpoint).numbers);
   TrainConfig config = smaller_config(std::move(before), options.choice());
+  carried.name_in(config, output);
   config.run.directory = output;
   config.checkpoint.resume = "auto";
   return parse_train_config(to_yaml(config), "pimoe prune");
@@ -82,6 +82,7 @@ TrainConfig config_of(const PruneOptions& options, TrainConfig before, const fs:
 struct Before {
   TrainConfig config;
   TrainConfig smaller;
+  std::optional<CarriedFiles> carried;
   fs::path checkpoint;
   int64_t step = 0;
   fs::path corpus;
@@ -90,20 +91,27 @@ struct Before {
   std::vector<LayerImportance> importance;
   std::vector<at::Tensor> layer_inputs;
   ModelMeasurement measurement;
+  std::optional<LayerSamples> outputs;
 };
 
 /// Refuses what cannot be pruned before a folder is made. Collective
 Before look_at(const PruneOptions& options, const fs::path& output, AppContext& context) {
   Before before;
   {
-    MoeMemory memory = MoeMemory::kFast;
-    const auto lean = [&](TrainConfig& config) { memory = std::exchange(config.model.moe.memory, MoeMemory::kLean); };
+    MoeConfig own;
+    const auto lean = [&](TrainConfig& config) {
+      own = config.model.moe;
+      config.model.moe.memory = MoeMemory::kLean;
+      config.model.moe.checks = MoeValidate::kOff;  // full computes every row another time, without its gate
+    };
     const LoadedModel loaded = load_model(options.path, context, ModelSpread::kShared, lean);
     before.config = loaded.config;
-    before.config.model.moe.memory = memory;
+    before.config.model.moe = own;
     before.checkpoint = loaded.folder;
     before.step = loaded.step;
-    do_together(loaded.mesh->control(), [&] { before.smaller = config_of(options, before.config, loaded.folder, output); });
+    before.carried.emplace(loaded.folder, before.config, loaded.mesh->control());
+    do_together(loaded.mesh->control(),
+                [&] { before.smaller = config_of(options, before.config, loaded.folder, *before.carried, output); });
     before.corpus = measured_corpus(options.measure, before.config);
     before.calibration = calibration_corpus(options, before.config);
     const TokenFile corpus(before.calibration);
@@ -113,8 +121,10 @@ Before look_at(const PruneOptions& options, const fs::path& output, AppContext& 
     if (options.choice().kind == PruneKind::kMerge) before.layer_inputs = sampled_layer_inputs(loaded, corpus, options.samples);
   }
   const LoadedModel loaded = load_model(before.checkpoint, context, ModelSpread::kShared);
+  const TokenFile corpus(before.corpus);
   before.measurement =
-      measure_model(loaded, TokenFile(before.corpus), measured_part(options.measure, before.config), loaded.folder.string(), context.log);
+      measure_model(loaded, corpus, measured_part(options.measure, before.config), loaded.folder.string(), context.log);
+  before.outputs.emplace(loaded, corpus);
   return before;
 }
 
@@ -126,10 +136,7 @@ std::vector<LayerPlan> write_run(const PruneOptions& options, const Before& befo
   write_pruned(before.checkpoint, unfinished / "checkpoints" / step_name(0), before.config, before.smaller, alone, plans, log);
   const std::string yaml = to_yaml(before.smaller);
   write_durably(unfinished / "config.yaml", yaml.data(), yaml.size());
-  if (const fs::path companions = companions_of(before.checkpoint, before.config); !companions.empty()) {
-    fs::create_directories(unfinished / kCompanionFolder);
-    copy_companions(companions, unfinished / kCompanionFolder, /*upcycled=*/false);
-  }
+  before.carried->copy_into(unfinished);
   return plans;
 }
 
@@ -276,6 +283,7 @@ ExitCode prune(const PruneOptions& options, AppContext& context) {
   if (choose_tokens) {
     for (LayerChange& layer : report.layers) layer.agreement.reset();  // experts choose: each of them has tokens
   }
+  before.outputs->add_errors(after, report.layers);
   const Removed removed = removed_of(options, before, plans, output);
   return conclude(report, options.measure, folder, *after.mesh, removed.json, removed.text, context.log);
 }

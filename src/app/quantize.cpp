@@ -18,6 +18,7 @@
 
 #include <map>
 #include <optional>
+#include <utility>
 
 namespace pimoe {
 namespace {
@@ -65,13 +66,14 @@ void check(const QuantizeOptions& options) {
 }
 
 /// @returns the configuration of the model to be  @throws ConfigError
-TrainConfig config_of(const QuantizeOptions& options, const LoadedModel& before, const fs::path& output) {
+TrainConfig config_of(const QuantizeOptions& options, const LoadedModel& before, const CarriedFiles& carried, const fs::path& output) {
   if (before.config.model.quantization.exists()) {
     throw ConfigError(concat(before.folder.string(), " is quantized already (model.quantization.kind ",
                              before.config.model.quantization.word(), "): quantize the checkpoint that it was made of"));
   }
   TrainConfig config = before.config;
   config.model.quantization = quantization_of(options);
+  carried.name_in(config, output);
   config.run.directory = output;
   config.checkpoint.resume = "auto";
   return parse_train_config(to_yaml(config), "pimoe quantize");
@@ -110,8 +112,16 @@ Before look_at(const QuantizeOptions& options, const LoadedModel& loaded, TrainC
           concat(counted(calibration.unseen(), "expert matrix"), " saw no row in calibration, and took the scale of the layer's others"));
     }
   }
-  before.measurement = measure_model(loaded, corpus, measured_part(options.measure, loaded.config), loaded.folder.string(), log);
   return before;
+}
+
+/// Loads it with gates where int8 matrices have them: behind the experts' products, so that rows are seen as they will be rounded.
+LoadedModel load_to_look_at(const fs::path& path, AppContext& context) {
+  MoeMemory memory = MoeMemory::kFast;
+  LoadedModel loaded = load_model(path, context, ModelSpread::kShared,
+                                  [&](TrainConfig& config) { memory = std::exchange(config.model.moe.memory, MoeMemory::kFast); });
+  loaded.config.model.moe.memory = memory;  // what is written has the run's own
+  return loaded;
 }
 
 std::string change_of(const QuantizeOptions& options) { return concat("int8 ", options.kind, ": ", join(options.parts, ", ")); }
@@ -142,23 +152,31 @@ ExitCode quantize(const QuantizeOptions& options, AppContext& context) {
   check(options);
   const fs::path output = without_slash(options.output);
   const MpiSession& session = context.mpi();
-  std::optional<LoadedModel> loaded = load_model(options.path, context, ModelSpread::kShared);
+  std::optional<LoadedModel> loaded = load_to_look_at(options.path, context);
   const bool is_first = loaded->mesh->rank() == 0;
-  const TrainConfig config = config_of(options, *loaded, output);
+  const std::unique_ptr<HostCommunicator> world = session.world();
+  const CarriedFiles carried(loaded->folder, loaded->config, *world);
+  const TrainConfig config = config_of(options, *loaded, carried, output);
   const ProcessMesh alone = one_rank_mesh(config.mesh, session, config.model.moe.common_divisor());
   const std::set<std::string> names = quantized_matrices(config.model, alone);
   if (names.empty()) throw ConfigError(concat("the model has none of --parts ", join(options.parts, ",")));
   const fs::path corpus_path = measured_corpus(options.measure, loaded->config);
   const TokenFile corpus(corpus_path);
 
-  const std::unique_ptr<HostCommunicator> world = session.world();
   CompressedFolder folder(output, *world);
-  const Before before = look_at(options, *loaded, config, corpus, names, context.log);
+  Before before = look_at(options, *loaded, config, corpus, names, context.log);
+  if (config.model.moe.memory != loaded->model->config().moe.memory) {
+    loaded.reset();  // one at a time
+    loaded.emplace(load_model(before.checkpoint, context, ModelSpread::kShared));
+  }
+  before.measurement = measure_model(*loaded, corpus, measured_part(options.measure, config), before.checkpoint.string(), context.log);
   loaded.reset();
 
   const fs::path checkpoint = folder.unfinished / "checkpoints" / step_name(before.step);
   do_together(*world, [&] {
-    if (is_first) write_quantized(before.checkpoint, checkpoint, config, alone, before.input_scales, context.log);
+    if (!is_first) return;
+    write_quantized(before.checkpoint, checkpoint, config, alone, before.input_scales, context.log);
+    carried.copy_into(folder.unfinished);
   });
   const LoadedModel after = load_model(checkpoint, context, ModelSpread::kShared);
   add_proof(checkpoint, after);

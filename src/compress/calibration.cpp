@@ -1,8 +1,8 @@
 #include "compress/calibration.h"
 
+#include "base/errors.h"
 #include "base/text.h"
 #include "base/work_progress.h"
-#include "compress/product_samples.h"
 #include "data/sample_reader.h"
 #include "data/token_file.h"
 #include "train/validation.h"
@@ -79,37 +79,49 @@ float best_scale(const at::Tensor& counts) {
   return static_cast<float>(best / 127);
 }
 
+SizeCounts::SizeCounts(ParameterList& parameters, const MoeConfig& moe, const std::set<std::string>& names) {
+  if (moe.memory != MoeMemory::kFast) throw ShapeError("sizes of rows: gates are not in them under model.moe.memory: fast alone");
+  for (const std::string& name : names) {
+    const Box& box = parameters.at(name).box;
+    counted_[name] = {.box = box, .counts = at::zeros({box.shape.size() == 3 ? box.shape[0] : 1, kSizeBins}, at::kLong)};
+  }
+  watch_.emplace(parameters, names, [this](const Parameter& matrix, const at::Tensor& rows, const at::Tensor& ends) {
+    count_sizes(rows, ends, counted_.at(matrix.name).counts);
+  });
+}
+
+std::map<std::string, at::Tensor> SizeCounts::over(const Communicator& ranks) const {
+  std::map<std::string, at::Tensor> sums;
+  for (const auto& [name, counted] : counted_) {
+    const bool of_experts = counted.box.global.size() == 3;
+    // Copies of an expert, or of a dense matrix, each saw other rows: they are added up.
+    at::Tensor everywhere = at::zeros({of_experts ? counted.box.global[0] : 1, kSizeBins}, at::kLong);
+    everywhere.narrow(0, of_experts ? counted.box.offset[0] : 0, counted.counts.size(0)).copy_(counted.counts);
+    ranks.all_reduce(everywhere);
+    sums[name] = everywhere;
+  }
+  return sums;
+}
+
 Calibration::Calibration(const LoadedModel& loaded, const std::filesystem::path& corpus, int64_t samples,
                          const std::set<std::string>& names, Logger& log) {
+  const ModelConfig& model = loaded.model->config();
   const TokenFile file(corpus);
-  const SampleReader reader(file, loaded.model->config().sequence_length, 0, /*shuffle=*/false);
-  samples_ = std::min(samples, reader.samples_per_epoch());
-  std::map<std::string, at::Tensor> counts;
-  for (const std::string& name : names) {
-    const Box& box = loaded.model->parameters().at(name).box;
-    counts[name] = at::zeros({box.shape.size() == 3 ? box.shape[0] : 1, kSizeBins}, at::kLong);
-  }
-  {
-    const MatrixWatch watch(
-        loaded.model->parameters(), names,
-        [&](const Parameter& matrix, const at::Tensor& rows, const at::Tensor& ends) { count_sizes(rows, ends, counts.at(matrix.name)); });
-    WorkProgress progress(concat("calibrating on ", corpus.string()), WorkUnit::kCount, log);
-    const auto tell = [&](int64_t done, int64_t all) {
-      progress.at(done, all, "micro-steps");
-      return false;
-    };
-    const ValidationPlan plan{
-        .batch = samples_, .micro_batch = std::max<int64_t>(1, loaded.config.train.micro_batch), .batches = 1, .loss = LossTokens::kAll};
-    cross_entropy_of(*loaded.model, file, plan, *loaded.mesh, tell);
-  }
-  for (auto& [name, seen] : counts) {
-    const Parameter& matrix = loaded.model->parameters().at(name);
-    const int64_t all = matrix.box.global.size() == 3 ? matrix.box.global[0] : 1;
-    const int64_t first = matrix.box.global.size() == 3 ? matrix.box.offset[0] : 0;
-    // Copies of an expert, or of a dense matrix, each saw other rows: they are added up.
-    at::Tensor everywhere = at::zeros({all, kSizeBins}, at::kLong);
-    everywhere.narrow(0, first, seen.size(0)).copy_(seen);
-    loaded.mesh->control().all_reduce(everywhere);
+  samples_ = std::min(samples, SampleReader(file, model.sequence_length, 0, /*shuffle=*/false).samples_per_epoch());
+  const SizeCounts counts(loaded.model->parameters(), model.moe, names);
+  WorkProgress progress(concat("calibrating on ", corpus.string()), WorkUnit::kCount, log);
+  const auto tell = [&](int64_t done, int64_t all) {
+    progress.at(done, all, "micro-steps");
+    return false;
+  };
+  const ValidationPlan plan{.batch = samples_,
+                            .micro_batch = std::max<int64_t>(1, loaded.config.train.micro_batch),
+                            .batches = 1,
+                            .loss = LossTokens::kAll,
+                            .document_mask = loaded.config.data.document_mask};
+  cross_entropy_of(*loaded.model, file, plan, *loaded.mesh, tell);
+  for (const auto& [name, everywhere] : counts.over(loaded.mesh->control())) {
+    const int64_t all = everywhere.size(0);
     const float together = best_scale(everywhere.sum(0));
     at::Tensor scales = at::zeros({all}, at::kFloat);
     for (int64_t expert = 0; expert < all; ++expert) {

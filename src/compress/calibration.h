@@ -1,15 +1,36 @@
 #pragma once
 
+#include "compress/product_samples.h"
 #include "train/loaded_model.h"
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 
 namespace pimoe {
+
+/// Counts the sizes of the numbers that matrices multiply while it lives: of each expert by itself.
+class SizeCounts {
+ public:
+  /// REQUIRES moe.memory == MoeMemory::kFast: else gates weigh what an expert's last matrix multiplies, and of an int8 one they weigh the result.
+  SizeCounts(ParameterList& parameters, const MoeConfig& moe, const std::set<std::string>& names);
+
+  /// @returns by the matrix' name [E, bins] int64 of all experts, or [1, bins], summed over all ranks: the same on every rank. Collective
+  std::map<std::string, at::Tensor> over(const Communicator& ranks) const;
+
+ private:
+  struct Counted {
+    Box box;
+    at::Tensor counts;  ///< [n, bins] of this rank's
+  };
+  std::map<std::string, Counted> counted_;
+  std::optional<MatrixWatch> watch_;
+};
 
 /// The scale of the rows that each matrix multiplies, for int8 products with fixed scales: of each expert its own.
 ///
@@ -23,6 +44,7 @@ class Calibration {
  public:
   /// Computes sequences of a corpus from its beginning, `samples` of them or as many as it has, and counts what the matrices multiply. The same scales at
   /// any number of ranks, but for rounding. Collective
+  /// @param loaded  as SizeCounts requires
   /// @throws DataError as ValidationPart; an id beyond the model's vocabulary
   Calibration(const LoadedModel& loaded, const std::filesystem::path& corpus, int64_t samples, const std::set<std::string>& names,
               Logger& log);

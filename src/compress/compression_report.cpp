@@ -153,7 +153,9 @@ std::string to_text(const CompressionReport& report) {
                    percent(worst->agreement), "\n");
   }
   if (const LayerChange* worst = report.worst_by_output()) {
-    text += concat("worst product: ", worst->worst_matrix, ", ", percent(worst->output_error, 3), " off\n");
+    text += concat(worst->worst_matrix.empty() ? concat("worst output of experts: layer ", worst->layer)
+                                               : concat("worst product: ", worst->worst_matrix),
+                   ", ", percent(worst->output_error, 3), " off\n");
   }
   for (const std::string& remark : report.remarks) text += remark + "\n";
   text += concat("measured on ", grouped(report.tokens), " tokens of ", report.corpus,

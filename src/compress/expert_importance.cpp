@@ -129,16 +129,18 @@ MeasuredImportance::MeasuredImportance(const LoadedModel& loaded, const TokenFil
                             .document_mask = loaded.config.data.document_mask};
   cross_entropy_of(*loaded.model, corpus, plan, *loaded.mesh, tell);
   layers = importance.over(loaded.mesh->control());
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    if (layers[layer].experts.isfinite().all().item<bool>()) continue;
+    throw CheckpointError(concat(loaded.folder.string(), ": experts of MoE layer ", layer, " give numbers that are not finite for ",
+                                 corpus.prefix().string(), ": none is less important than another"));
+  }
 }
 
 std::vector<at::Tensor> sampled_layer_inputs(const LoadedModel& loaded, const TokenFile& corpus, int64_t samples) {
   const at::NoGradGuard no_gradients;
   const ModelConfig& model = loaded.model->config();
   std::map<std::string, std::vector<at::Tensor>> seen;
-  std::vector<std::string> names;  // of the matrix that is the first to multiply a layer's tokens
-  for (const std::string& router : model.router_names()) {
-    names.push_back(router + (model.moe.router.projection > 0 ? ".projection.weight" : ".weight"));
-  }
+  const std::vector<std::string> names = first_matrices_of_routers(model);
   const MatrixWatch watch(loaded.model->parameters(), {names.begin(), names.end()},
                           [&](const Parameter& matrix, const at::Tensor& rows, const at::Tensor& /*ends*/) {
                             const int64_t every = std::max<int64_t>(1, rows.size(0) / kTokensOfSequence);

@@ -56,7 +56,7 @@ class ExpertImportance {
 
 /// What experts do for sequences of a corpus from its beginning, `samples` of them or as many as it has. Collective
 /// @param loaded  as ExpertImportance requires
-/// @throws DataError as ValidationPart; an id beyond the model's vocabulary
+/// @throws DataError as ValidationPart; an id beyond the model's vocabulary; CheckpointError where what experts give is not finite
 struct MeasuredImportance {
   MeasuredImportance(const LoadedModel& loaded, const TokenFile& corpus, int64_t samples, Logger& log);
 

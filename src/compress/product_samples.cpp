@@ -66,15 +66,24 @@ at::Tensor plain_results(const at::Tensor& rows, const at::Tensor& ends, const a
 
 }  // namespace
 
-void compute_sequence(const LoadedModel& loaded, const TokenFile& corpus, int64_t begin) {
+int64_t compute_sequence(const LoadedModel& loaded, const TokenFile& corpus, int64_t begin, int64_t longest) {
   const at::NoGradGuard no_gradients;
   const Communicator& group = loaded.mesh->group(Group::kExpert);
-  const int64_t length = std::min(loaded.model->config().sequence_length, corpus.token_count() - 1 - begin);
+  const int64_t length = std::min({loaded.model->config().sequence_length, corpus.token_count() - 1 - begin, longest});
   const int64_t sequences = group.rank() == 0 ? 1 : 0;
   const at::Tensor ids = at::empty({sequences, length + 1}, at::kLong);
   if (sequences > 0) corpus.read(begin, length + 1, ids.mutable_data_ptr<int64_t>());
   const auto part = [&](int64_t first) { return ids.narrow(1, first, length).contiguous().to(loaded.mesh->device()); };
   loaded.model->forward(part(0), part(1), batch_context(0, group.size(), length, *loaded.mesh));
+  return length;
+}
+
+std::vector<std::string> first_matrices_of_routers(const ModelConfig& model) {
+  std::vector<std::string> names;
+  for (const std::string& router : model.router_names()) {
+    names.push_back(router + (model.moe.router.projection > 0 ? ".projection.weight" : ".weight"));
+  }
+  return names;
 }
 
 MatrixWatch::MatrixWatch(ParameterList& parameters, const std::set<std::string>& names, See see) {

@@ -6,6 +6,9 @@
 #include "parallel/process_mesh.h"
 #include "train/loaded_model.h"
 
+#include <cstdint>
+#include <functional>
+#include <limits>
 #include <map>
 #include <set>
 #include <string>
@@ -17,6 +20,7 @@ namespace pimoe {
 class ProductSamples {
  public:
   /// Computes the first sequence of a corpus. @param names  of matrices, each of which gives some rows. Collective
+  /// @param loaded  as SizeCounts requires
   ProductSamples(const LoadedModel& loaded, const TokenFile& corpus, const std::set<std::string>& names);
 
   /// Adds to each layer the error of its worst product, |int8 - before| / |before|. @param quantized  has the matrices under the same names, in the same
@@ -33,7 +37,12 @@ class ProductSamples {
 };
 
 /// Computes one sequence of a corpus from a position on, on the first rank of every expert group, as the proof of a load does. Collective
-void compute_sequence(const LoadedModel& loaded, const TokenFile& corpus, int64_t begin);
+/// @param longest  tokens of it, at most  @returns how many it has
+int64_t compute_sequence(const LoadedModel& loaded, const TokenFile& corpus, int64_t begin,
+                         int64_t longest = std::numeric_limits<int64_t>::max());
+
+/// Of each MoE layer the matrix that is the first to multiply its tokens. REQUIRES a router with scores
+std::vector<std::string> first_matrices_of_routers(const ModelConfig& model);
 
 /// Shows `see` what a model's matrices multiply while it lives.
 class MatrixWatch {
