@@ -53,7 +53,7 @@ class Engine::Impl {
         room_(model.model->config().sequence_length),
         scheduling_((require_servable(*model.model), scheduler_limits(limits, *model.model, ranks_))),
         scheduler_(scheduling_),
-        runner_(std::make_unique<StepRunner>(std::move(model), scheduling_.pages, scheduling_.page_tokens, limits.max_batch)),
+        runner_(std::make_unique<StepRunner>(std::move(model), scheduling_.pages, scheduling_.page_tokens, scheduling_.max_batch)),
         inbox_(limits, first_status()) {
     const ServedModel& served = runner_->model();
     if (served.mesh->rank() != 0) return;
@@ -297,7 +297,7 @@ class Engine::Impl {
 
   void switch_model() {
     runner_.reset();  // the old pages before the new ones
-    runner_ = std::make_unique<StepRunner>(std::move(*next_model_), scheduling_.pages, scheduling_.page_tokens, limits_.max_batch);
+    runner_ = std::make_unique<StepRunner>(std::move(*next_model_), scheduling_.pages, scheduling_.page_tokens, scheduling_.max_batch);
     next_model_.reset();
   }
 
