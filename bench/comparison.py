@@ -73,5 +73,9 @@ def cpu_name():
     return f"{model[1]}, family {family[1]}" if family and model else "unknown"
 
 
+def gpu_name():
+    return output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).splitlines()[0].strip()
+
+
 def commit():
     return output_of(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]).strip()
