@@ -43,7 +43,8 @@ constexpr const char* kTrained =  // the quickstart's model, with sequences half
     "train: {micro_batch: 8, global_batch: 8, validate_every: 0}\n"
     "optimizer: {learning_rate: 2e-3, warmup_steps: 10}\n";
 constexpr int64_t kSteps = 60;
-constexpr int64_t kLastSteps = 10;  ///< whose mean loss is the quality; no text comes twice, so that it is one of text that was not seen
+constexpr int64_t kUntimedSteps = 24;  ///< where no time is to be spent: enough to see that it learns
+constexpr int64_t kLastSteps = 10;     ///< whose mean loss is the quality; no text comes twice, so that it is one of text that was not seen
 constexpr int64_t kRequests = 8;
 
 /// Text in which each of 256 tokens has four successors, with chances of 1/2, 1/4, 1/8 and 1/8: whoever knows them has a loss of 1.213 nats.
@@ -82,10 +83,12 @@ struct Figures {
   const char* dtype = "";
 };
 
+int64_t steps_of(const Bench& bench) { return bench.effort().seconds > 0 ? kSteps : kUntimedSteps; }
+
 /// The configuration that a user would have who writes `preset: NAME` over these shapes, on this bench's mesh.
 TrainConfig config_of(const Claim& claim, const char* shapes, const char* what, const Bench& bench) {
   TrainConfig config = load_train_config(ConfigSource{concat("preset: ", claim.preset, "\n", shapes), what},
-                                         {concat("train.steps=", kSteps)}, /*needs_corpus=*/false);
+                                         {concat("train.steps=", steps_of(bench))}, /*needs_corpus=*/false);
   config.run = bench.config().run;
   config.mesh = bench.config().mesh;
   return config;
@@ -108,12 +111,13 @@ void train_briefly(const TrainConfig& config, const Bench& own, Figures& figures
   Learner learner(config, own.dtype(), LossScaler::for_float16(), own.mesh());
   learner.optimizer().initialize(static_cast<uint64_t>(config.run.seed));
   std::vector<double> seconds;
-  for (int64_t step = 0; step < kSteps; ++step) {
+  const int64_t steps = steps_of(own);
+  for (int64_t step = 0; step < steps; ++step) {
     const std::vector<MicroBatch> batches =
         micro_batches_of(config, own.mesh(), [&](int64_t first, int64_t count) { return rows_of_text(step, first, count, config); });
     const TimeMark begin = TimeMark::now(c10::Device(c10::DeviceType::CPU));
     const StepTerms terms = learner.begin_step(config.train.global_batch * config.model.sequence_length);
-    const bool is_last = step + 1 == kSteps;  // looked at, so that it runs as ever: a replayed one (StepGraph) counts no memory
+    const bool is_last = step + 1 == steps;  // looked at, so that it runs as ever: a replayed one (StepGraph) counts no memory
     const StepSums sums =
         learner.accumulate_gradients(batches, terms, is_last ? [](const MicroBatch&, const Prediction&) {} : PredictionObserver());
     const StepRecord record = learner.update(sums);
@@ -121,7 +125,7 @@ void train_briefly(const TrainConfig& config, const Bench& own, Figures& figures
     seconds.push_back(TimeMark::now(c10::Device(c10::DeviceType::CPU)).milliseconds_since(begin) / 1000);
     if (step == 0) figures.first_loss = record.loss;
     if (is_last) figures.step_kept_bytes = own.most(record.activation_bytes.value_or(0));
-    if (step < kSteps - kLastSteps) continue;
+    if (step < steps - kLastSteps) continue;
     figures.loss += record.loss / kLastSteps;
     for (const double entropy : record.routing->entropy) {
       const double used = std::exp(entropy * std::log(static_cast<double>(kExperts))) / kExperts;
@@ -138,7 +142,7 @@ Figures figures_of(const Claim& claim, Bench& bench) {
   const TrainConfig config = config_of(claim, kTrained, "the suite's model", bench);
   const Bench own(config, agreed_dtype(config.train.precision, bench.mesh()), bench.mesh(), bench.log(),
                   {.effort = bench.effort(), .sizes = bench.sizes()});
-  bench.log().info(concat("measuring the preset ", claim.preset, ": ", kSteps, " steps of training"));
+  bench.log().info(concat("measuring the preset ", claim.preset, ": ", steps_of(own), " steps of training"));
   train_briefly(config, own, figures);
   ModelConfig served = config.model;
   leave_out_what_batches_change(served);
@@ -146,7 +150,7 @@ Figures figures_of(const Claim& claim, Bench& bench) {
   return figures;
 }
 
-BenchRow row_of(const Claim& claim, const Figures& figures) {
+BenchRow row_of(const Claim& claim, const Figures& figures, int64_t steps) {
   const Spread& forward = figures.layer.part("forward").seconds;
   BenchRow row{.suite = "presets", .name = claim.preset, .seconds = forward};
   row.values["precision"] = figures.dtype;
@@ -155,7 +159,7 @@ BenchRow row_of(const Claim& claim, const Figures& figures) {
   row.values["kept_bytes"] = figures.layer_memory.kept_bytes;
   row.values["peak_bytes"] = figures.layer_memory.peak_bytes;
   row.values["tokens_lost_to_a_broken_expert"] = figures.lost_share;
-  row.values["training_steps"] = kSteps;
+  row.values["training_steps"] = steps;
   row.values["training_step_seconds"] = figures.step_seconds;
   row.values["training_step_kept_bytes"] = figures.step_kept_bytes;
   row.values["first_loss"] = figures.first_loss;
@@ -227,7 +231,7 @@ void run_preset_suite(Bench& bench) {
   std::vector<Figures> all;
   for (const Claim& claim : kClaims) {
     all.push_back(figures_of(claim, bench));
-    bench.add(row_of(claim, all.back()));
+    bench.add(row_of(claim, all.back(), steps_of(bench)));
   }
   BenchRow table{.suite = "presets", .name = "beside the guide's"};
   table.details = table_of(all);

@@ -99,7 +99,8 @@ ServingSpeed measure_serving(const Bench& bench, const ModelConfig& config, int6
     std::vector<double> samples;
     serve(engine, requests, speed.prompt_tokens, speed.new_tokens, config.vocabulary);
     double sum = 0.0;
-    while (samples.size() < 3 || (sum < bench.effort().seconds && samples.size() < 200)) {
+    const size_t least = bench.effort().seconds > 0 ? 3 : 1;
+    while (samples.size() < least || (sum < bench.effort().seconds && samples.size() < 200)) {
       const auto begin = std::chrono::steady_clock::now();
       serve(engine, requests, speed.prompt_tokens, speed.new_tokens, config.vocabulary);
       samples.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
