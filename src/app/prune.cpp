@@ -122,8 +122,7 @@ Before look_at(const PruneOptions& options, const fs::path& output, AppContext& 
   }
   const LoadedModel loaded = load_model(before.checkpoint, context, ModelSpread::kShared);
   const TokenFile corpus(before.corpus);
-  before.measurement =
-      measure_model(loaded, corpus, measured_part(options.measure, before.config), loaded.folder.string(), context.log);
+  before.measurement = measure_model(loaded, corpus, measured_part(options.measure, before.config), loaded.folder.string(), context.log);
   before.outputs.emplace(loaded, corpus);
   return before;
 }

@@ -40,10 +40,11 @@ struct ModelMeasurement {
 /// One layer, before and after.
 struct LayerChange {
   int64_t layer = 0;
-  std::optional<double> agreement = {};     ///< share of tokens whose experts are unchanged; of MoE layers
-  std::optional<double> output_error = {};  ///< |changed - before| / |before| for the same inputs, of its worst product or of what its experts give together
-  std::string worst_matrix = {};            ///< which product that is; empty: what its experts give
-  std::optional<double> used_before = {};   ///< experts that the layer uses, e^entropy of their loads, as a share of all
+  std::optional<double> agreement = {};  ///< share of tokens whose experts are unchanged; of MoE layers
+  std::optional<double> output_error =
+      {};  ///< |changed - before| / |before| for the same inputs, of its worst product or of what its experts give together
+  std::string worst_matrix = {};           ///< which product that is; empty: what its experts give
+  std::optional<double> used_before = {};  ///< experts that the layer uses, e^entropy of their loads, as a share of all
   std::optional<double> used_after = {};
 };
 

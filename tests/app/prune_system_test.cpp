@@ -1,5 +1,4 @@
 #include "app/trained_user.h"
-#include "interop/hf_fixture.h"
 
 #include <cmath>
 
@@ -25,6 +24,10 @@ TEST_F(PruneCommand, EveryKindIsSmallerAndLoadsAtAnyRankCount) {
     const double expert_bytes = json.at("after").at("expert_bytes").get<double>() / json.at("before").at("expert_bytes").get<double>();
     EXPECT_NEAR(expert_bytes, kind == "channels" ? 22.0 / 32 : 3.0 / 4, 1e-9);
     EXPECT_GT(json.at("routing_agreement").get<double>(), 0.2) << kind;
+    for (const auto& layer : json.at("layers")) {
+      EXPECT_GT(layer.at("output_error").get<double>(), 0.0) << kind;
+      EXPECT_LT(layer.at("output_error").get<double>(), 1.0) << kind;
+    }
     EXPECT_EQ(json.at("plan").size(), 2U);
     for (const auto& layer : json.at("plan")) {
       EXPECT_GT(layer.at("importance_lost").get<double>(), 0.0);
@@ -37,6 +40,25 @@ TEST_F(PruneCommand, EveryKindIsSmallerAndLoadsAtAnyRankCount) {
     const Outcome generated = run(concat("pimoe generate --checkpoint ", output, " --prompt 'the ' --tokens 5 --json"));
     EXPECT_EQ(generated.code, 0) << generated.err;
     EXPECT_FALSE(is_there(output + ".unfinished"));
+  }
+}
+
+// validate: full computes each expert's rows once more, to look at the results: they must not count twice.
+TEST_F(PruneCommand, WhatIsImportantDoesNotDependOnChecksOrMemory) {
+  prepare();
+  nlohmann::json plan;
+  for (const std::string keys :
+       {"run.directory=runs/a", "run.directory=runs/b model.moe.validate=full", "run.directory=runs/c model.moe.memory=lean"}) {
+    ASSERT_EQ(run(concat("pimoe train tiny.yaml train.steps=1 optimizer.learning_rate=1e-30 data.validation=corpus ", keys)).code, 0);
+    const std::string name = keys.substr(14, 6);
+    const auto json = prune(concat("--batches 1 --output ", name, "-pruned"), "pimoe", name);
+    if (plan.is_null()) plan = json.at("plan");
+    EXPECT_EQ(json.at("plan"), plan) << keys;
+    for (const std::string key : {"memory", "validate"}) {
+      const std::string own = run(concat("grep ' ", key, ":' ", name, "/config.yaml")).out;
+      EXPECT_EQ(run(concat("grep ' ", key, ":' ", name, "-pruned/config.yaml")).out, own) << "the run's own";
+      EXPECT_NE(own, "");
+    }
   }
 }
 
@@ -106,14 +128,8 @@ TEST_F(PruneCommand, GroupsOfExpertsArePrunedEvenly) {
 }
 
 TEST_F(PruneCommand, AnImportedModelIsPrunedTrainedOnAndExported) {
-  HfJson config = tiny_config(HfFamily::kQwen3Moe);
-  config["vocab_size"] = 300;
-  std::filesystem::create_directories(folder_ / "hf");
-  replace_file(folder_ / "hf/config.json", config.dump());
-  replace_file(folder_ / "hf/generation_config.json", std::string("{\"eos_token_id\": 2}"));
-  write_tiny_weights(folder_ / "hf", config, at::kFloat);
-  prepare();
-  ASSERT_EQ(run("pimoe import hf --output runs/qwen").code, 0);
+  import_chat_model();
+  const auto config = nlohmann::json::parse(read_file(folder_ / "hf/config.json"));
   for (const std::string kind : {"experts", "channels", "merge"}) {
     const std::string output = "runs/" + kind;
     const auto json = prune(concat("--calibration corpus --data corpus --batches 2 --ratio 0.3 --output ", output, " --kind ", kind),
@@ -124,11 +140,14 @@ TEST_F(PruneCommand, AnImportedModelIsPrunedTrainedOnAndExported) {
     const auto written = nlohmann::json::parse(read_file(folder_ / back / "config.json"));
     EXPECT_EQ(written.at("model_type"), "qwen3_moe");
     if (kind == "channels") {
-      EXPECT_LT(written.at("moe_intermediate_size"), config["moe_intermediate_size"]);
+      EXPECT_LT(written.at("moe_intermediate_size"), config.at("moe_intermediate_size"));
     } else {
-      EXPECT_LT(written.at("num_experts"), config["num_experts"]);
+      EXPECT_LT(written.at("num_experts"), config.at("num_experts"));
     }
-    EXPECT_EQ(run(concat("cmp hf/generation_config.json ", back, "/generation_config.json")).code, 0);
+    for (const char* file : {"generation_config.json", "tokenizer.json", "tokenizer_config.json"}) {
+      EXPECT_EQ(run(concat("cmp hf/", file, " ", back, "/", file)).code, 0) << file;
+    }
+    expect_it_chats(output);
     ASSERT_EQ(run(concat("pimoe import ", back, " --output again-", kind)).code, 0);
     const Outcome same = run(concat("pimoe checkpoint diff ", output, " again-", kind));
     EXPECT_EQ(same.out.find("master/"), std::string::npos) << same.out;

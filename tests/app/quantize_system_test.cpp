@@ -47,6 +47,32 @@ TEST_F(QuantizeCommand, OnSeveralRanksWritesTheSameModel) {
   EXPECT_TRUE(nlohmann::json::parse(same.out).at("only_in_first").empty()) << same.out;
 }
 
+// A gate weighs what an expert's last matrix multiplies under `lean` and `balanced` while it is not int8, and its result once it is.
+TEST_F(QuantizeCommand, StaticScalesAreTheSameWhereverGatesWeighRows) {
+  prepare();
+  for (const std::string memory : {"fast", "balanced", "lean"}) {
+    const Outcome trained =
+        run(concat("pimoe train tiny.yaml train.steps=1 optimizer.learning_rate=1e-30 data.validation=corpus run.directory=runs/", memory,
+                   " model.moe.memory=", memory));
+    ASSERT_EQ(trained.code, 0) << trained.err;
+    const auto json = report_of(concat("pimoe quantize runs/", memory,
+                                       " --json --batches 2 --kind static --calibration corpus --samples 10 --output runs/int8-", memory));
+    for (const auto& layer : json.at("layers")) EXPECT_LT(layer.at("output_error").get<double>(), 0.05) << memory;
+    const Outcome exact = run(concat("pimoe evaluate --json --batches 2 --checkpoint runs/", memory));
+    EXPECT_EQ(json.at("before").at("loss"), nlohmann::json::parse(exact.out).at("loss")) << memory;
+    if (memory == "fast") continue;
+    const Outcome same = run("pimoe checkpoint diff runs/int8-fast runs/int8-" + memory);
+    EXPECT_EQ(same.out.find("master/"), std::string::npos) << same.out;
+    EXPECT_EQ(run(concat("grep -q 'memory: ", memory, "' runs/int8-", memory, "/checkpoints/*/manifest.json")).code, 0) << "the run's own";
+  }
+}
+
+TEST_F(QuantizeCommand, AnImportedModelChatsWithoutTheRunThatItWasMadeOf) {
+  import_chat_model();
+  report_of("pimoe quantize runs/qwen --json --data corpus --batches 2 --output runs/int8");
+  expect_it_chats("runs/int8");
+}
+
 TEST_F(QuantizeCommand, AllPartsMayBeAskedFor) {
   train("train.steps=30 model.moe.shared_width=32 model.moe.first_dense_layers=1");
   const auto json = quantize("--output runs/all --parts experts,attention,dense,router,head");

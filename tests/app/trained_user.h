@@ -1,7 +1,12 @@
 #pragma once
 
 #include "app/user.h"
+#include "interop/hf_fixture.h"
 #include "support/temporary_folder.h"
+
+#include <filesystem>
+#include <map>
+#include <string>
 
 namespace pimoe {
 
@@ -21,6 +26,33 @@ class TrainedUser : public User {
     const Outcome outcome = run(concat("pimoe train tiny.yaml data.validation=held train.validation_batches=9 ", more));
     ASSERT_EQ(outcome.code, 0) << outcome.err;
     std::filesystem::copy(folder_, kept, kAll);
+  }
+
+  /// A Qwen3-MoE with a tokenizer and a chat template, as others publish them, imported as runs/qwen; it is of the vocabulary of `corpus`.
+  void import_chat_model() const {
+    train("train.steps=1");
+    ASSERT_EQ(run("pimoe export runs/tiny --output tiny-hf").code, 0);
+    HfJson config = tiny_config(HfFamily::kQwen3Moe);
+    config["vocab_size"] = 300;
+    std::filesystem::create_directories(folder_ / "hf");
+    write("hf/config.json", config.dump());
+    write("hf/generation_config.json", "{\"eos_token_id\": 2}");
+    write("hf/tokenizer.json", read_file(folder_ / "tiny-hf/tokenizer.json"));
+    write("hf/tokenizer_config.json",
+          R"({"eos_token": "</s>", "chat_template": "{% for m in messages %}the {{ m.content }} {% endfor %}"})");
+    write_tiny_weights(folder_ / "hf", config, at::kFloat);
+    const Outcome imported = run("pimoe import hf --output runs/qwen");
+    ASSERT_EQ(imported.code, 0) << imported.err;
+  }
+
+  /// Whether a run chats with what it carries along itself.
+  void expect_it_chats(const std::string& name) const {
+    for (const char* file : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}) {
+      EXPECT_EQ(run(concat("cmp hf/", file, " ", name, "/hf/", file)).code, 0) << name << " " << file;
+    }
+    const Outcome chat = run(concat("mkdir away && mv hf runs/qwen away; pimoe generate --chat --json --tokens 5 --checkpoint ", name,
+                                    " --prompt cats; code=$?; mv away/hf . && mv away/qwen runs; rmdir away; exit $code"));
+    EXPECT_EQ(chat.code, 0) << name << "\n" << chat.err;
   }
 
   /// @param command  that makes one, with its options  @returns what its --json prints

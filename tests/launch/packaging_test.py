@@ -50,7 +50,7 @@ class Installed(unittest.TestCase):
             self.assertEqual(len(losses), 4)
             self.assertLess(losses[-1], 0.3 * losses[0])
 
-    def test_short_programs_create_track_quantize_and_serve(self):
+    def test_short_programs_create_track_quantize_prune_and_serve(self):
         source = self.prefix / "share/pimoe/examples/short"
         for program in source.glob("*.cpp"):
             self.assertLess(len(program.read_text().splitlines()), 40, program.name)
@@ -73,6 +73,14 @@ class Installed(unittest.TestCase):
         self.assertLess(int(after), 0.26 * int(before))
         self.assertGreater(float(error), 1e-4)
         self.assertLess(float(error), 0.02)
+
+        pruned = output([build / "prune"])
+        kept = [int(number) for number in re.search(r"experts that stay ((?:\s*\d+)+)\n", pruned).group(1).split()]
+        self.assertEqual((len(kept), kept), (6, sorted(set(kept))))
+        numbers, error = re.search(r"numbers left (\d+), off by (\S+)", pruned).groups()
+        self.assertEqual(int(numbers), 6 * (64 + 3 * 64 * 128))
+        self.assertGreater(float(error), 1e-3)
+        self.assertLess(float(error), 1.0)
 
         pimoe = self.prefix / "bin/pimoe"
         text = self.folder / "text"
