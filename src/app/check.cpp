@@ -27,7 +27,7 @@ struct CheckOptions {
   int64_t ranks = 1;
   int64_t node_ranks = 0;
   std::string device;
-  std::string memory;
+  int64_t memory_bytes = 0;  ///< 0: the device's
   std::string skew = "worst";
   std::filesystem::path ceilings;
   bool sweep = false;
@@ -42,13 +42,6 @@ DeviceSpec chosen_device(const std::string& name) {
   const std::string nearest = nearest_name(name, names);
   throw UsageError(concat("--device ", name, " is not known", nearest.empty() ? "" : concat(": did you mean ", nearest, "?"), " (",
                           join(names, ", "), ")"));
-}
-
-std::optional<int64_t> chosen_memory(const std::string& text) {
-  if (text.empty()) return std::nullopt;
-  const auto bytes = parse_bytes(text);
-  if (!bytes) throw UsageError(concat("--memory ", text, " must be a size: 85899345920, 80GiB, 64GB"));
-  return bytes;
 }
 
 double chosen_skew(const std::string& text) {
@@ -96,7 +89,7 @@ ExitCode check(const CheckOptions& options, AppContext& context) {
   PlannedJob job{.ranks = options.ranks,
                  .node_ranks = options.node_ranks > 0 ? options.node_ranks : usual_node(options.ranks),
                  .device = chosen_device(options.device),
-                 .memory_bytes = chosen_memory(options.memory),
+                 .memory_bytes = options.memory_bytes > 0 ? std::optional(options.memory_bytes) : std::nullopt,
                  .skew = chosen_skew(options.skew),
                  .skew_name = options.skew,
                  .ceilings = options.ceilings,
@@ -138,8 +131,7 @@ std::string device_lines() {
 void add_check_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<CheckOptions>();
   CLI::App* command = app.add_subcommand(
-      "check",
-      "Before a job: what `train` would refuse, memory, traffic, time, checkpoints. For any rank count, started alone, without a GPU");
+      "check", "Tell before a job what `train` would refuse, memory, traffic, time, checkpoints; for any rank count, alone, without a GPU");
   command->add_option("config", options->config, "configuration file (YAML)")->required();
   command->add_option("overrides", options->overrides, "key.path=value, stronger than the file");
   command->add_option("--ranks", options->ranks, "ranks of the job")->check(whole_number_in(1, kMostRanks))->capture_default_str();
@@ -148,7 +140,9 @@ void add_check_command(CLI::App& app, AppContext& context) {
                    "for mesh.expert_parallel auto (default: all, or the most up to 8 that divide --ranks)")
       ->check(whole_number_in(1, kMostRanks));
   command->add_option("--device", options->device, "what a rank computes on (default: this machine's GPU, else cpu); see below");
-  command->add_option("--memory", options->memory, "what a rank has: 85899345920, 80GiB, 64GB (default: the device's)")->type_name("SIZE");
+  command->add_option("--memory", options->memory_bytes, "what a rank has: 85899345920, 80GiB, 64GB (default: the device's)")
+      ->transform(size_in(1, std::numeric_limits<int64_t>::max()))
+      ->type_name("SIZE");
   command
       ->add_option("--skew", options->skew,
                    "what has to fit: balanced; worst, all tokens on one rank; or the fullest rank's rows over its share at balance, as 2")

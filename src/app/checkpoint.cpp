@@ -345,14 +345,14 @@ ExitCode reshard(const Options& options, Logger& log) {
 }  // namespace
 
 void add_checkpoint_command(CLI::App& app, AppContext& context) {
-  CLI::App* checkpoint = app.add_subcommand("checkpoint", "Lists, verifies, compares and opens checkpoints");
+  CLI::App* checkpoint = app.add_subcommand("checkpoint", "List, verify, compare and open checkpoints");
   checkpoint->require_subcommand(1);
   checkpoint->footer(
       "Example:\n  pimoe checkpoint list runs/quickstart\n  pimoe checkpoint verify runs/quickstart/checkpoints/step-00000100");
   const char* const kPath = "a step-* folder, or a run folder (its newest good checkpoint)";
   auto options = std::make_shared<Options>();
 
-  CLI::App* command = checkpoint->add_subcommand("list", "Shows a run's checkpoints: step, whether good, size, layout");
+  CLI::App* command = checkpoint->add_subcommand("list", "Show a run's checkpoints: step, whether good, size, layout");
   command->add_option("run", options->path, "run folder")->required()->type_name("RUN");
   command->add_flag("--quick", options->quick, "judge by manifest and file sizes; do not read the files");
   command->add_flag("--json", options->json, "print JSON");
@@ -360,14 +360,14 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
   command->callback([&context, options] { context.action = [&context, options] { return list(*options, context.log); }; });
 
   command =
-      checkpoint->add_subcommand("verify", "Reads a checkpoint whole: exit code 0, or 1 with the file, the bytes of it and the tensor");
+      checkpoint->add_subcommand("verify", "Read a checkpoint whole: exit code 0, or 1 with the file, the bytes of it and the tensor");
   command->add_option("path", options->path, kPath)->required()->type_name("PATH");
   command->add_flag("--json", options->json, "print JSON");
   command->footer("Example:\n  pimoe checkpoint verify runs/quickstart/checkpoints/step-00000100");
   command->callback([&context, options] { context.action = [&context, options] { return verify(*options, context.log); }; });
 
   command =
-      checkpoint->add_subcommand("diff", "Compares two checkpoints tensor by tensor, whatever layouts wrote them: exit code 0 same, 1 not");
+      checkpoint->add_subcommand("diff", "Compare two checkpoints tensor by tensor, whatever layouts wrote them: exit code 0 same, 1 not");
   command->add_option("first", options->path, kPath)->required()->type_name("A");
   command->add_option("second", options->second, kPath)->required()->type_name("B");
   command->add_flag("--json", options->json, "print JSON");
@@ -378,7 +378,7 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
       "Example:\n  pimoe checkpoint diff runs/a/checkpoints/step-00000100 runs/b/checkpoints/step-00000100");
   command->callback([&context, options] { context.action = [&context, options] { return diff(*options, context.log); }; });
 
-  command = checkpoint->add_subcommand("extract", "Writes one whole tensor into an HDF5 file");
+  command = checkpoint->add_subcommand("extract", "Write one whole tensor into an HDF5 file");
   command->add_option("path", options->path, kPath)->required()->type_name("PATH");
   command
       ->add_option("tensor", options->tensor, "final_norm.weight for the master weights, KIND/NAME for others: exp_avg/final_norm.weight")
@@ -392,7 +392,7 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
   command->footer("Example:\n  pimoe checkpoint extract runs/quickstart layers.0.attention_norm.weight --output norm.h5");
   command->callback([&context, options] { context.action = [&context, options] { return extract(*options, context.log); }; });
 
-  command = checkpoint->add_subcommand("reshard", "Writes a checkpoint again as another number of ranks would hold it");
+  command = checkpoint->add_subcommand("reshard", "Write a checkpoint again as another number of ranks would hold it");
   command->add_option("path", options->path, kPath)->required()->type_name("PATH");
   command->add_option("--ranks", options->target.ranks, "ranks to write it for")->required()->check(whole_number_in(1, 1 << 20));
   command->add_option("--expert-parallel", options->target.expert_parallel, "ranks that share out the experts, 1 by default")

@@ -216,7 +216,7 @@ void add_build(CLI::App& data, AppContext& context) {
   auto options = std::make_shared<BuildOptions>();
   CorpusOptions& corpus = options->corpus;
   CLI::App* command =
-      data.add_subcommand("build", "Turns text files, folders and .jsonl into a corpus of token ids, and trains its tokenizer");
+      data.add_subcommand("build", "Turn text files, folders and .jsonl into a corpus of token ids, and train its tokenizer");
   command->add_option("--output", corpus.output, "PREFIX: writes PREFIX.bin, PREFIX.idx and, where it trains one, PREFIX.model")
       ->required()
       ->type_name("PREFIX");
@@ -240,9 +240,9 @@ void add_build(CLI::App& data, AppContext& context) {
   command->add_option("--seed", corpus.seed, "seed that chooses the tokenizer's sample and the validation documents")
       ->check(whole_number_in(0, std::numeric_limits<int64_t>::max()))
       ->capture_default_str();
-  command->add_option("--sample-bytes", corpus.sample_bytes, "text that the tokenizer is trained on; 8MB and 1GB can be said too")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
-      ->check(whole_number_in(1, int64_t{1} << 40))
+  command->add_option("--sample-bytes", corpus.sample_bytes, "text that the tokenizer is trained on: 8388608, 8MB, 1GiB")
+      ->transform(size_in(1, int64_t{1} << 40))
+      ->type_name("SIZE")
       ->capture_default_str();
   command->add_option("--threads", corpus.threads, "threads that encode the text; 0: one for each core")
       ->check(whole_number_in(0, 4096))
@@ -292,18 +292,18 @@ std::shared_ptr<CorpusChoice> add_corpus_choice(CLI::App& command) {
 }  // namespace
 
 void add_data_command(CLI::App& app, AppContext& context) {
-  CLI::App* data = app.add_subcommand("data", "Builds, shows and checks corpora of token ids");
+  CLI::App* data = app.add_subcommand("data", "Build, show and check corpora of token ids");
   data->require_subcommand(1);
   data->footer("Example:\n  pimoe data build --output data/my --vocabulary 8192 texts/\n  pimoe data inspect data/my");
   add_build(*data, context);
 
-  CLI::App* inspect_command = data->add_subcommand("inspect", "Shows what is in a corpus: documents, tokens, entropy, first words");
+  CLI::App* inspect_command = data->add_subcommand("inspect", "Show what is in a corpus: documents, tokens, entropy, first words");
   const auto inspected = add_corpus_choice(*inspect_command);
   inspect_command->footer("Example:\n  pimoe data inspect data/my --json");
   inspect_command->callback([&context, inspected] { context.action = [&context, inspected] { return inspect(*inspected, context.log); }; });
 
   CLI::App* verify_command =
-      data->add_subcommand("verify", "Checks a corpus' structure and that the tokenizer knows every id: exit code 0, or 1 with the reason");
+      data->add_subcommand("verify", "Check a corpus' structure and that the tokenizer knows every id: exit code 0, or 1 with the reason");
   const auto verified = add_corpus_choice(*verify_command);
   verify_command->footer("Example:\n  pimoe data verify data/my --tokenizer data/my.model");
   verify_command->callback([&context, verified] { context.action = [&context, verified] { return verify(*verified, context.log); }; });

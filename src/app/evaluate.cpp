@@ -102,7 +102,7 @@ ExitCode evaluate(EvaluateOptions options, AppContext& context) {
 void add_evaluate_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<EvaluateOptions>();
   CLI::App* command = app.add_subcommand("evaluate", "Measure a trained model's loss, perplexity and bits per byte on corpora");
-  command->add_option("--checkpoint", options->checkpoint, "a step-* folder, or a run folder (its newest good checkpoint)")
+  command->add_option("checkpoint,--checkpoint", options->checkpoint, "a step-* folder, or a run folder (its newest good checkpoint)")
       ->required()
       ->type_name("PATH");
   command

@@ -108,7 +108,7 @@ ExitCode export_model(const ExportOptions& options, Logger& log) {
 
 void add_export_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<ExportOptions>();
-  CLI::App* command = app.add_subcommand("export", "Writes a checkpoint as a Hugging Face model");
+  CLI::App* command = app.add_subcommand("export", "Write a checkpoint as a Hugging Face model");
   command->add_option("path", options->path, "a step-* folder, or a run folder (its newest good checkpoint)")
       ->required()
       ->type_name("PATH");
@@ -118,8 +118,9 @@ void add_export_command(CLI::App& app, AppContext& context) {
       ->check(CLI::IsMember({"bfloat16", "float32", "float16", "float64"}));
   command->add_option("--like", options->like, "folder whose tokenizer, ids and other keys of config.json are taken; without it RUN/hf")
       ->type_name("HF_DIRECTORY");
-  command->add_option("--shard-bytes", options->shard_bytes, "of one file at most")
-      ->check(whole_number_in(1, int64_t{1} << 50))
+  command->add_option("--shard-bytes", options->shard_bytes, "of one file at most: 5000000000, 5GB, 4GiB")
+      ->transform(size_in(1, int64_t{1} << 50))
+      ->type_name("SIZE")
       ->capture_default_str();
   command->add_flag("--json", options->json, "print JSON");
   command->footer("Example:\n  pimoe export runs/qwen --output Qwen3-30B-A3B-mine --dtype bfloat16");

@@ -61,12 +61,39 @@ std::string text_of(const Tokenizer& tokenizer, std::vector<int32_t> tokens) {
   return tokenizer.decode(tokens);
 }
 
-/// Where the first of `stops` begins in a text; npos if none is in it.
-size_t first_stop(const std::string& text, const std::vector<std::string>& stops) {
+/// Where the first of `stops` begins in a text, from a place on; npos if none is there.
+size_t first_stop(const std::string& text, const std::vector<std::string>& stops, size_t from = 0) {
   size_t first = std::string::npos;
-  for (const std::string& stop : stops) first = std::min(first, text.find(stop));
+  for (const std::string& stop : stops) first = std::min(first, text.find(stop, from));
   return first;
 }
+
+/// Looks for stop texts in continuations, each of which grows by a token at a time: reads what is new, and as much before it as a stop text may begin in.
+class StopSearch {
+ public:
+  /// @param stops  none empty
+  StopSearch(const Tokenizer& tokenizer, const std::vector<std::string>& stops, size_t prompts)
+      : tokenizer_(tokenizer), stops_(stops), texts_(prompts) {
+    for (const std::string& stop : stops_) longest_ = std::max(longest_, stop.size());
+  }
+
+  bool finds_one(size_t prompt, const std::vector<int32_t>& added) {
+    std::string& text = texts_[prompt];
+    const size_t before = text.size();
+    if (text.empty()) {
+      text = text_of(tokenizer_, added);  // which leaves out the space that some models put in front
+    } else if (added.back() < tokenizer_.vocabulary()) {
+      text += tokenizer_.text(added.back());
+    }
+    return first_stop(text, stops_, before < longest_ ? 0 : before - longest_ + 1) != std::string::npos;
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  const std::vector<std::string>& stops_;
+  size_t longest_ = 0;
+  std::vector<std::string> texts_;
+};
 
 const char* ending_name(Ending ending) {
   switch (ending) {
@@ -130,9 +157,8 @@ ExitCode generate(GenerateOptions options, AppContext& context) {
     if (prompts.back().empty()) prompts.back().push_back(tokenizer.end_of_document());  // what stands before a document in training
   }
   options.generation.cached = !options.no_cache;
-  const ContinuationEnds ends = [&](size_t /*prompt*/, const std::vector<int32_t>& added) {
-    return first_stop(text_of(tokenizer, added), options.stops) != std::string::npos;
-  };
+  StopSearch stops(tokenizer, options.stops, prompts.size());
+  const ContinuationEnds ends = [&stops](size_t prompt, const std::vector<int32_t>& added) { return stops.finds_one(prompt, added); };
   const auto begun = std::chrono::steady_clock::now();
   const int64_t share = (static_cast<int64_t>(prompts.size()) + loaded.mesh->size() - 1) / loaded.mesh->size();
   std::optional<WorkProgress> progress(std::in_place, "new tokens", WorkUnit::kCount, context.log,
@@ -172,7 +198,9 @@ ExitCode generate(GenerateOptions options, AppContext& context) {
 void add_generate_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = app.add_subcommand("generate", "Continue texts with a trained model");
-  command->add_option("--checkpoint", options->checkpoint, "a step-* folder, or a run folder (its newest good checkpoint)")->required();
+  command->add_option("checkpoint,--checkpoint", options->checkpoint, "a step-* folder, or a run folder (its newest good checkpoint)")
+      ->required()
+      ->type_name("PATH");
   auto* prompt =
       command->add_option("--prompt", options->prompts, "text to continue, several times for several texts")->allow_extra_args(false);
   auto* file =
@@ -209,7 +237,8 @@ void add_generate_command(CLI::App& app, AppContext& context) {
   command->add_option("--chat-template", options->chat_template, "Jinja template, if not data.chat_template or the tokenizer's own")
       ->type_name("FILE")
       ->needs(chat);
-  command->add_option("--tokenizer", options->tokenizer, "SentencePiece model or tokenizer.json, if not the one that the checkpoint names");
+  command->add_option("--tokenizer", options->tokenizer, "SentencePiece model or tokenizer.json, if not the one that the checkpoint names")
+      ->type_name("FILE");
   command->add_flag(
       "--json", options->json,
       "print {\"text\", \"tokens\", \"ending\", \"forgotten\"}, the text without the prompt; a list of them, with \"prompt\", for several");

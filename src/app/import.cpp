@@ -179,7 +179,7 @@ ExitCode import_model(const ImportOptions& options, AppContext& context) {
 void add_import_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<ImportOptions>();
   CLI::App* command = app.add_subcommand(
-      "import", "Makes a run of a Hugging Face model: DeepSeek-V2 and -V3, Llama, Mixtral, OLMoE, Qwen2, Qwen2-MoE, Qwen3, Qwen3-MoE");
+      "import", "Make a run of a Hugging Face model: DeepSeek-V2 and -V3, Llama, Mixtral, OLMoE, Qwen2, Qwen2-MoE, Qwen3, Qwen3-MoE");
   command->add_option("source", options->source, "folder with config.json and safetensors files")->required()->type_name("HF_DIRECTORY");
   command
       ->add_option("overrides", options->overrides,

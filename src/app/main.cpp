@@ -35,8 +35,10 @@
 #include <cstring>
 #include <exception>
 #include <iostream>
+#include <map>
 #include <new>
 #include <optional>
+#include <set>
 #include <string_view>
 #include <system_error>
 #include <thread>
@@ -94,9 +96,25 @@ void let_rank_0_speak_first() {
   if (MpiSession::launcher_rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(3));
 }
 
+/// What helps a command that has no memory left, where no forecast of a run says it.
+std::string what_helps(const std::string& command) {
+  static const std::map<std::string, const char*> kOptions = {
+      {"serve", "a smaller --max-batch or --memory-budget (room for keys and values); a smaller --prefill-chunk"},
+      {"generate", "a smaller --batch"},
+      {"evaluate", "a smaller --micro-batch"}};
+  static const std::set<std::string> kTraining = {"train", "parity", "drill", "bench"};
+  if (kTraining.contains(command)) {
+    return "What helps, cheapest first: a smaller train.micro_batch; train.recompute=moe, then full; more ranks (optimizer state is shared "
+           "out over all of them, experts over mesh.expert_parallel); a shorter model.sequence_length.";
+  }
+  const auto found = kOptions.find(command);
+  if (found == kOptions.end()) return "What helps: fewer programs beside this one, or a machine with more memory.";
+  return concat("What helps, cheapest first: ", found->second,
+                "; more ranks (experts are shared out over them); the model in int8 (pimoe quantize).");
+}
+
 /// What went wrong, without the stack frames that libtorch adds, and what to change when memory ran out.
-/// @param advice  AppContext::memory_advice
-std::string message_of(const std::exception& error, const std::function<std::string()>& advice) {
+std::string message_of(const std::exception& error, const AppContext& context, const std::string& command) {
   const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
   const bool out_of_heap = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
   const std::string message = of_torch ? of_torch->what_without_backtrace() : out_of_heap ? "" : error.what();
@@ -108,11 +126,9 @@ std::string message_of(const std::exception& error, const std::function<std::str
       message.find("you tried to allocate") == std::string::npos) {
     return message;
   }
-  std::string help =
-      "What helps, cheapest first: a smaller train.micro_batch; train.recompute=moe, then full; more ranks (optimizer state is shared out "
-      "over all of them, experts over mesh.expert_parallel); a shorter model.sequence_length.";
+  std::string help = what_helps(command);
   try {
-    if (advice) help = advice();
+    if (context.memory_advice) help = context.memory_advice();
   } catch (const std::exception&) {  // no memory for that either
   }
   return concat(message, message.empty() ? "" : "\n", "Out of memory. ", help);
@@ -126,10 +142,12 @@ void require_printed() {
 }
 
 /// Ends the job with what went wrong. @returns the exit code
-int leave_with(const std::exception& error, const AppContext& context, const std::optional<MpiSession>& session) {
+/// @param command  the subcommand
+int leave_with(const std::exception& error, const AppContext& context, const std::string& command,
+               const std::optional<MpiSession>& session) {
   Logger& log = context.log;
   const int code = static_cast<int>(exit_code(error));
-  const std::string message = message_of(error, context.memory_advice);
+  const std::string message = message_of(error, context, command);
   if (context.watchdog && context.watchdog->leave(message, code)) {
     log.debug(error.what());                               // into this rank's file, whole and with libtorch's stack frames
     std::this_thread::sleep_for(std::chrono::seconds(8));  // the watchdog says on which rank and where, and ends the job before that
@@ -187,7 +205,7 @@ int run(int argc, char** argv) {
         require_printed();
         return code;
       } catch (const IoError& lost) {
-        return leave_with(lost, context, session);
+        return leave_with(lost, context, "", session);
       }
     }
     let_rank_0_speak_first();
@@ -202,7 +220,7 @@ int run(int argc, char** argv) {
     require_printed();
     return static_cast<int>(code);
   } catch (const std::exception& error) {
-    return leave_with(error, context, session);
+    return leave_with(error, context, app.get_subcommands().front()->get_name(), session);
   }
 }
 

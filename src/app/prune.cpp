@@ -291,7 +291,7 @@ ExitCode prune(const PruneOptions& options, AppContext& context) {
 
 void add_prune_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<PruneOptions>();
-  CLI::App* command = app.add_subcommand("prune", "Takes experts, or channels of experts, out of a model: smaller, and to be trained on");
+  CLI::App* command = app.add_subcommand("prune", "Take experts, or channels of experts, out of a model: smaller, and to be trained on");
   command->add_option("path", options->path, "a step-* folder, or a run folder (its newest good checkpoint)")
       ->required()
       ->type_name("PATH");

@@ -189,7 +189,7 @@ ExitCode quantize(const QuantizeOptions& options, AppContext& context) {
 
 void add_quantize_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<QuantizeOptions>();
-  CLI::App* command = app.add_subcommand("quantize", "Makes a model's matrices int8: smaller, faster, for generate, evaluate and serve");
+  CLI::App* command = app.add_subcommand("quantize", "Make a model's matrices int8: smaller, faster, for generate, evaluate and serve");
   command->add_option("path", options->path, "a step-* folder, or a run folder (its newest good checkpoint)")
       ->required()
       ->type_name("PATH");

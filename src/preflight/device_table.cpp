@@ -2,11 +2,6 @@
 
 #include "parallel/device.h"
 
-#include <algorithm>
-#include <cctype>
-#include <cmath>
-#include <cstdlib>
-
 namespace pimoe {
 
 const std::vector<DeviceSpec>& device_specs() {
@@ -46,22 +41,6 @@ DeviceSpec device_here() {
     if (found == nullptr || words.size() > std::string(found->words).size()) found = &spec;
   }
   return found ? *found : DeviceSpec{"gpu", "", 0.0};
-}
-
-std::optional<int64_t> parse_bytes(const std::string& text) {
-  char* rest = nullptr;
-  const double number = std::strtod(text.c_str(), &rest);
-  if (rest == text.c_str() || !std::isfinite(number) || number <= 0) return std::nullopt;
-  std::string unit(rest);
-  std::erase(unit, ' ');
-  std::transform(unit.begin(), unit.end(), unit.begin(), [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
-  constexpr std::pair<const char*, double> kUnits[] = {
-      {"", 1},      {"b", 1},        {"kb", 1e3},        {"mb", 1e6},           {"gb", 1e9},
-      {"tb", 1e12}, {"kib", 1024.0}, {"mib", 1048576.0}, {"gib", 1073741824.0}, {"tib", 1099511627776.0}};
-  for (const auto& [name, factor] : kUnits) {
-    if (unit == name && number * factor < 9e18) return static_cast<int64_t>(number * factor);
-  }
-  return std::nullopt;
 }
 
 }  // namespace pimoe

@@ -26,7 +26,4 @@ std::optional<DeviceSpec> find_device(const std::string& name);
 /// @returns this machine's first GPU if the table has it, else `cpu`
 DeviceSpec device_here();
 
-/// @param text  "85899345920", "80GiB", "80 GB", "1.5TiB"  @returns bytes; nothing if it is no size
-std::optional<int64_t> parse_bytes(const std::string& text);
-
 }  // namespace pimoe

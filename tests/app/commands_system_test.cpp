@@ -31,6 +31,10 @@ TEST_F(Commands, RefuseWhatCannotBeMeantAndSayItShortly) {
       {"pimoe data build --output z/ text", 64, {"z/", "PREFIX"}},
       {"pimoe data build --output '' text", 64, {"PREFIX"}},
       {"pimoe data build --output q --sample-bytes 99999999999999999999999999 text", 64, {"--sample-bytes"}},
+      {"pimoe data build --output q --sample-bytes 8MQ text", 64, {"--sample-bytes", "8MQ", "80GiB"}},
+      {"pimoe check tiny.yaml --memory -1GB", 64, {"--memory", "-1GB", "80GiB"}},
+      {"pimoe export runs/x --output y --shard-bytes 0", 64, {"--shard-bytes", "'0'", "size in [1 - "}},
+      {"pimoe export runs/x --output y --shard-bytes 9EB", 64, {"--shard-bytes", "9EB"}},
       {"pimoe data build --output q --threads -1 text", 64, {"--threads"}},
       {"pimoe generate --checkpoint x --prompt y --temperature nan", 64, {"--temperature", "nan"}},
       {"pimoe generate --checkpoint x --prompt y --temperature -1", 64, {"--temperature", "-1"}},
@@ -63,6 +67,16 @@ TEST_F(Commands, DataBuildTakesOnePatternForEachIncludeWhateverFollowsIt) {
       run("pimoe data build --output q --tokenizer corpus.model --validation 0 --include '*.md' --include '*.rst' text --json");
   ASSERT_EQ(built.code, 0) << built.err;
   EXPECT_EQ(nlohmann::json::parse(built.out).at("documents"), 1);
+}
+
+TEST_F(Commands, TakeSizesInOneFormWhereverThereAreSome) {
+  prepare();
+  for (const char* size : {"1000000000000", "1000GB", "1 TB", "1tb", "0.001PB", "1e12"}) {
+    const Outcome outcome = run(concat("pimoe check tiny.yaml --memory '", size, "' --json"));
+    EXPECT_EQ(outcome.code, 0) << size << outcome.err;
+    EXPECT_NE(outcome.out.find("1000000000000"), std::string::npos) << size << "\n" << outcome.out;
+  }
+  EXPECT_NE(run("pimoe check tiny.yaml --memory 1GiB --json").out.find("1073741824"), std::string::npos);
 }
 
 TEST_F(Commands, OfOneProcessRefuseToBeStartedSeveralTimes) {

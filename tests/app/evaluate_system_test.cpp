@@ -166,7 +166,7 @@ TEST_F(EvaluateCommand, WithoutATokenizerEverythingButBytesIsThere) {
 
 TEST_F(EvaluateCommand, WarnsOfWhatGoesByRanks) {
   train("model.moe.capacity_factor=1.0");
-  const Outcome outcome = run("pimoe evaluate --checkpoint runs/tiny --data held");
+  const Outcome outcome = run("pimoe evaluate runs/tiny --data held");
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_NE(outcome.err.find("capacity_factor"), std::string::npos) << outcome.err;
   EXPECT_NEAR(evaluate("$MPIRUN -n 2 $PIMOE", "--data held --batches 9").at("loss").get<double>(), logged_validation_loss(), 1e-12);

@@ -62,7 +62,7 @@ TEST_F(GenerateCommand, DrawsTheSameForASeedWhateverTheRanks) {
 
 TEST_F(GenerateCommand, LeavesOutWhatGoesByBatchesAndSaysSo) {
   train("model.moe.capacity_factor=1.0");
-  const Outcome capacity = run("pimoe generate --checkpoint runs/tiny --prompt the --tokens 2");
+  const Outcome capacity = run("pimoe generate runs/tiny --prompt the --tokens 2");
   EXPECT_EQ(capacity.code, 0) << capacity.err;
   EXPECT_NE(capacity.err.find("capacity_factor (1) is left out"), std::string::npos) << capacity.err;
   ASSERT_EQ(run("pimoe train tiny.yaml train.steps=2 run.directory=runs/choice model.moe.router.kind=expert_choice").code, 0);
