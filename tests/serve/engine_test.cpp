@@ -1,13 +1,18 @@
 #include "serve/engine.h"
 #include "base/text.h"
 #include "model/generation_fixture.h"
+#include "model/key_value_cache.h"
 #include "serve/engine_fixture.h"
 
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <cmath>
+#include <filesystem>
 #include <future>
+#include <new>
+#include <numeric>
+#include <system_error>
 
 namespace pimoe {
 namespace {
@@ -480,6 +485,28 @@ TEST(Engine, AReloadThatFailsChangesNothing) {
   EXPECT_EQ(heard[0].added, alone(fixture.model, *fixture.mesh, request).tokens);
   Engine without(served(fixture), letter_texts(), {});
   EXPECT_THROW(without.reload("x"), ConfigError);
+}
+
+TEST(Engine, TakesNoModelWithOtherExpertsInTheServedOnesPlace) {
+  const ModelFixture fixture(served_model_config(), at::kDouble);
+  std::vector<std::pair<std::string, ModelConfig>> others;
+  others.emplace_back("model.moe.experts", served_model_config()).second.moe.experts = 400;
+  others.emplace_back("model.moe.choices", served_model_config()).second.moe.choices = 1;
+  others.emplace_back("layers with experts", served_model_config()).second.moe.first_dense_layers = 0;
+  for (const auto& [name, config] : others) {
+    const ModelFixture other(config, at::kDouble);
+    Engine engine(served(fixture, "old"), letter_texts(), {}, [&](const std::filesystem::path&) { return served(other, "new"); });
+    try {
+      engine.reload("new");
+      ADD_FAILURE() << name << ": is taken";
+    } catch (const ConfigError& error) {
+      EXPECT_NE(std::string(error.what()).find(name), std::string::npos) << error.what();
+    }
+    Heard heard;
+    engine.submit(greedy_request({3, 7, 1}, 6), heard.listener(0));
+    heard.wait_for(1);
+    EXPECT_EQ(engine.status().checkpoint, "old");
+  }
 }
 
 TEST(Engine, AFailedStepTellsEveryRequestAndTakesNoMore) {
