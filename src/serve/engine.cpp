@@ -426,9 +426,12 @@ class Engine::Impl {
       require_servable(*next.model);
       require_alike(*next.model, *runner_->model().model);
       next_model_ = std::move(next);
-    } catch (const std::exception& error) {
+    } catch (const Error& error) {
       trouble = std::current_exception();
       said = error.what();
+    } catch (...) {  // the contract: whatever keeps a model from being read, memory that is short too, costs the reload alone
+      said = concat(checkpoint.string(), ": ", message_of(std::current_exception()));
+      trouble = std::make_exception_ptr(CheckpointError(said));
     }
     const std::string agreed = control().agree(said);
     if (agreed.empty()) return nullptr;

@@ -85,7 +85,8 @@ class Engine {
   /// Requests that have begun end with the weights they began with; those that wait, and new ones, wait for these to end and take the new.
   /// Steps stand still while weights are read, and until the last old text has ended both models are in memory.
   /// @returns when the weights are read
-  /// @throws what the loader does, and changes nothing then; ConfigError where the new model has another vocabulary or length
+  /// @throws what the loader does, and changes nothing then: CheckpointError naming the checkpoint for what is no Error, as memory that is short;
+  ///         ConfigError where the new model has another vocabulary, length, or number of experts, choices or layers of them; Replaced
   void reload(const std::filesystem::path& checkpoint);
 
  private:

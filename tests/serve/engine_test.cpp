@@ -509,6 +509,27 @@ TEST(Engine, TakesNoModelWithOtherExpertsInTheServedOnesPlace) {
   }
 }
 
+TEST(Engine, AReloadThatLacksMemoryOrFilesChangesNothingEither) {
+  const ModelFixture fixture(served_model_config(), at::kDouble);
+  Engine engine(served(fixture, "old"), letter_texts(), {}, [&](const std::filesystem::path& checkpoint) -> ServedModel {
+    if (checkpoint == "large") throw std::bad_alloc();
+    if (checkpoint == "gone") throw std::filesystem::filesystem_error("cannot read", std::make_error_code(std::errc::io_error));
+    throw 17;
+  });
+  for (const std::string& name : {std::string("large"), std::string("gone"), std::string("strange")}) {
+    try {
+      engine.reload(name);
+      ADD_FAILURE() << name;
+    } catch (const CheckpointError& error) {
+      EXPECT_EQ(std::string(error.what()).find(name + ": "), 0u) << error.what();
+    }
+    Heard heard;
+    engine.submit(greedy_request({3, 7, 1}, 2), heard.listener(0));
+    heard.wait_for(1);
+    EXPECT_EQ(heard[0].ending, GenerationEnding::kLength);
+  }
+}
+
 TEST(Engine, AFailedStepTellsEveryRequestAndTakesNoMore) {
   const ModelFixture fixture(served_model_config(), at::kDouble);
   std::promise<std::string> failure;
