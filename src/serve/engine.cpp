@@ -167,17 +167,18 @@ class Engine::Impl {
     ended_.wait(lock, [&] { return unended_ == 0 || failed_; });
   }
 
-  void reload(const std::filesystem::path& checkpoint) {
+  std::future<void> begin_reload(const std::filesystem::path& checkpoint) {
     if (!loader_) throw ConfigError("this engine was made without a way to load checkpoints");
     std::future<void> done;
     {
       const std::lock_guard lock(mutex_);
       if (closing_ || failed_) throw Closed("the engine has ended");
+      end_reloads(std::make_exception_ptr(Replaced(concat(checkpoint.string(), " was asked for before this one began"))));
       reloads_.push_back({checkpoint, {}});
       done = reloads_.back().done.get_future();
     }
     wake_.notify_all();
-    done.get();
+    return done;
   }
 
   void follow() {
@@ -256,7 +257,12 @@ class Engine::Impl {
     if (closing) cancels = scheduler_.ids();
     for (const uint64_t id : cancels) cancel_now(id);
     if (closing) {
-      if (reload) reload->done.set_exception(std::make_exception_ptr(Closed("the engine has ended")));
+      const std::exception_ptr ended = std::make_exception_ptr(Closed("the engine has ended"));
+      if (reload) reload->done.set_exception(ended);
+      {
+        const std::lock_guard lock(mutex_);
+        end_reloads(ended);
+      }
       order(StepOrder::Kind::kEnd);
       return false;
     }
@@ -396,6 +402,12 @@ class Engine::Impl {
     ended_.notify_all();
   }
 
+  /// Of those that have not begun. REQUIRES the lock
+  void end_reloads(const std::exception_ptr& why) {
+    for (Reload& reload : reloads_) reload.done.set_exception(why);
+    reloads_.clear();
+  }
+
   /// REQUIRES the lock
   void note_places() {
     status_.running = static_cast<int64_t>(scheduler_.running().size());
@@ -453,8 +465,7 @@ class Engine::Impl {
     {
       const std::lock_guard lock(mutex_);
       failed_ = true;
-      for (Reload& reload : reloads_) reload.done.set_exception(failure);
-      reloads_.clear();
+      end_reloads(failure);
       texts.swap(inbox_);
     }
     for (const uint64_t id : scheduler_.ids()) texts.push_back(scheduler_.remove(id));
@@ -514,6 +525,7 @@ uint64_t Engine::submit(GenerationRequest request, Listener listener) { return i
 void Engine::cancel(uint64_t id) { impl_->cancel(id); }
 EngineStatus Engine::status() const { return impl_->status(); }
 void Engine::drain() { impl_->drain(); }
-void Engine::reload(const std::filesystem::path& checkpoint) { impl_->reload(checkpoint); }
+void Engine::reload(const std::filesystem::path& checkpoint) { begin_reload(checkpoint).get(); }
+std::future<void> Engine::begin_reload(const std::filesystem::path& checkpoint) { return impl_->begin_reload(checkpoint); }
 
 }  // namespace pimoe

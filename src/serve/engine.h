@@ -8,6 +8,7 @@
 #include <exception>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,6 +54,10 @@ class Engine {
   struct QueueFull : Error {
     using Error::Error;
   };
+  /// Of a reload: another was asked for before it began.
+  struct Replaced : Error {
+    using Error::Error;
+  };
   /// The engine drains, or has failed: it takes no more.
   struct Closed : Error {
     using Error::Error;
@@ -88,6 +93,9 @@ class Engine {
   /// @throws what the loader does, and changes nothing then: CheckpointError naming the checkpoint for what is no Error, as memory that is short;
   ///         ConfigError where the new model has another vocabulary, length, or number of experts, choices or layers of them; Replaced
   void reload(const std::filesystem::path& checkpoint);
+  /// As reload, without waiting: the future is ready when the weights are read, and throws what reload does. One that has not begun to be read gives way to
+  /// this one. @throws ConfigError without a loader; Closed
+  std::future<void> begin_reload(const std::filesystem::path& checkpoint);
 
  private:
   class Impl;

@@ -487,6 +487,48 @@ TEST(Engine, AReloadThatFailsChangesNothing) {
   EXPECT_THROW(without.reload("x"), ConfigError);
 }
 
+TEST(Engine, ANewerReloadTakesThePlaceOfOneThatHasNotBegun) {
+  const ModelFixture fixture(served_model_config(), at::kDouble);
+  std::promise<void> goes_on;
+  const std::shared_future<void> may_go_on = goes_on.get_future().share();
+  std::promise<void> is_read;
+  Engine engine(served(fixture, "1"), letter_texts(), {}, [&](const std::filesystem::path& checkpoint) {
+    if (checkpoint == "2") {
+      is_read.set_value();
+      may_go_on.wait();
+    }
+    return served(fixture, checkpoint.string());
+  });
+  std::future<void> second = engine.begin_reload("2");
+  is_read.get_future().wait();
+  std::future<void> third = engine.begin_reload("3");
+  std::future<void> fourth = engine.begin_reload("4");
+  EXPECT_THROW(third.get(), Engine::Replaced);
+  EXPECT_EQ(engine.status().checkpoint, "1") << "nobody has waited";
+  goes_on.set_value();
+  second.get();
+  fourth.get();
+  EXPECT_EQ(engine.status().checkpoint, "4");
+}
+
+TEST(Engine, AReloadThatHasNotBegunEndsWithTheEngine) {
+  const ModelFixture fixture(served_model_config(), at::kDouble);
+  std::promise<void> is_read;
+  std::future<void> first, second;
+  {
+    Engine engine(served(fixture), letter_texts(), {}, [&](const std::filesystem::path& checkpoint) {
+      if (checkpoint == "first") is_read.set_value();
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      return served(fixture);
+    });
+    first = engine.begin_reload("first");
+    is_read.get_future().wait();
+    second = engine.begin_reload("second");
+  }
+  first.get();
+  EXPECT_THROW(second.get(), Engine::Closed);
+}
+
 TEST(Engine, TakesNoModelWithOtherExpertsInTheServedOnesPlace) {
   const ModelFixture fixture(served_model_config(), at::kDouble);
   std::vector<std::pair<std::string, ModelConfig>> others;
