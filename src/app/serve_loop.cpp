@@ -82,6 +82,10 @@ void serve_until_told(const ServeLoopOptions& options, const ServeSignals& signa
   ReloadWatch reloads(options.checkpoint, engine, log);
   auto looked = std::chrono::steady_clock::now();
   auto measured = looked;
+  const auto leave_now = [&] {
+    leave(options, signals, engine, service, server, log);
+    if (const std::exception_ptr failed = failure.get()) std::rethrow_exception(failed);  // while it drained
+  };
   while (true) {
     const int number = signals.wait(kLookSeconds);
     if (const std::exception_ptr failed = failure.get()) {
@@ -94,14 +98,14 @@ void serve_until_told(const ServeLoopOptions& options, const ServeSignals& signa
       const double seconds = std::chrono::duration<double>(now - std::exchange(measured, now)).count();
       return service.since_last(std::max(seconds, 1e-3));
     });
-    if (monitor.stops()) return leave(options, signals, engine, service, server, log);
+    if (monitor.stops()) return leave_now();
     const bool is_due = options.reload_seconds > 0 && std::chrono::duration<double>(now - looked).count() >= options.reload_seconds;
     reloads.poll();
     if (number == SIGHUP || is_due) {
       reloads.look(number == SIGHUP);
       looked = now;
     } else if (number != 0) {
-      return leave(options, signals, engine, service, server, log);
+      return leave_now();
     }
   }
 }

@@ -164,7 +164,7 @@ class Engine::Impl {
   void drain() {
     std::unique_lock lock(mutex_);
     draining_ = true;
-    ended_.wait(lock, [&] { return unended_ == 0 || failed_; });
+    ended_.wait(lock, [&] { return failed_ ? failure_is_told_ : unended_ == 0; });
   }
 
   std::future<void> begin_reload(const std::filesystem::path& checkpoint) {
@@ -481,6 +481,9 @@ class Engine::Impl {
     } else if (ranks_ > 1) {
       std::rethrow_exception(failure);  // ends the process, and with it the job: the others wait for this rank
     }
+    const std::lock_guard lock(mutex_);
+    failure_is_told_ = true;
+    ended_.notify_all();
   }
 
   const EngineLimits limits_;
@@ -509,6 +512,7 @@ class Engine::Impl {
   int64_t waiting_ = 0;  ///< requests that have not begun
   int64_t unended_ = 0;
   bool draining_ = false, closing_ = false, failed_ = false;
+  bool failure_is_told_ = false;  ///< on_failure has returned
   EngineStatus status_;
 
   std::thread thread_;  ///< the last member: it uses all others

@@ -85,7 +85,7 @@ class Engine {
   /// The listener hears kCancelled, if nothing else has ended the request before the next step; an id that has ended is ignored.
   void cancel(uint64_t id);
   EngineStatus status() const;
-  /// Takes no more, and returns when all that were taken have ended.
+  /// Takes no more, and returns when all that were taken have ended; if a step has failed, when on_failure has returned.
   void drain();
   /// Requests that have begun end with the weights they began with; those that wait, and new ones, wait for these to end and take the new.
   /// Steps stand still while weights are read, and until the last old text has ended both models are in memory.

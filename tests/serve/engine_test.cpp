@@ -529,6 +529,21 @@ TEST(Engine, AReloadThatHasNotBegunEndsWithTheEngine) {
   EXPECT_THROW(second.get(), Engine::Closed);
 }
 
+TEST(Engine, HasToldOfAFailureWhenItHasDrained) {
+  const ModelFixture fixture(served_model_config(), at::kDouble);
+  std::atomic<bool> is_told = false;
+  Engine engine(served(fixture), letter_texts(), {}, nullptr, [&](const std::exception_ptr&) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    is_told = true;
+  });
+  Heard heard;
+  engine.submit(greedy_request({1}, 5), heard.listener(0, [](const Heard::Text& text) {
+    if (!text.ending) throw DataError("a step that fails");
+  }));
+  engine.drain();
+  EXPECT_TRUE(is_told);
+}
+
 TEST(Engine, TakesNoModelWithOtherExpertsInTheServedOnesPlace) {
   const ModelFixture fixture(served_model_config(), at::kDouble);
   std::vector<std::pair<std::string, ModelConfig>> others;
