@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "serve/openai_error.h"
 
+#include <algorithm>
 #include <random>
 
 namespace pimoe {
@@ -37,8 +38,9 @@ CompletionJob::CompletionJob(Services services, OpenAiRequest request, std::shar
 double CompletionJob::seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun_).count(); }
 
 GenerationRequest CompletionJob::generation_of(const std::vector<int64_t>& prompt, int64_t copy) const {
-  const int64_t room = services_.texts.sequence_length() - std::max<int64_t>(1, static_cast<int64_t>(prompt.size()));
-  const int64_t most = request_.max_tokens.value_or(std::max<int64_t>(1, room));
+  const auto taken = std::max<int64_t>(1, static_cast<int64_t>(prompt.size()));
+  const int64_t room = services_.texts.sequence_length() - taken;
+  const int64_t most = request_.max_tokens.value_or(std::max<int64_t>(1, std::min(room, services_.source.most_tokens() - taken)));
   if (most > room) {
     throw OpenAiError(concat("the prompt's ", counted(static_cast<int64_t>(prompt.size()), "token"), " and ", most,
                              " new ones are more than the ", services_.texts.sequence_length(), " that the model sees"),

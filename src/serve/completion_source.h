@@ -34,7 +34,8 @@ class CompletionSource {
   virtual std::vector<Number> numbers() const = 0;
   /// @returns the share of all slots that each expert got; empty where there is none
   virtual std::vector<double> expert_shares() const = 0;
-  virtual int64_t step() const = 0;  ///< of training, of the checkpoint that new requests are answered with
+  virtual int64_t most_tokens() const = 0;  ///< of one text, prompt and new ones, that there is ever room for
+  virtual int64_t step() const = 0;         ///< of training, of the checkpoint that new requests are answered with
 };
 
 }  // namespace pimoe

@@ -112,6 +112,7 @@ class Engine::Impl {
         runner_(std::make_unique<StepRunner>(std::move(model), scheduling_.pages, scheduling_.page_tokens)) {
     const ServedModel& served = runner_->model();
     status_.pages = scheduling_.pages * ranks_;
+    status_.most_tokens = std::min(room_, scheduling_.pages * scheduling_.page_tokens + 1);  // the last token is drawn, and not computed
     status_.free_pages = status_.pages;
     status_.step = served.step;
     status_.checkpoint = served.checkpoint;

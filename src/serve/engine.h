@@ -32,9 +32,10 @@ struct EngineStatus {
   uint64_t prefix_hit_tokens = 0;  ///< of prompts, found in the prefix cache
   double last_step_seconds = 0.0;
   std::vector<double>
-      expert_utilization;  ///< [E] share of all slots so far that each expert got, over MoE layers and ranks; empty without any
-  int64_t step = 0;        ///< of training, of the checkpoint that new requests are answered with
-  std::string checkpoint;  ///< its folder
+      expert_utilization;             ///< [E] share of all slots so far that each expert got, over MoE layers and ranks; empty without any
+  int64_t most_tokens = 0;            ///< of one text, prompt and new ones: what the model sees and a rank's pages hold
+  int64_t step = 0;                   ///< of training, of the checkpoint that new requests are answered with
+  std::string checkpoint;             ///< its folder
 };
 
 /// Continuous batching over one loaded model. Each step computes, in one forward pass, a token of every text that goes on and a chunk of the

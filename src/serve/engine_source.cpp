@@ -34,6 +34,8 @@ std::vector<CompletionSource::Number> EngineSource::numbers() const {
 
 std::vector<double> EngineSource::expert_shares() const { return engine_.status().expert_utilization; }
 
+int64_t EngineSource::most_tokens() const { return engine_.status().most_tokens; }
+
 int64_t EngineSource::step() const { return engine_.status().step; }
 
 }  // namespace pimoe

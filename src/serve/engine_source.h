@@ -14,6 +14,7 @@ class EngineSource : public CompletionSource {
   void cancel(uint64_t id) override;
   std::vector<Number> numbers() const override;
   std::vector<double> expert_shares() const override;
+  int64_t most_tokens() const override;
   int64_t step() const override;
 
  private:

@@ -117,6 +117,15 @@ TEST_F(CompletionServiceTest, GivesAChatAllTheRoomThatIsLeft) {
   EXPECT_EQ(request.max_tokens, 4096 - static_cast<int64_t>(request.prompt.size()));
 }
 
+TEST_F(CompletionServiceTest, GivesAChatNoMoreRoomThanThePagesHave) {
+  source_.script = "z";
+  source_.most = 50;
+  serve();
+  EXPECT_EQ(post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "the"}]})").status, 200);
+  const auto request = source_.requests().front();
+  EXPECT_EQ(request.max_tokens, 50 - static_cast<int64_t>(request.prompt.size()));
+}
+
 TEST_F(CompletionServiceTest, DrawsEachOfSeveralChoicesWithASeedOfItsOwn) {
   serve();
   const auto answer = json(post("/v1/completions", R"({"prompt": ["the", "cats"], "n": 2, "seed": 7, "max_tokens": 2})").body);

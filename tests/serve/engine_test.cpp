@@ -529,6 +529,22 @@ TEST(Engine, AReloadThatHasNotBegunEndsWithTheEngine) {
   EXPECT_THROW(second.get(), Engine::Closed);
 }
 
+TEST(Engine, SaysHowLongATextItHasRoomFor) {
+  const ModelFixture fixture(served_model_config(), at::kDouble);
+  EXPECT_EQ(Engine(served(fixture), letter_texts(), {}).status().most_tokens, 32) << "model.sequence_length";
+  EngineLimits limits;
+  limits.page_tokens = 4;
+  limits.memory_budget_bytes = 3 * KeyValueCache::bytes_of_page(fixture.model.config(), at::kDouble, 4);
+  Engine engine(served(fixture), letter_texts(), limits);
+  const int64_t most = engine.status().most_tokens;
+  EXPECT_EQ(most, 13) << "twelve whose keys and values are kept, and the last";
+  Heard heard;
+  EXPECT_THROW(engine.submit(greedy_request({1, 2}, most - 1), heard.listener(0)), ShapeError);
+  engine.submit(greedy_request({1, 2}, most - 2), heard.listener(0));
+  heard.wait_for(1);
+  EXPECT_EQ(heard[0].added.size(), static_cast<size_t>(most - 2));
+}
+
 TEST(Engine, HasToldOfAFailureWhenItHasDrained) {
   const ModelFixture fixture(served_model_config(), at::kDouble);
   std::atomic<bool> is_told = false;

@@ -25,6 +25,7 @@ class ScriptedSource : public CompletionSource {
   std::atomic<bool> is_closed = false;
   std::atomic<bool> fails = false;
   size_t token_bytes = 1;  ///< each letter so often
+  int64_t most = 1'000'000;        ///< tokens of a text
 
   ~ScriptedSource() override {
     {
@@ -58,6 +59,7 @@ class ScriptedSource : public CompletionSource {
   }
   std::vector<Number> numbers() const override { return {{"running", "Texts that go on", static_cast<double>(running())}}; }
   std::vector<double> expert_shares() const override { return {0.25, 0.75}; }
+  int64_t most_tokens() const override { return most; }
   int64_t step() const override { return 42; }
 
   size_t running() const {

@@ -23,6 +23,7 @@ class ScriptedNumbers : public CompletionSource {
     return {{"texts_waiting", "", waiting}, {"engine_generated_tokens_total", "", generated}, {"pages", "", 7.0}};
   }
   std::vector<double> expert_shares() const override { return {0.5, 0.5, 0.0, 0.0}; }
+  int64_t most_tokens() const override { return 1; }
   int64_t step() const override { return 0; }
 
   double waiting = 0.0;
