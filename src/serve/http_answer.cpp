@@ -132,12 +132,15 @@ void HttpConnection::respond(HttpResponse response) {
 
 void HttpConnection::begin_stream(const HttpResponse& head) {
   is_streaming_ = true;
+  largest_chunk_ = 0;
   write(head_of(head, /*is_stream=*/true));
 }
 
 void HttpConnection::send_chunk(const std::string& chunk) {
   if (chunk.empty()) return;  // an empty chunk would be the end
-  if (unsent_bytes_ + chunk.size() > hub_.limits.unsent_bytes) return client_left();
+  largest_chunk_ = std::max<uint64_t>(largest_chunk_, chunk.size());
+  // Nobody can have read of a large chunk what was handed over a moment ago: it does not count.
+  if (unsent_bytes_ > hub_.limits.unsent_bytes + largest_chunk_) return client_left();
   if (!is_chunked_) return write(chunk);
   std::array<char, 32> size{};
   std::snprintf(size.data(), size.size(), "%zx\r\n", chunk.size());

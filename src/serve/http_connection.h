@@ -143,6 +143,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   std::deque<std::string> out_;
   uint64_t unsent_bytes_ = 0;
+  uint64_t largest_chunk_ = 0;  ///< of the stream
   bool is_writing_ = false;
   bool is_closed_ = false;
   std::string discarded_;

@@ -122,6 +122,17 @@ TEST_F(HttpServerTest, WaitsForNobodyLongerThanItSays) {
   EXPECT_TRUE(idle.is_closed());
 }
 
+TEST_F(HttpServerTest, AClientThatReadsGetsAChunkThatIsLargerThanWhatMayBeUnsent) {
+  limits_.unsent_bytes = 64 << 10;
+  source_.token_bytes = 400'000;
+  serve();
+  const auto response = post("/v1/completions", R"({"prompt": "the", "max_tokens": 1, "stream": true})");
+  EXPECT_EQ(response.status, 200);
+  EXPECT_GT(response.body.size(), 400'000u);
+  EXPECT_TRUE(response.body.ends_with("data: [DONE]\n\n"));
+  EXPECT_EQ(server_->counts().left, 0u);
+}
+
 TEST_F(HttpServerTest, MakesRoomByClosingWhatHasBeenIdleLongest) {
   limits_.connections = 20;
   serve();
