@@ -57,6 +57,7 @@ class HttpServer::Impl {
   Impl(const std::string& host, int port, const HttpLimits& limits, HttpHandler& handler, Logger& log)
       : hub_(limits, handler, log), acceptor_(net::make_strand(context_)), pause_(acceptor_.get_executor()) {
     hub_.limits.connections = connections_that_fit(limits.connections, log);
+    hub_.limits.bodies_bytes = std::max(limits.bodies_bytes, static_cast<int64_t>(limits.body_bytes));  // each may come, if alone
     const tcp::endpoint endpoint(address_of(host), static_cast<uint16_t>(port));
     try {
       acceptor_.open(endpoint.protocol());

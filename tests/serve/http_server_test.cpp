@@ -122,6 +122,17 @@ TEST_F(HttpServerTest, WaitsForNobodyLongerThanItSays) {
   EXPECT_TRUE(idle.is_closed());
 }
 
+TEST_F(HttpServerTest, TakesTheLargestBodyThoughAllTogetherMayHaveLess) {
+  limits_.bodies_bytes = 1000;
+  limits_.body_bytes = 5000;
+  serve();
+  Client chunks = client();
+  chunks.send(
+      concat("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+             "10\r\n", std::string(kAsk).substr(0, 16), "\r\n", "12\r\n", std::string(kAsk).substr(16), "\r\n0\r\n\r\n"));
+  EXPECT_EQ(chunks.response().status, 200);
+}
+
 TEST_F(HttpServerTest, AClientThatReadsGetsAChunkThatIsLargerThanWhatMayBeUnsent) {
   limits_.unsent_bytes = 64 << 10;
   source_.token_bytes = 400'000;
