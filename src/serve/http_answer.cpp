@@ -89,8 +89,8 @@ void HttpConnection::post_for(uint64_t number, Work work) {
 }
 
 void HttpConnection::on_request(HttpRequest request) {
-  hub_.set_waiting(this, false);
   ++exchange_;
+  is_reading_body_ = false;
   is_answering_ = true;
   watch_client();
   const auto exchange = std::make_shared<Exchange>(shared_from_this(), std::move(request));
@@ -104,7 +104,9 @@ void HttpConnection::on_request(HttpRequest request) {
 
 void HttpConnection::refuse(int status, const std::string& why) {
   hub_.count_refused();
+  hub_.set_waiting(this, false);
   keeps_open_ = false;
+  is_reading_body_ = false;
   is_answering_ = true;
   if (request_id_.empty()) request_id_ = new_request_id();
   respond(hub_.handler.refusal(status, why));

@@ -126,6 +126,7 @@ void HttpConnection::read_head() {
 }
 
 void HttpConnection::on_head() {
+  hub_.set_waiting(this, false);
   const auto& message = parser_->get();
   HttpRequest head = fields_of(message, peer_);
   request_id_ = head.request_id;
@@ -145,6 +146,7 @@ void HttpConnection::on_head() {
     return refuse(503, "requests fill the memory that they may have");
   }
   if (parser_->is_done()) return on_request(std::move(head));
+  is_reading_body_ = true;
   if (beast::iequals(message[http::field::expect], "100-continue")) {
     arm(hub_.limits.write_seconds);
     static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -185,7 +187,7 @@ void HttpConnection::on_read_error(boost::system::error_code error) {
 
 void HttpConnection::request_close(bool answering) {
   net::post(socket_.get_executor(), [self = shared_from_this(), answering] {
-    if (!self->is_answering_) return self->close();
+    if (!self->is_answering_ && !self->is_reading_body_) return self->close();
     if (answering) self->client_left();
   });
 }

@@ -81,7 +81,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   HttpConnection(const HttpConnection&) = delete;
   HttpConnection& operator=(const HttpConnection&) = delete;
 
-  /// Closes it, from any thread. @param answering  also where a request is being answered
+  /// Closes it, from any thread. @param answering  also where a request's body is coming, or is being answered
   void request_close(bool answering);
 
  private:
@@ -129,7 +129,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   int64_t bytes_taken_ = 0;  ///< of the hub
 
   // Of the exchange.
-  uint64_t exchange_ = 0;  ///< the number of the newest
+  uint64_t exchange_ = 0;         ///< the number of the newest
+  bool is_reading_body_ = false;  ///< of a request that was not refused by its head
   bool is_answering_ = false;
   bool is_streaming_ = false;
   bool is_ended_ = false;  ///< all of the answer is in out_

@@ -122,6 +122,40 @@ TEST_F(HttpServerTest, WaitsForNobodyLongerThanItSays) {
   EXPECT_TRUE(idle.is_closed());
 }
 
+TEST_F(HttpServerTest, ARequestWhoseBodyIsComingIsNotIdle) {
+  limits_.connections = 2;
+  serve();
+  Client slow = client();
+  const std::string body = kAsk;
+  slow.send(concat("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ", body.size(),
+                   "\r\n\r\n", body.substr(0, 5)));
+  ASSERT_TRUE(comes_true([&] { return server_->counts().body_bytes > 0; }));
+  EXPECT_EQ(server_->counts().idle, 0);
+  std::vector<Client> others;
+  for (int count = 0; count < 5; ++count) {
+    others.push_back(client());
+    others.back().get("/health");
+    EXPECT_EQ(others.back().response().status, 200) << count;
+  }
+  slow.send(body.substr(5));
+  EXPECT_EQ(slow.response().status, 200) << "the others have made room for each other";
+}
+
+TEST_F(HttpServerTest, WaitsForTheRestOfABodyBeforeItLeaves) {
+  serve();
+  Client slow = client();
+  const std::string body = kAsk;
+  slow.send(concat("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ", body.size(),
+                   "\r\n\r\n", body.substr(0, 5)));
+  ASSERT_TRUE(comes_true([&] { return server_->counts().body_bytes > 0; }));
+  std::thread leaving([&] { server_->stop(10); });
+  EXPECT_TRUE(comes_true([&] { return !client().is_connected(); }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  slow.send(body.substr(5));
+  EXPECT_EQ(slow.response().status, 200);
+  leaving.join();
+}
+
 TEST_F(HttpServerTest, TakesTheLargestBodyThoughAllTogetherMayHaveLess) {
   limits_.bodies_bytes = 1000;
   limits_.body_bytes = 5000;
