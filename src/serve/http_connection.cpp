@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <random>
 
@@ -15,6 +16,8 @@ namespace http = beast::http;
 
 constexpr size_t kReadBytes = 64 << 10;
 constexpr size_t kLongestId = 64;
+constexpr auto kBetweenCancels = std::chrono::milliseconds(50);
+constexpr int kMostCancels = 10;  // before the connection is closed without a word
 
 bool is_name(std::string_view text) {
   const auto is_plain = [](char letter) {
@@ -82,13 +85,21 @@ HttpConnection::~HttpConnection() {
 
 void HttpConnection::arm(double seconds) {
   is_late_ = false;
-  deadline_.expires_after(std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds)));
-  deadline_.async_wait([self = weak_from_this(), number = ++armed_](boost::system::error_code cancelled) {
+  expire_after(std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds)), ++armed_, 0);
+}
+
+void HttpConnection::expire_after(std::chrono::steady_clock::duration time, uint64_t number, int cancels) {
+  deadline_.expires_after(time);
+  deadline_.async_wait([self = weak_from_this(), number, cancels](boost::system::error_code cancelled) {
     const auto connection = self.lock();
     if (cancelled || !connection || connection->armed_ != number) return;
     connection->is_late_ = true;
+    if (cancels == kMostCancels) return connection->close();
     boost::system::error_code ignored;
     connection->socket_.cancel(ignored);
+    // Of a read or write in several pieces one may have ended and the next not begun: then there was nothing to cancel. Of a client that never pauses
+    // it may always be so.
+    connection->expire_after(kBetweenCancels, number, cancels + 1);
   });
 }
 
@@ -163,13 +174,21 @@ void HttpConnection::on_head() {
 
 void HttpConnection::read_body(HttpRequest head) {
   arm(hub_.limits.body_seconds);
-  http::async_read(socket_, buffer_, *parser_,
-                   [self = shared_from_this(), request = std::move(head)](boost::system::error_code error, size_t) mutable {
-                     self->disarm();
-                     if (error) return self->on_read_error(error);
-                     request.body = std::move(self->parser_->get().body());
-                     self->on_request(std::move(request));
-                   });
+  parser_->eager(true);
+  read_more_of_body(std::move(head));
+}
+
+void HttpConnection::read_more_of_body(HttpRequest head) {
+  // Piece by piece, so that between two a client that never pauses is seen to be late.
+  http::async_read_some(socket_, buffer_, *parser_,
+                        [self = shared_from_this(), request = std::move(head)](boost::system::error_code error, size_t) mutable {
+                          const bool is_done = self->parser_->is_done();
+                          if (!error && !is_done && !self->is_late_) return self->read_more_of_body(std::move(request));
+                          self->disarm();
+                          if (error || !is_done) return self->on_read_error(error);
+                          request.body = std::move(self->parser_->get().body());
+                          self->on_request(std::move(request));
+                        });
 }
 
 void HttpConnection::on_read_error(boost::system::error_code error) {

@@ -12,6 +12,7 @@
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <list>
@@ -93,6 +94,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void read_head();
   void on_head();
   void read_body(HttpRequest head);
+  void read_more_of_body(HttpRequest head);
   void on_request(HttpRequest request);
   void on_read_error(boost::system::error_code error);
 
@@ -113,7 +115,9 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void discard_rest();
   void close();
 
+  /// From then on what is read or written is cancelled, until disarm().
   void arm(double seconds);
+  void expire_after(std::chrono::steady_clock::duration time, uint64_t number, int cancels);
   void disarm();
 
   tcp::socket socket_;

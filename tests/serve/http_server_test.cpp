@@ -122,6 +122,23 @@ TEST_F(HttpServerTest, WaitsForNobodyLongerThanItSays) {
   EXPECT_TRUE(idle.is_closed());
 }
 
+// Of such a client every read ends at once: there is none that the deadline could cancel.
+TEST_F(HttpServerTest, ABodyThatComesWithoutAPauseHasADeadlineToo) {
+  limits_.body_seconds = 0.3;
+  limits_.body_bytes = limits_.bodies_bytes = 1 << 30;
+  serve();
+  Client busy = client();
+  busy.send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n");
+  std::string chunks;
+  for (int count = 0; count < 10'000; ++count) chunks += "1\r\n \r\n";
+  const auto begun = std::chrono::steady_clock::now();
+  const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count(); };
+  while (server_->counts().refused == 0 && seconds() < 20 && busy.send(chunks)) {
+  }
+  EXPECT_LT(seconds(), 10);
+  EXPECT_TRUE(comes_true([&] { return server_->counts().body_bytes == 0; }));
+}
+
 TEST_F(HttpServerTest, ARequestWhoseBodyIsComingIsNotIdle) {
   limits_.connections = 2;
   serve();
