@@ -84,7 +84,7 @@ CompletionFacts facts_of(const ServeOptions& options, const ServedModel& model, 
   facts.only_local_names = !has_keys;
   facts.log_prompts = options.log_prompts;
   facts.limits.vocabulary = config.vocabulary;
-  facts.limits.choices = std::min(facts.limits.choices, options.engine.max_batch + options.engine.max_queue);
+  facts.limits.choices = std::min(facts.limits.choices, options.engine.max_queue);  // else nobody could ever take a request of more
   return facts;
 }
 

@@ -173,6 +173,20 @@ TEST_F(ServeCommand, HearsThatItIsToLeaveWhileAReloadWaits) {
   EXPECT_EQ(log().find("from now on"), std::string::npos) << log();
 }
 
+TEST_F(ServeCommand, TakesWhatItsOptionsLeaveRoomFor) {
+  prepare();
+  train("train.steps=5");
+  write("chat.jinja", "{% for message in messages %}{{ message.content }}{% endfor %}");
+  // A page of this model has 2 layers * 16 positions * 2 * 16 numbers of 4 bytes: three of them are 48 positions of 64.
+  serve("--max-queue 2 --memory-budget 12288 --chat-template chat.jinja");
+  Client chat(port_);
+  chat.post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "the 3"}]})");
+  EXPECT_EQ(chat.response().status, 200) << log();
+  EXPECT_EQ(ask(R"({"prompt": "the", "n": 2, "max_tokens": 1})").status, 200);
+  const auto many = ask(R"({"prompt": "the", "n": 3, "max_tokens": 1})");
+  EXPECT_EQ(many.status, 400) << "and not 429, which says that it may come true: " << many.body;
+}
+
 TEST_F(ServeCommand, RefusesToStartWhereItWouldNotBeSafeOrCannotServe) {
   prepare();
   train("train.steps=5");
