@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <random>
+#include <utility>
 
 namespace pimoe {
 namespace {
@@ -138,6 +139,7 @@ void CompletionJob::cancel_all() {
 void CompletionJob::hear(size_t index, const GenerationUpdate& update) {
   Choice& choice = choices_.at(index);
   if (is_over_ || choice.has_ended) return;
+  if (update.step && !std::exchange(has_heard_step_, true)) facts_.step = *update.step;  // it may have waited while another took over
   for (const GeneratedToken& token : update.tokens) hear_token(choice, token);
   if (update.ending) end_choice(choice, update);
   if (is_over_) return;

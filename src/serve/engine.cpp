@@ -301,7 +301,9 @@ class Engine::Impl {
     }
     for (const uint64_t id : done) {
       const std::unique_ptr<ServedText> text = scheduler_.remove(id);
-      tell(*text, update_without_step(*text, texts_), /*waits=*/false);
+      GenerationUpdate update = update_without_step(*text, texts_);
+      update.step = runner_->model().step;
+      tell(*text, update, /*waits=*/false);
     }
   }
 
@@ -331,6 +333,7 @@ class Engine::Impl {
         const int64_t before = part.text->added();
         scheduler_.computed(part);
         updates.emplace_back(part.text, update_of(*part.text, part, scores, row, texts_));
+        updates.back().second.step = runner_->model().step;
         generated += static_cast<uint64_t>(part.text->added() - before);
         row += part.scored;
       }

@@ -126,6 +126,17 @@ TEST_F(CompletionServiceTest, GivesAChatNoMoreRoomThanThePagesHave) {
   EXPECT_EQ(request.max_tokens, 50 - static_cast<int64_t>(request.prompt.size()));
 }
 
+TEST_F(CompletionServiceTest, NamesTheCheckpointThatHasAnsweredAndNotTheOneThatWasAsked) {
+  source_.weights = 43;  // those of step 42 were replaced while the text waited
+  serve();
+  EXPECT_EQ(json(post("/v1/completions", R"({"prompt": "the", "max_tokens": 3})").body).at("system_fingerprint"), "step-00000043");
+  for (const std::string& line : events(post("/v1/completions", R"({"prompt": "the", "max_tokens": 3, "stream": true})").body)) {
+    if (line != "[DONE]") {
+      EXPECT_EQ(json(line).at("system_fingerprint"), "step-00000043") << line;
+    }
+  }
+}
+
 TEST_F(CompletionServiceTest, DrawsEachOfSeveralChoicesWithASeedOfItsOwn) {
   serve();
   const auto answer = json(post("/v1/completions", R"({"prompt": ["the", "cats"], "n": 2, "seed": 7, "max_tokens": 2})").body);

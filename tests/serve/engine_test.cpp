@@ -529,6 +529,35 @@ TEST(Engine, AReloadThatHasNotBegunEndsWithTheEngine) {
   EXPECT_THROW(second.get(), Engine::Closed);
 }
 
+TEST(Engine, SaysWhichCheckpointATextComesFrom) {
+  const ModelFixture fixture(served_model_config(), at::kDouble);
+  ServedModel before = served(fixture), after = served(fixture);
+  before.step = 5;
+  after.step = 6;
+  std::promise<void> has_begun, has_waited;
+  Engine engine(before, letter_texts(), {}, [&](const std::filesystem::path&) { return after; });
+  std::vector<std::optional<int64_t>> steps[3];
+  std::promise<void> ended[3];
+  const auto listener = [&](size_t index) {
+    return [&, index](const GenerationUpdate& update) {
+      if (index == 0 && steps[0].empty()) has_begun.set_value();
+      steps[index].push_back(update.step);
+      if (index == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      if (update.ending) ended[index].set_value();
+    };
+  };
+  engine.submit(greedy_request({3}, 20), listener(0));
+  has_begun.get_future().wait();
+  engine.reload("newer");
+  EXPECT_EQ(engine.status().step, 6);
+  engine.submit(greedy_request({3}, 2), listener(1));
+  engine.submit(greedy_request({}, 0), listener(2));
+  for (auto& each : ended) each.get_future().wait();
+  for (const auto& step : steps[0]) EXPECT_EQ(step, 5);
+  for (const auto& step : steps[1]) EXPECT_EQ(step, 6);
+  EXPECT_EQ(steps[2].back(), 6) << "of a text that needs no step";
+}
+
 TEST(Engine, SaysHowLongATextItHasRoomFor) {
   const ModelFixture fixture(served_model_config(), at::kDouble);
   EXPECT_EQ(Engine(served(fixture), letter_texts(), {}).status().most_tokens, 32) << "model.sequence_length";

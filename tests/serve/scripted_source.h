@@ -10,6 +10,8 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <optional>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -24,8 +26,9 @@ class ScriptedSource : public CompletionSource {
   size_t room = 1000;
   std::atomic<bool> is_closed = false;
   std::atomic<bool> fails = false;
-  size_t token_bytes = 1;  ///< each letter so often
+  size_t token_bytes = 1;          ///< each letter so often
   int64_t most = 1'000'000;        ///< tokens of a text
+  std::optional<int64_t> weights;  ///< step of those that it says to continue texts with; none: it does not say
 
   ~ScriptedSource() override {
     {
@@ -98,6 +101,7 @@ class ScriptedSource : public CompletionSource {
       }
       update.tokens.push_back(token(request, 10 + made, /*is_scored=*/true, /*of_prompt=*/false));
       update.tokens.back().text = std::string(token_bytes, script[static_cast<size_t>(made)]);
+      update.step = weights;
       if (made + 1 < request.max_tokens) {
         listener(update);
         update = {};
