@@ -116,6 +116,10 @@ void CompletionJob::start() {
     return refuse(busy(error.what(), 429, "queue_full"));
   } catch (const CompletionSource::Closed& error) {
     return refuse(busy(error.what(), 503, "closed"));
+  } catch (...) {  // the server answers 500 and says why; what has begun is for nobody
+    is_over_ = true;
+    cancel_all();
+    throw;
   }
   if (!request_.stream) return;
   HttpResponse head;

@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <exception>
 #include <thread>
 
 namespace pimoe {
@@ -104,7 +105,18 @@ class HttpServer::Impl {
     context_.stop();
   }
 
-  void run() { context_.run(); }
+  void run() {
+    while (true) {
+      try {
+        context_.run();
+        return;
+      } catch (const std::exception& error) {  // the contract: it costs one client its connection, which goes with what has thrown
+        hub_.log.error(concat("a connection is closed: ", error.what()));
+      } catch (...) {
+        hub_.log.error("a connection is closed: unknown error");
+      }
+    }
+  }
 
   void accept() {
     acceptor_.async_accept(net::make_strand(context_), [this](boost::system::error_code error, tcp::socket socket) {
@@ -116,7 +128,11 @@ class HttpServer::Impl {
         });
         return;
       }
-      HttpConnection::start(std::move(socket), hub_);
+      try {
+        HttpConnection::start(std::move(socket), hub_);
+      } catch (const std::exception& trouble) {  // whatever this one lacks, the next may have it
+        hub_.log.error(concat("a connection is closed: ", trouble.what()));
+      }
       accept();
     });
   }

@@ -238,6 +238,14 @@ TEST_F(CompletionServiceTest, SaysLaterWhereTheQueueIsFullAndCancelsWhatItHadTak
   EXPECT_TRUE(comes_true([&] { return source_.cancelled() == 2 && source_.running() == 0; }));
 }
 
+TEST_F(CompletionServiceTest, CancelsWhatItHadTakenWhateverGoesWrong) {
+  source_.breaks_at = 3;
+  source_.pause = std::chrono::milliseconds(100);
+  serve();
+  EXPECT_EQ(post("/v1/completions", R"({"prompt": ["a", "b", "c"], "max_tokens": 26})").status, 500);
+  EXPECT_TRUE(comes_true([&] { return source_.cancelled() == 2 && source_.running() == 0; }));
+}
+
 TEST_F(CompletionServiceTest, CancelsEveryTextOfAClientThatLeaves) {
   source_.pause = std::chrono::milliseconds(100);
   serve();

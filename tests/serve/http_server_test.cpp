@@ -3,6 +3,8 @@
 #include "serve/served.h"
 
 #include <map>
+#include <stdexcept>
+#include <thread>
 
 namespace pimoe {
 namespace {
@@ -266,6 +268,49 @@ TEST_F(HttpServerTest, LeavesInTimeThoughAnAnswerIsStillOnItsWay) {
   EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(20)) << "a token takes 30";
   EXPECT_TRUE(comes_true([&] { return source_.cancelled() == 1; })) << "and its text is cancelled";
 }
+
+/// Throws where its contract says that nothing may be thrown.
+class BrokenHandler : public HttpHandler {
+ public:
+  std::optional<HttpResponse> refuse_head(const HttpRequest& head) override {
+    if (head.path == "/broken") throw std::runtime_error("the handler is broken");
+    return std::nullopt;
+  }
+  void answer(std::shared_ptr<HttpExchange> exchange) override { exchange->respond({}); }
+  HttpResponse refusal(int status, const std::string& /*why*/) override {
+    HttpResponse response;
+    response.status = status;
+    return response;
+  }
+};
+
+TEST(HttpServer, AnExceptionCostsItsConnectionAlone) {
+  Logger log(1);
+  BrokenHandler handler;
+  HttpServer server("127.0.0.1", 0, {.threads = 2}, handler, log);
+  for (int count = 0; count < 4; ++count) {
+    Client one(server.port());
+    one.get("/broken");
+    EXPECT_EQ(one.read_to_end(), "");
+    EXPECT_TRUE(one.is_closed());
+  }
+  Client other(server.port());
+  other.get("/");
+  EXPECT_EQ(other.response().status, 200);
+}
+
+/// Takes longer than a server that is told to leave waits, and keeps the exchange.
+class SlowHandler : public BrokenHandler {
+ public:
+  void answer(std::shared_ptr<HttpExchange> exchange) override {
+    kept = std::move(exchange);
+    is_asked = true;
+    std::this_thread::sleep_for(std::chrono::seconds(6));
+    is_done = true;
+  }
+  std::shared_ptr<HttpExchange> kept;
+  std::atomic<bool> is_asked = false, is_done = false;
+};
 
 TEST(Loopback, IsWhatNoOtherMachineReaches) {
   for (const char* host : {"127.0.0.1", "127.8.9.10", "::1", "localhost", "::ffff:127.0.0.1"}) EXPECT_TRUE(is_loopback(host)) << host;

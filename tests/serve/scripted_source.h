@@ -29,6 +29,7 @@ class ScriptedSource : public CompletionSource {
   size_t token_bytes = 1;          ///< each letter so often
   int64_t most = 1'000'000;        ///< tokens of a text
   std::optional<int64_t> weights;  ///< step of those that it says to continue texts with; none: it does not say
+  uint64_t breaks_at = 0;          ///< the request of that number makes `submit` throw what its contract does not have
 
   ~ScriptedSource() override {
     {
@@ -45,6 +46,7 @@ class ScriptedSource : public CompletionSource {
     if (running_ >= room) throw Full(concat(room, " requests wait: again later"));
     if (static_cast<int64_t>(request.prompt.size()) + request.max_tokens > 5000) throw ShapeError("too long for the script");
     const uint64_t id = ++last_id_;
+    if (id == breaks_at) throw std::runtime_error("the source is broken");
     requests_.push_back(request);
     ++running_;
     cancelled_[id] = false;
