@@ -127,7 +127,7 @@ ExitCode serve(ServeOptions options, AppContext& context) {
   for (const std::string& note : model.notes) log.warning(note);
   const std::optional<ChatTemplate> chat = chat_template_of(options, options.tokenizer, tokenizer, model.config, log);
   const CompletionTexts texts(tokenizer, chat ? &*chat : nullptr, model.config.model.vocabulary, model.config.model.sequence_length);
-  EngineSource source(engine);
+  EngineSource source(engine, model.mesh->device());
   CompletionService service(facts_of(options, model, !keys.empty()), texts, keys, source, log);
   HttpServer server(options.host, options.port, options.http, service, log);
   service.set_counts([&server] { return server.counts(); });

@@ -375,6 +375,7 @@ class Engine::Impl {
     load_known_at_ = Clock::now();
     const auto all = static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0}));
     const std::lock_guard lock(mutex_);
+    status_.expert_slots = load;
     for (size_t expert = 0; expert < load.size(); ++expert) {
       status_.expert_utilization[expert] = all > 0 ? static_cast<double>(load[expert]) / all : 0.0;
     }

@@ -1,5 +1,6 @@
 #include "serve/engine_source.h"
 
+#include "parallel/device.h"
 #include "serve/engine.h"
 
 namespace pimoe {
@@ -30,6 +31,17 @@ std::vector<CompletionSource::Number> EngineSource::numbers() const {
           {"prefix_hit_tokens_total", "Tokens of prompts that were found in the prefix cache", number(status.prefix_hit_tokens)},
           {"step_seconds", "The newest step of the engine", status.last_step_seconds},
           {"checkpoint_step", "Step of training of the checkpoint that is served", number(status.step)}};
+}
+
+CompletionSource::State EngineSource::state() const {
+  const EngineStatus status = engine_.status();
+  return {.running = status.running,
+          .waiting = status.waiting,
+          .free_pages = status.free_pages,
+          .step_seconds = status.last_step_seconds,
+          .generated_tokens = status.generated_tokens,
+          .expert_slots = status.expert_slots,
+          .memory_bytes = memory_use(device_).now_bytes};
 }
 
 std::vector<double> EngineSource::expert_shares() const { return engine_.status().expert_utilization; }

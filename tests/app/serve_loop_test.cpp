@@ -32,7 +32,7 @@ TEST(ServeLoop, AnEngineThatFailsWhileItDrainsIsAnError) {
   const ApiKeys keys;
   EngineFailure failure;
   Engine engine(served(fixture), letter_texts(), {}, nullptr, [&](const std::exception_ptr& failed) { failure.set(failed); });
-  EngineSource source(engine);
+  EngineSource source(engine, at::kCPU);
   CompletionFacts facts;
   facts.model = "small";
   CompletionService service(facts, texts, keys, source, log);

@@ -64,6 +64,7 @@ class ScriptedSource : public CompletionSource {
   }
   std::vector<Number> numbers() const override { return {{"running", "Texts that go on", static_cast<double>(running())}}; }
   std::vector<double> expert_shares() const override { return {0.25, 0.75}; }
+  State state() const override { return {.running = static_cast<int64_t>(running())}; }
   int64_t most_tokens() const override { return most; }
   int64_t step() const override { return 42; }
 
