@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "base/work_progress.h"
 #include "data/chat_template.h"
+#include "model/key_value_cache.h"
 #include "serve/api_keys.h"
 #include "serve/completion_service.h"
 #include "serve/engine.h"
@@ -17,6 +18,7 @@
 #include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
 
+#include <exception>
 #include <limits>
 
 namespace pimoe {
@@ -88,6 +90,14 @@ CompletionFacts facts_of(const ServeOptions& options, const ServedModel& model, 
   return facts;
 }
 
+void require_room_for_a_page(const ServeOptions& options, const Transformer& model) {
+  const int64_t budget = options.engine.memory_budget_bytes;
+  const int64_t of_page = KeyValueCache::bytes_of_page(model.config(), model.dtype(), options.engine.page_tokens);
+  if (budget == 0 || budget >= of_page) return;
+  throw UsageError(concat("--memory-budget (", budget, " bytes) holds no page of ", options.engine.page_tokens,
+                          " positions (--page-tokens), which takes ", of_page));
+}
+
 ServedModel load(const ServeOptions& options, const ModelLoader& loader, Logger& log) {
   std::optional<WorkProgress> progress(std::in_place, concat("loading ", options.loop.checkpoint.string()), WorkUnit::kBytes, log);
   ServedModel model = loader(options.loop.checkpoint);
@@ -110,6 +120,7 @@ ExitCode serve(ServeOptions options, AppContext& context) {
   const Tokenizer tokenizer = model_tokenizer(options.tokenizer, model.config);
   EngineFailure failure;
   const bool is_alone = session.size() == 1;
+  require_room_for_a_page(options, *model.model);
   Engine engine(model, TokenTexts::of(tokenizer), options.engine, loader, [&](const std::exception_ptr& failed) {
     failure.set(failed);
     if (is_alone) return;  // the loop below leaves with it

@@ -37,7 +37,7 @@ net::ip::address address_of(const std::string& host) {
   boost::system::error_code wrong;
   const auto address = net::ip::make_address(host == "localhost" ? "127.0.0.1" : host, wrong);
   if (wrong)
-    throw ConfigError(concat("--host '", host, "' is no IP address: 127.0.0.1 (this machine alone), 0.0.0.0 (all interfaces), ::1"));
+    throw UsageError(concat("--host '", host, "' is no IP address: 127.0.0.1 (this machine alone), 0.0.0.0 (all interfaces), ::1"));
   return address;
 }
 

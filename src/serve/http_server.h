@@ -30,7 +30,7 @@ struct HttpLimits {
 class HttpServer {
  public:
   /// Listens at once. @param port  0: any that is free
-  /// @throws ConfigError where the host is no address, IoError where the port is taken or may not be used
+  /// @throws UsageError where the host is no address, IoError where the port is taken or may not be used
   HttpServer(const std::string& host, int port, const HttpLimits& limits, HttpHandler& handler, Logger& log);
   ~HttpServer();  ///< as stop(0)
   HttpServer(const HttpServer&) = delete;

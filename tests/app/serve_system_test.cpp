@@ -192,19 +192,22 @@ TEST_F(ServeCommand, RefusesToStartWhereItWouldNotBeSafeOrCannotServe) {
   train("train.steps=5");
   write("keys", "alice tooshort\n");
   write("good", "alice 0123456789abcdef\n");
+  write("monitor.yaml", "monitor: {folder: keys/alerts, alerts: [{when: \"texts_waiting > 2\"}]}\n");
   struct Case {
     const char* options;
     int code;
     const char* said;
   };
-  for (const Case& refused : {Case{"--checkpoint runs/tiny --host 0.0.0.0", 64, "--api-key-file"},
-                              Case{"--checkpoint runs/tiny --host :: --port 0", 64, "--api-key-file"},
-                              Case{"--checkpoint runs/tiny --api-key-file keys", 65, "keys:1"},
-                              Case{"--checkpoint runs/tiny --api-key-file nowhere", 74, "nowhere"},
-                              Case{"--checkpoint runs/tiny --api-key-file good --host here", 78, "--host"},
-                              Case{"--checkpoint nowhere", 65, "nowhere"}, Case{"--checkpoint runs/tiny --max-batch 0", 64, "--max-batch"},
-                              Case{"--checkpoint runs/tiny --memory-budget 10", 78, "memory-budget"},
-                              Case{"--checkpoint runs/tiny --chat-template nowhere", 74, "nowhere"}, Case{"", 64, "--checkpoint"}}) {
+  for (const Case& refused :
+       {Case{"--checkpoint runs/tiny --host 0.0.0.0", 64, "--api-key-file"},
+        Case{"--checkpoint runs/tiny --host :: --port 0", 64, "--api-key-file"},
+        Case{"--checkpoint runs/tiny --api-key-file keys", 65, "keys:1"},
+        Case{"--checkpoint runs/tiny --api-key-file nowhere", 65, "nowhere"},
+        Case{"--checkpoint runs/tiny --api-key-file good --host here", 64, "--host"}, Case{"--checkpoint nowhere", 65, "nowhere"},
+        Case{"--checkpoint runs/tiny --max-batch 0", 64, "--max-batch"},
+        Case{"--checkpoint runs/tiny --memory-budget 10", 64, "memory-budget"},
+        Case{"--checkpoint runs/tiny --chat-template nowhere", 74, "nowhere"},
+        Case{"--checkpoint runs/tiny --monitor monitor.yaml", 74, "monitor.folder (keys/alerts)"}, Case{"", 64, "--checkpoint"}}) {
     const Outcome outcome = run(concat("timeout 60 $PIMOE serve ", refused.options));
     EXPECT_EQ(outcome.code, refused.code) << refused.options << outcome.err;
     EXPECT_NE(outcome.err.find(refused.said), std::string::npos) << refused.options << outcome.err;

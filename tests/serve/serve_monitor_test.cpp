@@ -121,6 +121,17 @@ TEST_F(ServeMonitorTest, FiresOnceAndStops) {
   EXPECT_TRUE(monitor.stops());
 }
 
+TEST_F(ServeMonitorTest, NamesTheFolderThatItCannotMake) {
+  const std::filesystem::path file = folder_.write("taken", "");
+  try {
+    ServeMonitor monitor(read(concat("monitor: {folder: ", (file / "alerts").string(), ", alerts: [{when: \"texts_waiting > 2\"}]}")), "m",
+                         log_);
+    FAIL();
+  } catch (const IoError& error) {
+    EXPECT_EQ(std::string(error.what()).find("monitor.folder ("), 0u) << error.what();
+  }
+}
+
 TEST_F(ServeMonitorTest, RefusesWhatCannotBe) {
   EXPECT_THROW(read("monitor: {alerts: [{when: \"loss > 2\"}]}"), ConfigError) << "no number of a server";
   EXPECT_THROW(read("monitor: {alerts: [{when: \"texts_waiting > 2\", do: [file]}]}"), ConfigError) << "no folder";
