@@ -73,10 +73,7 @@ class HttpServer::Impl {
     for (int64_t index = 0; index < limits.threads; ++index) threads_.push_back(quiet_thread([this] { run(); }));
   }
 
-  ~Impl() {
-    stop(0);
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~Impl() { stop(0); }
 
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -85,6 +82,7 @@ class HttpServer::Impl {
   Counts counts() const { return hub_.counts(); }
 
   void stop(double seconds) {
+    if (threads_.empty()) return;
     net::post(acceptor_.get_executor(), [this] {
       boost::system::error_code ignored;
       acceptor_.close(ignored);
@@ -103,6 +101,8 @@ class HttpServer::Impl {
   void finish() {
     work_.reset();
     context_.stop();
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
   }
 
   void run() {

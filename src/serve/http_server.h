@@ -37,7 +37,8 @@ class HttpServer {
   HttpServer& operator=(const HttpServer&) = delete;
 
   int port() const;
-  /// Takes no new connections, closes those without a request, waits up to `seconds` for the answers of the others, and closes these too.
+  /// Takes no new connections, closes those without a request, waits up to `seconds` for the answers of the others, and closes these too. The handler
+  /// is not called any more when it returns; exchanges that somebody still holds may be used, to no effect, as long as the server lives.
   void stop(double seconds);
 
   struct Counts {

@@ -2,7 +2,9 @@
 
 #include "serve/served.h"
 
+#include <atomic>
 #include <map>
+#include <memory>
 #include <stdexcept>
 #include <thread>
 
@@ -311,6 +313,20 @@ class SlowHandler : public BrokenHandler {
   std::shared_ptr<HttpExchange> kept;
   std::atomic<bool> is_asked = false, is_done = false;
 };
+
+TEST(HttpServer, CallsNobodyOnceItHasStoppedAndItsExchangesMayStillBeUsed) {
+  Logger log(1);
+  SlowHandler handler;
+  HttpServer server("127.0.0.1", 0, {.threads = 2}, handler, log);
+  Client one(server.port());
+  one.get("/");
+  while (!handler.is_asked) std::this_thread::yield();
+  server.stop(0);
+  EXPECT_TRUE(handler.is_done);
+  handler.kept->respond({});
+  handler.kept->send("nobody hears it");
+  handler.kept.reset();
+}
 
 TEST(Loopback, IsWhatNoOtherMachineReaches) {
   for (const char* host : {"127.0.0.1", "127.8.9.10", "::1", "localhost", "::ffff:127.0.0.1"}) EXPECT_TRUE(is_loopback(host)) << host;
