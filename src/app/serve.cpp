@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "base/work_progress.h"
 #include "data/chat_template.h"
+#include "model/key_value_cache.h"
 #include "parallel/watchdog.h"
 #include "serve/api_keys.h"
 #include "serve/completion_service.h"
@@ -21,7 +22,9 @@
 
 #include <unistd.h>
 
+#include <exception>
 #include <limits>
+#include <optional>
 
 namespace pimoe {
 namespace {
@@ -89,10 +92,35 @@ CompletionFacts facts_of(const ServeOptions& options, const ServedModel& model, 
   facts.only_local_names = !has_keys;
   facts.log_prompts = options.log_prompts;
   facts.limits.vocabulary = config.vocabulary;
-  const auto room = [&](int64_t places) { return places - SharedPlaces{places, options.engine.has_several_clients}.kept(); };
-  facts.limits.choices = std::min(facts.limits.choices, room(options.engine.max_batch) + room(options.engine.max_queue));
+  // More than the queue takes at once would be refused for ever.
+  const SharedPlaces queue{options.engine.max_queue, options.engine.has_several_clients};
+  facts.limits.choices = std::min(facts.limits.choices, options.engine.max_queue - queue.kept());
   return facts;
 }
+
+void require_room_for_a_page(const ServeOptions& options, const Transformer& model) {
+  const int64_t budget = options.engine.memory_budget_bytes;
+  const int64_t of_page = KeyValueCache::bytes_of_page(model.config(), model.dtype(), options.engine.page_tokens);
+  if (budget == 0 || budget >= of_page) return;
+  throw UsageError(concat("--memory-budget (", budget, " bytes) holds no page of ", options.engine.page_tokens,
+                          " positions (--page-tokens), which takes ", of_page));
+}
+
+/// Ends both in the only order that there is: the server's threads ask the engine, and the engine's listeners hold connections of the server.
+class ServedEnd {
+ public:
+  ServedEnd(HttpServer& server, std::optional<Engine>& engine) : server_(server), engine_(engine) {}
+  ~ServedEnd() {
+    server_.stop(0);
+    engine_.reset();
+  }
+  ServedEnd(const ServedEnd&) = delete;
+  ServedEnd& operator=(const ServedEnd&) = delete;
+
+ private:
+  HttpServer& server_;
+  std::optional<Engine>& engine_;
+};
 
 ServedModel load(const ServeOptions& options, const ModelLoader& loader, Logger& log) {
   std::optional<WorkProgress> progress(std::in_place, concat("loading ", options.loop.checkpoint.string()), WorkUnit::kBytes, log);
@@ -122,35 +150,42 @@ ExitCode serve(ServeOptions options, AppContext& context) {
   options.engine.has_several_clients = keys.holders().size() > 1;
   EngineFailure failure;
   const bool is_alone = session.size() == 1;
-  Engine engine(model, TokenTexts::of(tokenizer), options.engine, loader, [&](const std::exception_ptr& failed) {
-    failure.set(failed);
-    if (is_alone) return;  // the loop below leaves with it
-    try {
-      std::rethrow_exception(failed);
-    } catch (const std::exception& error) {
-      log.error(error.what());
-    }
-    MpiSession::abort(static_cast<int>(ExitCode::kInternal));
-  });
+  require_room_for_a_page(options, *model.model);
+  std::optional<Engine> engine(std::in_place, model, TokenTexts::of(tokenizer), options.engine, loader,
+                               [&](const std::exception_ptr& failed) {
+                                 failure.set(failed);
+                                 if (is_alone) return;  // the loop below leaves with it
+                                 ExitCode code = ExitCode::kInternal;
+                                 try {
+                                   std::rethrow_exception(failed);
+                                 } catch (const std::exception& error) {
+                                   log.error(error.what());
+                                   code = exit_code(error);
+                                 } catch (...) {
+                                   log.error("the model failed: unknown error");
+                                 }
+                                 MpiSession::abort(static_cast<int>(code));
+                               });
   if (!listens) {
-    engine.follow();
+    engine->follow();
     return ExitCode::kDone;
   }
   for (const std::string& note : model.notes) log.warning(note);
   const std::optional<ChatTemplate> chat = chat_template_of(options, options.tokenizer, tokenizer, model.config, log);
   const CompletionTexts texts(tokenizer, chat ? &*chat : nullptr, model.config.model.vocabulary, model.config.model.sequence_length);
-  EngineSource source(engine);
+  EngineSource source(*engine, model.mesh->device());
   CompletionService service(facts_of(options, model, !keys.empty()), texts, keys, source, log);
+  ServeMonitor monitor(monitor_config, service.model(), log);
   HttpServer server(options.host, options.port, options.http, service, log);
+  const ServedEnd in_order(server, engine);
   service.set_counts([&server] { return server.counts(); });
   const std::string host = options.host.find(':') == std::string::npos ? options.host : concat("[", options.host, "]");
   log.info(concat("serving ", model.checkpoint, ", step ", model.step, ", as '", service.model(), "' at http://", host, ":", server.port(),
                   is_alone ? "" : concat(", on ", layout_text(*model.mesh)),
                   keys.empty() ? "" : concat(", for ", counted(static_cast<int64_t>(keys.holders().size()), "key"))));
-  ServeMonitor monitor(monitor_config, service.model(), log);
-  serve_until_told(options.loop, signals, engine, failure, service, server, monitor, log);
-  log.info(concat("done: ", counted(static_cast<int64_t>(engine.status().finished), "text"), ", ",
-                  counted(static_cast<int64_t>(engine.status().generated_tokens), "new token")));
+  serve_until_told(options.loop, signals, *engine, failure, service, server, monitor, log);
+  log.info(concat("done: ", counted(static_cast<int64_t>(engine->status().finished), "text"), ", ",
+                  counted(static_cast<int64_t>(engine->status().generated_tokens), "new token")));
   if (monitor.stops()) log.error("an alert stopped the server (monitor.alerts)");
   return monitor.stops() ? ExitCode::kCheckSaysNo : ExitCode::kDone;
 }

@@ -1,9 +1,8 @@
 #include "app/serve_loop.h"
 
-#include "base/errors.h"
 #include "base/text.h"
-#include "checkpoint/checkpoint_store.h"
 #include "parallel/quiet_thread.h"
+#include "serve/reload_watch.h"
 
 #include <csignal>
 #include <ctime>
@@ -23,23 +22,6 @@ sigset_t signals_of_server() {
   sigemptyset(&set);
   for (const int number : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP}) sigaddset(&set, number);
   return set;
-}
-
-/// Looks for a checkpoint that is newer than the one that is served. Nothing that goes wrong ends or changes what is served.
-/// @param was_asked  by a signal: then it says also that there is none
-void reload_if_newer(const std::filesystem::path& checkpoint, Engine& engine, bool was_asked, Logger& log) {
-  try {
-    const EngineStatus before = engine.status();
-    const std::filesystem::path newest = find_checkpoint(checkpoint);
-    if (newest.string() == before.checkpoint) {
-      if (was_asked) log.info(concat("no newer checkpoint than ", before.checkpoint));
-      return;
-    }
-    engine.reload(newest);
-    log.info(concat("serving ", newest.string(), ", step ", engine.status().step, ", from now on; before: step ", before.step));
-  } catch (const Error& error) {  // the contract: what is served goes on
-    log.warning(concat("no reload, step ", engine.status().step, " is served as before: ", error.what()));
-  }
 }
 
 void leave(const ServeLoopOptions& options, const ServeSignals& signals, Engine& engine, CompletionService& service, HttpServer& server,
@@ -98,8 +80,13 @@ std::exception_ptr EngineFailure::get() const {
 
 void serve_until_told(const ServeLoopOptions& options, const ServeSignals& signals, Engine& engine, const EngineFailure& failure,
                       CompletionService& service, HttpServer& server, ServeMonitor& monitor, Logger& log) {
+  ReloadWatch reloads(options.checkpoint, engine, log);
   auto looked = std::chrono::steady_clock::now();
   auto measured = looked;
+  const auto leave_now = [&] {
+    leave(options, signals, engine, service, server, log);
+    if (const std::exception_ptr failed = failure.get()) std::rethrow_exception(failed);  // while it drained
+  };
   while (true) {
     const int number = signals.wait(kLookSeconds);
     if (const std::exception_ptr failed = failure.get()) {
@@ -112,13 +99,14 @@ void serve_until_told(const ServeLoopOptions& options, const ServeSignals& signa
       const double seconds = std::chrono::duration<double>(now - std::exchange(measured, now)).count();
       return service.since_last(std::max(seconds, 1e-3));
     });
-    if (monitor.stops()) return leave(options, signals, engine, service, server, log);
+    if (monitor.stops()) return leave_now();
     const bool is_due = options.reload_seconds > 0 && std::chrono::duration<double>(now - looked).count() >= options.reload_seconds;
+    reloads.poll();
     if (number == SIGHUP || is_due) {
-      reload_if_newer(options.checkpoint, engine, number == SIGHUP, log);
-      looked = std::chrono::steady_clock::now();
+      reloads.look(number == SIGHUP);
+      looked = now;
     } else if (number != 0) {
-      return leave(options, signals, engine, service, server, log);
+      return leave_now();
     }
   }
 }

@@ -43,7 +43,7 @@ struct ServeLoopOptions {
 
 /// Serves until a signal or an alert says to leave; returns when running requests have ended, or were cancelled after drain_seconds, or at a SIGTERM or
 /// SIGINT that comes then.
-/// @throws what the engine failed with
+/// @throws what the engine failed with, also where that was while running requests ended
 void serve_until_told(const ServeLoopOptions& options, const ServeSignals& signals, Engine& engine, const EngineFailure& failure,
                       CompletionService& service, HttpServer& server, ServeMonitor& monitor, Logger& log);
 

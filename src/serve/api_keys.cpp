@@ -33,6 +33,12 @@ bool are_equal(const std::string& one, const std::string& other) {
   return difference == 0;
 }
 
+std::string content_of(const std::filesystem::path& file) {
+  if (!is_there(file))
+    throw DataError(concat("there is no ", file.string(), ": a file of keys has lines of: name key [requests a minute]"));
+  return read_file(file, kMostFileBytes);
+}
+
 double rate_of(const std::string& text, const std::string& place) {
   char* end = nullptr;
   const double rate = std::strtod(text.c_str(), &end);
@@ -43,7 +49,7 @@ double rate_of(const std::string& text, const std::string& place) {
 
 }  // namespace
 
-ApiKeys::ApiKeys(const std::filesystem::path& file) : ApiKeys(read_file(file, kMostFileBytes), file.string()) {}
+ApiKeys::ApiKeys(const std::filesystem::path& file) : ApiKeys(content_of(file), file.string()) {}
 
 ApiKeys::ApiKeys(const std::string& content, const std::string& name) {
   const std::vector<std::string> lines = split(content, '\n');

@@ -23,8 +23,8 @@ class ApiKeys {
 
   /// No keys: everyone may ask.
   ApiKeys() = default;
-  /// @throws DataError for a file without a key, a key of fewer than 16 or more than 512 characters or of other than printable ASCII, a name or a key
-  ///         twice; messages name lines and never a key. IoError
+  /// @throws DataError for a file that is not there or has no key, a key of fewer than 16 or more than 512 characters or of other than printable
+  ///         ASCII, a name or a key twice; messages name lines and never a key. IoError
   explicit ApiKeys(const std::filesystem::path& file);
   ApiKeys(const std::string& content, const std::string& name);
 

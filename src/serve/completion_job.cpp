@@ -5,7 +5,9 @@
 #include "base/text.h"
 #include "serve/openai_error.h"
 
+#include <algorithm>
 #include <random>
+#include <utility>
 
 namespace pimoe {
 namespace {
@@ -37,8 +39,9 @@ CompletionJob::CompletionJob(Services services, OpenAiRequest request, std::shar
 double CompletionJob::seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun_).count(); }
 
 GenerationRequest CompletionJob::generation_of(const std::vector<int64_t>& prompt, int64_t copy) const {
-  const int64_t room = services_.texts.sequence_length() - std::max<int64_t>(1, static_cast<int64_t>(prompt.size()));
-  const int64_t most = request_.max_tokens.value_or(std::max<int64_t>(1, room));
+  const auto taken = std::max<int64_t>(1, static_cast<int64_t>(prompt.size()));
+  const int64_t room = services_.texts.sequence_length() - taken;
+  const int64_t most = request_.max_tokens.value_or(std::max<int64_t>(1, std::min(room, services_.source.most_tokens() - taken)));
   if (most > room) {
     throw OpenAiError(concat("the prompt's ", counted(static_cast<int64_t>(prompt.size()), "token"), " and ", most,
                              " new ones are more than the ", services_.texts.sequence_length(), " that the model sees"),
@@ -114,6 +117,10 @@ void CompletionJob::start() {
     return refuse(busy(error.what(), 429, "queue_full"));
   } catch (const CompletionSource::Closed& error) {
     return refuse(busy(error.what(), 503, "closed"));
+  } catch (...) {  // the server answers 500 and says why; what has begun is for nobody
+    is_over_ = true;
+    cancel_all();
+    throw;
   }
   if (!request_.stream) return;
   HttpResponse head;
@@ -137,6 +144,7 @@ void CompletionJob::cancel_all() {
 void CompletionJob::hear(size_t index, const GenerationUpdate& update) {
   Choice& choice = choices_.at(index);
   if (is_over_ || choice.has_ended) return;
+  if (update.step && !std::exchange(has_heard_step_, true)) facts_.step = *update.step;  // it may have waited while another took over
   for (const GeneratedToken& token : update.tokens) hear_token(choice, token);
   if (update.ending) end_choice(choice, update);
   if (is_over_) return;

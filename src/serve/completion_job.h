@@ -67,6 +67,7 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
   OpenAiRequest request_;
   std::shared_ptr<HttpExchange> exchange_;
   OpenAiAnswerFacts facts_;
+  bool has_heard_step_ = false;  ///< facts_.step is of the weights that answer
   uint64_t seed_ = 0;
   std::vector<Choice> choices_;
   OpenAiUsage usage_;

@@ -2,11 +2,11 @@
 
 #include "base/number_text.h"
 #include "base/text.h"
-#include "parallel/device.h"
 
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <optional>
 
 namespace pimoe {
 namespace {
@@ -17,6 +17,16 @@ std::string header(const std::string& name, const std::string& help, const char*
 
 std::string single(const std::string& name, const std::string& help, double value) {
   return concat(header(name, help, name.ends_with("_total") ? "counter" : "gauge"), "pimoe_serve_", name, " ", shortest(value), "\n");
+}
+
+/// @returns the share of experts that got a slot since `before`; nothing where none did
+std::optional<double> used_experts(const std::vector<int64_t>& slots, const std::vector<int64_t>& before) {
+  bool goes_on = before.size() == slots.size();  // else another checkpoint's have begun to count
+  for (size_t expert = 0; goes_on && expert < slots.size(); ++expert) goes_on = slots[expert] >= before[expert];
+  int64_t used = 0;
+  for (size_t expert = 0; expert < slots.size(); ++expert) used += slots[expert] > (goes_on ? before[expert] : 0) ? 1 : 0;
+  if (used == 0) return std::nullopt;
+  return static_cast<double>(used) / static_cast<double>(slots.size());
 }
 
 }  // namespace
@@ -58,14 +68,14 @@ double CompletionMetrics::Histogram::quantile(double share) const {
 }
 
 Scalars CompletionMetrics::since_last(const CompletionSource& source, double seconds) {
+  const CompletionSource::State state = source.state();
   Look now;
-  Scalars values;
-  for (const CompletionSource::Number& number : source.numbers()) {
-    if (number.name == "engine_generated_tokens_total") now.generated = number.value;
-    if (number.name == "texts_running" || number.name == "texts_waiting" || number.name == "pages_free" || number.name == "step_seconds") {
-      values.emplace_back(number.name, number.value);
-    }
-  }
+  now.generated = state.generated_tokens;
+  now.expert_slots = state.expert_slots;
+  Scalars values = {{"texts_running", static_cast<double>(state.running)},
+                    {"texts_waiting", static_cast<double>(state.waiting)},
+                    {"pages_free", static_cast<double>(state.free_pages)},
+                    {"step_seconds", state.step_seconds}};
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [key, count] : requests_) {
@@ -85,13 +95,10 @@ Scalars CompletionMetrics::since_last(const CompletionSource& source, double sec
   add_times("next_token_seconds", now.next.minus(before.next));
   const auto requests = static_cast<double>(now.requests - before.requests);
   values.emplace_back("requests_per_second", requests / seconds);
-  values.emplace_back("tokens_per_second", (now.generated - before.generated) / seconds);
+  values.emplace_back("tokens_per_second", static_cast<double>(now.generated - before.generated) / seconds);
   if (requests > 0) values.emplace_back("error_share", static_cast<double>(now.errors - before.errors) / requests);
-  if (const std::vector<double> shares = source.expert_shares(); !shares.empty()) {
-    const auto used = std::count_if(shares.begin(), shares.end(), [](double share) { return share > 0; });
-    values.emplace_back("moe/utilization", static_cast<double>(used) / static_cast<double>(shares.size()));
-  }
-  values.emplace_back("memory_bytes", static_cast<double>(memory_use(at::kCPU).peak_bytes));
+  if (const auto used = used_experts(now.expert_slots, before.expert_slots)) values.emplace_back("moe/utilization", *used);
+  values.emplace_back("memory_bytes", static_cast<double>(state.memory_bytes));
   return values;
 }
 

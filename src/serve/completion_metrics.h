@@ -10,6 +10,7 @@
 #include <mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace pimoe {
 
@@ -52,7 +53,8 @@ class CompletionMetrics {
 
   struct Look {
     uint64_t requests = 0, errors = 0;
-    double generated = 0.0;
+    uint64_t generated = 0;
+    std::vector<int64_t> expert_slots;
     Histogram first, next;
   };
   Look last_look_;  ///< of since_last

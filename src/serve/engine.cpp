@@ -77,9 +77,9 @@ class Engine::Impl {
     return inbox_.submit(std::move(request), std::move(listener), texts_.beginning);
   }
 
-  void reload(const std::filesystem::path& checkpoint) {
+  std::future<void> begin_reload(const std::filesystem::path& checkpoint) {
     if (!loader_) throw ConfigError("this engine was made without a way to load checkpoints");
-    inbox_.reload(checkpoint).get();
+    return inbox_.reload(checkpoint);
   }
 
   void follow() {
@@ -101,6 +101,7 @@ class Engine::Impl {
     const ServedModel& served = runner_->model();
     EngineStatus status;
     status.pages = status.free_pages = scheduling_.pages * ranks_;
+    status.most_tokens = std::min(room_, scheduling_.pages * scheduling_.page_tokens + 1);  // the last token is drawn, and not computed
     status.step = served.step;
     status.checkpoint = served.checkpoint;
     const ModelConfig& config = served.model->config();
@@ -126,7 +127,9 @@ class Engine::Impl {
     for (std::unique_ptr<ServedText>& text : mail.texts) scheduler_.add(std::move(text));
     for (const uint64_t id : mail.closing ? scheduler_.ids() : mail.cancels) cancel_now(id);
     if (mail.closing) {
-      if (mail.reload) mail.reload->done.set_exception(std::make_exception_ptr(Closed("the engine has ended")));
+      const std::exception_ptr ended = std::make_exception_ptr(Closed("the engine has ended"));
+      if (mail.reload) mail.reload->done.set_exception(ended);
+      inbox_.end_reloads(ended);
       order(StepOrder::Kind::kEnd);
       return false;
     }
@@ -166,7 +169,9 @@ class Engine::Impl {
     }
     for (const uint64_t id : done) {
       const std::unique_ptr<ServedText> text = scheduler_.remove(id);
-      tell(*text, update_without_step(*text, texts_), /*waits=*/false);
+      GenerationUpdate update = update_without_step(*text, texts_);
+      update.step = runner_->model().step;
+      tell(*text, update, /*waits=*/false);
     }
   }
 
@@ -196,6 +201,7 @@ class Engine::Impl {
         const int64_t before = part.text->added();
         scheduler_.computed(part);
         updates.emplace_back(part.text, update_of(*part.text, part, scores, row, texts_));
+        updates.back().second.step = runner_->model().step;
         generated += static_cast<uint64_t>(part.text->added() - before);
         row += part.scored;
       }
@@ -232,6 +238,7 @@ class Engine::Impl {
     load_known_at_ = Clock::now();
     const auto all = static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0}));
     inbox_.change_status([&](EngineStatus& status) {
+      status.expert_slots = load;
       for (size_t expert = 0; expert < load.size(); ++expert) {
         status.expert_utilization[expert] = all > 0 ? static_cast<double>(load[expert]) / all : 0.0;
       }
@@ -285,9 +292,12 @@ class Engine::Impl {
       require_servable(*next.model);
       require_alike(*next.model, *runner_->model().model);
       next_model_ = std::move(next);
-    } catch (const std::exception& error) {
+    } catch (const Error& error) {
       trouble = std::current_exception();
       said = error.what();
+    } catch (...) {  // the contract: whatever keeps a model from being read, memory that is short too, costs the reload alone
+      said = concat(checkpoint.string(), ": ", message_of(std::current_exception()));
+      trouble = std::make_exception_ptr(CheckpointError(said));
     }
     const std::string agreed = control().agree(said);
     if (agreed.empty()) return nullptr;
@@ -315,6 +325,7 @@ class Engine::Impl {
     } else if (ranks_ > 1) {
       std::rethrow_exception(failure);  // ends the process, and with it the job: the others wait for this rank
     }
+    inbox_.note_failure_told();
   }
 
   const TokenTexts texts_;
@@ -347,6 +358,7 @@ uint64_t Engine::submit(GenerationRequest request, Listener listener) { return i
 void Engine::cancel(uint64_t id) { impl_->inbox().cancel(id); }
 EngineStatus Engine::status() const { return impl_->inbox().status(); }
 void Engine::drain() { impl_->inbox().drain(); }
-void Engine::reload(const std::filesystem::path& checkpoint) { impl_->reload(checkpoint); }
+void Engine::reload(const std::filesystem::path& checkpoint) { begin_reload(checkpoint).get(); }
+std::future<void> Engine::begin_reload(const std::filesystem::path& checkpoint) { return impl_->begin_reload(checkpoint); }
 
 }  // namespace pimoe

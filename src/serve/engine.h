@@ -8,6 +8,7 @@
 #include <exception>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,9 +34,11 @@ struct EngineStatus {
   uint64_t prefix_hit_tokens = 0;  ///< of prompts, found in the prefix cache
   double last_step_seconds = 0.0;
   std::vector<double>
-      expert_utilization;  ///< [E] share of all slots so far that each expert got, over MoE layers and ranks; empty without any
-  int64_t step = 0;        ///< of training, of the checkpoint that new requests are answered with
-  std::string checkpoint;  ///< its folder
+      expert_utilization;             ///< [E] share of all slots so far that each expert got, over MoE layers and ranks; empty without any
+  std::vector<int64_t> expert_slots;  ///< [E] likewise, slots; they count anew with another checkpoint. Empty before the first request
+  int64_t most_tokens = 0;            ///< of one text, prompt and new ones: what the model sees and a rank's pages hold
+  int64_t step = 0;                   ///< of training, of the checkpoint that new requests are answered with
+  std::string checkpoint;             ///< its folder
 };
 
 /// Continuous batching over one loaded model. Each step computes, in one forward pass, a token of every text that goes on and a chunk of the
@@ -55,6 +58,10 @@ class Engine {
   using Listener = GenerationListener;
   /// The queue has max_queue requests: try again later.
   struct QueueFull : Error {
+    using Error::Error;
+  };
+  /// Of a reload: another was asked for before it began.
+  struct Replaced : Error {
     using Error::Error;
   };
   /// The engine drains, or has failed: it takes no more.
@@ -84,13 +91,17 @@ class Engine {
   /// The listener hears kCancelled, if nothing else has ended the request before the next step; an id that has ended is ignored.
   void cancel(uint64_t id);
   EngineStatus status() const;
-  /// Takes no more, and returns when all that were taken have ended.
+  /// Takes no more, and returns when all that were taken have ended; if a step has failed, when on_failure has returned.
   void drain();
   /// Requests that have begun end with the weights they began with; those that wait, and new ones, wait for these to end and take the new.
   /// Steps stand still while weights are read, and until the last old text has ended both models are in memory.
   /// @returns when the weights are read
-  /// @throws what the loader does, and changes nothing then; ConfigError where the new model has another vocabulary or length
+  /// @throws what the loader does, and changes nothing then: CheckpointError naming the checkpoint for what is no Error, as memory that is short;
+  ///         ConfigError where the new model has another vocabulary, length, or number of experts, choices or layers of them; Replaced
   void reload(const std::filesystem::path& checkpoint);
+  /// As reload, without waiting: the future is ready when the weights are read, and throws what reload does. One that has not begun to be read gives way to
+  /// this one. @throws ConfigError without a loader; Closed
+  std::future<void> begin_reload(const std::filesystem::path& checkpoint);
 
  private:
   class Impl;

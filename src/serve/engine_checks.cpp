@@ -53,6 +53,11 @@ void require_alike(const Transformer& model, const Transformer& before) {
   };
   require("model.vocabulary", model.config().vocabulary, before.config().vocabulary);
   require("model.sequence_length", model.config().sequence_length, before.config().sequence_length);
+  require("layers with experts", model.config().moe_layers(), before.config().moe_layers());
+  if (model.config().moe_layers() > 0) {  // what is counted of experts, and what clients were told of them
+    require("model.moe.experts", model.config().moe.experts, before.config().moe.experts);
+    require("model.moe.choices", model.config().moe.choices, before.config().moe.choices);
+  }
   require("bytes of a position's keys and values", KeyValueCache::bytes_of_page(model.config(), model.dtype(), 1),
           KeyValueCache::bytes_of_page(before.config(), before.dtype(), 1));
 }

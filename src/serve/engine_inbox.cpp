@@ -5,6 +5,14 @@
 #include <utility>
 
 namespace pimoe {
+namespace {
+
+void end_all(std::vector<EngineInbox::Reload>& reloads, const std::exception_ptr& why) {
+  for (EngineInbox::Reload& reload : reloads) reload.done.set_exception(why);
+  reloads.clear();
+}
+
+}  // namespace
 
 EngineInbox::EngineInbox(const EngineLimits& limits, EngineStatus status)
     : max_queue_(limits.max_queue), queue_{limits.max_queue, limits.has_several_clients}, status_(std::move(status)) {}
@@ -40,6 +48,7 @@ void EngineInbox::cancel(uint64_t id) {
 std::future<void> EngineInbox::reload(const std::filesystem::path& checkpoint) {
   const std::lock_guard lock(mutex_);
   if (closing_ || failed_) throw Engine::Closed("the engine has ended");
+  end_all(reloads_, std::make_exception_ptr(Engine::Replaced(concat(checkpoint.string(), " was asked for before this one began"))));
   reloads_.push_back({checkpoint, {}});
   wake_.notify_all();
   return reloads_.back().done.get_future();
@@ -48,7 +57,7 @@ std::future<void> EngineInbox::reload(const std::filesystem::path& checkpoint) {
 void EngineInbox::drain() {
   std::unique_lock lock(mutex_);
   draining_ = true;
-  ended_.wait(lock, [&] { return unended_ == 0 || failed_; });
+  ended_.wait(lock, [&] { return failed_ ? failure_is_told_ : unended_ == 0; });
 }
 
 void EngineInbox::close() {
@@ -112,8 +121,7 @@ void EngineInbox::note_heard() {
 std::vector<std::unique_ptr<ServedText>> EngineInbox::fail(const std::exception_ptr& failure) {
   const std::lock_guard lock(mutex_);
   failed_ = true;
-  for (Reload& reload : reloads_) reload.done.set_exception(failure);
-  reloads_.clear();
+  end_all(reloads_, failure);
   return std::exchange(texts_, {});
 }
 
@@ -121,7 +129,17 @@ void EngineInbox::note_all_heard() {
   const std::lock_guard lock(mutex_);
   status_.waiting = unended_ = 0;
   waiting_of_.clear();
+}
+
+void EngineInbox::note_failure_told() {
+  const std::lock_guard lock(mutex_);
+  failure_is_told_ = true;
   ended_.notify_all();
+}
+
+void EngineInbox::end_reloads(const std::exception_ptr& why) {
+  const std::lock_guard lock(mutex_);
+  end_all(reloads_, why);
 }
 
 }  // namespace pimoe

@@ -39,7 +39,7 @@ class EngineInbox {
   // Of any thread; Engine says what they throw.
   uint64_t submit(GenerationRequest request, GenerationListener listener, int64_t beginning);
   void cancel(uint64_t id);
-  /// @returns ready when the weights are read
+  /// Takes the place of those that have not begun. @returns ready when the weights are read
   std::future<void> reload(const std::filesystem::path& checkpoint);
   void drain();
   void close();
@@ -60,6 +60,10 @@ class EngineInbox {
   /// The engine takes no more. @returns the texts that it has not taken
   std::vector<std::unique_ptr<ServedText>> fail(const std::exception_ptr& failure);
   void note_all_heard();
+  /// Whoever is to hear of the failure has: who drains may go on.
+  void note_failure_told();
+  /// Those that have not begun.
+  void end_reloads(const std::exception_ptr& why);
 
  private:
   void waits_no_more(size_t client);
@@ -76,6 +80,7 @@ class EngineInbox {
   std::map<size_t, int64_t> waiting_of_;  ///< requests of each client that have not begun
   int64_t unended_ = 0;
   bool draining_ = false, closing_ = false, failed_ = false;
+  bool failure_is_told_ = false;
   EngineStatus status_;
 };
 

@@ -1,5 +1,6 @@
 #include "serve/engine_source.h"
 
+#include "parallel/device.h"
 #include "serve/engine.h"
 
 namespace pimoe {
@@ -32,7 +33,20 @@ std::vector<CompletionSource::Number> EngineSource::numbers() const {
           {"checkpoint_step", "Step of training of the checkpoint that is served", number(status.step)}};
 }
 
+CompletionSource::State EngineSource::state() const {
+  const EngineStatus status = engine_.status();
+  return {.running = status.running,
+          .waiting = status.waiting,
+          .free_pages = status.free_pages,
+          .step_seconds = status.last_step_seconds,
+          .generated_tokens = status.generated_tokens,
+          .expert_slots = status.expert_slots,
+          .memory_bytes = memory_use(device_).now_bytes};
+}
+
 std::vector<double> EngineSource::expert_shares() const { return engine_.status().expert_utilization; }
+
+int64_t EngineSource::most_tokens() const { return engine_.status().most_tokens; }
 
 int64_t EngineSource::step() const { return engine_.status().step; }
 

@@ -50,6 +50,7 @@ struct GeneratedToken {
 struct GenerationUpdate {
   std::vector<GeneratedToken> tokens;
   std::optional<GenerationEnding> ending;
+  std::optional<int64_t> step;  ///< of training, of the weights that continue the text; none where nothing was computed
   std::string tail;   ///< with kEndOfDocument and kCancelled: text that was held back, of no token of this update, and belongs to the text
   std::string error;  ///< with kFailed
 };

@@ -89,8 +89,8 @@ void HttpConnection::post_for(uint64_t number, Work work) {
 }
 
 void HttpConnection::on_request(HttpRequest request) {
-  hub_.set_waiting(this, false);
   ++exchange_;
+  is_reading_body_ = false;
   is_answering_ = true;
   watch_client();
   const auto exchange = std::make_shared<Exchange>(shared_from_this(), std::move(request));
@@ -104,7 +104,9 @@ void HttpConnection::on_request(HttpRequest request) {
 
 void HttpConnection::refuse(int status, const std::string& why) {
   hub_.count_refused();
+  hub_.set_waiting(this, false);
   keeps_open_ = false;
+  is_reading_body_ = false;
   is_answering_ = true;
   if (request_id_.empty()) request_id_ = new_request_id();
   respond(hub_.handler.refusal(status, why));
@@ -132,12 +134,15 @@ void HttpConnection::respond(HttpResponse response) {
 
 void HttpConnection::begin_stream(const HttpResponse& head) {
   is_streaming_ = true;
+  largest_chunk_ = 0;
   write(head_of(head, /*is_stream=*/true));
 }
 
 void HttpConnection::send_chunk(const std::string& chunk) {
   if (chunk.empty()) return;  // an empty chunk would be the end
-  if (unsent_bytes_ + chunk.size() > hub_.limits.unsent_bytes) return client_left();
+  largest_chunk_ = std::max<uint64_t>(largest_chunk_, chunk.size());
+  // Nobody can have read of a large chunk what was handed over a moment ago: it does not count.
+  if (unsent_bytes_ > hub_.limits.unsent_bytes + largest_chunk_) return client_left();
   if (!is_chunked_) return write(chunk);
   std::array<char, 32> size{};
   std::snprintf(size.data(), size.size(), "%zx\r\n", chunk.size());

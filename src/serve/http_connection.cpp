@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <random>
 
@@ -20,6 +21,8 @@ namespace http = beast::http;
 constexpr size_t kReadBytes = 64 << 10;
 constexpr size_t kLongestId = 64;
 constexpr int kUnsentInKernel = 32 << 10;  // bytes of a connection, besides what is on its way
+constexpr auto kBetweenCancels = std::chrono::milliseconds(50);
+constexpr int kMostCancels = 10;  // before the connection is closed without a word
 
 bool is_name(std::string_view text) {
   const auto is_plain = [](char letter) {
@@ -89,13 +92,21 @@ HttpConnection::~HttpConnection() {
 
 void HttpConnection::arm(double seconds) {
   is_late_ = false;
-  deadline_.expires_after(std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds)));
-  deadline_.async_wait([self = weak_from_this(), number = ++armed_](boost::system::error_code cancelled) {
+  expire_after(std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds)), ++armed_, 0);
+}
+
+void HttpConnection::expire_after(std::chrono::steady_clock::duration time, uint64_t number, int cancels) {
+  deadline_.expires_after(time);
+  deadline_.async_wait([self = weak_from_this(), number, cancels](boost::system::error_code cancelled) {
     const auto connection = self.lock();
     if (cancelled || !connection || connection->armed_ != number) return;
     connection->is_late_ = true;
+    if (cancels == kMostCancels) return connection->close();
     boost::system::error_code ignored;
     connection->socket_.cancel(ignored);
+    // Of a read or write in several pieces one may have ended and the next not begun: then there was nothing to cancel. Of a client that never pauses
+    // it may always be so.
+    connection->expire_after(kBetweenCancels, number, cancels + 1);
   });
 }
 
@@ -133,6 +144,7 @@ void HttpConnection::read_head() {
 }
 
 void HttpConnection::on_head() {
+  hub_.set_waiting(this, false);
   const auto& message = parser_->get();
   HttpRequest head = fields_of(message, peer_);
   request_id_ = head.request_id;
@@ -152,6 +164,7 @@ void HttpConnection::on_head() {
     return refuse(503, "requests fill the memory that they may have");
   }
   if (parser_->is_done()) return on_request(std::move(head));
+  is_reading_body_ = true;
   if (beast::iequals(message[http::field::expect], "100-continue")) {
     arm(hub_.limits.write_seconds);
     static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -168,13 +181,21 @@ void HttpConnection::on_head() {
 
 void HttpConnection::read_body(HttpRequest head) {
   arm(hub_.limits.body_seconds);
-  http::async_read(socket_, buffer_, *parser_,
-                   [self = shared_from_this(), request = std::move(head)](boost::system::error_code error, size_t) mutable {
-                     self->disarm();
-                     if (error) return self->on_read_error(error);
-                     request.body = std::move(self->parser_->get().body());
-                     self->on_request(std::move(request));
-                   });
+  parser_->eager(true);
+  read_more_of_body(std::move(head));
+}
+
+void HttpConnection::read_more_of_body(HttpRequest head) {
+  // Piece by piece, so that between two a client that never pauses is seen to be late.
+  http::async_read_some(socket_, buffer_, *parser_,
+                        [self = shared_from_this(), request = std::move(head)](boost::system::error_code error, size_t) mutable {
+                          const bool is_done = self->parser_->is_done();
+                          if (!error && !is_done && !self->is_late_) return self->read_more_of_body(std::move(request));
+                          self->disarm();
+                          if (error || !is_done) return self->on_read_error(error);
+                          request.body = std::move(self->parser_->get().body());
+                          self->on_request(std::move(request));
+                        });
 }
 
 void HttpConnection::on_read_error(boost::system::error_code error) {
@@ -192,7 +213,7 @@ void HttpConnection::on_read_error(boost::system::error_code error) {
 
 void HttpConnection::request_close(bool answering) {
   net::post(socket_.get_executor(), [self = shared_from_this(), answering] {
-    if (!self->is_answering_) return self->close();
+    if (!self->is_answering_ && !self->is_reading_body_) return self->close();
     if (answering) self->client_left();
   });
 }

@@ -12,6 +12,7 @@
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <list>
@@ -81,7 +82,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   HttpConnection(const HttpConnection&) = delete;
   HttpConnection& operator=(const HttpConnection&) = delete;
 
-  /// Closes it, from any thread. @param answering  also where a request is being answered
+  /// Closes it, from any thread. @param answering  also where a request's body is coming, or is being answered
   void request_close(bool answering);
 
  private:
@@ -93,6 +94,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void read_head();
   void on_head();
   void read_body(HttpRequest head);
+  void read_more_of_body(HttpRequest head);
   void on_request(HttpRequest request);
   void on_read_error(boost::system::error_code error);
 
@@ -114,7 +116,9 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void discard_rest();
   void close();
 
+  /// From then on what is read or written is cancelled, until disarm().
   void arm(double seconds);
+  void expire_after(std::chrono::steady_clock::duration time, uint64_t number, int cancels);
   void disarm();
 
   tcp::socket socket_;
@@ -130,7 +134,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   int64_t bytes_taken_ = 0;  ///< of the hub
 
   // Of the exchange.
-  uint64_t exchange_ = 0;  ///< the number of the newest
+  uint64_t exchange_ = 0;         ///< the number of the newest
+  bool is_reading_body_ = false;  ///< of a request that was not refused by its head
   bool is_answering_ = false;
   bool is_streaming_ = false;
   bool is_ended_ = false;  ///< all of the answer is in out_
@@ -144,6 +149,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   std::deque<std::string> out_;
   uint64_t unsent_bytes_ = 0;
+  uint64_t largest_chunk_ = 0;  ///< of the stream
   bool is_writing_ = false;
   bool is_closed_ = false;
   std::string discarded_;

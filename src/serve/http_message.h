@@ -54,7 +54,8 @@ class HttpExchange {
 class HttpHandler {
  public:
   virtual ~HttpHandler() = default;
-  /// Looks at a request before its body is read. @returns the answer that refuses it, nothing where the body may come. Must not block
+  /// Looks at a request before its body is read. @returns the answer that refuses it, nothing where the body may come. Must not block. An exception
+  /// closes the connection
   virtual std::optional<HttpResponse> refuse_head(const HttpRequest& head) = 0;
   /// Answers, now or later. Must not block for long: a few threads serve all connections. An exception ends the connection's answer with 500
   virtual void answer(std::shared_ptr<HttpExchange> exchange) = 0;

@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <exception>
 #include <thread>
 
 namespace pimoe {
@@ -36,7 +37,7 @@ net::ip::address address_of(const std::string& host) {
   boost::system::error_code wrong;
   const auto address = net::ip::make_address(host == "localhost" ? "127.0.0.1" : host, wrong);
   if (wrong)
-    throw ConfigError(concat("--host '", host, "' is no IP address: 127.0.0.1 (this machine alone), 0.0.0.0 (all interfaces), ::1"));
+    throw UsageError(concat("--host '", host, "' is no IP address: 127.0.0.1 (this machine alone), 0.0.0.0 (all interfaces), ::1"));
   return address;
 }
 
@@ -57,6 +58,7 @@ class HttpServer::Impl {
   Impl(const std::string& host, int port, const HttpLimits& limits, HttpHandler& handler, Logger& log)
       : hub_(limits, handler, log), acceptor_(net::make_strand(context_)), pause_(acceptor_.get_executor()) {
     hub_.limits.connections = connections_that_fit(limits.connections, log);
+    hub_.limits.bodies_bytes = std::max(limits.bodies_bytes, static_cast<int64_t>(limits.body_bytes));  // each may come, if alone
     const tcp::endpoint endpoint(address_of(host), static_cast<uint16_t>(port));
     try {
       acceptor_.open(endpoint.protocol());
@@ -71,10 +73,7 @@ class HttpServer::Impl {
     for (int64_t index = 0; index < limits.threads; ++index) threads_.push_back(quiet_thread([this] { run(); }));
   }
 
-  ~Impl() {
-    stop(0);
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~Impl() { stop(0); }
 
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -83,6 +82,7 @@ class HttpServer::Impl {
   Counts counts() const { return hub_.counts(); }
 
   void stop(double seconds) {
+    if (threads_.empty()) return;
     net::post(acceptor_.get_executor(), [this] {
       boost::system::error_code ignored;
       acceptor_.close(ignored);
@@ -101,9 +101,22 @@ class HttpServer::Impl {
   void finish() {
     work_.reset();
     context_.stop();
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
   }
 
-  void run() { context_.run(); }
+  void run() {
+    while (true) {
+      try {
+        context_.run();
+        return;
+      } catch (const std::exception& error) {  // the contract: it costs one client its connection, which goes with what has thrown
+        hub_.log.error(concat("a connection is closed: ", error.what()));
+      } catch (...) {
+        hub_.log.error("a connection is closed: unknown error");
+      }
+    }
+  }
 
   void accept() {
     acceptor_.async_accept(net::make_strand(context_), [this](boost::system::error_code error, tcp::socket socket) {
@@ -115,7 +128,11 @@ class HttpServer::Impl {
         });
         return;
       }
-      HttpConnection::start(std::move(socket), hub_);
+      try {
+        HttpConnection::start(std::move(socket), hub_);
+      } catch (const std::exception& trouble) {  // whatever this one lacks, the next may have it
+        hub_.log.error(concat("a connection is closed: ", trouble.what()));
+      }
       accept();
     });
   }

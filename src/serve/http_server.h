@@ -14,13 +14,13 @@ struct HttpLimits {
   int64_t threads = 4;
   uint32_t header_bytes = 16 << 10;  ///< of a request's head: 431
   uint64_t body_bytes = 1 << 20;     ///< of a request: 413
-  int64_t bodies_bytes = 256 << 20;  ///< of all requests that are being read or answered: 503
-  uint64_t unsent_bytes = 1 << 20;   ///< of a stream that its client does not read: then the client is taken to have left
-  int64_t connections = 4096;        ///< beyond them the one that has been idle longest goes; 503 where none is idle
-  double header_seconds = 10.0;      ///< from a request's first byte to the end of its head: 408
-  double body_seconds = 60.0;        ///< from there to the end of its body: 408
-  double idle_seconds = 75.0;        ///< of a connection without a request
-  double write_seconds = 30.0;       ///< for a piece of an answer: a client that does not take it in that time has left
+  int64_t bodies_bytes = 256 << 20;  ///< of all requests that are being read or answered: 503; at least body_bytes
+  uint64_t unsent_bytes = 1 << 20;  ///< of a stream, beside one chunk, that its client does not read: then the client is taken to have left
+  int64_t connections = 4096;       ///< beyond them the one that has been idle longest goes; 503 where none is idle
+  double header_seconds = 10.0;     ///< from a request's first byte to the end of its head: 408
+  double body_seconds = 60.0;       ///< from there to the end of its body: 408
+  double idle_seconds = 75.0;       ///< of a connection without a request
+  double write_seconds = 30.0;      ///< for a piece of an answer: a client that does not take it in that time has left
 };
 
 /// HTTP/1.1 for many clients on a few threads, asynchronous: a connection without traffic costs memory alone. Keeps connections open between requests,
@@ -30,14 +30,15 @@ struct HttpLimits {
 class HttpServer {
  public:
   /// Listens at once. @param port  0: any that is free
-  /// @throws ConfigError where the host is no address, IoError where the port is taken or may not be used
+  /// @throws UsageError where the host is no address, IoError where the port is taken or may not be used
   HttpServer(const std::string& host, int port, const HttpLimits& limits, HttpHandler& handler, Logger& log);
   ~HttpServer();  ///< as stop(0)
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
 
   int port() const;
-  /// Takes no new connections, closes those without a request, waits up to `seconds` for the answers of the others, and closes these too.
+  /// Takes no new connections, closes those without a request, waits up to `seconds` for the answers of the others, and closes these too. The handler
+  /// is not called any more when it returns; exchanges that somebody still holds may be used, to no effect, as long as the server lives.
   void stop(double seconds);
 
   struct Counts {

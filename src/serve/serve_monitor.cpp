@@ -1,8 +1,10 @@
 #include "serve/serve_monitor.h"
 
+#include "base/errors.h"
 #include "base/text.h"
 
 #include <chrono>
+#include <system_error>
 
 namespace pimoe {
 namespace {
@@ -37,7 +39,11 @@ ServeMonitorConfig read_serve_monitor(const std::filesystem::path& file) {
 ServeMonitor::ServeMonitor(const ServeMonitorConfig& config, const std::string& source, Logger& log) {
   if (config.alerts.empty()) return;
   const auto file = [&](const char* name) { return config.folder.empty() ? std::filesystem::path() : config.folder / name; };
-  if (!config.folder.empty()) std::filesystem::create_directories(config.folder);
+  if (!config.folder.empty()) {
+    std::error_code wrong;
+    std::filesystem::create_directories(config.folder, wrong);
+    if (wrong) throw IoError(concat("monitor.folder (", config.folder.string(), ") cannot be made: ", wrong.message()), wrong.value());
+  }
   alerts_.emplace(config.alerts,
                   AlertPlaces{.state = file("alerts.json"),
                               .lines = file("alerts.jsonl"),

@@ -22,7 +22,7 @@ enum class ModelSpread {
 struct LoadedModel {
   /// @param checkpoint  a step-* folder or a run folder; whatever layout wrote it. Shared: rank 0 finds it and reads its configuration
   /// @param change      made to the checkpoint's configuration before the model is built; null: none
-  /// @throws CheckpointError, ConfigError. With kShared collective
+  /// @throws CheckpointError, ConfigError, IoError; with kShared the same on every rank, also for what goes wrong on one alone. With kShared collective
   LoadedModel(const std::filesystem::path& checkpoint, const MpiSession& session, ModelSpread spread = ModelSpread::kWhole,
               const std::function<void(TrainConfig&)>& change = nullptr);
 

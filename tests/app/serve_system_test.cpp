@@ -29,8 +29,8 @@ class ServeCommand : public User {
   }
   std::string log() const { return read_file(folder_ / "background.txt"); }
   /// Waits until the log has a text; a minute is far more than it takes.
-  bool says(const std::string& text) const {
-    for (int tries = 0; tries < 1200; ++tries) {
+  bool says(const std::string& text, int seconds = 60) const {
+    for (int tries = 0; tries < 20 * seconds; ++tries) {
       if (log().find(text) != std::string::npos) return true;
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
@@ -49,6 +49,16 @@ class ServeCommand : public User {
     Client client(port_);
     client.get("/v1/models");
     return nlohmann::json::parse(client.response().body).at("data").at(0).at("pimoe").at("step");
+  }
+  /// @returns the process of that rank, 0 where there is none
+  pid_t rank(int number) const {
+    for (const pid_t process : ranks()) {
+      const std::string variables = read_file(concat("/proc/", process, "/environ"));
+      for (const char* name : {"OMPI_COMM_WORLD_RANK=", "PMI_RANK="}) {
+        if (variables.find(concat(name, number) + '\0') != std::string::npos) return process;
+      }
+    }
+    return 0;
   }
   void TearDown() override {
     if (group_ > 0) ::kill(-group_, SIGKILL);
@@ -121,7 +131,8 @@ TEST_F(ServeCommand, TakesANewerCheckpointWithoutDroppingARequest) {
   train("train.steps=15");
   run("for file in runs/tiny/checkpoints/step-00000015/*.h5; do truncate -s -1 $file; done");
   ::kill(group_, SIGHUP);
-  std::this_thread::sleep_for(std::chrono::seconds(1));
+  ASSERT_TRUE(says("no reload, step 10 is served as before: ")) << log();
+  EXPECT_NE(log().find("step-00000015: rank-0000-of-0001-part-000.h5"), std::string::npos) << log();
   EXPECT_EQ(served_step(), 10) << log();
   EXPECT_EQ(ask().status, 200);
 }
@@ -142,24 +153,61 @@ TEST_F(ServeCommand, AnswersOnTwoRanksAndEndsWhenOneIsKilled) {
   EXPECT_FALSE(Client(port_).is_connected());
 }
 
+// The other rank stands still, and the reload waits for it.
+TEST_F(ServeCommand, HearsThatItIsToLeaveWhileAReloadWaits) {
+  prepare();
+  train("train.steps=5");
+  serve("", "$MPIRUN -n 2 $PIMOE");
+  const pid_t first = rank(0), other = rank(1);
+  ASSERT_GT(first, 0);
+  ASSERT_GT(other, 0);
+  ::kill(other, SIGSTOP);
+  train("train.steps=10");
+  ::kill(first, SIGHUP);
+  std::this_thread::sleep_for(std::chrono::seconds(2));  // it finds the newer one, and asks for it
+  ::kill(first, SIGTERM);
+  const bool leaves = says("leaving: ", 20);
+  ::kill(other, SIGCONT);
+  EXPECT_TRUE(leaves) << log();
+  EXPECT_EQ(wait_for(std::exchange(group_, 0)), 0) << log();
+  EXPECT_EQ(log().find("from now on"), std::string::npos) << log();
+}
+
+TEST_F(ServeCommand, TakesWhatItsOptionsLeaveRoomFor) {
+  prepare();
+  train("train.steps=5");
+  write("chat.jinja", "{% for message in messages %}{{ message.content }}{% endfor %}");
+  // A page of this model has 2 layers * 16 positions * 2 * 16 numbers of 4 bytes: three of them are 48 positions of 64.
+  serve("--max-queue 2 --memory-budget 12288 --chat-template chat.jinja");
+  Client chat(port_);
+  chat.post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "the 3"}]})");
+  EXPECT_EQ(chat.response().status, 200) << log();
+  EXPECT_EQ(ask(R"({"prompt": "the", "n": 2, "max_tokens": 1})").status, 200);
+  const auto many = ask(R"({"prompt": "the", "n": 3, "max_tokens": 1})");
+  EXPECT_EQ(many.status, 400) << "and not 429, which says that it may come true: " << many.body;
+}
+
 TEST_F(ServeCommand, RefusesToStartWhereItWouldNotBeSafeOrCannotServe) {
   prepare();
   train("train.steps=5");
   write("keys", "alice tooshort\n");
   write("good", "alice 0123456789abcdef\n");
+  write("monitor.yaml", "monitor: {folder: keys/alerts, alerts: [{when: \"texts_waiting > 2\"}]}\n");
   struct Case {
     const char* options;
     int code;
     const char* said;
   };
-  for (const Case& refused : {Case{"--checkpoint runs/tiny --host 0.0.0.0", 64, "--api-key-file"},
-                              Case{"--checkpoint runs/tiny --host :: --port 0", 64, "--api-key-file"},
-                              Case{"--checkpoint runs/tiny --api-key-file keys", 65, "keys:1"},
-                              Case{"--checkpoint runs/tiny --api-key-file nowhere", 74, "nowhere"},
-                              Case{"--checkpoint runs/tiny --api-key-file good --host here", 78, "--host"},
-                              Case{"--checkpoint nowhere", 65, "nowhere"}, Case{"--checkpoint runs/tiny --max-batch 0", 64, "--max-batch"},
-                              Case{"--checkpoint runs/tiny --memory-budget 10", 78, "memory-budget"},
-                              Case{"--checkpoint runs/tiny --chat-template nowhere", 74, "nowhere"}, Case{"", 64, "--checkpoint"}}) {
+  for (const Case& refused :
+       {Case{"--checkpoint runs/tiny --host 0.0.0.0", 64, "--api-key-file"},
+        Case{"--checkpoint runs/tiny --host :: --port 0", 64, "--api-key-file"},
+        Case{"--checkpoint runs/tiny --api-key-file keys", 65, "keys:1"},
+        Case{"--checkpoint runs/tiny --api-key-file nowhere", 65, "nowhere"},
+        Case{"--checkpoint runs/tiny --api-key-file good --host here", 64, "--host"}, Case{"--checkpoint nowhere", 65, "nowhere"},
+        Case{"--checkpoint runs/tiny --max-batch 0", 64, "--max-batch"},
+        Case{"--checkpoint runs/tiny --memory-budget 10", 64, "memory-budget"},
+        Case{"--checkpoint runs/tiny --chat-template nowhere", 74, "nowhere"},
+        Case{"--checkpoint runs/tiny --monitor monitor.yaml", 74, "monitor.folder (keys/alerts)"}, Case{"", 64, "--checkpoint"}}) {
     const Outcome outcome = run(concat("timeout 60 $PIMOE serve ", refused.options));
     EXPECT_EQ(outcome.code, refused.code) << refused.options << outcome.err;
     EXPECT_NE(outcome.err.find(refused.said), std::string::npos) << refused.options << outcome.err;

@@ -117,6 +117,26 @@ TEST_F(CompletionServiceTest, GivesAChatAllTheRoomThatIsLeft) {
   EXPECT_EQ(request.max_tokens, 4096 - static_cast<int64_t>(request.prompt.size()));
 }
 
+TEST_F(CompletionServiceTest, GivesAChatNoMoreRoomThanThePagesHave) {
+  source_.script = "z";
+  source_.most = 50;
+  serve();
+  EXPECT_EQ(post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "the"}]})").status, 200);
+  const auto request = source_.requests().front();
+  EXPECT_EQ(request.max_tokens, 50 - static_cast<int64_t>(request.prompt.size()));
+}
+
+TEST_F(CompletionServiceTest, NamesTheCheckpointThatHasAnsweredAndNotTheOneThatWasAsked) {
+  source_.weights = 43;  // those of step 42 were replaced while the text waited
+  serve();
+  EXPECT_EQ(json(post("/v1/completions", R"({"prompt": "the", "max_tokens": 3})").body).at("system_fingerprint"), "step-00000043");
+  for (const std::string& line : events(post("/v1/completions", R"({"prompt": "the", "max_tokens": 3, "stream": true})").body)) {
+    if (line != "[DONE]") {
+      EXPECT_EQ(json(line).at("system_fingerprint"), "step-00000043") << line;
+    }
+  }
+}
+
 TEST_F(CompletionServiceTest, DrawsEachOfSeveralChoicesWithASeedOfItsOwn) {
   serve();
   const auto answer = json(post("/v1/completions", R"({"prompt": ["the", "cats"], "n": 2, "seed": 7, "max_tokens": 2})").body);
@@ -226,6 +246,14 @@ TEST_F(CompletionServiceTest, SaysLaterWhereTheQueueIsFullAndCancelsWhatItHadTak
   const auto response = post("/v1/completions", R"({"prompt": ["a", "b", "c"], "max_tokens": 26})");
   EXPECT_EQ(response.status, 429) << response.body;
   EXPECT_NE(response.head.find("Retry-After: 1"), std::string::npos);
+  EXPECT_TRUE(comes_true([&] { return source_.cancelled() == 2 && source_.running() == 0; }));
+}
+
+TEST_F(CompletionServiceTest, CancelsWhatItHadTakenWhateverGoesWrong) {
+  source_.breaks_at = 3;
+  source_.pause = std::chrono::milliseconds(100);
+  serve();
+  EXPECT_EQ(post("/v1/completions", R"({"prompt": ["a", "b", "c"], "max_tokens": 26})").status, 500);
   EXPECT_TRUE(comes_true([&] { return source_.cancelled() == 2 && source_.running() == 0; }));
 }
 

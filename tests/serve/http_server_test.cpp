@@ -2,7 +2,11 @@
 
 #include "serve/served.h"
 
+#include <atomic>
 #include <map>
+#include <memory>
+#include <stdexcept>
+#include <thread>
 
 namespace pimoe {
 namespace {
@@ -122,6 +126,79 @@ TEST_F(HttpServerTest, WaitsForNobodyLongerThanItSays) {
   EXPECT_TRUE(idle.is_closed());
 }
 
+// Of such a client every read ends at once: there is none that the deadline could cancel.
+TEST_F(HttpServerTest, ABodyThatComesWithoutAPauseHasADeadlineToo) {
+  limits_.body_seconds = 0.3;
+  limits_.body_bytes = limits_.bodies_bytes = 1 << 30;
+  serve();
+  Client busy = client();
+  busy.send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n");
+  std::string chunks;
+  for (int count = 0; count < 10'000; ++count) chunks += "1\r\n \r\n";
+  const auto begun = std::chrono::steady_clock::now();
+  const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count(); };
+  while (server_->counts().refused == 0 && seconds() < 20 && busy.send(chunks)) {
+  }
+  EXPECT_LT(seconds(), 10);
+  EXPECT_TRUE(comes_true([&] { return server_->counts().body_bytes == 0; }));
+}
+
+TEST_F(HttpServerTest, ARequestWhoseBodyIsComingIsNotIdle) {
+  limits_.connections = 2;
+  serve();
+  Client slow = client();
+  const std::string body = kAsk;
+  slow.send(concat("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ", body.size(),
+                   "\r\n\r\n", body.substr(0, 5)));
+  ASSERT_TRUE(comes_true([&] { return server_->counts().body_bytes > 0; }));
+  EXPECT_EQ(server_->counts().idle, 0);
+  std::vector<Client> others;
+  for (int count = 0; count < 5; ++count) {
+    others.push_back(client());
+    others.back().get("/health");
+    EXPECT_EQ(others.back().response().status, 200) << count;
+  }
+  slow.send(body.substr(5));
+  EXPECT_EQ(slow.response().status, 200) << "the others have made room for each other";
+}
+
+TEST_F(HttpServerTest, WaitsForTheRestOfABodyBeforeItLeaves) {
+  serve();
+  Client slow = client();
+  const std::string body = kAsk;
+  slow.send(concat("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ", body.size(),
+                   "\r\n\r\n", body.substr(0, 5)));
+  ASSERT_TRUE(comes_true([&] { return server_->counts().body_bytes > 0; }));
+  std::thread leaving([&] { server_->stop(10); });
+  EXPECT_TRUE(comes_true([&] { return !client().is_connected(); }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  slow.send(body.substr(5));
+  EXPECT_EQ(slow.response().status, 200);
+  leaving.join();
+}
+
+TEST_F(HttpServerTest, TakesTheLargestBodyThoughAllTogetherMayHaveLess) {
+  limits_.bodies_bytes = 1000;
+  limits_.body_bytes = 5000;
+  serve();
+  Client chunks = client();
+  chunks.send(
+      concat("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+             "10\r\n", std::string(kAsk).substr(0, 16), "\r\n", "12\r\n", std::string(kAsk).substr(16), "\r\n0\r\n\r\n"));
+  EXPECT_EQ(chunks.response().status, 200);
+}
+
+TEST_F(HttpServerTest, AClientThatReadsGetsAChunkThatIsLargerThanWhatMayBeUnsent) {
+  limits_.unsent_bytes = 64 << 10;
+  source_.token_bytes = 400'000;
+  serve();
+  const auto response = post("/v1/completions", R"({"prompt": "the", "max_tokens": 1, "stream": true})");
+  EXPECT_EQ(response.status, 200);
+  EXPECT_GT(response.body.size(), 400'000u);
+  EXPECT_TRUE(response.body.ends_with("data: [DONE]\n\n"));
+  EXPECT_EQ(server_->counts().left, 0u);
+}
+
 TEST_F(HttpServerTest, MakesRoomByClosingWhatHasBeenIdleLongest) {
   limits_.connections = 20;
   serve();
@@ -228,6 +305,63 @@ TEST_F(HttpServerTest, LeavesInTimeThoughAnAnswerIsStillOnItsWay) {
   server_->stop(0.1);
   EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(20)) << "a token takes 30";
   EXPECT_TRUE(comes_true([&] { return source_.cancelled() == 1; })) << "and its text is cancelled";
+}
+
+/// Throws where its contract says that nothing may be thrown.
+class BrokenHandler : public HttpHandler {
+ public:
+  std::optional<HttpResponse> refuse_head(const HttpRequest& head) override {
+    if (head.path == "/broken") throw std::runtime_error("the handler is broken");
+    return std::nullopt;
+  }
+  void answer(std::shared_ptr<HttpExchange> exchange) override { exchange->respond({}); }
+  HttpResponse refusal(int status, const std::string& /*why*/) override {
+    HttpResponse response;
+    response.status = status;
+    return response;
+  }
+};
+
+TEST(HttpServer, AnExceptionCostsItsConnectionAlone) {
+  Logger log(1);
+  BrokenHandler handler;
+  HttpServer server("127.0.0.1", 0, {.threads = 2}, handler, log);
+  for (int count = 0; count < 4; ++count) {
+    Client one(server.port());
+    one.get("/broken");
+    EXPECT_EQ(one.read_to_end(), "");
+    EXPECT_TRUE(one.is_closed());
+  }
+  Client other(server.port());
+  other.get("/");
+  EXPECT_EQ(other.response().status, 200);
+}
+
+/// Takes longer than a server that is told to leave waits, and keeps the exchange.
+class SlowHandler : public BrokenHandler {
+ public:
+  void answer(std::shared_ptr<HttpExchange> exchange) override {
+    kept = std::move(exchange);
+    is_asked = true;
+    std::this_thread::sleep_for(std::chrono::seconds(6));
+    is_done = true;
+  }
+  std::shared_ptr<HttpExchange> kept;
+  std::atomic<bool> is_asked = false, is_done = false;
+};
+
+TEST(HttpServer, CallsNobodyOnceItHasStoppedAndItsExchangesMayStillBeUsed) {
+  Logger log(1);
+  SlowHandler handler;
+  HttpServer server("127.0.0.1", 0, {.threads = 2}, handler, log);
+  Client one(server.port());
+  one.get("/");
+  while (!handler.is_asked) std::this_thread::yield();
+  server.stop(0);
+  EXPECT_TRUE(handler.is_done);
+  handler.kept->respond({});
+  handler.kept->send("nobody hears it");
+  handler.kept.reset();
 }
 
 TEST(Loopback, IsWhatNoOtherMachineReaches) {

@@ -10,6 +10,8 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <optional>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -24,7 +26,10 @@ class ScriptedSource : public CompletionSource {
   size_t room = 1000;
   std::atomic<bool> is_closed = false;
   std::atomic<bool> fails = false;
-  size_t token_bytes = 1;  ///< each letter so often
+  size_t token_bytes = 1;          ///< each letter so often
+  int64_t most = 1'000'000;        ///< tokens of a text
+  std::optional<int64_t> weights;  ///< step of those that it says to continue texts with; none: it does not say
+  uint64_t breaks_at = 0;          ///< the request of that number makes `submit` throw what its contract does not have
 
   ~ScriptedSource() override {
     {
@@ -41,6 +46,7 @@ class ScriptedSource : public CompletionSource {
     if (running_ >= room) throw Full(concat(room, " requests wait: again later"));
     if (static_cast<int64_t>(request.prompt.size()) + request.max_tokens > 5000) throw ShapeError("too long for the script");
     const uint64_t id = ++last_id_;
+    if (id == breaks_at) throw std::runtime_error("the source is broken");
     requests_.push_back(request);
     ++running_;
     cancelled_[id] = false;
@@ -58,6 +64,8 @@ class ScriptedSource : public CompletionSource {
   }
   std::vector<Number> numbers() const override { return {{"running", "Texts that go on", static_cast<double>(running())}}; }
   std::vector<double> expert_shares() const override { return {0.25, 0.75}; }
+  State state() const override { return {.running = static_cast<int64_t>(running())}; }
+  int64_t most_tokens() const override { return most; }
   int64_t step() const override { return 42; }
 
   size_t running() const {
@@ -96,6 +104,7 @@ class ScriptedSource : public CompletionSource {
       }
       update.tokens.push_back(token(request, 10 + made, /*is_scored=*/true, /*of_prompt=*/false));
       update.tokens.back().text = std::string(token_bytes, script[static_cast<size_t>(made)]);
+      update.step = weights;
       if (made + 1 < request.max_tokens) {
         listener(update);
         update = {};

@@ -2,15 +2,20 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/text.h"
 #include "support/temporary_folder.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <limits>
 #include <optional>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 namespace pimoe {
 namespace {
@@ -19,14 +24,13 @@ class ScriptedNumbers : public CompletionSource {
  public:
   uint64_t submit(GenerationRequest, GenerationListener) override { return 0; }
   void cancel(uint64_t) override {}
-  std::vector<Number> numbers() const override {
-    return {{"texts_waiting", "", waiting}, {"engine_generated_tokens_total", "", generated}, {"pages", "", 7.0}};
-  }
-  std::vector<double> expert_shares() const override { return {0.5, 0.5, 0.0, 0.0}; }
+  std::vector<Number> numbers() const override { return {}; }
+  State state() const override { return now; }
+  std::vector<double> expert_shares() const override { return {}; }
+  int64_t most_tokens() const override { return 1; }
   int64_t step() const override { return 0; }
 
-  double waiting = 0.0;
-  double generated = 0.0;
+  State now;
 };
 
 std::optional<double> value_of(const Scalars& values, const std::string& name) {
@@ -37,7 +41,7 @@ std::optional<double> value_of(const Scalars& values, const std::string& name) {
 TEST(CompletionMetrics, TellWhatHappenedSinceTheLastLook) {
   CompletionMetrics metrics;
   ScriptedNumbers source;
-  source.generated = 100;
+  source.now.generated_tokens = 100;
   metrics.count_request("completions", 200);
   metrics.saw_first_token(0.2);
   metrics.saw_first_token(0.4);
@@ -48,13 +52,12 @@ TEST(CompletionMetrics, TellWhatHappenedSinceTheLastLook) {
   EXPECT_DOUBLE_EQ(*value_of(values, "tokens_per_second"), 50.0);
   EXPECT_DOUBLE_EQ(*value_of(values, "requests_per_second"), 0.5);
   EXPECT_DOUBLE_EQ(*value_of(values, "error_share"), 0.0);
-  EXPECT_DOUBLE_EQ(*value_of(values, "moe/utilization"), 0.5);
 
   metrics.count_request("completions", 503);
   metrics.count_request("completions", 404);
   metrics.saw_next_token(1000.0);
-  source.generated = 103;
-  source.waiting = 5;
+  source.now.generated_tokens = 103;
+  source.now.waiting = 5;
   values = metrics.since_last(source, 1.0);
   EXPECT_EQ(value_of(values, "first_token_seconds"), std::nullopt);
   EXPECT_EQ(*value_of(values, "next_token_seconds_p99"), std::numeric_limits<double>::infinity()) << "beyond the last bound";
@@ -64,6 +67,30 @@ TEST(CompletionMetrics, TellWhatHappenedSinceTheLastLook) {
   EXPECT_EQ(value_of(metrics.since_last(source, 1.0), "error_share"), std::nullopt) << "of no request";
   const std::vector<std::string> names = service_metric_names();
   for (const auto& [name, value] : values) EXPECT_TRUE(std::find(names.begin(), names.end(), name) != names.end()) << name;
+}
+
+TEST(CompletionMetrics, ExpertsAreThoseThatGotASlotSinceTheLastLook) {
+  CompletionMetrics metrics;
+  ScriptedNumbers source;
+  const auto used = [&](std::vector<int64_t> slots) {
+    source.now.expert_slots = std::move(slots);
+    return value_of(metrics.since_last(source, 1.0), "moe/utilization");
+  };
+  EXPECT_EQ(used({}), std::nullopt) << "a model without experts, or that nobody has asked yet";
+  EXPECT_EQ(used({0, 0, 0, 0}), std::nullopt) << "no alert in an idle server's first second";
+  EXPECT_EQ(used({5, 3, 1, 1}), 1.0);
+  EXPECT_EQ(used({5, 3, 1, 1}), std::nullopt) << "nothing was computed";
+  EXPECT_EQ(used({9, 3, 1, 1}), 0.25) << "whatever came earlier";
+  EXPECT_EQ(used({2, 2, 0, 0}), 0.5) << "of another checkpoint, which counts anew";
+}
+
+TEST(CompletionMetrics, MemoryIsWhatTheSourceUsesNow) {
+  CompletionMetrics metrics;
+  ScriptedNumbers source;
+  for (const int64_t bytes : {5000, 3000}) {
+    source.now.memory_bytes = bytes;
+    EXPECT_EQ(value_of(metrics.since_last(source, 1.0), "memory_bytes"), static_cast<double>(bytes));
+  }
 }
 
 class ServeMonitorTest : public ::testing::Test {
@@ -92,6 +119,17 @@ TEST_F(ServeMonitorTest, FiresOnceAndStops) {
   std::this_thread::sleep_for(std::chrono::milliseconds(1100));
   monitor.look(values);
   EXPECT_TRUE(monitor.stops());
+}
+
+TEST_F(ServeMonitorTest, NamesTheFolderThatItCannotMake) {
+  const std::filesystem::path file = folder_.write("taken", "");
+  try {
+    ServeMonitor monitor(read(concat("monitor: {folder: ", (file / "alerts").string(), ", alerts: [{when: \"texts_waiting > 2\"}]}")), "m",
+                         log_);
+    FAIL();
+  } catch (const IoError& error) {
+    EXPECT_EQ(std::string(error.what()).find("monitor.folder ("), 0u) << error.what();
+  }
 }
 
 TEST_F(ServeMonitorTest, RefusesWhatCannotBe) {
