@@ -4,8 +4,10 @@
 #include "base/work_progress.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/training_state.h"
+#include "model/decode_graphs.h"
 #include "model/generation.h"
 #include "moe/matrix.h"
+#include "ops/kept_layouts.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -18,6 +20,8 @@
 #include <chrono>
 #include <limits>
 #include <numeric>
+#include <optional>
+#include <vector>
 
 namespace pimoe {
 namespace {
@@ -33,7 +37,7 @@ class Stopwatch {
   std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
 };
 
-/// Every rank computes a sequence of its own, all together; the slowest rank's time counts.
+/// As `generate` and `serve` compute. Every rank has a sequence of its own, all together; the slowest rank's time counts.
 ModelSpeed measure_speed(const LoadedModel& loaded, const TokenFile& corpus) {
   const at::NoGradGuard no_gradients;
   const Transformer& model = *loaded.model;
@@ -54,8 +58,14 @@ ModelSpeed measure_speed(const LoadedModel& loaded, const TokenFile& corpus) {
   KeyValueCache cache(config, model.dtype(), loaded.mesh->device(), pages);
   std::vector<int64_t> all_pages(static_cast<size_t>(pages));
   std::iota(all_pages.begin(), all_pages.end(), 0);
+  KeptLayouts layouts(model.weights());
+  const KeptLayouts::Use use(layouts);
+  DecodeGraphs graphs(model, cache, *loaded.mesh, 1);
   const auto extend = [&](int64_t first, int64_t count) {
-    model.extend(tokens.narrow(0, first, count), {CachedPart{{.pages = all_pages, .first = first, .count = count}}}, cache, count).cpu();
+    const std::vector<CachedPart> parts = {CachedPart{{.pages = all_pages, .first = first, .count = count}}};
+    const int64_t* const id = ids.const_data_ptr<int64_t>() + first;
+    if (const std::optional<at::Tensor> scores = graphs.replay({id, id + count}, parts)) return scores->cpu();
+    return model.extend(tokens.narrow(0, first, count), parts, cache, count).cpu();
   };
   double prefill = std::numeric_limits<double>::infinity(), decode = prefill;
   for (int repeat = 0; repeat < kRepeats; ++repeat) {
