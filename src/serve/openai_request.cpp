@@ -56,18 +56,18 @@ constexpr std::array kNotHere = {
     NotHere{"verbosity", is_nothing},
 };
 
+/// Of what is not repeated.
 const char* type_name(const Json& value) {
-  if (value.is_number_float()) return "a fraction";
-  if (value.is_number()) return "a whole number";
   if (value.is_string()) return "a string";
-  if (value.is_array()) return "a list";
-  if (value.is_object()) return "an object";
-  return value.is_null() ? "null" : "a boolean";
+  return value.is_array() ? "a list" : "an object";
 }
 
 [[noreturn]] void refuse(const std::string& name, const Json& value, const std::string& rule) {
-  const std::string shown = value.is_primitive() && !value.is_string() ? concat(" (", value.dump(), ")") : "";
-  throw OpenAiError(concat("'", name, "'", shown, " is ", type_name(value), ": it must be ", rule), name, "invalid_value");
+  // What a client wrote of text is not repeated.
+  const bool is_shown = value.is_primitive() && (!value.is_string() || value.get_ref<const std::string&>().empty());
+  const std::string text = is_shown ? concat("'", name, "' (", value.dump(), ") must be ", rule)
+                                    : concat("'", name, "' is ", type_name(value), ": it must be ", rule);
+  throw OpenAiError(text, name, "invalid_value");
 }
 
 /// The members of one object, each looked at once; `finish` refuses those that nobody asked for.
