@@ -26,7 +26,7 @@ CLI::Validator check(Number least, Number most, const char* wanted) {
 }
 
 /// @returns nothing where it is no size, or no int64_t holds it
-std::optional<int64_t> bytes_of(const std::string& text) {
+std::optional<int64_t> parsed_bytes(const std::string& text) {
   constexpr std::string_view kPrefixes = "kmgtpe";
   double number = 0.0;
   const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -52,7 +52,7 @@ CLI::Validator whole_number_in(int64_t least, int64_t most) { return check(least
 
 CLI::Validator size_in(int64_t least, int64_t most) {
   const auto to_bytes = [least, most](std::string& text) -> std::string {
-    const std::optional<int64_t> bytes = bytes_of(text);
+    const std::optional<int64_t> bytes = parsed_bytes(text);
     if (!bytes) return concat("'", text, "' must be a size, such as 85899345920, 80GiB or 64GB");
     if (*bytes < least || *bytes > most) return concat("'", text, "' must be a size in [", least, " - ", most, "] bytes");
     text = std::to_string(*bytes);
