@@ -4,15 +4,15 @@
 
 #include "base/errors.h"
 #include "compress/pruned_layer.h"
-#include "moe/reference_layer.h"
 #include "support/ranks.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cmath>
 #include <map>
+#include <set>
+#include <string>
+#include <vector>
 
 namespace pimoe {
 namespace {
