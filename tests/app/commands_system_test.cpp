@@ -27,7 +27,7 @@ TEST_F(Commands, RefuseWhatCannotBeMeantAndSayItShortly) {
       {"pimoe train tiny.yaml train.validation_batches=9223372036854775807", 78, {"train.validation_batches", "at most"}},
       {"pimoe train tiny.yaml model.vocabulary=100000000000", 78, {"model.vocabulary", "at most"}},
       {"pimoe train tiny.yaml \"run.directory=runs/$(printf '\\377')\"", 78, {"run.directory", "UTF-8"}},
-      {"pimoe train tiny.yaml model.width=1048576", 70, {"Out of memory", "micro_batch"}},
+      {"ulimit -v 30000000; pimoe train tiny.yaml model.width=1048576", 70, {"Out of memory", "micro_batch"}},
       {"pimoe data build --output z/ text", 64, {"z/", "PREFIX"}},
       {"pimoe data build --output '' text", 64, {"PREFIX"}},
       {"pimoe data build --output q --sample-bytes 99999999999999999999999999 text", 64, {"--sample-bytes"}},

@@ -147,7 +147,7 @@ TEST_F(PruneCommand, AnImportedModelIsPrunedTrainedOnAndExported) {
     for (const char* file : {"generation_config.json", "tokenizer.json", "tokenizer_config.json"}) {
       EXPECT_EQ(run(concat("cmp hf/", file, " ", back, "/", file)).code, 0) << file;
     }
-    expect_it_chats(output);
+    if (PIMOE_UNICODE) expect_it_chats(output);
     ASSERT_EQ(run(concat("pimoe import ", back, " --output again-", kind)).code, 0);
     const Outcome same = run(concat("pimoe checkpoint diff ", output, " again-", kind));
     EXPECT_EQ(same.out.find("master/"), std::string::npos) << same.out;
@@ -155,6 +155,7 @@ TEST_F(PruneCommand, AnImportedModelIsPrunedTrainedOnAndExported) {
         concat("$MPIRUN -n 2 $PIMOE train ", output, "/config.yaml data.train=corpus train.steps=2 mesh.device=cpu train.global_batch=2"));
     EXPECT_EQ(outcome.code, 0) << outcome.err;
   }
+  if (!PIMOE_UNICODE) GTEST_SKIP() << "built without PCRE2 or utf8proc: chats were not tried";
 }
 
 TEST_F(PruneCommand, WhatDoesNotFitIsRefusedBeforeAnythingIsWritten) {

@@ -68,6 +68,7 @@ TEST_F(QuantizeCommand, StaticScalesAreTheSameWhereverGatesWeighRows) {
 }
 
 TEST_F(QuantizeCommand, AnImportedModelChatsWithoutTheRunThatItWasMadeOf) {
+  if (!PIMOE_UNICODE) GTEST_SKIP() << "built without PCRE2 or utf8proc";
   import_chat_model();
   report_of("pimoe quantize runs/qwen --json --data corpus --batches 2 --output runs/int8");
   expect_it_chats("runs/int8");

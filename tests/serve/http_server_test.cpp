@@ -157,6 +157,7 @@ TEST_F(HttpServerTest, ARequestWhoseBodyIsComingIsNotIdle) {
     others.push_back(client());
     others.back().get("/health");
     EXPECT_EQ(others.back().response().status, 200) << count;
+    ASSERT_TRUE(comes_true([&] { return server_->counts().idle == 1; })) << "what was answered waits for the next request";
   }
   slow.send(body.substr(5));
   EXPECT_EQ(slow.response().status, 200) << "the others have made room for each other";

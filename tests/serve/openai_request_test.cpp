@@ -80,7 +80,7 @@ TEST(CompletionRequest, RefusesWhatItCannotDoAndWhatItDoesNotKnow) {
 TEST(CompletionRequest, NamesTheMemberAndTheRuleOfAWrongValue) {
   EXPECT_EQ(refusal([] { text(R"("temperature": 3)"); }), "invalid_value: 'temperature' (3) must be a number in [0, 2]");
   EXPECT_EQ(refusal([] { text(R"("n": 1.5)"); }), "invalid_value: 'n' (1.5) must be a whole number in [1, 8]");
-  EXPECT_EQ(refusal([] { text(R"("stop": "")"); }).substr(0, 41), "invalid_value: 'stop' (\"\") must be a strin");
+  EXPECT_TRUE(refusal([] { text(R"("stop": "")"); }).starts_with("invalid_value: 'stop' (\"\") must be a string"));
   for (const char* member : {R"("max_tokens": -1)",
                              R"("max_tokens": 1e3)",
                              R"("max_tokens": 18446744073709551616)",
