@@ -46,8 +46,11 @@ void leave(const ServeLoopOptions& options, const ServeSignals& signals, Engine&
   if (has_drained()) {
     server.stop(kAnswersSeconds);
   } else {
-    log.warning(concat("requests that still go on are cancelled"));
-    server.stop(0);
+    log.warning("texts that still go on are cancelled");
+    engine.cancel_all();
+    // Of an engine that does not answer, as where a rank is dead, nobody waits to hear.
+    const auto time = std::chrono::duration<double>(kAnswersSeconds);
+    server.stop(is_drained.wait_for(time) == std::future_status::ready ? kAnswersSeconds : 0);
   }
   waiter.join();
 }

@@ -125,7 +125,7 @@ class Engine::Impl {
   bool turn() {
     EngineInbox::Mail mail = inbox_.take(/*takes_reload=*/!next_model_);
     for (std::unique_ptr<ServedText>& text : mail.texts) scheduler_.add(std::move(text));
-    for (const uint64_t id : mail.closing ? scheduler_.ids() : mail.cancels) cancel_now(id);
+    for (const uint64_t id : mail.closing || mail.cancels_all ? scheduler_.ids() : mail.cancels) cancel_now(id);
     if (mail.closing) {
       const std::exception_ptr ended = std::make_exception_ptr(Closed("the engine has ended"));
       if (mail.reload) mail.reload->done.set_exception(ended);
@@ -356,6 +356,7 @@ Engine::~Engine() = default;
 void Engine::follow() { impl_->follow(); }
 uint64_t Engine::submit(GenerationRequest request, Listener listener) { return impl_->submit(std::move(request), std::move(listener)); }
 void Engine::cancel(uint64_t id) { impl_->inbox().cancel(id); }
+void Engine::cancel_all() { impl_->inbox().cancel_all(); }
 EngineStatus Engine::status() const { return impl_->inbox().status(); }
 void Engine::drain() { impl_->inbox().drain(); }
 void Engine::reload(const std::filesystem::path& checkpoint) { begin_reload(checkpoint).get(); }

@@ -90,6 +90,8 @@ class Engine {
   uint64_t submit(GenerationRequest request, Listener listener);
   /// The listener hears kCancelled, if nothing else has ended the request before the next step; an id that has ended is ignored.
   void cancel(uint64_t id);
+  /// The same of all that were taken until now.
+  void cancel_all();
   EngineStatus status() const;
   /// Takes no more, and returns when all that were taken have ended; if a step has failed, when on_failure has returned.
   void drain();

@@ -45,6 +45,12 @@ void EngineInbox::cancel(uint64_t id) {
   wake_.notify_all();
 }
 
+void EngineInbox::cancel_all() {
+  const std::lock_guard lock(mutex_);
+  cancels_all_ = true;
+  wake_.notify_all();
+}
+
 std::future<void> EngineInbox::reload(const std::filesystem::path& checkpoint) {
   const std::lock_guard lock(mutex_);
   if (closing_ || failed_) throw Engine::Closed("the engine has ended");
@@ -76,6 +82,7 @@ EngineInbox::Mail EngineInbox::take(bool takes_reload) {
   Mail mail;
   mail.texts.swap(texts_);
   mail.cancels.swap(cancels_);
+  mail.cancels_all = std::exchange(cancels_all_, false);
   if (takes_reload && !reloads_.empty()) {
     mail.reload = std::move(reloads_.front());
     reloads_.erase(reloads_.begin());
@@ -86,7 +93,7 @@ EngineInbox::Mail EngineInbox::take(bool takes_reload) {
 
 void EngineInbox::wait(std::chrono::steady_clock::duration time) {
   std::unique_lock lock(mutex_);
-  wake_.wait_for(lock, time, [&] { return closing_ || !texts_.empty() || !cancels_.empty() || !reloads_.empty(); });
+  wake_.wait_for(lock, time, [&] { return closing_ || cancels_all_ || !texts_.empty() || !cancels_.empty() || !reloads_.empty(); });
 }
 
 void EngineInbox::change_status(const Change& change) {

@@ -30,6 +30,7 @@ class EngineInbox {
   struct Mail {
     std::vector<std::unique_ptr<ServedText>> texts;
     std::vector<uint64_t> cancels;
+    bool cancels_all = false;
     std::optional<Reload> reload;
     bool closing = false;
   };
@@ -39,6 +40,7 @@ class EngineInbox {
   // Of any thread; Engine says what they throw.
   uint64_t submit(GenerationRequest request, GenerationListener listener, int64_t beginning);
   void cancel(uint64_t id);
+  void cancel_all();
   /// Takes the place of those that have not begun. @returns ready when the weights are read
   std::future<void> reload(const std::filesystem::path& checkpoint);
   void drain();
@@ -75,6 +77,7 @@ class EngineInbox {
   std::condition_variable ended_;  ///< who drains
   std::vector<std::unique_ptr<ServedText>> texts_;
   std::vector<uint64_t> cancels_;
+  bool cancels_all_ = false;  ///< all that have come until now
   std::vector<Reload> reloads_;
   uint64_t last_id_ = 0;
   std::map<size_t, int64_t> waiting_of_;  ///< requests of each client that have not begun

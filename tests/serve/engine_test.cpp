@@ -448,6 +448,28 @@ TEST(Engine, NoClientFillsTheQueueForTheOthers) {
   EXPECT_EQ(engine.status().waiting, 0);
 }
 
+TEST(Engine, CancelsAllThatItHasWhenAskedAndTellsThem) {
+  const ModelFixture fixture(served_model_config(), at::kDouble);
+  EngineLimits limits;
+  limits.max_batch = 1;
+  Engine engine(served(fixture), letter_texts(), limits);
+  Heard heard;
+  std::atomic<bool> begun = false;
+  engine.submit(greedy_request({1}, 20), heard.listener(0, [&](const Heard::Text& /*text*/) {
+    if (begun) return;
+    engine.submit(greedy_request({2}, 20), heard.listener(1));  // waits
+    engine.cancel_all();
+    begun = true;  // the drain may begin
+  }));
+  while (!begun) std::this_thread::yield();
+  engine.drain();
+  for (const size_t text : {0, 1}) {
+    EXPECT_LT(heard[text].added.size(), 20u);
+    EXPECT_EQ(heard[text].ending, GenerationEnding::kCancelled);
+  }
+  EXPECT_EQ(engine.status().cancelled, 2u);
+}
+
 TEST(Engine, AnEngineThatEndsCancelsWhatItHas) {
   const ModelFixture fixture(served_model_config(), at::kDouble);
   Heard heard;
