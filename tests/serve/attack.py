@@ -238,7 +238,7 @@ def trained(pimoe, folder):
     return folder / "run"
 
 
-def served(pimoe, folder, checkpoint, one_key, options=()):
+def served(pimoe, folder, checkpoint, one_key=True, options=()):
     (folder / "keys").write_text(f"tester {KEY}\n" if one_key else f"tester {KEY}\nattacker {ATTACKERS_KEY}\n")
     log = folder / "serve.log"
     environment = dict(os.environ, OMP_NUM_THREADS="1")

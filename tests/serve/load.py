@@ -139,7 +139,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="pimoe-load-") as scratch:
         folder = pathlib.Path(scratch)
         checkpoint = pathlib.Path(options.checkpoint).resolve() if options.checkpoint else trained(pimoe, folder)
-        process, port = served(pimoe, folder, checkpoint, one_key=True, options=of_server)
+        process, port = served(pimoe, folder, checkpoint, options=of_server)
         seen, troubles = Seen(), []
         try:
             memory, seconds = asyncio.run(load(port, process, options, seen))
