@@ -168,7 +168,9 @@ std::string log_of(const CorpusOptions& options, const fs::path& file) {
 TEST(CorpusBuilder, NamesTheFirstTenFilesThatTurnOutBinaryAndCountsAll) {
   const TemporaryFolder folder;
   write_input(folder, 5);
-  for (int i = 10; i < 22; ++i) folder.write("in/0" + std::to_string(i) + ".txt", std::string(20000, 'a') + "\xFF");
+  std::string binary(20001, 'a');
+  binary.back() = '\xFF';
+  for (int i = 10; i < 22; ++i) folder.write("in/0" + std::to_string(i) + ".txt", binary);
   const std::string log = log_of(small_options(folder), folder / "log.txt");
   EXPECT_NE(log.find("warning: skipped: " + (folder / "in/019.txt").string() + " is binary: byte 20,000 is no UTF-8"), std::string::npos)
       << log;
