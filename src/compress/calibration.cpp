@@ -1,11 +1,8 @@
 #include "compress/calibration.h"
 
 #include "base/errors.h"
-#include "base/text.h"
-#include "base/work_progress.h"
-#include "data/sample_reader.h"
+#include "compress/calibration_pass.h"
 #include "data/token_file.h"
-#include "train/validation.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/zeros.h>
@@ -105,21 +102,8 @@ std::map<std::string, at::Tensor> SizeCounts::over(const Communicator& ranks) co
 
 Calibration::Calibration(const LoadedModel& loaded, const std::filesystem::path& corpus, int64_t samples,
                          const std::set<std::string>& names, Logger& log) {
-  const ModelConfig& model = loaded.model->config();
-  const TokenFile file(corpus);
-  samples_ = std::min(samples, SampleReader(file, model.sequence_length, 0, /*shuffle=*/false).samples_per_epoch());
-  const SizeCounts counts(loaded.model->parameters(), model.moe, names);
-  WorkProgress progress(concat("calibrating on ", corpus.string()), WorkUnit::kCount, log);
-  const auto tell = [&](int64_t done, int64_t all) {
-    progress.at(done, all, "micro-steps");
-    return false;
-  };
-  const ValidationPlan plan{.batch = samples_,
-                            .micro_batch = std::max<int64_t>(1, loaded.config.train.micro_batch),
-                            .batches = 1,
-                            .loss = LossTokens::kAll,
-                            .document_mask = loaded.config.data.document_mask};
-  cross_entropy_of(*loaded.model, file, plan, *loaded.mesh, tell);
+  const SizeCounts counts(loaded.model->parameters(), loaded.model->config().moe, names);
+  samples_ = compute_samples(loaded, TokenFile(corpus), samples, log);
   for (const auto& [name, everywhere] : counts.over(loaded.mesh->control())) {
     const int64_t all = everywhere.size(0);
     const float together = best_scale(everywhere.sum(0));

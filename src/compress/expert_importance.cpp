@@ -2,12 +2,11 @@
 
 #include "base/errors.h"
 #include "base/text.h"
-#include "base/work_progress.h"
+#include "compress/calibration_pass.h"
 #include "compress/expert_recipe.h"
 #include "data/sample_reader.h"
 #include "ops/grouped_product.h"
 #include "parallel/precision.h"
-#include "train/validation.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -115,19 +114,8 @@ std::vector<LayerImportance> ExpertImportance::over(const Communicator& ranks) c
 
 MeasuredImportance::MeasuredImportance(const LoadedModel& loaded, const TokenFile& corpus, int64_t wanted, Logger& log) {
   const ModelConfig& model = loaded.model->config();
-  samples = std::min(wanted, SampleReader(corpus, model.sequence_length, 0, /*shuffle=*/false).samples_per_epoch());
   const ExpertImportance importance(loaded.model->parameters(), model.moe, moe_layer_names(model.router_names()));
-  WorkProgress progress(concat("calibrating on ", corpus.prefix().string()), WorkUnit::kCount, log);
-  const auto tell = [&](int64_t done, int64_t all) {
-    progress.at(done, all, "micro-steps");
-    return false;
-  };
-  const ValidationPlan plan{.batch = samples,
-                            .micro_batch = std::max<int64_t>(1, loaded.config.train.micro_batch),
-                            .batches = 1,
-                            .loss = LossTokens::kAll,
-                            .document_mask = loaded.config.data.document_mask};
-  cross_entropy_of(*loaded.model, corpus, plan, *loaded.mesh, tell);
+  samples = compute_samples(loaded, corpus, wanted, log);
   layers = importance.over(loaded.mesh->control());
   for (size_t layer = 0; layer < layers.size(); ++layer) {
     if (layers[layer].experts.isfinite().all().item<bool>()) continue;

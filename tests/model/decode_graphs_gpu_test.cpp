@@ -2,8 +2,14 @@
 
 #include "model/model_fixture.h"
 
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <memory>
 #include <numeric>
+#include <optional>
 #include <random>
+#include <vector>
 
 namespace pimoe {
 namespace {
@@ -31,12 +37,7 @@ struct GpuModel {
         }()),
         model(config, dtype, *mesh),
         buckets(model.parameters(), *mesh, 1 << 20, /*trained=*/false) {
-    const at::NoGradGuard no_gradients;
-    for (const auto& parameter : model.parameters()) {
-      const at::Tensor values = at::empty(parameter->box.shape, at::kDouble);
-      initial_values(*parameter, {parameter->name, parameter->box, 0, parameter->box.numel()}, 1234, values.mutable_data_ptr<double>());
-      parameter->value.copy_(values);
-    }
+    draw_initial_values(model.parameters());
   }
   std::unique_ptr<ProcessMesh> mesh;
   Transformer model;

@@ -37,18 +37,23 @@ inline ModelConfig tiny_latent_model() {
   return config;
 }
 
+/// Each parameter's part that this rank holds of its initial values: those of a model on one rank.
+inline void draw_initial_values(ParameterList& parameters, uint64_t seed = 1234) {
+  const at::NoGradGuard no_gradients;
+  for (const auto& parameter : parameters) {
+    const at::Tensor values = at::empty(parameter->box.shape, at::kDouble);
+    initial_values(*parameter, {parameter->name, parameter->box, 0, parameter->box.numel()}, seed, values.mutable_data_ptr<double>());
+    parameter->value.copy_(values);
+  }
+}
+
 /// A model on this rank alone with its initial values, in any precision.
 struct ModelFixture {
   ModelFixture(const ModelConfig& config, at::ScalarType dtype)
       : mesh(single_mesh(cpu_mesh(), config.moe.common_divisor())),
         model(config, dtype, *mesh),
         buckets(model.parameters(), *mesh, 1 << 20, /*trained=*/true) {
-    const at::NoGradGuard no_gradients;
-    for (const auto& parameter : model.parameters()) {
-      const at::Tensor values = at::empty(parameter->box.shape, at::kDouble);
-      initial_values(*parameter, {parameter->name, parameter->box, 0, parameter->box.numel()}, 1234, values.mutable_data_ptr<double>());
-      parameter->value.copy_(values);
-    }
+    draw_initial_values(model.parameters());
   }
 
   /// Cross-entropy and balance losses of one batch, as training adds them up.

@@ -20,12 +20,7 @@ struct SpreadModel {
       : mesh(world_mesh(cpu_mesh(expert_parallel), config.moe.common_divisor())),
         model(config, at::kDouble, *mesh),
         buckets(model.parameters(), *mesh, 1 << 20, /*trained=*/false) {
-    const at::NoGradGuard no_gradients;
-    for (const auto& parameter : model.parameters()) {
-      const at::Tensor values = at::empty(parameter->box.shape, at::kDouble);
-      initial_values(*parameter, {parameter->name, parameter->box, 0, parameter->box.numel()}, 1234, values.mutable_data_ptr<double>());
-      parameter->value.copy_(values);
-    }
+    draw_initial_values(model.parameters());
   }
 
   std::unique_ptr<ProcessMesh> mesh;

@@ -238,6 +238,13 @@ def trained(pimoe, folder):
     return folder / "run"
 
 
+def asked_to_leave(process):
+    """What went wrong with that."""
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(60)
+    return [] if code == 0 else [f"the server left with {code}"]
+
+
 def served(pimoe, folder, checkpoint, one_key=True, options=()):
     (folder / "keys").write_text(f"tester {KEY}\n" if one_key else f"tester {KEY}\nattacker {ATTACKERS_KEY}\n")
     log = folder / "serve.log"
@@ -289,10 +296,7 @@ def main():
             left = metric(port, "texts_running") + metric(port, "texts_waiting")
             if left:
                 troubles.append(f"{left:.0f} texts of clients that have left still go on")
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(60)
-            if code != 0:
-                troubles.append(f"the server left with {code}")
+            troubles += asked_to_leave(process)
         finally:
             process.kill()
             process.wait()

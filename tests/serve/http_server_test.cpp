@@ -14,6 +14,16 @@ namespace {
 class HttpServerTest : public Served {
  protected:
   static constexpr const char* kAsk = R"({"prompt": "the", "max_tokens": 2})";
+  static constexpr size_t kBeginning = 5;  ///< bytes of it that begin_upload sends
+
+  /// Returns when the server waits for the rest of `slow`'s body.
+  void begin_upload(Client& slow) {
+    const std::string body = kAsk;
+    slow.send(concat("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ", body.size(),
+                     "\r\n\r\n", body.substr(0, kBeginning)));
+    ASSERT_TRUE(comes_true([&] { return server_->counts().body_bytes > 0; }));
+  }
+  void end_upload(Client& slow) { slow.send(kAsk + kBeginning); }
 };
 
 TEST_F(HttpServerTest, AnswersSeveralRequestsOfOneConnectionInTheirOrder) {
@@ -147,10 +157,7 @@ TEST_F(HttpServerTest, ARequestWhoseBodyIsComingIsNotIdle) {
   limits_.connections = 2;
   serve();
   Client slow = client();
-  const std::string body = kAsk;
-  slow.send(concat("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ", body.size(),
-                   "\r\n\r\n", body.substr(0, 5)));
-  ASSERT_TRUE(comes_true([&] { return server_->counts().body_bytes > 0; }));
+  ASSERT_NO_FATAL_FAILURE(begin_upload(slow));
   EXPECT_EQ(server_->counts().idle, 0);
   std::vector<Client> others;
   for (int count = 0; count < 5; ++count) {
@@ -159,21 +166,18 @@ TEST_F(HttpServerTest, ARequestWhoseBodyIsComingIsNotIdle) {
     EXPECT_EQ(others.back().response().status, 200) << count;
     ASSERT_TRUE(comes_true([&] { return server_->counts().idle == 1; })) << "what was answered waits for the next request";
   }
-  slow.send(body.substr(5));
+  end_upload(slow);
   EXPECT_EQ(slow.response().status, 200) << "the others have made room for each other";
 }
 
 TEST_F(HttpServerTest, WaitsForTheRestOfABodyBeforeItLeaves) {
   serve();
   Client slow = client();
-  const std::string body = kAsk;
-  slow.send(concat("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ", body.size(),
-                   "\r\n\r\n", body.substr(0, 5)));
-  ASSERT_TRUE(comes_true([&] { return server_->counts().body_bytes > 0; }));
+  ASSERT_NO_FATAL_FAILURE(begin_upload(slow));
   std::thread leaving([&] { server_->stop(10); });
   EXPECT_TRUE(comes_true([&] { return !client().is_connected(); }));
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  slow.send(body.substr(5));
+  end_upload(slow);
   EXPECT_EQ(slow.response().status, 200);
   leaving.join();
 }

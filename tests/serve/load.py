@@ -17,13 +17,12 @@ import json
 import os
 import pathlib
 import random
-import signal
 import statistics
 import sys
 import tempfile
 import time
 
-from attack import KEY, REPOSITORY, memory_mb, metric, served, trained
+from attack import KEY, REPOSITORY, asked_to_leave, memory_mb, metric, served, trained
 
 SHARE_THAT_LEAVES = 0.05
 REQUESTS_OF_A_CONNECTION = 10
@@ -146,10 +145,7 @@ def main():
             if process.poll() is not None:
                 sys.exit(f"the server ended with {process.returncode}:\n" + (folder / "serve.log").read_text()[-3000:])
             troubles += left_behind(port)
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(60)
-            if code != 0:
-                troubles.append(f"the server left with {code}")
+            troubles += asked_to_leave(process)
         finally:
             process.kill()
             process.wait()
