@@ -78,7 +78,7 @@ TEST_F(ServeCommand, SaysWhatGenerateSaysAndLeavesWhenTold) {
   const auto logprobs = nlohmann::json::parse(scored.body).at("choices").at(0).at("logprobs");
   const double drawn = logprobs.at("token_logprobs").back();
   EXPECT_EQ(drawn, logprobs.at("top_logprobs").back().begin()->get<double>()) << "the greedy token is the likeliest, bit for bit";
-  const auto traced = ask(R"({"prompt": "the", "max_tokens": 2, "pimoe_trace_experts": true})");
+  const auto traced = ask(R"({"prompt": "the", "max_tokens": 2, "temperature": 0, "pimoe_trace_experts": true})");
   const auto layers = nlohmann::json::parse(traced.body).at("choices").at(0).at("pimoe_experts").at(0).at("layers");
   ASSERT_EQ(layers.size(), 2u) << "MoE layers";
   EXPECT_EQ(layers[0].size(), 2u) << "choices of each token";
