@@ -5,7 +5,7 @@
 #include "app/print_json.h"
 #include "base/text.h"
 #include "base/utf8.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 #include "preflight/planned_job.h"
 #include "train/idle_keys.h"
 

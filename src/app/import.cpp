@@ -13,7 +13,7 @@
 #include "interop/hf_checkpoint.h"
 #include "interop/hf_companions.h"
 #include "parallel/agreement.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>

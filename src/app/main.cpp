@@ -19,7 +19,7 @@
 #include "base/errors.h"
 #include "base/text.h"
 #include "base/utf8.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 #include "parallel/watchdog.h"
 #include "train/stop_request.h"
 

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "app/command.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 #include "parallel/process_mesh.h"
 #include "train/forecast.h"
 #include "train/loaded_model.h"

@@ -3,7 +3,7 @@
 #include "base/hdf5_file.h"
 #include "base/host.h"
 #include "parallel/device.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 #include "parallel/nccl_communicator.h"
 #include "train/precision.h"
 

@@ -320,7 +320,8 @@ at::Tensor causal_attention(const AttentionHeads& heads, std::optional<double> s
                                  : at::scaled_dot_product_attention(query, key, value, {}, 0.0, true, scale, grouped);
     mixed = mixed.transpose(1, 2);
   }
-  if (value_width < width) mixed = mixed.narrow(3, 0, value_width);
+  // Of one head and one position a part is a view still, which has gaps.
+  if (value_width < width) mixed = mixed.narrow(3, 0, value_width).contiguous();
   return mixed.reshape({queries.size(0), queries.size(1), queries.size(2) * value_width});
 }
 

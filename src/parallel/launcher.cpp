@@ -1,5 +1,5 @@
 #include "base/text.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 
 #include <algorithm>
 #include <cstdlib>

@@ -4,7 +4,7 @@
 #include "base/progress.h"
 #include "base/text.h"
 #include "parallel/communicator_checks.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 #include "parallel/nccl_direct_exchange.h"
 
 #include <c10/cuda/CUDAException.h>

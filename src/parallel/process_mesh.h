@@ -2,7 +2,7 @@
 
 #include "base/config_fields.h"
 #include "parallel/communicator.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 
 #include <c10/core/Device.h>
 

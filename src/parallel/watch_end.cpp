@@ -1,7 +1,7 @@
 #include "parallel/watch_end.h"
 
 #include "base/text.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 #include "parallel/stack_dump.h"
 
 #include <unistd.h>

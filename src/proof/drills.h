@@ -3,7 +3,7 @@
 /// Skew and fault drills: each brings a model of the configured shape into trouble on purpose, trains a few steps, and says what held.
 
 #include "base/log.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 #include "parallel/process_mesh.h"
 #include "train/train_config.h"
 

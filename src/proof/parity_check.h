@@ -1,6 +1,6 @@
 #pragma once
 
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 #include "parallel/process_mesh.h"
 #include "proof/parity_report.h"
 #include "train/train_config.h"

@@ -2,7 +2,7 @@
 
 #include "data/tokenizer.h"
 #include "model/transformer.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 #include "parallel/process_mesh.h"
 #include "train/train_config.h"
 

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "data/tokenizer.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 #include "parallel/parameter_buckets.h"
 #include "train/train_config.h"
 

@@ -1,4 +1,4 @@
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 
 #include "base/errors.h"
 #include "support/ranks.h"
