@@ -32,7 +32,7 @@ Matrix::Matrix(ParameterList& parameters, const std::string& name, const Box& bo
   if (!quantization.exists()) return;
   const size_t dimensions = box.global.size();
   scale_ = &declare_scale(parameters, name + kScaleSuffix, box, copies, dimensions - 1);
-  if (activations_ == Int8Activations::kFixed) {
+  if (activations_ == Int8Activations::kStatic) {
     input_scale_ = &declare_scale(parameters, name + kInputScaleSuffix, box, copies, dimensions - 2);
   }
 }

@@ -47,7 +47,7 @@ class Matrix {
   Parameter* weight_ = nullptr;
   Parameter* scale_ = nullptr;
   Parameter* input_scale_ = nullptr;
-  Int8Activations activations_ = Int8Activations::kWide;
+  Int8Activations activations_ = Int8Activations::kNone;
   bool allow_slow_ = false;
 };
 

@@ -35,9 +35,9 @@ QuantizationConfig QuantizationConfig::of(bool part) const {
 
 Int8Activations QuantizationConfig::activations() const {
   switch (kind) {
-    case QuantizationKind::kDynamic: return Int8Activations::kPerToken;
-    case QuantizationKind::kStatic: return Int8Activations::kFixed;
-    default: return Int8Activations::kWide;
+    case QuantizationKind::kDynamic: return Int8Activations::kDynamic;
+    case QuantizationKind::kStatic: return Int8Activations::kStatic;
+    default: return Int8Activations::kNone;
   }
 }
 

@@ -40,7 +40,7 @@ at::Tensor rounded(const at::Tensor& values, const at::Tensor& scales) {
 
 /// Rows of one group as int8 numbers, with a scale each.
 Int8Numbers numbers_of_rows(const at::Tensor& rows, const Int8Matrices& matrices, int64_t group) {
-  if (matrices.activations == Int8Activations::kPerToken) return int8_numbers(rows);
+  if (matrices.activations == Int8Activations::kDynamic) return int8_numbers(rows);
   const at::Tensor wide = rows.to(at::kFloat);
   const at::Tensor fixed = matrices.input_scales.select(0, group).expand({rows.size(0)});
   const at::Tensor finite = wide.isfinite().all(-1);
@@ -51,7 +51,7 @@ Int8Numbers numbers_of_rows(const at::Tensor& rows, const Int8Matrices& matrices
 at::Tensor reference_product(const at::Tensor& rows, const Int8Matrices& matrices, int64_t group) {
   const at::Tensor numbers = matrices.numbers.select(0, group).to(at::kDouble).t();
   const at::Tensor scales = matrices.scales.select(0, group);
-  if (matrices.activations == Int8Activations::kWide) return (at::mm(rows.to(at::kDouble), numbers) * scales).to(at::kFloat);
+  if (matrices.activations == Int8Activations::kNone) return (at::mm(rows.to(at::kDouble), numbers) * scales).to(at::kFloat);
   const Int8Numbers left = numbers_of_rows(rows, matrices, group);
   const at::Tensor sums = at::mm(left.numbers.to(at::kDouble), numbers).to(at::kFloat);
   return sums * (left.scales.unsqueeze(1) * scales);
@@ -63,7 +63,7 @@ at::Tensor gpu_product(const at::Tensor& rows, const Int8Matrices& matrices, int
   constexpr int64_t kUnit = 8, kLeastRows = 32;
   const at::Tensor numbers = matrices.numbers.select(0, group);
   const at::Tensor scales = matrices.scales.select(0, group);
-  if (matrices.activations == Int8Activations::kWide) {
+  if (matrices.activations == Int8Activations::kNone) {
     if (rows.element_size() == 2) return at::mm(rows, numbers.to(rows.scalar_type()).t(), at::kFloat) * scales;
     return at::mm(rows.to(at::kFloat), numbers.to(at::kFloat).t()) * scales;
   }
@@ -79,7 +79,7 @@ at::Tensor gpu_product(const at::Tensor& rows, const Int8Matrices& matrices, int
 
 bool has_gpu_products(const at::Tensor& rows, const Int8Matrices& matrices, at::ScalarType dtype) {
   if constexpr (kCudaBuild) {
-    return rows.is_cuda() && cuda::has_int8_products(rows.size(1), dtype_of(rows), matrices.activations == Int8Activations::kWide,
+    return rows.is_cuda() && cuda::has_int8_products(rows.size(1), dtype_of(rows), matrices.activations == Int8Activations::kNone,
                                                      dtype_of(at::empty({0}, dtype)));
   }
   return false;
@@ -89,7 +89,7 @@ bool has_gpu_products(const at::Tensor& rows, const Int8Matrices& matrices, at::
 void gpu_products(const at::Tensor& rows, const Int8Matrices& matrices, const at::Tensor& ends, const at::Tensor& output) {
   Int8Numbers left{rows, {}};
   Int8ProductArguments a{};
-  if (matrices.activations != Int8Activations::kWide) {
+  if (matrices.activations != Int8Activations::kNone) {
     left = {at::empty(rows.sizes(), rows.options().dtype(at::kChar)), at::empty({rows.size(0)}, rows.options().dtype(at::kFloat))};
     Int8RowsArguments rounding{};
     rounding.dtype = dtype_of(rows);
@@ -97,7 +97,7 @@ void gpu_products(const at::Tensor& rows, const Int8Matrices& matrices, const at
     rounding.values = rows.const_data_ptr();
     rounding.ends = ends.const_data_ptr<int32_t>();
     rounding.groups = ends.numel();
-    if (matrices.activations == Int8Activations::kFixed) rounding.fixed_scales = matrices.input_scales.const_data_ptr<float>();
+    if (matrices.activations == Int8Activations::kStatic) rounding.static_scales = matrices.input_scales.const_data_ptr<float>();
     rounding.numbers = left.numbers.mutable_data_ptr<int8_t>();
     rounding.scales = left.scales.mutable_data_ptr<float>();
     launch(
@@ -143,7 +143,7 @@ void check(const at::Tensor& rows, const Int8Matrices& matrices, const at::Tenso
   check_operand("ends", ends, at::kInt, rows);
   check_shape(matrices.scales.sizes() == numbers.sizes().slice(0, 2), "scales are ", describe(matrices.scales), ", need [G, B] of numbers ",
               describe(numbers));
-  if (matrices.activations != Int8Activations::kFixed) return;
+  if (matrices.activations != Int8Activations::kStatic) return;
   check_operand("input_scales", matrices.input_scales, at::kFloat, rows);
   check_shape(matrices.input_scales.numel() == numbers.size(0), "input_scales are ", describe(matrices.input_scales), ", need [G]");
 }
@@ -154,7 +154,7 @@ std::string int8_kernel(Int8Activations activations, at::ScalarType rows, c10::D
   const std::string missing = missing_on(activations, device);
   if (missing.empty()) {
     if (device.is_cpu()) return int8_tile_kernel(activations, rows);
-    if (activations != Int8Activations::kWide) return "tensor cores (s8 x s8 -> s32)";
+    if (activations != Int8Activations::kNone) return "tensor cores (s8 x s8 -> s32)";
     return rows == at::kBFloat16 || rows == at::kHalf ? concat("tensor cores (", rows, " x widened s8)") : "libtorch mm of widened s8";
   }
   if (allow_slow) return "reference (plain float64 products of the integers)";

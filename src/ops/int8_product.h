@@ -9,22 +9,22 @@ namespace pimoe {
 
 /// Products of groups of rows with int8 matrices, one for each group, for inference: not differentiable.
 ///
-///     wide       rows W^T with the rows as they are: weights are widened tile by tile on their way into the product, and lie as int8 in memory
-///     per token  rows are made int8 too, each with a scale of its own; int8 times int8 is summed in int32, exactly, and scaled at the end
-///     fixed      likewise, with one scale for each matrix, known beforehand (from calibration)
+///     none     rows W^T with the rows as they are (weight-only): weights are widened tile by tile on their way into the product, and lie as int8 in memory
+///     dynamic  rows are made int8 too, each with a scale of its own; int8 times int8 is summed in int32, exactly, and scaled at the end
+///     static   likewise, with one scale for each matrix, known beforehand (from calibration)
 ///
 /// On CPUs with AVX512_VNNI or AMX_INT8 by oneDNN's batched products (at::native::cpublas::brgemm, which takes the best instructions that are there) of
 /// packed panels of 64 channels, and by dot products along memory where a group has few rows, as when tokens are generated one by one. On GPUs by a kernel
-/// for tensor cores, all groups at once, which waits for nothing on the host; where A is no multiple of 16, or wide rows or the result are of other types
+/// for tensor cores, all groups at once, which waits for nothing on the host; where A is no multiple of 16, or rows as they are, or the result, are of other types
 /// than it has, by libtorch's products, one group after the other. Elsewhere only where a plain loop was asked for.
-enum class Int8Activations { kWide, kPerToken, kFixed };
+enum class Int8Activations { kNone, kDynamic, kStatic };
 
 /// A float number is its integer times the scale: of each row of a matrix (a channel of the result), symmetric, the integers in [-127, 127].
 struct Int8Matrices {
   at::Tensor numbers;            ///< [G, B, A] int8, contiguous
   at::Tensor scales;             ///< [G, B] float32
-  at::Tensor input_scales = {};  ///< [G] float32 of the rows; kFixed alone
-  Int8Activations activations = Int8Activations::kWide;
+  at::Tensor input_scales = {};  ///< [G] float32 of the rows; kStatic alone
+  Int8Activations activations = Int8Activations::kNone;
   bool allow_slow = false;  ///< a plain loop where there is no kernel
 };
 

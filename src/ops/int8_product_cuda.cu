@@ -283,12 +283,12 @@ __global__ void __launch_bounds__(kThreads) round_rows(Int8RowsArguments a, int6
   for (int offset = 16; offset > 0; offset /= 2) most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFu, most, offset));
   finite = __all_sync(0xFFFFFFFFu, finite);
   float scale = most / 127.0f;
-  if (a.fixed_scales != nullptr) {
+  if (a.static_scales != nullptr) {
     // The group of a row: how many end at it or before.
     int group = 0;
     for (int64_t at = threadIdx.x; at < a.groups; at += 32) group += a.ends[at] <= row ? 1 : 0;
     for (int offset = 16; offset > 0; offset /= 2) group += __shfl_xor_sync(0xFFFFFFFFu, group, offset);
-    scale = group < a.groups ? a.fixed_scales[group] : 0.0f;
+    scale = group < a.groups ? a.static_scales[group] : 0.0f;
   }
   const float inverse = finite && scale > 0.0f ? 1.0f / scale : 0.0f;
   int8_t* const out = a.numbers + row * a.columns;

@@ -120,7 +120,7 @@ BiasedRows biased_rows(const at::Tensor& rows, const Int8Matrices& matrices, con
   // A product of a tile's rows reads on to a multiple of kRowStep, whatever is there; its sums are not looked at.
   BiasedRows result{{}, at::empty({count}, options.dtype(at::kFloat)), rounded_up(terms, kBytes)};
   result.numbers = at::empty({count + kTileRows, result.stride}, options.dtype(at::kByte));
-  const std::vector<int32_t> groups = matrices.activations == Int8Activations::kFixed ? groups_of(ends) : std::vector<int32_t>();
+  const std::vector<int32_t> groups = matrices.activations == Int8Activations::kStatic ? groups_of(ends) : std::vector<int32_t>();
   const float* const fixed = groups.empty() ? nullptr : matrices.input_scales.const_data_ptr<float>();
   auto* const numbers = result.numbers.mutable_data_ptr<uint8_t>();
   auto* const scales = result.scales.mutable_data_ptr<float>();
@@ -239,13 +239,13 @@ void multiply_wide(const at::Tensor& rows, const at::Tensor& float_rows, const I
 }  // namespace
 
 std::string missing_for_int8(Int8Activations activations) {
-  if (activations == Int8Activations::kWide) return has_avx512() ? "" : "AVX-512 (F, BW, VL, DQ)";
+  if (activations == Int8Activations::kNone) return has_avx512() ? "" : "AVX-512 (F, BW, VL, DQ)";
   if (!has_vnni()) return "AVX512_VNNI (with or without AMX_INT8)";
   return has_int8_products() ? "" : "oneDNN's int8 products, which this environment forbids or gets wrong (ONEDNN_MAX_CPU_ISA?)";
 }
 
 std::string int8_tile_kernel(Int8Activations activations, at::ScalarType rows) {
-  if (activations == Int8Activations::kWide) {
+  if (activations == Int8Activations::kNone) {
     if (rows != at::kBFloat16 || !has_tile_product()) return "avx512 (oneDNN, float32 x widened s8)";
     return has_amx_bfloat16() ? "amx_bf16 (oneDNN, bfloat16 x widened s8)" : "avx512_bf16 (oneDNN, bfloat16 x widened s8)";
   }
@@ -253,7 +253,7 @@ std::string int8_tile_kernel(Int8Activations activations, at::ScalarType rows) {
 }
 
 void int8_linear_by_tiles(const at::Tensor& rows, const Int8Matrices& matrices, const std::vector<int32_t>& ends, at::Tensor& output) {
-  if (matrices.activations != Int8Activations::kWide) return multiply_integers(rows, matrices, ends, output);
+  if (matrices.activations != Int8Activations::kNone) return multiply_integers(rows, matrices, ends, output);
   const bool by_pairs = widens_to_bfloat16(rows.scalar_type(), rows.size(1));
   // Groups of few rows are multiplied in float32.
   const at::Tensor floats = rows.to(at::kFloat);

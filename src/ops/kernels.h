@@ -137,10 +137,10 @@ constexpr int64_t weight_dot_parts(int64_t hidden_width) { return (hidden_width 
 
 struct Int8RowsArguments {
   Dtype dtype;
-  int64_t columns;            ///< A
-  const void* values;         ///< [R, A]
-  const float* fixed_scales;  ///< [G] of groups; null: each row's own
-  const int32_t* ends;        ///< [G]; with fixed_scales
+  int64_t columns;             ///< A
+  const void* values;          ///< [R, A]
+  const float* static_scales;  ///< [G] of groups; null: each row's own
+  const int32_t* ends;         ///< [G]; with static_scales
   int64_t groups;
   int8_t* numbers;  ///< [R, A]
   float* scales;    ///< [R]

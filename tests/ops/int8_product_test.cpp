@@ -13,7 +13,7 @@ namespace {
 using checks::Random;
 using checks::test_device;
 
-constexpr Int8Activations kAll[] = {Int8Activations::kWide, Int8Activations::kPerToken, Int8Activations::kFixed};
+constexpr Int8Activations kAll[] = {Int8Activations::kNone, Int8Activations::kDynamic, Int8Activations::kStatic};
 
 at::Tensor ends_of(const std::vector<int32_t>& ends) { return at::tensor(ends, at::kInt).to(test_device()); }
 
@@ -26,10 +26,10 @@ at::Tensor plain_product(const at::Tensor& rows, const Int8Matrices& matrices, c
   for (size_t group = 0; group < ends.size(); ++group) {
     for (int64_t row = begin; row < ends[group]; ++row) {
       at::Tensor factors = in[row];
-      if (matrices.activations != Int8Activations::kWide) {
+      if (matrices.activations != Int8Activations::kNone) {
         // The scales are float32 numbers, and so is the quotient that is rounded.
         const at::Tensor values = rows.cpu()[row].to(at::kFloat);
-        const float scale = matrices.activations == Int8Activations::kFixed
+        const float scale = matrices.activations == Int8Activations::kStatic
                                 ? matrices.input_scales.cpu()[static_cast<int64_t>(group)].item<float>()
                                 : values.abs().max().item<float>() / 127.0F;
         if (scale > 0) factors = (values.to(at::kDouble) / scale).round().clamp(-127, 127) * scale;
@@ -89,10 +89,10 @@ TEST(Int8Product, IsTheProductOfTheRoundedNumbers) {
         const at::Tensor result = int8_linear(in.to(test_device()), matrices, ends_of(ends), at::kFloat).cpu().to(at::kDouble);
         const at::Tensor wanted = plain_product(in, matrices, ends);
         // A quotient that lies between two whole numbers may be rounded either way: one step of one factor.
-        const double step = activations == Int8Activations::kWide ? 0.0 : 0.06 * 3.5;
+        const double step = activations == Int8Activations::kNone ? 0.0 : 0.06 * 3.5;
         EXPECT_LE((result - wanted).abs().max().item<double>(), 2e-4 + step)
             << ends << " " << dtype << " " << static_cast<int>(activations);
-        EXPECT_LE((result - wanted).abs().mean().item<double>(), activations == Int8Activations::kWide ? 2e-4 : 0.02)
+        EXPECT_LE((result - wanted).abs().mean().item<double>(), activations == Int8Activations::kNone ? 2e-4 : 0.02)
             << ends << " " << dtype << " " << static_cast<int>(activations);
       }
     }
@@ -134,7 +134,7 @@ TEST(Int8Numbers, AreWithinHalfAScaleOfWhatTheyWere) {
 TEST(Int8Product, ZerosAndOutliersStayWhatTheyAre) {
   Random random;
   SCOPED_TRACE(random.trace());
-  for (const Int8Activations activations : {Int8Activations::kWide, Int8Activations::kPerToken}) {
+  for (const Int8Activations activations : {Int8Activations::kNone, Int8Activations::kDynamic}) {
     at::Tensor weights = random.normal({1, 70, 64});
     weights[0][69].fill_(0);
     const Int8Matrices matrices = matrices_of(weights, activations);
@@ -165,7 +165,7 @@ TEST(Int8Product, WhatIsNotFiniteIsSeenInItsOwnRowAlone) {
 }
 
 TEST(Int8Product, RowsPastTheLastEndAreZeros) {
-  const Int8Matrices matrices = matrices_of(at::ones({2, 5, 6}), Int8Activations::kPerToken);
+  const Int8Matrices matrices = matrices_of(at::ones({2, 5, 6}), Int8Activations::kDynamic);
   const at::Tensor result = int8_linear(at::ones({4, 6}, at::kFloat).to(test_device()), matrices, ends_of({1, 2}), at::kBFloat16).cpu();
   EXPECT_TRUE((result.narrow(0, 2, 2) == 0).all().item<bool>());
   EXPECT_EQ(result[1][4].item<float>(), 6.0F);
@@ -173,7 +173,7 @@ TEST(Int8Product, RowsPastTheLastEndAreZeros) {
 }
 
 TEST(Int8Product, ShapesThatDoNotFitAreRefused) {
-  const Int8Matrices matrices = matrices_of(at::ones({2, 5, 6}), Int8Activations::kWide);
+  const Int8Matrices matrices = matrices_of(at::ones({2, 5, 6}), Int8Activations::kNone);
   const at::Tensor rows = at::ones({4, 6}, at::kFloat).to(test_device());
   EXPECT_THROW(int8_linear(rows, matrices, ends_of({4}), at::kFloat), ShapeError);
   EXPECT_THROW(int8_linear(rows, matrices, ends_of({3, 5}), at::kFloat), ShapeError);
@@ -182,8 +182,8 @@ TEST(Int8Product, ShapesThatDoNotFitAreRefused) {
 }
 
 TEST(Int8Kernel, OfAStrangeDeviceIsRefusedUnlessAPlainLoopWasAskedFor) {
-  EXPECT_THROW(int8_kernel(Int8Activations::kPerToken, at::kFloat, at::kMeta, false), ConfigError);
-  EXPECT_EQ(int8_kernel(Int8Activations::kPerToken, at::kFloat, at::kMeta, true).substr(0, 9), "reference");
+  EXPECT_THROW(int8_kernel(Int8Activations::kDynamic, at::kFloat, at::kMeta, false), ConfigError);
+  EXPECT_EQ(int8_kernel(Int8Activations::kDynamic, at::kFloat, at::kMeta, true).substr(0, 9), "reference");
 }
 
 }  // namespace
