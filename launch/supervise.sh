@@ -11,6 +11,7 @@
 #   --hostfile FILE  hosts as for mpirun, best with slots= for each; a host that ranks died or hung on twice, or that was twice not reached,
 #                    is left out, as long as slots for M ranks remain
 #   --back-off S     seconds before the first restart; doubled with each crash without progress, at most 300 (5)
+#   --start-limit S  seconds after which mpirun hangs, and is killed, where no rank has come up: none holds the run folder, or has written its log (600)
 #   --linger S       seconds that mpirun may live on after training has ended; then it hangs, and is killed (60)
 #   --mpirun "..."   further arguments for mpirun, such as "--bind-to none"
 #
@@ -19,19 +20,20 @@
 # tried again; 70 where it gave up.
 source "$(dirname "$0")/common.sh"
 
-ranks=2 attempts=5 min_ranks='' hostfile='' back_off=5 linger=60 mpirun_words=()
+ranks=2 attempts=5 min_ranks='' hostfile='' back_off=5 start_limit=600 linger=60 mpirun_words=()
 usage() { echo "supervise.sh: $*; launch/supervise.sh --help" >&2 && exit 64; }
 whole() { [[ $2 =~ ^(0|[1-9][0-9]{0,5})$ ]] && [ "$2" -ge "$3" ] || usage "$1 ($2) must be a whole number of at least $3"; }
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) sed -n '2,/^source/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0 ;;
-    -n | --attempts | --min-ranks | --hostfile | --back-off | --linger | --mpirun)
+    -n | --attempts | --min-ranks | --hostfile | --back-off | --start-limit | --linger | --mpirun)
       [ $# -ge 2 ] || usage "$1 needs a value"
       case $1 in
         -n) whole -n "$2" 1 && ranks=$2 ;;
         --attempts) whole --attempts "$2" 1 && attempts=$2 ;;
         --min-ranks) whole --min-ranks "$2" 1 && min_ranks=$2 ;;
         --back-off) whole --back-off "$2" 0 && back_off=$2 ;;
+        --start-limit) whole --start-limit "$2" 1 && start_limit=$2 ;;
         --linger) whole --linger "$2" 1 && linger=$2 ;;
         --hostfile) [ -r "$2" ] || usage "--hostfile ($2) cannot be read"; hostfile=$2 ;;
         --mpirun) read -ra mpirun_words <<<"$2" ;;
@@ -133,20 +135,37 @@ is_training() {
   done
   return 1
 }
-# Kills a launcher that lives on after training, or after it has said itself that ranks are gone: Open MPI's can hang as it ends. One of which
-# neither was seen is left alone: ranks may take long to come up, and not every file system shows the locks of other hosts.
+# What rank 0 changes as soon as it is up, on whatever host.
+log_of_rank_0() { stat --format '%i %s' "$run/log/rank-0000.log" 2>/dev/null || echo none; }
+# Kills a launcher under which no rank comes up, or which lives on after training, or after it has said itself that ranks are gone: Open MPI's can hang
+# as it begins and as it ends. Not every file system shows the locks of other hosts. A server has no run folder, and may take long to load.
 watch_launcher() {
-  local pause=0.2 ended=
+  local pause=0.2 ended='' lingered=0 tries=0 log_before  # counted in sleeps: no clock that is set may end a run
+  log_before=$(log_of_rank_0)
   while sleep $pause && kill -0 "$1" 2>/dev/null; do
     if is_training; then
-      pause=1 ended=$SECONDS
+      pause=1 ended=1 lingered=0
     elif [ -z "$ended" ] && grep -qE 'mpirun noticed that process|MPI_ABORT was invoked|the job has been aborted' "$work/output"; then
-      ended=$SECONDS
-    elif [ -n "$ended" ] && [ $((SECONDS - ended)) -ge "$linger" ]; then
+      pause=1 ended=1
+    elif [ -n "$ended" ] && [ $((lingered += 1)) -ge "$linger" ]; then
       say "training ended $linger s ago (no rank holds $run/lock, or Open MPI said so), but mpirun (process $1) lives on: killed" >&2
+      kill -KILL "$1"
+    elif [ -n "$run" ] && [ -z "$ended" ] && [ $((tries += 1)) -ge $((5 * start_limit)) ]; then
+      if [ "$(log_of_rank_0)" != "$log_before" ]; then tries=0 && continue; fi
+      say "no rank has come up within $start_limit s of the start (none holds $run/lock, or has written $run/log/rank-0000.log): mpirun (process $1) is killed" >&2
       kill -KILL "$1"
     fi
   done
+}
+
+# Whether mpirun refuses its own arguments (a word that it does not know, too few slots), so that each start would end as the first one did. Not where a
+# host was not reached: that may pass. With the fewest ranks, because the run may go on with these.
+refuses_to_start() {
+  local status=0 unreached='^ssh: |[Rr]emote daemon|start one or more daemons'
+  ! grep -qE "$unreached" "$work/output" || return 1
+  timeout --kill-after 5 60 mpirun -n "$min_ranks" ${mpirun_words[@]+"${mpirun_words[@]}"} ${hostfile:+--hostfile "$work/hosts"} true \
+    </dev/null >"$work/refused" 2>&1 || status=$?
+  [ $status = 1 ] && ! grep -qE "$unreached" "$work/refused"
 }
 
 # The most ranks, from $1 down to --min-ranks, with a layout that `train` would not refuse; nothing where there is none.
@@ -242,6 +261,10 @@ while :; do
       fi
       if tail -n 1 "$run/events.jsonl" 2>/dev/null | grep -q '"event":"stopped_by_alert"'; then
         say "an alert stopped the run (monitor.alerts): look at it before you start it again" >&2 && exit 1
+      fi
+      if [ $total = 0 ] && [ -z "$asked" ] && refuses_to_start; then
+        say "mpirun refuses to start even \`true\` with -n $min_ranks ${mpirun_words[*]-}${hostfile:+ --hostfile $hostfile}, for the reason above:" \
+          "starting again would not help" >&2 && exit 64
       fi
       ;;
     64 | 65 | 78) say "exit code $status: starting again would not help" >&2 && exit "$status" ;;

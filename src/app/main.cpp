@@ -18,6 +18,7 @@
 #include "app/train.h"
 #include "base/errors.h"
 #include "base/text.h"
+#include "base/thread_error.h"
 #include "base/utf8.h"
 #include "parallel/mpi_session.h"
 #include "parallel/watchdog.h"
@@ -40,7 +41,6 @@
 #include <optional>
 #include <set>
 #include <string_view>
-#include <system_error>
 #include <thread>
 
 namespace pimoe {
@@ -117,11 +117,7 @@ std::string what_helps(const std::string& command) {
 std::string message_of(const std::exception& error, const AppContext& context, const std::string& command) {
   const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
   const bool out_of_heap = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
-  const std::string message = of_torch ? of_torch->what_without_backtrace() : out_of_heap ? "" : error.what();
-  const auto* of_system = dynamic_cast<const std::system_error*>(&error);
-  if (of_system != nullptr && of_system->code() == std::errc::resource_unavailable_try_again) {
-    return concat("a thread could not be started: ", message, ". Raise the limit on processes (ulimit -u) or memory (ulimit -v)");
-  }
+  const std::string message = of_torch ? of_torch->what_without_backtrace() : out_of_heap ? "" : message_or_thread_advice(error);
   if (!out_of_heap && dynamic_cast<const c10::OutOfMemoryError*>(&error) == nullptr &&
       message.find("you tried to allocate") == std::string::npos) {
     return message;

@@ -38,6 +38,19 @@ std::unique_ptr<Trainer> set_up(const TrainConfig& config, const ProcessMesh& me
   return std::make_unique<Trainer>(config, mesh, log, stop, &lock, initial_weights_of(config, mesh, log));
 }
 
+/// What is in the place of the run folder, or above it, is named: what fails to be made inside would be a riddle.
+void require_folder_or_nothing(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  for (std::filesystem::path place = folder; !place.empty(); place = place.parent_path()) {
+    const std::string named = concat("run.directory (", folder.string(), "): ", place.string());
+    if (std::filesystem::is_symlink(place, ignored) && !std::filesystem::exists(place, ignored)) {
+      throw ConfigError(concat(named, " is a link to ", std::filesystem::read_symlink(place, ignored).string(), ", which is not there"));
+    }
+    if (std::filesystem::is_directory(place, ignored) || place == place.parent_path()) return;
+    if (std::filesystem::exists(place, ignored)) throw ConfigError(concat(named, " is there, and is no folder"));
+  }
+}
+
 /// What is said, and on a GPU kept, where a run has no memory left.
 void prepare_for_lack_of_memory(const TrainConfig& config, const RunSetup& setup, AppContext& context) {
   context.memory_advice = [config, place = setup.place] { return memory_advice(config, place); };
@@ -80,6 +93,7 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   const ProgressPhase between("step");  // what no other phase names
   const RunSetup setup(config, context);
   const ProcessMesh& mesh = setup.mesh;
+  require_folder_or_nothing(config.run.directory);
   log.open_file(RunPaths(config.run.directory).log() / concat("rank-", padded(mesh.rank(), 4), ".log"));
   if (config.run.hang_limit > 0 && mesh.size() > 1) {
     context.watchdog = std::make_shared<Watchdog>(mesh.control(), config.run.hang_limit, RunPaths(config.run.directory).hang(), log);

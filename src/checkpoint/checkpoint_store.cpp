@@ -4,6 +4,7 @@
 #include "base/file_io.h"
 #include "base/progress.h"
 #include "base/text.h"
+#include "base/thread_error.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/collective_save.h"
 #include "checkpoint/step_folders.h"
@@ -16,6 +17,7 @@
 #include <chrono>
 #include <initializer_list>
 #include <iterator>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -148,15 +150,25 @@ void CheckpointStore::save(const Snapshot& snapshot) { write(snapshot, mesh_.con
 
 void CheckpointStore::begin(const Snapshot& snapshot) {
   const auto begun = std::chrono::steady_clock::now();
-  Snapshot copy = host_copy_.take(snapshot, mesh_.device());
-  running_ = std::async(std::launch::async, [this, copy = std::move(copy), held = seconds_since(begun)] {
+  const auto copy = std::make_shared<const Snapshot>(host_copy_.take(snapshot, mesh_.device()));
+  const auto write_copy = [this, copy, held = seconds_since(begun)] {
     const auto started = std::chrono::steady_clock::now();
-    const ProgressOfThread beside_training(ProgressSlot::kWriter);
-    progress_step(copy.step);
+    progress_step(copy->step);
     const ProgressPhase phase("save");
-    const int64_t bytes = write(copy, *writers_);
-    return Report{copy.step, bytes, held, seconds_since(started)};
-  });
+    const int64_t bytes = write(*copy, *writers_);
+    return Report{copy->step, bytes, held, seconds_since(started)};
+  };
+  try {
+    running_ = std::async(std::launch::async, [write_copy] {
+      const ProgressOfThread beside_training(ProgressSlot::kWriter);
+      return write_copy();
+    });
+  } catch (const std::system_error& error) {  // the contract of std::async
+    log_.warning(concat(message_or_thread_advice(error), ". Training waits for the save of ", step_name(copy->step)));
+    std::packaged_task<Report()> here(write_copy);
+    running_ = here.get_future();
+    here();
+  }
 }
 
 bool CheckpointStore::is_done() const {

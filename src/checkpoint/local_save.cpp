@@ -8,10 +8,24 @@
 #include "checkpoint/verification.h"
 
 #include <utility>
+#include <vector>
 
 namespace pimoe {
+namespace {
 
 namespace fs = std::filesystem;
+
+/// The folders above `path` that are not there yet, innermost first.
+std::vector<fs::path> missing_folders_above(const fs::path& path) {
+  std::vector<fs::path> missing;
+  std::error_code ignored;
+  for (fs::path folder = path.parent_path(); !folder.empty() && !fs::exists(folder, ignored); folder = folder.parent_path()) {
+    missing.push_back(folder);
+  }
+  return missing;
+}
+
+}  // namespace
 
 void make_empty_folder(const fs::path& folder) {
   std::error_code failed;
@@ -29,9 +43,11 @@ void commit_checkpoint(const fs::path& temporary, const fs::path& checkpoint, co
 void write_checkpoint(const fs::path& checkpoint, Manifest manifest, const std::function<void(ShardWriter&)>& write_files,
                       std::function<void(const StoredFile&)> written) {
   fs::path temporary;
-  const auto sweep = [&temporary] {
+  const std::vector<fs::path> made = missing_folders_above(checkpoint);
+  const auto sweep = [&] {
     std::error_code swept_later;
     if (!temporary.empty()) fs::remove_all(temporary, swept_later);
+    for (const fs::path& folder : made) fs::remove(folder, swept_later);  // of which only empty ones go
   };
   const std::string what = concat("checkpoint ", checkpoint.string(), " was not written: ");
   try {

@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/progress.h"
+#include "base/thread_error.h"
 #include "checkpoint/verification.h"
 
 #include <exception>
@@ -41,7 +42,7 @@ std::string trouble_of(Work&& work, TroubleKind* kind = nullptr) {
     return error.what();
   } catch (const std::exception& error) {
     is(TroubleKind::kOther);
-    return error.what();
+    return message_or_thread_advice(error);
   }
 }
 

@@ -45,11 +45,11 @@ bool WatchClient::leave(const std::string& error, int exit_code) {
   return true;
 }
 
-bool WatchClient::connect() {
+bool WatchClient::connect(bool again) {
   std::vector<std::string> addresses = address_.addresses;
   if (address_.host == terms_.self.host.data()) addresses.insert(addresses.begin(), "127.0.0.1");
   for (const std::string& address : addresses) {
-    if (ending_) return false;
+    if (ending_ && !again) return false;
     const int descriptor = connect_to(address, address_.port, kConnectSeconds);
     if (descriptor < 0) continue;
     std::string hello(reinterpret_cast<const char*>(address_.token.data()), address_.token.size());
@@ -63,7 +63,7 @@ bool WatchClient::connect() {
 }
 
 void WatchClient::watch() {
-  if (!connect()) {
+  if (!connect(/*again=*/false)) {
     log_.debug(concat("watchdog: no connection to ", address_.host, " (", join(address_.addresses, ", "), "), port ", address_.port));
     return;
   }
@@ -85,6 +85,11 @@ void WatchClient::watch() {
       beat();
     }
     if (!listen()) return;
+    // What lies between the two may have cut the connection. Where rank 0 is gone, nobody answers.
+    if (is_cut()) {
+      if (!connect(/*again=*/true)) rank_0_is(Verdict::Kind::kDead);
+      rank_0_.heard_at = now_ = watch_clock();
+    }
     if (now_ - rank_0_.heard_at > terms_.limit) rank_0_is(Verdict::Kind::kStopped);
     if (ending_) {
       const std::lock_guard lock(mutex_);
@@ -115,8 +120,12 @@ bool WatchClient::listen() {
       return false;
     }
   }
-  if (link_->is_closed()) rank_0_is(Verdict::Kind::kDead);
   return true;
+}
+
+bool WatchClient::is_cut() {
+  const std::lock_guard lock(mutex_);
+  return link_->is_closed();
 }
 
 void WatchClient::end_after_alarm() {

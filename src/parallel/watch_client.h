@@ -37,7 +37,9 @@ class WatchClient {
 
  private:
   void watch();
-  bool connect();
+  /// @param again  after the connection was cut: also at the end, because a goodbye is owed
+  bool connect(bool again);
+  bool is_cut();
   void beat();
   /// @returns false once rank 0 has said goodbye
   bool listen();

@@ -5,21 +5,30 @@
 #include "parallel/quiet_thread.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 namespace pimoe {
 namespace {
 
 constexpr double kHelloSeconds = 10.0;
+constexpr double kReturnSeconds = 2.0;  // that a rank has to connect again, where its process may be there still
 constexpr double kStackSeconds = 1.2;
 constexpr double kQuietSeconds = 3.0;
 constexpr int kStrangers = 64;  // connections without a hello, beyond the ranks that are still awaited
 
 using Link = RankView::Link;
+
+/// Whether a process of this host is gone for certain. A name of a host may stand for several, as in containers: what is there may be another one.
+bool is_gone(const RankName& name, const RankName& self) {
+  const bool is_here = std::strncmp(name.host.data(), self.host.data(), self.host.size()) == 0;
+  return is_here && ::kill(name.pid, 0) != 0 && errno == ESRCH;
+}
 
 /// A descriptor for each rank, beside those that training needs.
 void allow_descriptors(int ranks) {
@@ -79,6 +88,7 @@ void WatchHub::watch() {
       }
     }
     take_in();
+    give_up_on_cut_ranks();
     if (now_ < beat_at && !urgent_) continue;
     if (now_ >= beat_at) {
       beat_at = now_ + terms_.interval();
@@ -128,31 +138,56 @@ void WatchHub::take_in() {
       gone = gone || now_ - peer->since > kHelloSeconds;
     } else if (gone) {
       RankView& rank = ranks_[static_cast<size_t>(peer->rank)];
-      if (rank.link == Link::kOpen && rank.error.empty()) {
-        rank.link = Link::kLost;
-        urgent_ = true;
-      }
+      if (rank.link == Link::kOpen && rank.error.empty()) rank.cut_at = now_;
     }
     peer = gone ? peers_.erase(peer) : std::next(peer);
   }
 }
 
+void WatchHub::give_up_on_cut_ranks() {
+  for (RankView& rank : ranks_) {
+    if (rank.cut_at == 0.0 || (now_ - rank.cut_at < kReturnSeconds && !is_gone(rank.name, terms_.self))) continue;
+    rank.cut_at = 0.0;
+    rank.link = Link::kLost;
+    urgent_ = true;
+  }
+}
+
+void WatchHub::welcome(Peer& peer, const std::string& hello) {
+  RankName name;
+  std::memcpy(&name, hello.data() + token_.size(), sizeof(name));
+  name.host.back() = 0;
+  if (name.rank <= 0 || name.rank >= terms_.ranks) return;
+  RankView& rank = ranks_[static_cast<size_t>(name.rank)];
+  if (rank.link == Link::kOpen && rank.name.pid == name.pid) {
+    // Something between the two cut the connection, and this end may not know it yet.
+    for (Peer& earlier : peers_) {
+      if (earlier.rank != name.rank) continue;
+      earlier.link.receive();
+      while (const auto frame = earlier.link.next()) hear(earlier, *frame);
+      earlier.rank = -1;
+      earlier.since = -kHelloSeconds;
+    }
+    rank.cut_at = 0.0;
+    log_.warning(concat("watchdog: the connection of ", describe(name), " was cut, and is there again"));
+  } else if (rank.link != Link::kAwaited) {
+    return;
+  }
+  peer.rank = name.rank;
+  rank.name = name;
+  const auto beats = own_beat();  // so that this rank can speak for rank 0 from now on
+  peer.link.send(WatchFrame::kBeat, &beats, sizeof(beats));
+}
+
 void WatchHub::hear(Peer& peer, const WatchLink::Frame& frame) {
   const std::string& payload = frame.payload;
   if (peer.rank < 0) {
-    RankName name;
-    const bool is_hello = frame.kind == WatchFrame::kHello && payload.size() == token_.size() + sizeof(name);
-    if (!is_hello || std::memcmp(payload.data(), token_.data(), token_.size()) != 0) {
+    const bool is_hello = frame.kind == WatchFrame::kHello && payload.size() == token_.size() + sizeof(RankName);
+    if (is_hello && std::memcmp(payload.data(), token_.data(), token_.size()) == 0) {
+      welcome(peer, payload);
+    } else {
       peer.since = -kHelloSeconds;  // a stranger: goes at once
-      return;
     }
-    std::memcpy(&name, payload.data() + token_.size(), sizeof(name));
-    name.host.back() = 0;
-    if (name.rank <= 0 || name.rank >= terms_.ranks || ranks_[static_cast<size_t>(name.rank)].link != Link::kAwaited) return;
-    peer.rank = name.rank;
-    ranks_[static_cast<size_t>(name.rank)].name = name;
-    const auto beats = own_beat();  // so that this rank can speak for rank 0 from now on
-    peer.link.send(WatchFrame::kBeat, &beats, sizeof(beats));
     return;
   }
   RankView& rank = ranks_[static_cast<size_t>(peer.rank)];

@@ -176,6 +176,8 @@ Verdict judge(const std::vector<RankView>& ranks, double limit, double now) {
   if (std::vector<int> dead = ranks_that(ranks, [](const RankView& rank) { return rank.link == Link::kLost; }); !dead.empty()) {
     return {Kind::kDead, std::move(dead)};
   }
+  // What the others throw, or wait for, because it is gone would be told in its place.
+  if (std::any_of(ranks.begin(), ranks.end(), [](const RankView& rank) { return rank.cut_at > 0.0; })) return {};
   std::vector<int> leaving = ranks_that(ranks, [](const RankView& rank) { return !rank.error.empty(); });
   if (!leaving.empty()) {
     if (leaving.size() == ranks.size()) return {Kind::kErrorOfAll, std::move(leaving)};

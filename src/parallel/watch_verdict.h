@@ -32,7 +32,7 @@ struct RankView {
     kAwaited,  ///< has not been heard yet
     kOpen,
     kGoodbye,  ///< said that it leaves in good order
-    kLost,     ///< its connection closed without a goodbye: its process is gone
+    kLost,     ///< its connection closed without a goodbye and did not come back: its process is gone
   };
   struct SlotView {
     SlotBeat last;
@@ -43,6 +43,7 @@ struct RankView {
   RankName name;
   Link link = Link::kAwaited;
   double heard_at = 0.0;
+  double cut_at = 0.0;  ///< when its connection closed without a goodbye: whether it comes back is not known yet; 0: it is there
   std::array<SlotView, kProgressSlots> slots = {};
   std::string error;   ///< by which it leaves; "": none
   Progress failed_at;  ///< where it was thrown; moves 0: unknown
@@ -73,7 +74,7 @@ struct Verdict {
 /// @param ranks  of the world, in order
 /// @param limit  seconds: run.hang_limit
 ///
-/// Dead ranks first, at once; then errors, a second after the first of them (or when all ranks have one); then ranks without a heartbeat
+/// Dead ranks first, at once; nothing while it is not known whether one is dead (`cut_at`); then errors, a second after the first of them (or when all ranks have one); then ranks without a heartbeat
 /// for `limit`; then, for each slot, ranks without a mark. There the culprits are those furthest behind by the number of collectives entered
 /// (Progress::position), once they have stood still for `limit`, kPatience times that within a PatientOperation or where their thread uses
 /// the processor outside of a collective, while some rank further on has stood still for `limit` too. Where all stand at one point in a collective, they are those whose thread does not run while others' do

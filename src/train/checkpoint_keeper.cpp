@@ -64,6 +64,7 @@ void CheckpointKeeper::note_begun(int64_t step) {
 }
 
 void CheckpointKeeper::tell(const CheckpointStore::Report& report) {
+  const PatientOperation on_files;  // the log and the events
   failures_ = 0;
   retry_at_.reset();
   longest_seconds_ = std::max(longest_seconds_, report.write_seconds);
@@ -78,6 +79,7 @@ void CheckpointKeeper::tell(const CheckpointStore::Report& report) {
 }
 
 void CheckpointKeeper::failed(const SaveError& error) {
+  const PatientOperation on_files;
   alarms_.push_back(error.what());
   if (events_ != nullptr) events_->add(begun_step_, run_event::kSaveFailed, {{"why", error.what()}});
   if (!error.may_pass() || config_.on_error == OnSaveError::kStop) throw error;

@@ -1,6 +1,7 @@
 #include "train/growing_file.h"
 
 #include "base/errors.h"
+#include "base/progress.h"
 #include "base/text.h"
 
 #include <cerrno>
@@ -29,6 +30,7 @@ void GrowingFile::end_torn_line() {
 }
 
 std::string GrowingFile::append(const std::string& bytes) try {
+  const PatientOperation on_a_file;  // a disk that stands still for a while is no hang
   pending_ += bytes;
   if (pending_.empty()) return "";
   if (!out_.is_open()) open();

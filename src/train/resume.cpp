@@ -57,6 +57,7 @@ ResumeChoice choose_checkpoint(const TrainConfig& config, const OwnCheckpoints& 
     }
     return {};
   }
+  if (wish.empty()) throw ConfigError("checkpoint.resume is empty, but must be auto, none or the path of a checkpoint");
   const std::filesystem::path start = std::filesystem::canonical(find(wish));
   std::error_code no_folder_yet;
   const bool of_this_run = std::filesystem::equivalent(start.parent_path(), folder, no_folder_yet);

@@ -1,6 +1,7 @@
 #include "train/run_lock.h"
 
 #include "base/errors.h"
+#include "base/progress.h"
 #include "base/run_paths.h"
 #include "base/text.h"
 
@@ -15,23 +16,43 @@ namespace fs = std::filesystem;
 /// Whether the file system has no locks at all, as Lustre mounted without `flock`, or NFS without its lock daemon.
 bool has_no_locks(const IoError& error) { return error.code() == ENOSYS || error.code() == EOPNOTSUPP || error.code() == ENOLCK; }
 
+/// Holds the folder of checkpoints, whichever it is. @returns nothing where there is none: what keeps it from being made is said by who saves there
+/// @throws IoError with code EWOULDBLOCK
+std::unique_ptr<FolderLock> hold_checkpoints(const fs::path& folder) {
+  std::error_code ignored;
+  fs::create_directories(folder, ignored);
+  if (!fs::is_directory(folder, ignored)) return nullptr;
+  try {
+    return std::make_unique<FolderLock>(folder);
+  } catch (const IoError& error) {
+    if (error.code() == EWOULDBLOCK) throw;
+    return nullptr;
+  }
+}
+
 std::string named(const fs::path& folder) { return concat("run.directory (", folder.string(), ")"); }
 
 }  // namespace
 
 RunLock::RunLock(const fs::path& folder, const ProcessMesh& mesh, Logger& log) : folder_(folder), log_(log) {
+  const fs::path checkpoints = RunPaths(folder).checkpoints();
   bool is_in_use = false;
   std::string failed;
   try {
     if (mesh.rank() == 0) {
       own_ = std::make_unique<FolderLock>(folder);  // first: a job that is refused must not have touched the file
       lock_ = std::make_unique<FileLock>(RunPaths(folder).lock());
+      checkpoints_ = hold_checkpoints(checkpoints);
     }
   } catch (const IoError& error) {  // the contract: rank 0's trouble is everybody's
     is_in_use = error.code() == EWOULDBLOCK;
     if (has_no_locks(error)) {
       log_.warning(concat(error.what(), ": this file system has no locks, so that nothing keeps a second job out of ", named(folder),
                           ". Take care that one at a time uses it"));
+    } else if (is_in_use && lock_) {
+      std::error_code ignored;
+      failed = concat(named(folder), ": ", checkpoints.string(), " leads to ", fs::canonical(checkpoints, ignored).string(),
+                      ", which another job uses for its checkpoints: wait for it, or give each run a folder of its own");
     } else if (is_in_use) {
       failed = concat(named(folder), " is in use by another job: wait for it, or choose another one");
     } else {
@@ -45,6 +66,7 @@ RunLock::RunLock(const fs::path& folder, const ProcessMesh& mesh, Logger& log) :
 }
 
 std::string RunLock::trouble() {
+  const PatientOperation on_files;
   if (!own_ || (lock_ ? lock_->is_in_place() : own_->is_in_place())) return "";
   const fs::path file = RunPaths(folder_).lock();
   if (own_->is_in_place()) {

@@ -15,6 +15,8 @@ namespace pimoe {
 /// It holds two locks: that of the folder itself, which goes only with the folder but which not every network file system has, and that of the file
 /// `lock` in it, which every one has that has locks at all. So who deletes that file alone lets no second job in, and it is made again. Where there are
 /// none it warns, and watches the folder alone.
+///
+/// A third one is that of `checkpoints`, which it makes: it may be a link, and two runs' links may lead to one folder.
 class RunLock {
  public:
   /// Collective. @param folder  must be there
@@ -31,6 +33,7 @@ class RunLock {
   Logger& log_;
   std::unique_ptr<FolderLock> own_;  ///< rank 0 alone, as the next
   std::unique_ptr<FileLock> lock_;
+  std::unique_ptr<FolderLock> checkpoints_;
 };
 
 }  // namespace pimoe

@@ -1,5 +1,6 @@
 #include "train/run_report.h"
 
+#include "base/progress.h"
 #include "base/run_paths.h"
 #include "base/text.h"
 #include "data/data_stream.h"
@@ -174,6 +175,7 @@ void RunReport::tell_events(const StepRecord& record) const {
 }
 
 void RunReport::add(const StepRecord& record) {
+  const PatientOperation on_files;  // the log's too
   if (!first_) first_ = record;
   if (record.step == first_step_ + 1) tokens_before_ = record.tokens - record.step_tokens;
   last_ = record;

@@ -171,6 +171,25 @@ TEST_F(TrainingEnds, AFolderInTheLocksPlaceIsSaid) {
       << outcome.err;
 }
 
+TEST_F(TrainingEnds, WhatIsInThePlaceOfTheRunFolderIsNamed) {
+  prepare();
+  ASSERT_EQ(run("touch file; ln -s nowhere broken; mkdir real; ln -s real link").code, 0);
+  for (const auto& [place, said] : {std::pair("file", "run.directory (file): file is there, and is no folder"),
+                                    std::pair("file/runs/a", "run.directory (file/runs/a): file is there, and is no folder"),
+                                    std::pair("broken", "run.directory (broken): broken is a link to nowhere, which is not there"),
+                                    std::pair("broken/a", "run.directory (broken/a): broken is a link to nowhere, which is not there")}) {
+    const Outcome outcome = run(concat("$PIMOE train tiny.yaml train.steps=2 run.directory=", place));
+    EXPECT_EQ(outcome.code, 78) << outcome.err;
+    EXPECT_NE(outcome.err.find(said), std::string::npos) << outcome.err;
+  }
+  EXPECT_EQ(run("$PIMOE train tiny.yaml train.steps=2 run.directory=link/a").code, 0);
+  EXPECT_EQ(saved_steps("real/a"), std::vector<int64_t>{2});
+  const Outcome outcome = run("$PIMOE train tiny.yaml train.steps=4 checkpoint.resume=");
+  EXPECT_EQ(outcome.code, 78) << outcome.err;
+  EXPECT_NE(outcome.err.find("checkpoint.resume is empty, but must be auto, none or the path of a checkpoint"), std::string::npos)
+      << outcome.err;
+}
+
 TEST_F(TrainingEnds, AResumedRunSaysWhichDataHaveChanged) {
   prepare();
   ASSERT_EQ(run("$PIMOE train tiny.yaml train.steps=2").code, 0);

@@ -10,12 +10,27 @@
 #include <ATen/ops/from_blob.h>
 #include <gtest/gtest.h>
 
+#include <dlfcn.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <optional>
 #include <set>
+#include <utility>
+
+namespace {
+bool no_thread_can_be_had = false;  ///< the next one
+}
+
+/// In place of libc's, so that a limit on processes is reached where a test wants that.
+extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*routine)(void*), void* argument) {
+  static const auto of_libc = reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+  if (std::exchange(no_thread_can_be_had, false)) return EAGAIN;
+  return of_libc(thread, attributes, routine, argument);
+}
 
 namespace pimoe {
 namespace {
@@ -202,6 +217,18 @@ TEST_F(StoreOnRanks, AStoreThatGoesWaitsForItsSave) {
   const auto mesh = world_mesh(cpu_mesh(), kExperts);
   CheckpointStore(folder_, {}, *mesh, log_).begin(snapshot_of(*mesh, 100));
   EXPECT_EQ(names(), Names{"step-00000100"});
+}
+
+TEST_F(StoreOnRanks, TrainingWaitsForASaveWhereOneRankCanHaveNoThreadForIt) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  CheckpointStore store(folder_, {}, *mesh, log_);
+  const Snapshot live = snapshot_of(*mesh, 100);
+  no_thread_can_be_had = is_last();
+  store.begin(live);
+  EXPECT_FALSE(no_thread_can_be_had) << "nobody wanted a thread";
+  EXPECT_TRUE(store.is_running());
+  EXPECT_EQ(store.finish().step, 100);
+  EXPECT_EQ(restored_trouble(store, folder_ / step_name(100), *mesh), "");
 }
 
 TEST_F(StoreOnRanks, WhatCannotBeSavedBesideTrainingIsTheSameErrorOnEveryRank) {

@@ -54,6 +54,13 @@ TEST(WriteCheckpoint, LeavesNothingWhereItsFilesCannotBeMade) {
     EXPECT_EQ(error.what(), concat("checkpoint ", (folder.path() / step_name(100)).string(), " was not written: no more pieces"));
   }
   EXPECT_TRUE(fs::is_empty(folder.path()));
+
+  EXPECT_THROW(write_checkpoint(folder.path() / "run/checkpoints" / step_name(100), Manifest{}, fail), SaveError);
+  EXPECT_TRUE(fs::is_empty(folder.path())) << "folders that it made for the checkpoint";
+  fs::create_directory(folder.path() / "run");
+  EXPECT_THROW(write_checkpoint(folder.path() / "run/checkpoints" / step_name(100), Manifest{}, fail), SaveError);
+  EXPECT_TRUE(fs::exists(folder.path() / "run")) << "one that was there before stays";
+  EXPECT_TRUE(fs::is_empty(folder.path() / "run"));
 }
 
 TEST(WriteCheckpoint, TakesThePlaceOfWhatAKilledSaveLeft) {

@@ -20,6 +20,7 @@
     hangs    a rank is killed, stopped, put to sleep, or leaves by an exception, at random moments and in its saves: the watchdog ends the job in
              time, names the rank, and has everyone's stacks
     calm     one rank at a twentieth of its speed, or with a slow disk: the watchdog says nothing
+    still_disk  the file system of the run folder stands still for a while (needs root, to mount it): the watchdog says nothing
 
 Each round is one line of JSON in the results file; rounds that are there already are not run again. J rounds run side by side (a round keeps
 about one core for each of its ranks busy). Exit status 1 if one failed.
@@ -43,7 +44,8 @@ EXPERIMENTS = {**saves.EXPERIMENTS, **hanging.EXPERIMENTS}
 LONG = {  # rounds and ranks of the long form
     "kills": (1000, "1,2,4"), "errors": (1310, "1,2"), "bits": (100, "1,2,4"), "signals": (100, "1,2,4"), "leaves": (120, "1,2,4"), "supervised": (4, "1,2"),
     "damage": (100, "1,2,4"), "loads": (180, "1,2,4"), "load_kills": (180, "1,2,4"), "reshard_kills": (180, "1,2"),
-    "removed": (100, "1,2,4"), "large": (50, "1"), "small_disk": (20, "1,2"), "hangs": (200, "2,4"), "calm": (20, "2,4")}
+    "removed": (100, "1,2,4"), "large": (50, "1"), "small_disk": (20, "1,2"), "hangs": (200, "2,4"), "calm": (20, "2,4"),
+    "still_disk": (20, "2,3")}
 
 place = None  # of this worker process
 

@@ -2,9 +2,10 @@
 import os
 import re
 import signal
+import subprocess
 import time
 
-from workplace import LIMIT, SHIM, WITHOUT_END, shim
+from workplace import LIMIT, SHIM, WITHOUT_END, newest_good, shim
 
 HANG_LIMIT = 3.0  # seconds, run.hang_limit
 PATIENCE = 10  # times the limit, in a system call on a file
@@ -85,7 +86,7 @@ def hang_round(place, draw, run, ranks, number):
     alarms = [line for line in output.splitlines() if ALARM.search(line)]
     alarm = alarms[0] if alarms else ""
     facts["where"] = place_of(alarm) if alarm else "nowhere"
-    disk = how == "asleep" and facts["where"] in ("save", "setup", "load", "data")  # it may sleep in a call on a file: patience
+    disk = how == "asleep" and facts["where"] in ("save", "setup", "load", "data", "step")  # it may sleep in a call on a file: patience
     allowed = 5.0 if how in ("killed", "exception") else HANG_LIMIT * (PATIENCE if disk else 1) + 5.0
     facts["alarm"] = alarm[-400:]
     if status == 0:
@@ -143,4 +144,38 @@ def calm_round(place, draw, run, ranks, number):
     return facts, troubles
 
 
-EXPERIMENTS = {"hangs": hang_round, "calm": calm_round}
+def still_disk_round(place, draw, run, ranks, number):
+    """The file system of the run folder stands still for longer than the limit, but not ten times that, as one on a network may: training goes on."""
+    disk, image = place.folder / run, place.folder / f"{run}.image"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=True)
+    facts = {"ranks": ranks, "still_after": draw.uniform(0.0, 1.0), "still_for": draw.uniform(2.5, 4.0) * HANG_LIMIT}
+
+    def during(process):
+        wait_for_training(place, run, process)
+        time.sleep(facts["still_after"])
+        subprocess.run(["fsfreeze", "-f", str(disk)], check=True)
+        time.sleep(facts["still_for"])
+        subprocess.run(["fsfreeze", "-u", str(disk)], check=True)
+        time.sleep(2)
+        process.send_signal(signal.SIGUSR1)
+
+    try:
+        steps = [f"train.steps={WITHOUT_END}", f"run.hang_limit={HANG_LIMIT:g}", f"checkpoint.every_steps={draw.choice([5, 50, WITHOUT_END])}"]
+        status, output = place.train(run, ranks, steps, during=during)
+        troubles = [] if status == 75 else [f"ended with {status}: {output[-900:]}"]
+        if ALARM.search(output) or (disk / "hang").exists():
+            troubles.append(f"a false alarm: {output[-900:]}")
+        if status == 75 and newest_good(disk)[1]:
+            troubles.append(f"damaged checkpoints under a good name: {newest_good(disk)[1]}")
+        return facts, troubles
+    finally:
+        subprocess.run(["fsfreeze", "-u", str(disk)], check=False, capture_output=True)
+        subprocess.run(["umount", str(disk)], check=False)
+        image.unlink()
+
+
+EXPERIMENTS = {"hangs": hang_round, "calm": calm_round, "still_disk": still_disk_round}

@@ -295,6 +295,20 @@ TEST(WatchVerdict, AnErrorIsToldAfterAMomentWithItsRankAndPlace) {
       "of range. waiting: rank 0 in all_reduce 11 of the dense group of 3");
 }
 
+// It may come back; and if not, what others throw because it is gone is no cause.
+TEST(WatchVerdict, NobodyIsBlamedWhileAConnectionIsCut) {
+  Table table(3);
+  table.at(1).error = "all_reduce in dense group of 3, rank 1: a peer left";
+  table.at(1).error_at = table.now;
+  table.at(2).cut_at = table.now;
+  table.pass(1.5);
+  EXPECT_EQ(table.verdict().kind, Kind::kFine);
+  table.at(2).cut_at = 0.0;
+  table.at(2).link = RankView::Link::kLost;
+  EXPECT_EQ(table.verdict().kind, Kind::kDead);
+  EXPECT_EQ(table.verdict().culprits, std::vector<int>{2});
+}
+
 TEST(WatchVerdict, AnErrorOfAllRanksIsToldOnceAndPlainly) {
   Table table(2);
   for (const int rank : {0, 1}) table.at(rank).error = "the run has diverged";

@@ -135,6 +135,31 @@ TEST_F(RunLockOnRanks, WhereTheFileSystemHasNoLocksARunIsDoneWithAWarningAndItsF
   EXPECT_NE(moved.find("was removed or moved away"), std::string::npos) << moved;
 }
 
+// Each would take the other's checkpoints for its own, and delete them.
+TEST_F(RunLockOnRanks, TwoRunsDoNotShareTheFolderThatTheirCheckpointsLeadTo) {
+  const fs::path second = folder_.path() / "second";
+  if (world_->rank() == 0) {
+    fs::create_directory(second);
+    fs::create_directory_symlink(run_ / "checkpoints", second / "checkpoints");
+  }
+  world_->patient_barrier();
+  Logger log(1);
+  {
+    const RunLock first(run_, *mesh_, log);
+    std::string said = "nothing";
+    try {
+      const RunLock other(second, *mesh_, log);
+    } catch (const ConfigError& error) {
+      said = error.what();
+    }
+    for (const std::string& other : world_->all_gather_text(said)) EXPECT_EQ(other, said);
+    EXPECT_EQ(said, concat("rank 0: run.directory (", second.string(), "): ", (second / "checkpoints").string(), " leads to ",
+                           fs::canonical(run_ / "checkpoints").string(),
+                           ", which another job uses for its checkpoints: wait for it, or give each run a folder of its own"));
+  }
+  const RunLock afterwards(second, *mesh_, log);
+}
+
 TEST_F(RunLockOnRanks, WhatCannotBeLockedIsTheSameErrorOnEveryRank) {
   if (world_->rank() == 0) fs::create_directory(run_ / "lock");
   world_->patient_barrier();
