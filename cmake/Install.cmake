@@ -24,10 +24,12 @@ install(FILES ${CMAKE_BINARY_DIR}/PiMoEConfig.cmake ${CMAKE_BINARY_DIR}/PiMoECon
 
 set(share ${CMAKE_INSTALL_DATADIR}/pimoe)
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/configs ${CMAKE_SOURCE_DIR}/examples DESTINATION ${share})
-install(PROGRAMS ${CMAKE_SOURCE_DIR}/launch/slurm.sbatch ${CMAKE_SOURCE_DIR}/launch/supervise.sh DESTINATION ${share}/launch)
-install(FILES ${CMAKE_SOURCE_DIR}/launch/common.sh DESTINATION ${share}/launch)
+install(PROGRAMS ${CMAKE_SOURCE_DIR}/launch/slurm.sbatch ${CMAKE_SOURCE_DIR}/launch/supervise.sh ${CMAKE_SOURCE_DIR}/launch/parquet_to_jsonl.py
+        DESTINATION ${share}/launch)
+install(FILES ${CMAKE_SOURCE_DIR}/launch/common.sh ${CMAKE_SOURCE_DIR}/launch/grafana.json DESTINATION ${share}/launch)
 install(FILES ${CMAKE_SOURCE_DIR}/launch/completion.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME pimoe)
 install(FILES ${CMAKE_SOURCE_DIR}/LICENSE ${CMAKE_SOURCE_DIR}/README.md ${CMAKE_SOURCE_DIR}/CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/docs DESTINATION ${CMAKE_INSTALL_DOCDIR})
 # The module sets paths of the prefix, which is known when it is installed: cmake --install may be given another one.
 install(CODE "set(version ${PROJECT_VERSION})
   get_filename_component(prefix \"\${CMAKE_INSTALL_PREFIX}\" ABSOLUTE)

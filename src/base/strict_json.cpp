@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/lfs_pointer.h"
 #include "base/text.h"
 #include "base/utf8.h"
 
@@ -15,6 +16,7 @@ constexpr size_t kDeepest = 32;
 
 template <class Json>
 Json parse(const std::string& text, const std::string& name) {
+  refuse_lfs_pointer(text, name);
   std::vector<std::set<std::string>> keys;  // of each open object; arrays have an empty set
   const auto look = [&](int, typename Json::parse_event_t event, Json& parsed) {
     switch (event) {

@@ -155,7 +155,14 @@ std::string trained_tokenizer(const CorpusOptions& options, const InputFiles& in
   for (const std::string& line : lines) bytes += static_cast<int64_t>(line.size()) + 1;
   log.info(
       concat("training a tokenizer of ", grouped(options.vocabulary), " pieces on ", human_bytes(static_cast<double>(bytes)), " of text"));
-  return train_tokenizer(lines, options.vocabulary);
+  try {
+    return train_tokenizer(lines, options.vocabulary);
+  } catch (const DataError&) {  // the contract: too little text. Lines without any are passed over above, and then are the reason
+    for (const InputFile& file : input.files) {
+      if (file.is_jsonl) read_documents(file, options.text_key, [](const DocumentPart&) {});
+    }
+    throw;
+  }
 }
 
 void require_input(const CorpusOptions& options, const InputFiles& input) {

@@ -82,6 +82,12 @@ void for_each_block(const InputFile& file, int64_t offset,
   }
 }
 
+/// @returns the text of a file's beginning without the byte order mark that some editors write there, which is none of the text
+std::string_view without_mark(std::string_view beginning) {
+  constexpr std::string_view kMark = "\xEF\xBB\xBF";
+  return beginning.starts_with(kMark) ? beginning.substr(kMark.size()) : beginning;
+}
+
 /// @param position  of the block in its file
 std::optional<NotText> complaint_about(std::string_view block, int64_t position) {
   const size_t good = text_prefix(block);
@@ -105,8 +111,9 @@ std::optional<NotText> read_text_document(const InputFile& file, const TakePart&
   int64_t end = from.offset;
   for_each_block(file, from.offset, [&](std::string_view block, bool is_last, int64_t file_position) {
     if (is_one_block) complaint = complaint_about(block, 0);
+    const std::string_view text = end == 0 ? without_mark(block) : block;
     end += static_cast<int64_t>(block.size());
-    if (!complaint) take({block, is_last, file_position, ReadPoint{end, 0, !is_last}});
+    if (!complaint) take({text, is_last, file_position, ReadPoint{end, 0, !is_last}});
     return !complaint;
   });
   return complaint;
@@ -191,7 +198,7 @@ void sample_text(const InputFile& file, int64_t begin, int64_t end, LineSample& 
     const size_t newline = window.rfind('\n');
     window = window.substr(0, newline != std::string_view::npos ? newline : character_boundary(window, window.size() - 1));
   }
-  if (is_text(window)) sample.add(window);
+  if (is_text(window)) sample.add(begin == 0 ? without_mark(window) : window);
 }
 
 /// Adds the texts of the .jsonl lines that begin in bytes [begin, end). A bad line is passed over: the reading proper names it.
@@ -214,7 +221,7 @@ void sample_beginning(const InputFile& file, const std::string& text_key, int64_
   std::string text;
   stream.append(text, static_cast<size_t>(bytes));
   text.resize(character_boundary(text, text.size() > 0 ? text.size() - 1 : 0));
-  if (is_text(text)) sample.add(text);
+  if (is_text(text)) sample.add(without_mark(text));
 }
 
 }  // namespace

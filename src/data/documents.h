@@ -46,7 +46,7 @@ struct ReadPoint {
 
 /// A part of a document.
 struct DocumentPart {
-  std::string_view text;  ///< at most 1 MiB
+  std::string_view text;  ///< at most 1 MiB; without a byte order mark at the beginning of a text file
   bool ends_document = false;
   int64_t file_position = 0;       ///< bytes of the file that were read so far
   std::optional<ReadPoint> after;  ///< nothing within the text of a .jsonl line

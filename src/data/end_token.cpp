@@ -63,11 +63,11 @@ int32_t find_end_token(const fs::path& folder, const std::string& name,
     const std::optional<int32_t> id = id_of(content);
     if (id && is_special(*id)) return *id;
   }
-  throw DataError(
-      concat("tokenizer ", name, " has no end-of-document token, which every document ends with: no special token of its own is ",
-             join({kUsualNames.begin(), kUsualNames.end()}, ", "), folder.empty() ? "" : ", and no eos_token is in ",
-             folder.empty() ? "" : join({kByContent.begin(), kByContent.end()}, ", "), folder.empty() ? "" : ", no eos_token_id in ",
-             folder.empty() ? "" : join({kById.begin(), kById.end()}, ", "), folder.empty() ? "" : concat(" of ", folder.string())));
+  throw DataError(concat(name, " has no end-of-document token, which every document ends with: no special token of its own is ",
+                         join({kUsualNames.begin(), kUsualNames.end()}, ", "), folder.empty() ? "" : ", and no eos_token is in ",
+                         folder.empty() ? "" : join({kByContent.begin(), kByContent.end()}, ", "),
+                         folder.empty() ? "" : ", no eos_token_id in ", folder.empty() ? "" : join({kById.begin(), kById.end()}, ", "),
+                         folder.empty() ? "" : concat(" of ", folder.string())));
 }
 
 }  // namespace pimoe

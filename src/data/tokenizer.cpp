@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/lfs_pointer.h"
 #include "base/text.h"
 #include "base/utf8.h"
 #include "data/sentencepiece_model.h"
@@ -22,6 +23,7 @@ std::string read_model(const std::filesystem::path& model) {
 std::unique_ptr<TokenizerModel> read(const std::string& content, const std::string& name, const std::filesystem::path& folder) {
   // A SentencePiece model begins with a line feed, JSON's white space too: a name that ends in .json says what is wrong with either.
   if (content.starts_with('{') || name.ends_with(".json")) return read_tokenizer_json(content, name, folder);
+  refuse_lfs_pointer(content, concat("tokenizer ", name));
   return read_sentencepiece_model(content, name);
 }
 

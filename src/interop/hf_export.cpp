@@ -11,6 +11,7 @@
 #include "interop/hf_companions.h"
 #include "interop/safetensors_folder.h"
 #include "interop/transfer_progress.h"
+#include "interop/upcycle.h"
 #include "interop/weight_names.h"
 #include "moe/adaptive_control.h"
 
@@ -91,19 +92,33 @@ void carry_tokenizer(const fs::path& tokenizer, int64_t sequence_length, const f
 
 }  // namespace
 
+namespace {
+
+/// @returns what config.json of the origin says of a model of this family. One of Qwen's families with experts may say that no layer has any
+/// (mlp_only_layers): such a model is the dense family's, and what is not of it stays behind.
+Json carried_config(const fs::path& companions, HfFamily family) {
+  if (companions.empty() || !is_there(companions / "config.json")) return Json::object();
+  Json config = read_strict_json(companions / "config.json", kLargestConfigBytes);
+  const Json type = config.value("model_type", Json());
+  const bool without_experts = (family == HfFamily::kQwen3 && type == traits_of(HfFamily::kQwen3Moe).model_type) ||
+                               (family == HfFamily::kQwen2 && type == traits_of(HfFamily::kQwen2Moe).model_type);
+  return without_experts ? config_of_any_family(config) : config;
+}
+
+}  // namespace
+
 HfExportFacts export_to_hf(const fs::path& checkpoint, const ModelConfig& model, const fs::path& folder, const HfExportOptions& options,
                            Logger& log) {
   HfExportFacts facts;
   facts.family = family_of(model);
-  const bool has_config = !options.companions.empty() && is_there(options.companions / "config.json");
-  const Json carried = has_config ? read_strict_json(options.companions / "config.json", kLargestConfigBytes) : Json::object();
+  const Json carried = carried_config(options.companions, facts.family);
   const char* const dtype = options.dtype == at::kBFloat16 ? "bfloat16"
                             : options.dtype == at::kHalf   ? "float16"
                             : options.dtype == at::kDouble ? "float64"
                                                            : "float32";
   const at::ScalarType wide = options.dtype == at::kDouble ? at::kDouble : at::kFloat;
   Json config = config_of_model(model, carried, dtype);
-  if (!has_config && options.end_of_document >= 0) config["eos_token_id"] = options.end_of_document;
+  if (carried.empty() && options.end_of_document >= 0) config["eos_token_id"] = options.end_of_document;
 
   CheckpointReader reader(checkpoint);
   require_routers_of(facts.family, reader, model);

@@ -2,6 +2,7 @@
 
 #include "base/box.h"
 #include "base/errors.h"
+#include "base/lfs_pointer.h"
 #include "base/text.h"
 #include "base/utf8.h"
 
@@ -20,6 +21,7 @@ static_assert(std::endian::native == std::endian::little, "elements are read and
 
 constexpr uint64_t kLargestHeaderBytes = 100'000'000;
 constexpr uint64_t kLengthBytes = 8;
+constexpr uint64_t kBeginningBytes = 64;  // tells pointers of Git LFS
 constexpr int64_t kWriteBytes = 32 << 20;
 
 constexpr std::array<std::pair<const char*, at::ScalarType>, 4> kWeightDtypes = {
@@ -44,6 +46,9 @@ const char* safetensors_dtype(at::ScalarType dtype) {
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
   const std::string name = path.string();
   if (file_.size() < kLengthBytes) throw DataError(concat(name, ": has ", file_.size(), " bytes: it is no safetensors file"));
+  std::string beginning(std::min<uint64_t>(file_.size(), kBeginningBytes), '\0');
+  file_.read(0, beginning.data(), beginning.size());
+  refuse_lfs_pointer(beginning, name);
   uint64_t length = 0;
   file_.read(0, &length, kLengthBytes);
   if (length > kLargestHeaderBytes) {

@@ -61,6 +61,11 @@ SafetensorsFolder::SafetensorsFolder(const fs::path& folder) {
     throw DataError(concat(folder.string(), " has both ", kSingle, " and ", kIndex, ", which does not list it: remove one of them"));
   }
   for (const auto& [shard, tensors] : index) {
+    if (!is_there(folder / shard)) {
+      throw DataError(concat((folder / shard).string(), " is not there, and ", kIndex, " has '", printable(tensors.front()), "'",
+                             tensors.size() > 1 ? concat(" and ", tensors.size() - 1, " more") : "",
+                             " in it: was the model fetched whole?"));
+    }
     files_.push_back(std::make_unique<SafetensorsFile>(folder / shard));
     const SafetensorsFile& file = *files_.back();
     for (const std::string& tensor : tensors) {

@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <set>
 
 namespace pimoe {
 namespace {
@@ -130,7 +131,7 @@ Json run_json(const RunRecord& run) {
           {"config", config}};
 }
 
-/// [key, value in each run (null: it has none)] of the keys whose values differ.
+/// [key, value in each run (null: it has none)] of the keys whose values differ. A run whose configuration could not be read differs in nothing.
 Json differences_of(const std::vector<RunRecord>& runs) {
   std::vector<std::string> keys;
   std::map<std::string, std::vector<Json>> values;
@@ -145,7 +146,11 @@ Json differences_of(const std::vector<RunRecord>& runs) {
   Json list = Json::array();
   for (const std::string& key : keys) {
     const std::vector<Json>& of_key = values[key];
-    if (std::all_of(of_key.begin(), of_key.end(), [&](const Json& value) { return value == of_key.front(); })) continue;
+    std::set<Json> different;
+    for (size_t index = 0; index < runs.size(); ++index) {
+      if (runs[index].config) different.insert(of_key[index]);
+    }
+    if (different.size() == 1) continue;
     Json line = Json::array({key});
     for (const Json& value : of_key) line.push_back(value);
     list.push_back(line);

@@ -43,7 +43,10 @@ class RecordReader {
       if (value->is_null() && std::string_view(key) == "mfu") continue;  // unknown, on CPUs, and not infinite
       run_.curves.try_emplace(key, run_.first_step, last_step_, options_.curve_stretches).first->second.add(step, number_in(record, key));
     }
-    if (const double seconds = number_in(record, "step_seconds"); std::isfinite(seconds)) run_.train_seconds += seconds;
+    if (const double seconds = number_in(record, "step_seconds"); std::isfinite(seconds)) {
+      run_.train_seconds += seconds;
+      if (const double speed = number_in(record, "tokens_per_second"); std::isfinite(speed)) run_.read_tokens += seconds * speed;
+    }
     add_skip(step, record);
     add_sentences(step, record, "alarms", record_event::kAlarm);
     add_sentences(step, record, "adaptive/moves", record_event::kMoved);

@@ -83,6 +83,7 @@ struct RunRecord {
   nlohmann::json last;  ///< the newest record, without its lists; null: none
   std::map<std::string, Curve> curves;
   double train_seconds = 0.0;  ///< sum of the steps'
+  double read_tokens = 0.0;    ///< in them
   int64_t skipped = 0;         ///< steps
 
   std::vector<int64_t> layers;                ///< the model's numbers of the MoE layers

@@ -78,9 +78,10 @@ SummaryLines run_summary(const RunRecord& run) {
   if (const double tokens = number_in(run.last, "tokens"); std::isfinite(tokens)) add("Tokens", grouped(static_cast<int64_t>(tokens)));
   if (run.records > 0) add("Time in steps", human_duration(run.train_seconds));
   const double last_speed = number_in(run.last, "tokens_per_second");
-  const double speed = last_speed * number_in(run.last, "step_seconds") * static_cast<double>(run.records) / run.train_seconds;
-  if (std::isfinite(speed)) add("Throughput", concat(grouped(static_cast<int64_t>(speed)), " tok/s on average"));
-  const double mfu = number_in(run.last, "mfu") * speed / last_speed;  // both are of the whole run
+  const double speed = run.read_tokens / run.train_seconds;
+  if (std::isfinite(speed) && std::isfinite(last_speed))
+    add("Throughput", concat(grouped(static_cast<int64_t>(speed)), " tok/s on average"));
+  const double mfu = number_in(run.last, "mfu") * speed / last_speed;
   if (std::isfinite(mfu)) add("MFU", concat(percent_text(mfu), " on average"));
   if (const double memory = number_in(run.last, "memory_bytes"); std::isfinite(memory)) add("Memory, rank 0", human_bytes(memory));
   const auto count = [&run](const char* kind) {

@@ -220,6 +220,21 @@ TEST(CorpusBuilder, NoTextIsADataError) {
   EXPECT_THROW(build_corpus(options, log), DataError);
 }
 
+// What the tokenizer lacks is text; why it does, the lines say.
+TEST(CorpusBuilder, ATokenizerThatFindsNoTextNamesTheLineThatHasNone) {
+  const TemporaryFolder folder;
+  folder.write("a/a.jsonl", "{\"text\": \"a\"}\n{\"content\": \"some words\"}\n");
+  Logger log;
+  CorpusOptions options = small_options(folder);
+  options.inputs = {folder / "a"};
+  try {
+    build_corpus(options, log);
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find("a.jsonl:2: the line has no key \"text\" but content"), std::string::npos) << error.what();
+  }
+}
+
 TEST(CorpusBuilder, AnEmptyValidationPartIsADataError) {
   const TemporaryFolder folder;
   write_input(folder, 2);

@@ -226,6 +226,25 @@ TEST(ReadDocuments, ATextFileIsOneDocumentWhateverItsSize) {
   }
 }
 
+TEST(ReadDocuments, AByteOrderMarkAtTheBeginningIsNoText) {
+  const TemporaryFolder folder;
+  const std::string mark = "\xEF\xBB\xBF";
+  const std::string text = concat("first\n", mark, "second");
+  for (const size_t more : {size_t{0}, size_t{3} << 20}) {
+    const std::string content = text + std::string(more, 'a');
+    EXPECT_TRUE(documents_of(folder.write("t.txt", mark + content)) == std::vector<std::string>{content}) << more;
+    EXPECT_TRUE(documents_of(folder.write("t.txt.gz", gzipped(mark + content))) == std::vector<std::string>{content}) << more;
+  }
+  EXPECT_EQ(documents_of(folder.write("alone.txt", mark)), (std::vector<std::string>{""}));
+  EXPECT_EQ(documents_of(folder.write("a.jsonl", mark + "{\"text\": \"a\"}\n")), (std::vector<std::string>{"a"}));
+
+  Logger log;
+  folder.write("in/a.txt", mark + "some words");
+  folder.write("in/b.txt.gz", gzipped(mark + "other words"));
+  EXPECT_EQ(sample_lines_of(find_input({folder / "in"}, {}, log), "text", 1 << 20, 1),
+            (std::vector<std::string>{"some words", "other word"}));
+}
+
 // The bad byte stands in the last block: nothing of the blocks before it may have been handed out.
 TEST(ReadDocuments, ALargeFileThatTurnsOutBinaryGivesNothing) {
   const TemporaryFolder folder;

@@ -195,6 +195,12 @@ TEST(Tokenizer, AFileThatIsNoModelIsADataErrorWithItsName) {
   } catch (const DataError& error) {
     EXPECT_NE(std::string(error.what()).find("text.model"), std::string::npos) << error.what();
   }
+  try {
+    const Tokenizer tokenizer(folder.write("pointer.model", "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n"));
+    FAIL() << "a pointer was taken for a model";
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find("pointer.model: is a pointer of Git LFS"), std::string::npos) << error.what();
+  }
 }
 
 // A model cut between two of its pieces still parses: it may be read, as a smaller vocabulary, but not crash.

@@ -240,6 +240,35 @@ TEST(HfImport, RefusesNumbersThatAreNotFinite) {
   EXPECT_FALSE(fs::exists(folder / "step-00000000"));
 }
 
+// Qwen's families with experts may say that no layer has any.
+TEST(HfExport, AFamilyOfExpertsWithoutAnyBecomesTheDenseOne) {
+  const TemporaryFolder folder;
+  for (const auto& [family, dense] : {std::pair(HfFamily::kQwen3Moe, "qwen3"), std::pair(HfFamily::kQwen2Moe, "qwen2")}) {
+    HfJson config = tiny_config(family);
+    config["mlp_only_layers"] = {0, 1};
+    const fs::path hf = write_tiny_model(folder, dense, config);
+    Logger log;
+    const HfImport imported(hf, 0);
+    const fs::path step = folder / concat(dense, "-run") / "step-00000000";
+    write_imported(imported, step, "", 1234, log);
+    const fs::path out = folder / concat(dense, "-out");
+    fs::create_directories(out);
+    HfExportOptions options;
+    options.companions = hf;
+    options.dtype = at::kFloat;
+    export_to_hf(step, imported.hf().model, out, options, log);
+    const HfJson written = HfJson::parse(read_file(out / "config.json"));
+    EXPECT_EQ(written["model_type"], dense);
+    EXPECT_EQ(written["eos_token_id"], 2);
+    EXPECT_FALSE(written.contains("num_experts")) << written;
+    EXPECT_FALSE(written.contains("mlp_only_layers")) << written;
+    EXPECT_EQ(import_refusal(out), "");
+    const SafetensorsFolder before(hf), after(out);
+    EXPECT_EQ(before.names(), after.names());
+    EXPECT_EQ(bytes_of(before, "model.layers.1.mlp.up_proj.weight"), bytes_of(after, "model.layers.1.mlp.up_proj.weight"));
+  }
+}
+
 TEST(HfExport, RefusesACheckpointOfAnotherModel) {
   const TemporaryFolder folder;
   const fs::path hf = write_tiny_model(folder, "hf", tiny_config(HfFamily::kQwen3Moe));

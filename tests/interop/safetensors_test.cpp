@@ -130,6 +130,8 @@ TEST(SafetensorsFile, RefusesLengthsThatTheFileDoesNotHave) {
   std::memcpy(large.data(), &beyond, sizeof(beyond));
   EXPECT_NE(open_refusal(folder.write("beyond.safetensors", large)).find("its header has 3 bytes, and the file has 10"), std::string::npos);
   EXPECT_THROW(SafetensorsFile(folder / "missing.safetensors"), IoError);
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4665\nsize 4976698672\n";
+  EXPECT_NE(open_refusal(folder.write("pointer.safetensors", pointer)).find("is a pointer of Git LFS"), std::string::npos);
   EXPECT_THROW(SafetensorsFile(folder.path()), IoError);
 }
 
@@ -187,6 +189,9 @@ TEST(SafetensorsFolder, RefusesAnIndexThatIsNotWhatIsThere) {
   EXPECT_NE(with_index(R"({"weight_map": {"w": 3}})").find("plain name"), std::string::npos);
   EXPECT_NE(with_index(R"({"weight_map": {"w": "a.safetensors", "w": "b.safetensors"}})").find("the key 'w' twice"), std::string::npos);
   EXPECT_NE(with_index(R"({"weight_map": {"x": "a.safetensors"}})").find("'x' is said to be in a.safetensors"), std::string::npos);
+  const std::string not_there = with_index(R"({"weight_map": {"w": "a.safetensors", "x": "c.safetensors", "y": "c.safetensors"}})");
+  EXPECT_NE(not_there.find("c.safetensors is not there, and model.safetensors.index.json has 'x' and 1 more in it"), std::string::npos)
+      << not_there;
   EXPECT_NE(with_index(R"({"weight_map": {"w": "b.safetensors"}})").find("has 'v', which model.safetensors.index.json does not say"),
             std::string::npos);
 
@@ -211,6 +216,7 @@ TEST(StrictJson, RefusesWhatParsersLetPass) {
   EXPECT_EQ(says(R"({"a": [{"a": 1}, {"a": 1}]})"), "");
   EXPECT_NE(says(R"({"a": {"b": 1, "b": 2}})").find("the key 'b' twice"), std::string::npos);
   EXPECT_NE(says("3").find("no object"), std::string::npos);
+  EXPECT_NE(says("version https://git-lfs.github.com/spec/v1\nsize 3\n").find("is a pointer of Git LFS"), std::string::npos);
   EXPECT_NE(says("{").find("is not JSON"), std::string::npos);
   EXPECT_NE(says(concat("{\"a\": ", std::string(100'000, '['))).find("deeper than 32"), std::string::npos);
 }

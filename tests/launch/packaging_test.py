@@ -129,25 +129,83 @@ class Installed(unittest.TestCase):
         self.assertIn("missing.yaml", done.stdout + done.stderr)
         self.assertNotIn("is not there. Build it", done.stdout + done.stderr)
 
-    def complete(self, line):
+    def complete(self, *lines):
+        """What each line completes to, one after the other in the same shell, and how often that ran the binary."""
+        calls = self.folder / "calls"
+        calls.write_text("")
+        counted = self.folder / "counted"
+        counted.mkdir(exist_ok=True)
+        (counted / "pimoe").write_text(f'#!/bin/sh\necho "$*" >>"{calls}"\nexec "{self.prefix}/bin/pimoe" "$@"\n')
+        (counted / "pimoe").chmod(0o755)
         script = f"""source "{self.prefix}/share/bash-completion/completions/pimoe"
             compopt() {{ :; }}
-            COMP_LINE=$1 COMP_POINT=${{#1}}
-            read -ra COMP_WORDS <<<"$1"
-            [[ $1 != *" " ]] || COMP_WORDS+=("")
-            COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
-            _pimoe && printf '%s\\n' "${{COMPREPLY[@]}}" """
-        environment = dict(os.environ, PATH=f"{self.prefix}/bin:{os.environ['PATH']}")
-        return output(["bash", "-c", script, "bash", line], env=environment, cwd=self.prefix / "share/pimoe").split()
+            for COMP_LINE; do
+              COMP_POINT=${{#COMP_LINE}}
+              read -ra COMP_WORDS <<<"$COMP_LINE"
+              [[ $COMP_LINE != *" " ]] || COMP_WORDS+=("")
+              COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+              _pimoe && echo "${{COMPREPLY[@]}}"
+            done"""
+        environment = dict(os.environ, PATH=f"{counted}:{os.environ['PATH']}")
+        said = output(["bash", "-c", script, "bash", *lines], env=environment, cwd=self.prefix / "share/pimoe").splitlines()
+        self.assertEqual(len(said), len(lines))
+        return [line.split() for line in said], calls.read_text().splitlines()
 
     def test_completion(self):
-        self.assertEqual(self.complete("pimoe tr"), ["train"])
-        self.assertTrue({"list", "verify", "diff", "extract", "reshard"} <= set(self.complete("pimoe checkpoint ")))
-        self.assertIn("--print-config", self.complete("pimoe train --"))
-        self.assertIn("--json", self.complete("pimoe checkpoint verify --"))
-        self.assertEqual(self.complete("pimoe train configs/quick"), ["configs/quickstart.yaml"])
-        self.assertIn("model.moe.router.temperature=", self.complete("pimoe train configs/quickstart.yaml model.moe.router.t"))
-        self.assertEqual(self.complete("pimoe train configs/quickstart.yaml data.train=confi"), ["configs"])
+        (train, checkpoint, printing, verifying, file, key, value), _ = self.complete(
+            "pimoe tr", "pimoe checkpoint ", "pimoe train --", "pimoe checkpoint verify --", "pimoe train configs/quick",
+            "pimoe train configs/quickstart.yaml model.moe.router.t", "pimoe train configs/quickstart.yaml data.train=confi")
+        self.assertEqual(train, ["train"])
+        self.assertTrue({"list", "verify", "diff", "extract", "reshard"} <= set(checkpoint))
+        self.assertIn("--print-config", printing)
+        self.assertIn("--json", verifying)
+        self.assertEqual(file, ["configs/quickstart.yaml"])
+        self.assertIn("model.moe.router.temperature=", key)
+        self.assertEqual(value, ["configs"])
+
+    def helps(self, *command):
+        """Every subcommand with its help, those of subcommands too."""
+        text = output([self.prefix / "bin/pimoe", *command, "--help"])
+        yield command, text
+        for name in re.findall(r"(?m)^  ([a-z]+) ", text.partition("\nSubcommands:\n")[2].partition("\n\n")[0]):
+            yield from self.helps(*command, name)
+
+    def test_completion_and_help_know_every_subcommand_and_option(self):
+        helps = dict(self.helps())
+        self.assertGreater(len(helps), 20)
+        completed, calls = self.complete(*(" ".join(("pimoe", *command, "--")) for command in helps), *(" ".join(("pimoe", *command)) for command in helps if command))
+        for (command, text), options in zip(helps.items(), completed):
+            with self.subTest(command=command):
+                self.assertEqual(set(options), set(re.findall(r"--[a-z][a-z-]*", text)))
+                self.assertIn("Example", text)
+                lines = text.splitlines()
+                for line, following in zip(lines, lines[1:]):
+                    if re.match(r"  (-\w,)?--", line):  # what an option means stands in a column of its own, beside it or below
+                        self.assertTrue(line[30:].strip() or following.startswith(" " * 30) and following.strip(), line)
+        for command, names in zip((command for command in helps if command), completed[len(helps):]):
+            self.assertIn(command[-1], names)
+        self.assertEqual(len(calls), len(set(calls)), "asked the binary twice for the same")
+
+    def test_the_spack_recipe_names_every_library(self):
+        names = {"mpi.h": "mpi", "hdf5.h": "hdf5", "openssl/evp.h": "openssl", "yaml-cpp/yaml.h": "yaml-cpp", "spdlog/spdlog.h": "spdlog", "CLI/CLI.hpp": "cli11",
+                 "nlohmann/json.hpp": "nlohmann-json", "sentencepiece_processor.h": "sentencepiece", "pcre2.h": "pcre2", "utf8proc.h": "utf8proc", "curl/curl.h": "curl",
+                 "boost/beast.hpp": "boost", "zlib.h": "zlib-api", "zstd.h": "zstd", "gtest/gtest.h": "googletest"}
+        recipe = (REPOSITORY / "launch/packaging/spack/spack_repo/pimoe/packages/pimoe/package.py").read_text()
+        headers = re.findall(r"(?m)^[^#\n].*\bheader:(\S+)", (REPOSITORY / "launch/packages.txt").read_text())
+        self.assertGreater(len(headers), 10)
+        for header in headers:
+            with self.subTest(header=header):
+                self.assertRegex(recipe, rf'depends_on\("{names[header]}[@~"]')
+
+    def test_containers_copy_what_an_installation_reads(self):
+        """Every file of the repository that CMake's installation or the build names lies in what the definitions copy."""
+        docker = set(re.findall(r"(?m)^!(\S+)", (REPOSITORY / ".dockerignore").read_text()))
+        apptainer = re.findall(r"(?m)^  (\S+) /opt/pimoe-source/$", (REPOSITORY / "launch/packaging/apptainer.def").read_text())
+        self.assertEqual(docker, set(apptainer))
+        lists = "".join((REPOSITORY / name).read_text() for name in ("CMakeLists.txt", "cmake/Install.cmake"))
+        named = set(re.findall(r"\$\{CMAKE_SOURCE_DIR\}/([\w.-]+)", lists)) | {"CMakeLists.txt", "launch"}
+        self.assertTrue({"src", "third_party", "configs", "LICENSE"} <= named)
+        self.assertEqual(named - docker, set())
 
 
 if __name__ == "__main__":

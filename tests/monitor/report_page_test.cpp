@@ -3,10 +3,13 @@
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
+#include "monitor/run_summary.h"
 #include "support/temporary_folder.h"
 #include "train/train_config.h"
 
 #include <gtest/gtest.h>
+
+#include <algorithm>
 
 namespace pimoe {
 namespace {
@@ -133,6 +136,25 @@ TEST(ReportPage, TellsRunsOfOneNameApartAndListsWhatDiffersInTheirConfigurations
   const Json data = data_of(runs);
   EXPECT_EQ(data.at("differences"), Json::parse(R"([["optimizer.learning_rate","0.001","0.5"]])"));
   EXPECT_EQ(data.at("runs").at(1).at("name"), second.folder.path().string());
+}
+
+TEST(ReportPage, ARunWhoseConfigurationCannotBeReadDiffersInNoKey) {
+  const RunFolder first;
+  const RunFolder second;
+  second.folder.write("config.yaml", "model: {layers: many}\n");
+  second.folder.write("metrics.jsonl", record(1, 4.0));
+  EXPECT_EQ(data_of({first.read(), second.read()}).at("differences"), Json::array());
+}
+
+// A step of 0.5 s with 100 tokens, and one of 1.5 s with 1,500. Two like the last one would have given 1,500 a second.
+TEST(RunSummary, AverageThroughputIsOfAllTokensAndAllTime) {
+  const RunFolder run;
+  run.folder.write("metrics.jsonl",
+                   concat(record(1, 4.0), R"({"step":2,"loss":3.0,"tokens":400,"step_seconds":1.5,"tokens_per_second":1000.0})", "\n"));
+  const SummaryLines lines = run_summary(run.read());
+  const auto line = std::find_if(lines.begin(), lines.end(), [](const auto& each) { return each.first == "Throughput"; });
+  ASSERT_NE(line, lines.end());
+  EXPECT_EQ(line->second, "800 tok/s on average");  // (100 + 1500) / 2
 }
 
 TEST(ReportPage, ShowsOfAWebhookWhatIsNoPassword) {

@@ -29,9 +29,12 @@
     const size = Math.abs(value);
     if (size === 0) return "0";
     if (size >= 1e12 || size < 1e-3) return Number(value.toPrecision(3)).toExponential();
-    if (size >= 1e4) return size >= 1e9 ? (value / 1e9).toFixed(2) + " G" : size >= 1e6 ? (value / 1e6).toFixed(2) + " M" : grouped(value);
+    if (size >= 1e4 || (size >= 1e3 && Number.isInteger(value))) return size >= 1e9 ? (value / 1e9).toFixed(2) + " G" : size >= 1e6 ? (value / 1e6).toFixed(2) + " M" : grouped(value);
     return String(Number(value.toPrecision(4)));
   }
+  // A legend must leave the curves their room; the cards have whole names. The end of a name, or of a path, tells runs apart more often than the middle.
+  const shortened = (name) => name.length <= 24 ? name : name.slice(0, 9) + "\u2026" + name.slice(-14);
+  const legendName = (name) => runs.filter((run) => shortened(run.name) === shortened(name)).length > 1 ? name : shortened(name);
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const timeOf = (seconds) => (seconds ? new Date(seconds * 1000).toISOString().replace("T", " ").slice(0, 19) + " UTC" : "");
 
@@ -54,7 +57,7 @@
     table.append(element("tr", {}, element("th", {}, "key"), ...runs.map((run) => element("th", {}, run.name))));
     for (const [key, ...values] of data.differences) {
       table.append(element("tr", {}, element("td", {className: "key"}, key),
-        ...values.map((value) => value === null ? element("td", {className: "absent"}, "absent") : element("td", {}, value === "" ? "(empty)" : value))));
+        ...values.map((value, index) => value === null ? element("td", {className: "absent"}, runs[index].config.length ? "absent" : "not known") : element("td", {}, value === "" ? "(empty)" : value))));
     }
     byId("differences").hidden = false;
   }
@@ -205,7 +208,7 @@
         if (wanted.notAll !== undefined && points.every((point) => point.y === wanted.notAll)) return;
         const colour = several ? colourOf(index) : SERIES_COLOURS[which % SERIES_COLOURS.length];
         const few = key === "validation_loss" && points.length <= 60;
-        const name = several ? (wanted.curves.length > 1 ? `${run.name}: ${label}` : run.name) : label;
+        const name = several ? (wanted.curves.length > 1 ? `${legendName(run.name)}: ${label}` : legendName(run.name)) : label;
         const means = run.means[key] && key !== "validation_loss" ? pointsOf(run.means[key], (wanted.scale && wanted.scale[key]) || 1) : null;
         // Of a thinned run the line is the mean, and what it varies by stands pale behind it.
         if (means) datasets.push({label: name, data: points, $pale: true, borderColor: colour + "48", backgroundColor: colour + "48", borderWidth: 1, pointRadius: 0, pointHoverRadius: 0, order: 1});
@@ -218,7 +221,7 @@
     const limits = limitsOf(datasets, wanted.fromZero);
     const canvas = element("canvas", {role: "img", "aria-label": wanted.title});
     const remark = element("small", {}, wanted.unit);
-    byId("charts").append(element("div", {className: "card chart"}, element("h3", {}, wanted.title, remark), element("div", {className: "box"}, canvas)));
+    byId("charts").append(element("div", {className: several ? "card chart several" : "card chart"}, element("h3", {}, wanted.title, remark), element("div", {className: "box"}, canvas)));
     const chart = new Chart(canvas, {
       type: "line", data: {datasets}, plugins: [eventLines],
       options: {
@@ -226,7 +229,7 @@
         interaction: {mode: "nearest", axis: "x", intersect: false},
         elements: {line: {tension: 0}},
         scales: {
-          x: {type: "linear", min: range[0], max: range[1], ticks: {maxTicksLimit: 7, maxRotation: 0, callback: (value) => Number.isInteger(value) ? (value >= 1e4 ? short(value) : String(value)) : ""}},
+          x: {type: "linear", min: range[0], max: range[1], ticks: {maxTicksLimit: 7, maxRotation: 0, autoSkipPadding: 10, callback: (value) => Number.isInteger(value) ? short(value) : ""}},
           y: {type: "linear", ticks: {maxTicksLimit: 7, callback: (value) => short(value)}},
         },
         plugins: {
