@@ -49,7 +49,7 @@ TEST(TerminalFrame, TellsProgressTimeLeftAndTheSaveUnderWay) {
 TEST(TerminalFrame, ALongNameLeavesRoomForWhatTheRunDoes) {
   RunStatus status = status_of(8);
   status.name = "a-name-that-is-longer-than-the-screen-of-forty-columns";
-  EXPECT_NE(to_frame(status, {40, 24}, false).find("a-name-that-is-longer-than-th…  running"), std::string::npos)
+  EXPECT_NE(to_frame(status, {40, 24}, false).find("a-name-that-is-longer-than-the…  running"), std::string::npos)
       << to_frame(status, {40, 24}, false);
 }
 
