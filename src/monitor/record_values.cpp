@@ -1,5 +1,7 @@
 #include "monitor/record_values.h"
 
+#include "base/text.h"
+
 namespace pimoe {
 
 double number_in(const nlohmann::json& record, const char* key) {
@@ -23,6 +25,11 @@ std::vector<double> numbers_of(const nlohmann::json& list, double otherwise) {
   if (!list.is_array()) return numbers;
   for (const nlohmann::json& value : list) numbers.push_back(value.is_number() ? value.get<double>() : otherwise);
   return numbers;
+}
+
+std::string without_step(const std::string& sentence, int64_t step) {
+  const std::string beginning = concat("step ", step, ": ");
+  return sentence.starts_with(beginning) ? sentence.substr(beginning.size()) : sentence;
 }
 
 }  // namespace pimoe

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <vector>
@@ -20,5 +21,8 @@ std::string text_in(const nlohmann::json& record, const char* key);
 std::vector<double> numbers_in(const nlohmann::json& record, const char* key, double otherwise = std::numeric_limits<double>::quiet_NaN());
 /// The same of a list by itself.
 std::vector<double> numbers_of(const nlohmann::json& list, double otherwise = std::numeric_limits<double>::quiet_NaN());
+
+/// @returns an alarm without the step that it begins with, which stands beside it anyway
+std::string without_step(const std::string& sentence, int64_t step);
 
 }  // namespace pimoe

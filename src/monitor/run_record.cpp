@@ -91,7 +91,7 @@ class RecordReader {
     const auto list = record.find(key);
     if (list == record.end() || !list->is_array()) return;
     for (const Json& text : *list) {
-      if (text.is_string()) add_event({.step = step, .last_step = step, .kind = kind, .text = text});
+      if (text.is_string()) add_event({.step = step, .last_step = step, .kind = kind, .text = without_step(text.get<std::string>(), step)});
     }
   }
 

@@ -85,7 +85,7 @@ std::vector<std::pair<std::string, Ink>> happened(const RunStatus& status, size_
     const auto alarms = record.find("alarms");
     if (alarms == record.end() || !alarms->is_array()) continue;
     for (const Json& alarm : *alarms) {
-      if (alarm.is_string()) found.push_back({record["step"], alarm.get<std::string>(), Ink::kBad});
+      if (alarm.is_string()) found.push_back({record["step"], without_step(alarm.get<std::string>(), record["step"]), Ink::kBad});
     }
   }
   std::stable_sort(found.begin(), found.end(), [](const Found& a, const Found& b) { return a.step < b.step; });
@@ -133,7 +133,9 @@ class Frame {
   void head() {
     const RunState state = status_.state();
     const auto [ink, detail] = text_of(state, status_);
-    line().add(printable(status_.name), Ink::kBold).add("  ").add(state_word(state), ink);
+    // A long name must not push out what the run does.
+    TerminalLine name(size_.columns - width_of(state_word(state)) - 2, false);
+    line().add(name.add(printable(status_.name)).take(), Ink::kBold).add("  ").add(state_word(state), ink);
     if (!detail.empty()) line().add("  " + detail, ink);
     for (auto event = status_.events.rbegin(); event != status_.events.rend(); ++event) {
       if (!begins_process(*event)) continue;
@@ -284,7 +286,7 @@ class Frame {
   }
 
   void tell(const std::vector<std::pair<std::string, Ink>>& events) {
-    if (events.empty()) return;
+    if (events.empty() || size_.rows < static_cast<int>(lines_.size()) + 3) return;
     push();
     line().add("events, newest first", Ink::kDim);
     push();

@@ -46,6 +46,19 @@ TEST(TerminalFrame, TellsProgressTimeLeftAndTheSaveUnderWay) {
   EXPECT_EQ(frame.find('\033'), std::string::npos) << "an escape without a terminal";
 }
 
+TEST(TerminalFrame, ALongNameLeavesRoomForWhatTheRunDoes) {
+  RunStatus status = status_of(8);
+  status.name = "a-name-that-is-longer-than-the-screen-of-forty-columns";
+  EXPECT_NE(to_frame(status, {40, 24}, false).find("a-name-that-is-longer-than-the…  running"), std::string::npos)
+      << to_frame(status, {40, 24}, false);
+}
+
+TEST(TerminalFrame, AnAlarmSaysItsStepOnce) {
+  RunStatus status = status_of(8);
+  status.records.back()["alarms"] = {"step 100: layer 1: expert 2 had no slot in 10 steps"};
+  EXPECT_NE(to_frame(status, {80, 40}, false).find("step 100  layer 1: expert 2"), std::string::npos) << to_frame(status, {80, 40}, false);
+}
+
 TEST(TerminalFrame, FitsEveryScreen) {
   for (const int64_t layers : {0, 4, 60}) {
     for (const TerminalSize size : {TerminalSize{40, 10}, {80, 24}, {200, 60}, {80, 3}}) {
