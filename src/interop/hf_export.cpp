@@ -90,10 +90,6 @@ void carry_tokenizer(const fs::path& tokenizer, int64_t sequence_length, const f
   write("tokenizer_config.json", config.dump(2) + "\n");
 }
 
-}  // namespace
-
-namespace {
-
 /// @returns what config.json of the origin says of a model of this family. One of Qwen's families with experts may say that no layer has any
 /// (mlp_only_layers): such a model is the dense family's, and what is not of it stays behind.
 Json carried_config(const fs::path& companions, HfFamily family) {
