@@ -53,6 +53,9 @@ struct CarriedFiles {
   std::filesystem::path folder;  ///< empty: there is none
 };
 
+/// Loads the smaller model that was just written, of which the log says nothing: it is no checkpoint of the user's yet. Collective.
+LoadedModel load_result(const std::filesystem::path& checkpoint, AppContext& context);
+
 /// Publishes the folder, unless --max-loss-increase refuses it, and prints the report. Collective.
 /// @param more_json, more_text  what the command has to say besides; text goes behind the report's
 ExitCode conclude(const CompressionReport& report, const MeasureOptions& options, CompressedFolder& folder, const ProcessMesh& mesh,

@@ -109,7 +109,7 @@ ExitCode export_model(const ExportOptions& options, Logger& log) {
 void add_export_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<ExportOptions>();
   CLI::App* command = app.add_subcommand("export", "Write a checkpoint as a Hugging Face model");
-  command->add_option("path", options->path, "a step-* folder, or a run folder (its newest good checkpoint)")
+  command->add_option("path,--checkpoint", options->path, "a step-* folder, or a run folder (its newest good checkpoint)")
       ->required()
       ->type_name("PATH");
   command->add_option("--output", options->output, "folder to make")->required()->type_name("HF_DIRECTORY")->check(not_empty());

@@ -257,7 +257,7 @@ ExitCode prune(const PruneOptions& options, AppContext& context) {
   });
   const at::Tensor numbers = new_numbers(plans, before.config.model, *world);
   const fs::path checkpoint = folder.unfinished / "checkpoints" / step_name(0);
-  const LoadedModel after = load_model(checkpoint, context, ModelSpread::kShared);
+  const LoadedModel after = load_result(checkpoint, context);
   add_proof(checkpoint, after);
   const ModelMeasurement measured =
       measure_model(after, TokenFile(before.corpus), measured_part(options.measure, before.smaller), output.string(), context.log);
@@ -292,7 +292,7 @@ ExitCode prune(const PruneOptions& options, AppContext& context) {
 void add_prune_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<PruneOptions>();
   CLI::App* command = app.add_subcommand("prune", "Take experts, or channels of experts, out of a model: smaller, and to be trained on");
-  command->add_option("path", options->path, "a step-* folder, or a run folder (its newest good checkpoint)")
+  command->add_option("path,--checkpoint", options->path, "a step-* folder, or a run folder (its newest good checkpoint)")
       ->required()
       ->type_name("PATH");
   command->add_option("--output", options->output, "run folder to make: config.yaml, checkpoints/step-00000000")

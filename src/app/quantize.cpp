@@ -178,7 +178,7 @@ ExitCode quantize(const QuantizeOptions& options, AppContext& context) {
     write_quantized(before.checkpoint, checkpoint, config, alone, before.input_scales, context.log);
     carried.copy_into(folder.unfinished);
   });
-  const LoadedModel after = load_model(checkpoint, context, ModelSpread::kShared);
+  const LoadedModel after = load_result(checkpoint, context);
   add_proof(checkpoint, after);
   const ModelMeasurement measured = measure_model(after, corpus, measured_part(options.measure, config), output.string(), context.log);
   const CompressionReport report = report_of(options, before, after, measured, corpus_path);
@@ -190,7 +190,7 @@ ExitCode quantize(const QuantizeOptions& options, AppContext& context) {
 void add_quantize_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<QuantizeOptions>();
   CLI::App* command = app.add_subcommand("quantize", "Make a model's matrices int8: smaller, faster, for generate, evaluate and serve");
-  command->add_option("path", options->path, "a step-* folder, or a run folder (its newest good checkpoint)")
+  command->add_option("path,--checkpoint", options->path, "a step-* folder, or a run folder (its newest good checkpoint)")
       ->required()
       ->type_name("PATH");
   command->add_option("--output", options->output, "run folder to make: checkpoints/step-*")

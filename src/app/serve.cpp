@@ -137,15 +137,19 @@ ExitCode serve(ServeOptions options, AppContext& context) {
   const ApiKeys keys = options.key_file.empty() ? ApiKeys() : ApiKeys(options.key_file);
   const MpiSession& session = context.mpi();
   Logger& log = context.log;
+  const bool listens = session.world()->rank() == 0;
+  std::optional<HttpPort> port;
+  if (listens) {  // what cannot be had is told before a model is read, which may take minutes
+    if (!options.log_file.empty()) log.open_file(options.log_file);
+    port.emplace(options.host, options.port);
+  }
   const ModelLoader loader = checkpoint_loader(session);
   const ServedModel model = load(options, loader, log);
-  const bool listens = model.mesh->rank() == 0;
   if (options.hang_seconds > 0 && session.size() > 1) {
     const std::string folder = concat("pimoe-serve-", ::getuid(), "-", options.port, "-hang");
     context.watchdog =
         std::make_shared<Watchdog>(model.mesh->control(), options.hang_seconds, std::filesystem::temp_directory_path() / folder, log);
   }
-  if (listens && !options.log_file.empty()) log.open_file(options.log_file);
   const Tokenizer tokenizer = model_tokenizer(options.tokenizer, model.config);
   options.engine.has_several_clients = keys.holders().size() > 1;
   EngineFailure failure;
@@ -176,7 +180,7 @@ ExitCode serve(ServeOptions options, AppContext& context) {
   EngineSource source(*engine, model.mesh->device());
   CompletionService service(facts_of(options, model, !keys.empty()), texts, keys, source, log);
   ServeMonitor monitor(monitor_config, service.model(), log);
-  HttpServer server(options.host, options.port, options.http, service, log);
+  HttpServer server(*std::move(port), options.http, service, log);
   const ServedEnd in_order(server, engine);
   service.set_counts([&server] { return server.counts(); });
   const std::string host = options.host.find(':') == std::string::npos ? options.host : concat("[", options.host, "]");
@@ -191,7 +195,7 @@ ExitCode serve(ServeOptions options, AppContext& context) {
 }
 
 void add_model_options(CLI::App& command, ServeOptions& options) {
-  command.add_option("--checkpoint", options.loop.checkpoint, "a step-* folder, or a run folder (its newest good checkpoint)")
+  command.add_option("checkpoint,--checkpoint", options.loop.checkpoint, "a step-* folder, or a run folder (its newest good checkpoint)")
       ->required()
       ->type_name("PATH");
   command.add_option("--tokenizer", options.tokenizer, "SentencePiece model or tokenizer.json, if not the one that the checkpoint names")

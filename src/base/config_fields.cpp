@@ -1,6 +1,7 @@
 #include "base/config_fields.h"
 
 #include <algorithm>
+#include <system_error>
 
 #include "base/config_overrides.h"
 #include "base/config_reader.h"
@@ -8,6 +9,7 @@
 #include "base/config_yaml.h"
 #include "base/errors.h"
 #include "base/file_io.h"
+#include "base/run_paths.h"
 #include "base/text.h"
 
 namespace pimoe {
@@ -31,6 +33,11 @@ void FieldVisitor::word(const char* name, std::string& value, const std::vector<
 }
 
 ConfigSource read_config_source(const std::filesystem::path& file) {
+  if (std::error_code ignored; std::filesystem::is_directory(file, ignored)) {
+    const std::filesystem::path inside = RunPaths(file).config();
+    throw ConfigError(concat("configuration: ", file.string(), " is a folder, and must be a file of YAML",
+                             std::filesystem::exists(inside, ignored) ? concat(": ", inside.string(), " is that of the run in it") : ""));
+  }
   try {
     return {read_file(file, kMostYamlBytes), file.string()};
   } catch (const IoError& error) {

@@ -48,6 +48,7 @@ ModelSpeed measure_speed(const LoadedModel& loaded, const TokenFile& corpus) {
   if (prompt < 1 || decoded < 1) return {};
   const at::Tensor ids = at::empty({prompt + decoded}, at::kLong);
   corpus.read(0, prompt + decoded, ids.mutable_data_ptr<int64_t>());
+  corpus.require_ids_below(config.vocabulary, 0, ids.const_data_ptr<int64_t>(), prompt + decoded);
   const at::Tensor tokens = ids.to(loaded.mesh->device());
   const auto slowest = [&](double seconds) {
     at::Tensor time = at::tensor({seconds}, at::kDouble);

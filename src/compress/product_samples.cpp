@@ -72,7 +72,10 @@ int64_t compute_sequence(const LoadedModel& loaded, const TokenFile& corpus, int
   const int64_t length = std::min({loaded.model->config().sequence_length, corpus.token_count() - 1 - begin, longest});
   const int64_t sequences = group.rank() == 0 ? 1 : 0;
   const at::Tensor ids = at::empty({sequences, length + 1}, at::kLong);
-  if (sequences > 0) corpus.read(begin, length + 1, ids.mutable_data_ptr<int64_t>());
+  if (sequences > 0) {
+    corpus.read(begin, length + 1, ids.mutable_data_ptr<int64_t>());
+    corpus.require_ids_below(loaded.model->config().vocabulary, begin, ids.const_data_ptr<int64_t>(), length + 1);
+  }
   const auto part = [&](int64_t first) { return ids.narrow(1, first, length).contiguous().to(loaded.mesh->device()); };
   loaded.model->forward(part(0), part(1), batch_context(0, group.size(), length, *loaded.mesh));
   return length;

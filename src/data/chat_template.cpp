@@ -285,6 +285,10 @@ ChatTemplate find_chat_template(const fs::path& tokenizer, const fs::path& given
   Json tokens = Json::object();
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) add_special_tokens(folder / name, tokens);
   if (!tokens.contains("eos_token")) tokens["eos_token"] = end_token;
+  if (std::error_code ignored; !given.empty() && (!is_there(given) || fs::is_directory(given, ignored))) {
+    throw DataError(
+        concat("chat template ", given.string(), " is no file: give a Jinja template, or none, and the tokenizer's own is taken"));
+  }
   const fs::path source = given.empty() ? folder / "chat_template.jinja" : given;
   if (!given.empty() || is_there(source)) return ChatTemplate(read_file(source, kMostSourceBytes), source.string(), std::move(tokens));
   for (const char* name : {"chat_template.json", "tokenizer_config.json"}) {

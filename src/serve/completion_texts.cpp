@@ -4,26 +4,13 @@
 #include "base/text.h"
 #include "base/utf8.h"
 #include "serve/openai_error.h"
+#include "serve/text_stream.h"
 
 #include <algorithm>
 #include <array>
 #include <cstdio>
 
 namespace pimoe {
-
-std::string well_formed(std::string_view bytes) {
-  std::string text;
-  while (!bytes.empty()) {
-    const size_t good = valid_utf8_prefix(bytes);
-    text += bytes.substr(0, good);
-    bytes.remove_prefix(good);
-    if (bytes.empty()) break;
-    text += "\xEF\xBF\xBD";
-    bytes.remove_prefix(1);
-    bytes.remove_prefix(std::min(bytes.size(), leading_continuations(bytes)));
-  }
-  return text;
-}
 
 CompletionTexts::CompletionTexts(const Tokenizer& tokenizer, const ChatTemplate* chat, int64_t vocabulary, int64_t sequence_length)
     : tokenizer_(tokenizer), chat_(chat), vocabulary_(vocabulary), sequence_length_(sequence_length) {

@@ -46,7 +46,4 @@ class CompletionTexts {
   size_t longest_token_ = 1;
 };
 
-/// @returns `bytes` with each malformed part replaced by U+FFFD
-std::string well_formed(std::string_view bytes);
-
 }  // namespace pimoe

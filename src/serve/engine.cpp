@@ -105,7 +105,7 @@ class Engine::Impl {
     status.step = served.step;
     status.checkpoint = served.checkpoint;
     const ModelConfig& config = served.model->config();
-    if (config.moe_layers() > 0) status.expert_utilization.resize(static_cast<size_t>(config.moe.experts));
+    if (config.moe_layers() > 0) status.expert_shares.resize(static_cast<size_t>(config.moe.experts));
     return status;
   }
 
@@ -240,7 +240,7 @@ class Engine::Impl {
     inbox_.change_status([&](EngineStatus& status) {
       status.expert_slots = load;
       for (size_t expert = 0; expert < load.size(); ++expert) {
-        status.expert_utilization[expert] = all > 0 ? static_cast<double>(load[expert]) / all : 0.0;
+        status.expert_shares[expert] = all > 0 ? static_cast<double>(load[expert]) / all : 0.0;
       }
     });
   }

@@ -22,13 +22,13 @@ uint64_t EngineInbox::submit(GenerationRequest request, GenerationListener liste
   if (closing_ || failed_) throw Engine::Closed("the engine has ended");
   if (draining_) throw Engine::Closed("the engine ends what it has and takes no more");
   if (status_.waiting >= max_queue_) {
-    throw Engine::QueueFull(concat(status_.waiting, " requests wait already, as many as may (max-queue)"));
+    throw Engine::QueueFull(concat(status_.waiting, " texts wait already, as many as may (max-queue)"));
   }
   const size_t client = request.client;
   const auto own = waiting_of_.find(client);
   const int64_t waits = own == waiting_of_.end() ? 0 : own->second;
   if (!queue_.may_take(status_.waiting, waits)) {
-    throw Engine::QueueFull(concat(waits, " requests of this client wait already: what is left of the queue is for others (max-queue)"));
+    throw Engine::QueueFull(concat(waits, " texts of this client wait already: what is left of the queue is for others (max-queue)"));
   }
   const uint64_t id = ++last_id_;
   texts_.push_back(std::make_unique<ServedText>(id, std::move(request), std::move(listener), beginning));

@@ -44,7 +44,7 @@ CompletionSource::State EngineSource::state() const {
           .memory_bytes = memory_use(device_).now_bytes};
 }
 
-std::vector<double> EngineSource::expert_shares() const { return engine_.status().expert_utilization; }
+std::vector<double> EngineSource::expert_shares() const { return engine_.status().expert_shares; }
 
 int64_t EngineSource::most_tokens() const { return engine_.status().most_tokens; }
 

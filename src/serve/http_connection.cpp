@@ -34,13 +34,23 @@ bool is_name(std::string_view text) {
 
 std::string text_of(beast::string_view view) { return {view.data(), view.size()}; }
 
+/// As a proxy may be asked: http://HOST/PATH, whose HOST counts. @source RFC 9112, section 3.2.2
+void take_authority(HttpRequest& request) {
+  const size_t begin = request.path.find("://") + 3;
+  const size_t end = std::min(request.path.size(), request.path.find_first_of("/?#", begin));
+  request.host = request.path.substr(begin, end - begin);
+  request.path.erase(0, end);
+  if (!request.path.starts_with('/')) request.path.insert(0, "/");
+}
+
 /// The part of a request that its body does not change.
 HttpRequest fields_of(const http::request<http::string_body>& message, const std::string& peer) {
   HttpRequest request;
   request.method = text_of(message.method_string());
   request.path = text_of(message.target());
-  request.path = request.path.substr(0, request.path.find_first_of("?#"));
   request.host = text_of(message[http::field::host]);
+  if (request.path.starts_with("http://")) take_authority(request);
+  request.path = request.path.substr(0, request.path.find_first_of("?#"));
   request.authorization = text_of(message[http::field::authorization]);
   request.content_type = text_of(message[http::field::content_type]);
   request.request_id = text_of(message["X-Request-Id"]);
@@ -157,6 +167,10 @@ void HttpConnection::on_head() {
     is_answering_ = true;
     return respond(std::move(*refused));
   }
+  // What is not understood says nothing of where the body ends, and its rest could pass for another request.
+  if (const auto coding = message[http::field::transfer_encoding]; !coding.empty() && !beast::iequals(coding, "chunked")) {
+    return refuse(501, "Transfer-Encoding may be chunked, and nothing else");
+  }
   const auto length = parser_->content_length();
   bytes_taken_ = parser_->chunked() ? static_cast<int64_t>(hub_.limits.body_bytes) : length ? static_cast<int64_t>(*length) : 0;
   if (!hub_.take_bytes(bytes_taken_)) {
@@ -165,7 +179,7 @@ void HttpConnection::on_head() {
   }
   if (parser_->is_done()) return on_request(std::move(head));
   is_reading_body_ = true;
-  if (beast::iequals(message[http::field::expect], "100-continue")) {
+  if (!is_http_10_ && beast::iequals(message[http::field::expect], "100-continue")) {
     arm(hub_.limits.write_seconds);
     static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
     net::async_write(socket_, net::buffer(kContinue.data(), kContinue.size()),

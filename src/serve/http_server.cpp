@@ -7,10 +7,12 @@
 #include "parallel/quiet_thread.h"
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <exception>
 #include <thread>
+#include <utility>
 
 namespace pimoe {
 namespace {
@@ -41,7 +43,33 @@ net::ip::address address_of(const std::string& host) {
   return address;
 }
 
+IoError cannot_listen(const std::string& host, int port, const boost::system::system_error& error) {
+  return {concat("cannot listen on ", host, " port ", port, ": ", error.code().message()), error.code().value()};
+}
+
 }  // namespace
+
+HttpPort::HttpPort(const std::string& host, int number) : host_(host) {
+  const tcp::endpoint endpoint(address_of(host), static_cast<uint16_t>(number));
+  net::io_context context;
+  tcp::acceptor acceptor(context);
+  try {
+    acceptor.open(endpoint.protocol());
+    acceptor.set_option(net::socket_base::reuse_address(true));
+    acceptor.bind(endpoint);
+    number_ = acceptor.local_endpoint().port();
+    socket_ = acceptor.release();
+  } catch (const boost::system::system_error& error) {
+    throw cannot_listen(host, number, error);
+  }
+}
+
+HttpPort::~HttpPort() {
+  if (socket_ >= 0) ::close(socket_);
+}
+
+HttpPort::HttpPort(HttpPort&& other) noexcept
+    : host_(std::move(other.host_)), number_(other.number_), socket_(std::exchange(other.socket_, -1)) {}
 
 bool is_loopback(const std::string& host) {
   boost::system::error_code wrong;
@@ -55,20 +83,17 @@ bool is_loopback(const std::string& host) {
 
 class HttpServer::Impl {
  public:
-  Impl(const std::string& host, int port, const HttpLimits& limits, HttpHandler& handler, Logger& log)
+  Impl(const std::string& host, int port, int bound, const HttpLimits& limits, HttpHandler& handler, Logger& log)
       : hub_(limits, handler, log), acceptor_(net::make_strand(context_)), pause_(acceptor_.get_executor()) {
     hub_.limits.connections = connections_that_fit(limits.connections, log);
     hub_.limits.bodies_bytes = std::max(limits.bodies_bytes, static_cast<int64_t>(limits.body_bytes));  // each may come, if alone
-    const tcp::endpoint endpoint(address_of(host), static_cast<uint16_t>(port));
     try {
-      acceptor_.open(endpoint.protocol());
-      acceptor_.set_option(net::socket_base::reuse_address(true));
-      acceptor_.bind(endpoint);
+      acceptor_.assign(address_of(host).is_v6() ? tcp::v6() : tcp::v4(), bound);
       acceptor_.listen(net::socket_base::max_listen_connections);
     } catch (const boost::system::system_error& error) {
-      throw IoError(concat("cannot listen on ", host, " port ", port, ": ", error.code().message()), error.code().value());
+      throw cannot_listen(host, port, error);
     }
-    port_ = acceptor_.local_endpoint().port();
+    port_ = port;
     net::post(acceptor_.get_executor(), [this] { accept(); });
     for (int64_t index = 0; index < limits.threads; ++index) threads_.push_back(quiet_thread([this] { run(); }));
   }
@@ -146,8 +171,8 @@ class HttpServer::Impl {
   std::vector<std::thread> threads_;
 };
 
-HttpServer::HttpServer(const std::string& host, int port, const HttpLimits& limits, HttpHandler& handler, Logger& log)
-    : impl_(std::make_unique<Impl>(host, port, limits, handler, log)) {}
+HttpServer::HttpServer(HttpPort port, const HttpLimits& limits, HttpHandler& handler, Logger& log)
+    : impl_(std::make_unique<Impl>(port.host_, port.number_, std::exchange(port.socket_, -1), limits, handler, log)) {}
 HttpServer::~HttpServer() = default;
 int HttpServer::port() const { return impl_->port(); }
 void HttpServer::stop(double seconds) { impl_->stop(seconds); }

@@ -23,15 +23,35 @@ struct HttpLimits {
   double write_seconds = 30.0;      ///< for a piece of an answer: a client that does not take it in that time has left
 };
 
+/// A port that is this process' own from now on. Nobody is let in until a server takes it: whoever tries is refused, as where there is no server.
+class HttpPort {
+ public:
+  /// @param number  0: any that is free
+  /// @throws UsageError where the host is no address, IoError where the port is taken or may not be used
+  HttpPort(const std::string& host, int number);
+  ~HttpPort();
+  HttpPort(HttpPort&& other) noexcept;
+  HttpPort& operator=(HttpPort&&) = delete;
+  HttpPort(const HttpPort&) = delete;
+  HttpPort& operator=(const HttpPort&) = delete;
+
+  int number() const { return number_; }
+
+ private:
+  friend class HttpServer;
+  std::string host_;
+  int number_ = 0;
+  int socket_ = -1;
+};
+
 /// HTTP/1.1 for many clients on a few threads, asynchronous: a connection without traffic costs memory alone. Keeps connections open between requests,
 /// answers one request of a connection at a time, sees a client leave while it waits. No TLS: a proxy in front has that.
 ///
 /// One request, in order: first byte (idle_seconds), head (header_seconds), `refuse_head`, body (body_seconds), `answer`, the answer's pieces.
 class HttpServer {
  public:
-  /// Listens at once. @param port  0: any that is free
-  /// @throws UsageError where the host is no address, IoError where the port is taken or may not be used
-  HttpServer(const std::string& host, int port, const HttpLimits& limits, HttpHandler& handler, Logger& log);
+  /// Listens at once. @throws IoError where another has begun to listen on the port meanwhile
+  HttpServer(HttpPort port, const HttpLimits& limits, HttpHandler& handler, Logger& log);
   ~HttpServer();  ///< as stop(0)
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;

@@ -11,6 +11,8 @@ namespace {
 
 constexpr double kLookSeconds = 1.0;
 
+double steady_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
 AlertMetrics metrics_of_servers() { return {.names = service_metric_names(), .page = "docs/serving.md"}; }
 
 }  // namespace
@@ -36,7 +38,7 @@ ServeMonitorConfig read_serve_monitor(const std::filesystem::path& file) {
   return config;
 }
 
-ServeMonitor::ServeMonitor(const ServeMonitorConfig& config, const std::string& source, Logger& log) {
+ServeMonitor::ServeMonitor(const ServeMonitorConfig& config, const std::string& source, Logger& log) : begun_(steady_seconds()) {
   if (config.alerts.empty()) return;
   const auto file = [&](const char* name) { return config.folder.empty() ? std::filesystem::path() : config.folder / name; };
   if (!config.folder.empty()) {
@@ -49,16 +51,17 @@ ServeMonitor::ServeMonitor(const ServeMonitorConfig& config, const std::string& 
                               .lines = file("alerts.jsonl"),
                               .unsent = file("alerts.unsent.jsonl"),
                               .webhook = config.webhook,
-                              .source = source},
+                              .source = source,
+                              .unit = "second"},
                   metrics_of_servers(), log);
 }
 
 void ServeMonitor::look(const std::function<Scalars()>& values) {
   if (!alerts_) return;
-  const double now = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  const double now = steady_seconds();
   if (now - looked_ < kLookSeconds) return;
   looked_ = now;
-  alerts_->observe(++looks_, now, values());
+  alerts_->observe(static_cast<int64_t>(now - begun_), now, values());
 }
 
 }  // namespace pimoe

@@ -37,8 +37,8 @@ class ServeMonitor {
 
  private:
   std::optional<Alerts> alerts_;
-  double looked_ = 0.0;  ///< on the steady clock
-  int64_t looks_ = 0;
+  const double begun_;   ///< on the steady clock
+  double looked_ = 0.0;  ///< likewise
 };
 
 }  // namespace pimoe

@@ -18,6 +18,15 @@ bool is_begun_character(std::string_view bytes) {
   });
 }
 
+/// @returns how many bytes one mark stands for, at the beginning of what is no character: the longest beginning of one, or a byte.
+/// @source The Unicode Standard 15.0, section 3.9, "U+FFFD Substitution of Maximal Subparts"; so do `generate --json` and other decoders
+size_t broken_bytes(std::string_view bytes) {
+  for (size_t count = std::min<size_t>(3, bytes.size()); count > 1; --count) {
+    if (is_begun_character(bytes.substr(0, count))) return count;
+  }
+  return 1;
+}
+
 /// Moves text from the beginning of `bytes`. @param all  a character that has begun at their end will not be completed
 std::string take_text(std::string& bytes, bool all) {
   std::string text;
@@ -28,13 +37,18 @@ std::string take_text(std::string& bytes, bool all) {
     left.remove_prefix(good);
     if (left.empty() || (!all && is_begun_character(left))) break;
     text += kReplacement;
-    left.remove_prefix(1);
+    left.remove_prefix(broken_bytes(left));
   }
   bytes.erase(0, bytes.size() - left.size());
   return text;
 }
 
 }  // namespace
+
+std::string well_formed(std::string_view bytes) {
+  std::string left(bytes);
+  return take_text(left, /*all=*/true);
+}
 
 std::string TextStream::add(std::string_view bytes) {
   if (stopped_) return "";

@@ -6,7 +6,11 @@
 
 namespace pimoe {
 
-/// Turns the bytes of tokens into text that may be shown: whole characters, nothing of a stop text. Bytes that are no UTF-8 become U+FFFD.
+/// @returns `bytes` with a U+FFFD for each piece that is no UTF-8: a character that is not completed, or a byte that begins none
+std::string well_formed(std::string_view bytes);
+
+/// Turns the bytes of tokens into text that may be shown: whole characters, nothing of a stop text. Bytes that are no UTF-8 become U+FFFD, as in
+/// well_formed, whatever parts they come in.
 class TextStream {
  public:
   /// @param stops  none empty

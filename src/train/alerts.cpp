@@ -3,7 +3,6 @@
 #include "base/errors.h"
 #include "base/file_io.h"
 #include "base/host.h"
-#include "base/number_text.h"
 #include "base/strict_json.h"
 #include "base/text.h"
 
@@ -54,8 +53,9 @@ std::vector<Alerts::Change> Alerts::observe(int64_t step, double seconds, const 
     const auto found = std::find_if(values.begin(), values.end(), [&](const auto& value) { return value.first == rules_[i].metric; });
     if (found == values.end() || !states_[i].observe(rules_[i], found->second, seconds)) continue;
     Change change{.fired = states_[i].is_firing(), .rule = rules_[i].text, .value = found->second, .text = ""};
-    change.text = concat("alert ", change.fired ? "fired" : "cleared", " at step ", step, ": ", rules_[i].text, " (", rules_[i].metric,
-                         " is ", shortest(found->second), change.fired ? "" : concat(": over", how_long(rules_[i])), ")");
+    change.text = concat("alert ", change.fired ? "fired" : "cleared", " at ", places_.unit, " ", step, ": ", rules_[i].text, " (",
+                         rules_[i].metric, " is ", std::isnan(found->second) ? "nan" : concat(found->second),
+                         change.fired ? "" : concat(": over", how_long(rules_[i])), ")");
     tell(i, step, change);
     if (change.fired && alerts_[i].does("stop")) stops_ = true;
     changes.push_back(std::move(change));

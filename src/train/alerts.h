@@ -20,6 +20,7 @@ struct AlertPlaces {
   std::filesystem::path unsent;  ///< of `webhook`
   std::string webhook;           ///< its URL
   std::string source;            ///< what the messages name: the run
+  std::string unit = "step";     ///< of what is observed: what a person reads before its number
 };
 
 /// The alerts of a run or a server: judges what is observed, tells each change once, in the log, a file, and by a webhook. On one rank.
@@ -36,7 +37,7 @@ class Alerts {
     std::string text;  ///< for people
   };
 
-  /// Judges all rules and tells of those that changed. @param step  done; @param seconds  on a clock that only rises
+  /// Judges all rules and tells of those that changed. @param step  done, or the number of AlertPlaces::unit; @param seconds  on a clock that only rises
   /// @cost where nothing changes none that could be seen; where something does, a durable write of a small file
   std::vector<Change> observe(int64_t step, double seconds, const Scalars& values);
   /// Whether one that has just fired, or one before it in this process, stops the run.

@@ -148,6 +148,11 @@ TEST_F(QuantizeCommand, WhatDoesNotFitIsRefusedBeforeAnythingIsWritten) {
   const Outcome foreign = run("pimoe quantize runs/tiny --output runs/x --kind static --calibration words-corpus --samples 50");
   EXPECT_EQ(foreign.code, 65) << foreign.err;
   EXPECT_NE(foreign.err.find("vocabulary"), std::string::npos) << foreign.err;
+  for (const char* command : {"quantize", "prune --samples 8"}) {
+    const Outcome measured = run(concat("pimoe ", command, " runs/tiny --output runs/x --data words-corpus"));
+    EXPECT_EQ(measured.code, 65) << measured.err;
+    EXPECT_NE(measured.err.find("words-corpus.bin: the id at position "), std::string::npos) << measured.err;
+  }
   EXPECT_FALSE(is_there("runs/x.unfinished"));
 }
 

@@ -36,7 +36,7 @@ TEST(ServeLoop, AnEngineThatFailsWhileItDrainsIsAnError) {
   CompletionFacts facts;
   facts.model = "small";
   CompletionService service(facts, texts, keys, source, log);
-  HttpServer server("127.0.0.1", 0, {}, service, log);
+  HttpServer server({"127.0.0.1", 0}, {}, service, log);
   ServeMonitor monitor({}, "small", log);
 
   std::promise<void> has_begun, is_leaving;

@@ -206,7 +206,7 @@ TEST_F(ServeCommand, RefusesToStartWhereItWouldNotBeSafeOrCannotServe) {
         Case{"--checkpoint runs/tiny --api-key-file good --host here", 64, "--host"}, Case{"--checkpoint nowhere", 65, "nowhere"},
         Case{"--checkpoint runs/tiny --max-batch 0", 64, "--max-batch"},
         Case{"--checkpoint runs/tiny --memory-budget 10", 64, "memory-budget"},
-        Case{"--checkpoint runs/tiny --chat-template nowhere", 74, "nowhere"},
+        Case{"--checkpoint runs/tiny --chat-template nowhere", 65, "chat template nowhere is no file"},
         Case{"--checkpoint runs/tiny --monitor monitor.yaml", 74, "monitor.folder (keys/alerts)"}, Case{"", 64, "--checkpoint"}}) {
     const Outcome outcome = run(concat("timeout 60 $PIMOE serve ", refused.options));
     EXPECT_EQ(outcome.code, refused.code) << refused.options << outcome.err;
@@ -216,6 +216,8 @@ TEST_F(ServeCommand, RefusesToStartWhereItWouldNotBeSafeOrCannotServe) {
   const Outcome taken = run(concat("timeout 60 $PIMOE serve --checkpoint runs/tiny --port ", port_));
   EXPECT_EQ(taken.code, 74) << taken.err;
   EXPECT_NE(taken.err.find("cannot listen"), std::string::npos) << taken.err;
+  const Outcome unread = run(concat("timeout 60 $PIMOE serve nowhere --port ", port_));
+  EXPECT_EQ(unread.code, 74) << "before a model is read, or even looked for: " << unread.err;
 }
 
 }  // namespace

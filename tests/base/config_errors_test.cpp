@@ -8,6 +8,7 @@
 
 #include "base/config_sample.h"
 #include "base/text.h"
+#include "support/temporary_folder.h"
 
 namespace pimoe {
 namespace {
@@ -281,6 +282,23 @@ TEST(ConfigErrors, DeepNestingIsAnErrorAndNoCrash) {
     EXPECT_EQ(complaint(yaml).find("a.yaml:1:"), 0u) << "100,000 times '" << opening << "'";
     EXPECT_NE(complaint("", {"model.name=" + yaml}), "");
   }
+}
+
+TEST(ConfigErrors, AFolderIsNoFileAndTheRunInItHasOne) {
+  const TemporaryFolder folder;
+  const std::string name = folder.path().string();
+  const auto said = [&] {
+    try {
+      read_config_source(folder.path());
+    } catch (const ConfigError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(said(), concat("configuration: ", name, " is a folder, and must be a file of YAML"));
+  folder.write("config.yaml", "");
+  EXPECT_EQ(said(),
+            concat("configuration: ", name, " is a folder, and must be a file of YAML: ", name, "/config.yaml is that of the run in it"));
 }
 
 TEST(ConfigErrors, HugeFileIsRefusedByItsSize) {

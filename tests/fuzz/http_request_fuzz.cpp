@@ -6,6 +6,9 @@
 #include "serve/client.h"
 #include "serve/http_server.h"
 
+#include <cerrno>
+#include <cstring>
+
 namespace {
 
 /// Answers with what it was sent, so that a body that is not what its head says shows.
@@ -34,7 +37,7 @@ class Echo : public pimoe::HttpHandler {
 };
 
 struct Fixture {
-  Fixture() : server("127.0.0.1", 0, limits(), handler, log) {}
+  Fixture() : server({"127.0.0.1", 0}, limits(), handler, log) {}
   static pimoe::HttpLimits limits() {
     pimoe::HttpLimits of;
     of.threads = 1;
@@ -53,8 +56,9 @@ struct Fixture {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count) {
   using namespace pimoe;
   static Fixture fixture;
-  Client client(fixture.server.port());
-  require(client.is_connected(), "the server takes connections");
+  static uint32_t count_so_far = 0;
+  Client client(fixture.server.port(), 0, 1 + count_so_far++ / 10'000 % 200);
+  require(client.is_connected(), "the server takes connections", std::strerror(errno));
   client.send({reinterpret_cast<const char*>(bytes), count});
   client.finish_sending();
   const std::string answer = client.read_to_end();

@@ -262,12 +262,12 @@ TEST(Engine, ExpertUtilizationIsTheShareOfAllSlots) {
   while (sum == 0.0) {  // known when the engine rests
     status = engine.status();
     sum = 0.0;
-    for (const double share : status.expert_utilization) sum += share;
+    for (const double share : status.expert_shares) sum += share;
   }
-  EXPECT_EQ(status.expert_utilization.size(), 4u);
+  EXPECT_EQ(status.expert_shares.size(), 4u);
   EXPECT_EQ(std::accumulate(status.expert_slots.begin(), status.expert_slots.end(), int64_t{0}), 12);
   EXPECT_NEAR(sum, 1.0, 1e-12);
-  for (const double share : status.expert_utilization) EXPECT_NEAR(share * 12, std::round(share * 12), 1e-9);  // 6 tokens, 2 choices
+  for (const double share : status.expert_shares) EXPECT_NEAR(share * 12, std::round(share * 12), 1e-9);  // 6 tokens, 2 choices
 }
 
 TEST(Engine, APromptThatBeginsAsAnEarlierTextIsComputedFromItsEndOn) {

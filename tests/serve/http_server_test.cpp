@@ -1,5 +1,6 @@
 /// What clients may do wrong, and what others notice of it: nothing.
 
+#include "base/errors.h"
 #include "serve/served.h"
 
 #include <atomic>
@@ -7,6 +8,7 @@
 #include <memory>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 
 namespace pimoe {
 namespace {
@@ -84,6 +86,43 @@ TEST_F(HttpServerTest, TakesABodyInChunksAndAfterAContinue) {
   EXPECT_TRUE(polite.read([](const std::string& so_far) { return so_far.ends_with("\r\n\r\n"); }).starts_with("HTTP/1.1 100"));
   polite.send(kAsk);
   EXPECT_EQ(polite.response().status, 200);
+}
+
+TEST_F(HttpServerTest, SendsNoContinueToAClientOfHttp10) {
+  serve();
+  Client old = client();
+  old.send(concat(
+      "POST /v1/completions HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: ",
+      std::string(kAsk).size(), "\r\n\r\n", kAsk));
+  EXPECT_TRUE(old.read_to_end().starts_with("HTTP/1.1 200"));
+}
+
+TEST_F(HttpServerTest, TakesATargetWithAHostWhichCountsInPlaceOfTheHeader) {
+  facts_.only_local_names = true;
+  serve();
+  for (const auto& [target, status] : {std::pair{"http://localhost/health", 200},
+                                       {"http://127.0.0.1:8000/health?now", 200},
+                                       {"http://localhost", 200},
+                                       {"http://example.com/health", 403},
+                                       {"http://localhost@example.com/health", 403},
+                                       {"http:///health", 403}}) {
+    Client one = client();
+    one.send(concat("GET ", target, " HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    EXPECT_EQ(one.response().status, status) << target;
+  }
+}
+
+TEST_F(HttpServerTest, TakesNoBodyForAnotherRequest) {
+  serve();
+  for (const char* coding : {"gzip", "gzip, chunked", "chunked, gzip", "identity"}) {
+    Client one = client();
+    one.send(concat("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: ", coding,
+                    "\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    const std::string all = one.read_to_end();
+    EXPECT_TRUE(all.starts_with("HTTP/1.1 501 ")) << coding << ": " << all;
+    EXPECT_EQ(all.find("HTTP/1.1 200"), std::string::npos) << coding << ": " << all;
+    EXPECT_TRUE(one.is_closed()) << coding;
+  }
 }
 
 TEST_F(HttpServerTest, EndsWhatPassesALimitWithItsStatus) {
@@ -330,7 +369,7 @@ class BrokenHandler : public HttpHandler {
 TEST(HttpServer, AnExceptionCostsItsConnectionAlone) {
   Logger log(1);
   BrokenHandler handler;
-  HttpServer server("127.0.0.1", 0, {.threads = 2}, handler, log);
+  HttpServer server({"127.0.0.1", 0}, {.threads = 2}, handler, log);
   for (int count = 0; count < 4; ++count) {
     Client one(server.port());
     one.get("/broken");
@@ -340,6 +379,20 @@ TEST(HttpServer, AnExceptionCostsItsConnectionAlone) {
   Client other(server.port());
   other.get("/");
   EXPECT_EQ(other.response().status, 200);
+}
+
+TEST(HttpPort, IsTakenFromTheBeginningAndLetsInWhoComesOnceAServerListens) {
+  Logger log(1);
+  BrokenHandler handler;
+  HttpPort port("127.0.0.1", 0);
+  const int number = port.number();
+  EXPECT_FALSE(Client(number).is_connected()) << "nobody listens yet";
+  HttpServer server(std::move(port), {.threads = 1}, handler, log);
+  EXPECT_EQ(server.port(), number);
+  Client one(number);
+  one.get("/");
+  EXPECT_EQ(one.response().status, 200);
+  EXPECT_THROW(HttpPort("127.0.0.1", number), IoError);
 }
 
 /// Takes longer than a server that is told to leave waits, and keeps the exchange.
@@ -358,7 +411,7 @@ class SlowHandler : public BrokenHandler {
 TEST(HttpServer, CallsNobodyOnceItHasStoppedAndItsExchangesMayStillBeUsed) {
   Logger log(1);
   SlowHandler handler;
-  HttpServer server("127.0.0.1", 0, {.threads = 2}, handler, log);
+  HttpServer server({"127.0.0.1", 0}, {.threads = 2}, handler, log);
   Client one(server.port());
   one.get("/");
   while (!handler.is_asked) std::this_thread::yield();

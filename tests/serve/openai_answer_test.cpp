@@ -62,14 +62,5 @@ TEST_F(OpenAiAnswer, NamesPartsOfCharactersByTheirBytesAndCountsCharacters) {
   EXPECT_EQ(texts_.name_of(small_tokenizer().end_of_document()), "</s>");
 }
 
-TEST(WellFormed, ReplacesWhatIsNoText) {
-  EXPECT_EQ(well_formed("a\xff"
-                        "b"),
-            "a\xEF\xBF\xBD"
-            "b");
-  EXPECT_EQ(well_formed("\xe2\x82"), "\xEF\xBF\xBD");
-  EXPECT_EQ(well_formed("gr\xc3\xbc\xc3\x9f"), "gr\xc3\xbc\xc3\x9f");
-}
-
 }  // namespace
 }  // namespace pimoe

@@ -121,6 +121,16 @@ TEST_F(ServeMonitorTest, FiresOnceAndStops) {
   EXPECT_TRUE(monitor.stops());
 }
 
+TEST_F(ServeMonitorTest, SaysAfterHowManySecondsSomethingWas) {
+  ServeMonitor monitor(
+      read(concat("monitor: {folder: ", folder_.path().string(), ", alerts: [{when: \"texts_waiting > 2\", do: [file]}]}")), "m", log_);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+  monitor.look([] { return Scalars{{"texts_waiting", 3.0}}; });
+  const std::string told = read_file(folder_.path() / "alerts.jsonl");
+  EXPECT_NE(told.find("alert fired at second "), std::string::npos) << told;
+  EXPECT_EQ(told.find("at second 0"), std::string::npos) << told;
+}
+
 TEST_F(ServeMonitorTest, NamesTheFolderThatItCannotMake) {
   const std::filesystem::path file = folder_.write("taken", "");
   try {

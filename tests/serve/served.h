@@ -45,7 +45,7 @@ class Served : public testing::Test {
     facts_.model = "small";
     facts_.limits.vocabulary = 300;
     service_.emplace(facts_, *texts_, keys_, source_, log_);
-    server_.emplace("127.0.0.1", 0, limits_, *service_, log_);
+    server_.emplace(HttpPort("127.0.0.1", 0), limits_, *service_, log_);
     service_->set_counts([this] { return server_->counts(); });
   }
   void TearDown() override {

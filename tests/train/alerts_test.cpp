@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include <chrono>
+#include <limits>
 
 namespace pimoe {
 namespace {
@@ -53,6 +54,16 @@ TEST_F(AlertsTest, WriteALineWhenTheyFireAndWhenTheyClear) {
   EXPECT_EQ(fired["source"], "run-7");
   EXPECT_EQ(nlohmann::json::parse(lines[1])["state"], "cleared");
   EXPECT_FALSE(alerts.stops());
+}
+
+TEST_F(AlertsTest, SayValuesToPeopleInSixDigitsAndToProgramsInAll) {
+  Alerts alerts = this->alerts({"file"});
+  EXPECT_EQ(alerts.observe(7, 7, {{"loss", 1234567.0 / 3}}).at(0).text, "alert fired at step 7: loss > 2 (loss is 411522)");
+  const auto line = nlohmann::json::parse(split(read_file(folder_.path() / "alerts.jsonl"), '\n').at(0));
+  EXPECT_EQ(line["value"], 1234567.0 / 3);
+  Alerts finite = this->alerts({"log"}, "", "other is not finite");
+  EXPECT_EQ(finite.observe(1, 1, {{"other", -std::numeric_limits<double>::quiet_NaN()}}).at(0).text,
+            "alert fired at step 1: other is not finite (other is nan)");
 }
 
 TEST_F(AlertsTest, AreToldOnceAcrossARestart) {
