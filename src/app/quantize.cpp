@@ -73,6 +73,9 @@ TrainConfig config_of(const QuantizeOptions& options, const LoadedModel& before,
   }
   TrainConfig config = before.config;
   config.model.quantization = quantization_of(options);
+  if (config.model.quantization.head && config.model.tie_embeddings) {
+    throw UsageError("--parts has head, which this model has not by itself: it is the embedding (model.tie_embeddings). Leave it out");
+  }
   carried.name_in(config, output);
   config.run.directory = output;
   config.checkpoint.resume = "auto";

@@ -81,6 +81,10 @@ TEST_F(QuantizeCommand, AllPartsMayBeAskedFor) {
   EXPECT_LT(json.at("after").at("bytes").get<double>(), 0.45 * json.at("before").at("bytes").get<double>()) << "the embedding stays";
   const auto some = quantize("--output runs/some --parts attention");
   EXPECT_EQ(some.at("after").at("expert_bytes"), some.at("before").at("expert_bytes"));
+  ASSERT_EQ(run("pimoe train tiny.yaml train.steps=1 model.tie_embeddings=true run.directory=runs/tied").code, 0);
+  const Outcome tied = run("pimoe quantize runs/tied --output runs/x --parts experts,head --data corpus");
+  EXPECT_EQ(tied.code, 64) << tied.err;
+  EXPECT_NE(tied.err.find("--parts has head"), std::string::npos) << tied.err;
 }
 
 TEST_F(QuantizeCommand, WhatLosesTooMuchIsNotWritten) {
