@@ -16,11 +16,12 @@ namespace {
 
 constexpr int64_t kLargestMultiple = 64;
 
-/// @param what  "model.moe.experts (8)"
+/// @param what  "model.moe.experts (8)"  @param count  of that, or of each group of it
 int64_t kept_or_throw(const std::string& what, int64_t count, const PruneChoice& choice, int64_t multiple) {
   const int64_t kept = kept_count(count, choice.ratio, multiple);
   if (kept > 0) return kept;
-  throw ConfigError(concat(what, ": nothing of it can go, because what stays has to be a multiple of ", multiple, " above 0, and fewer"));
+  throw ConfigError(concat(what, ": none can go, because what stays of ", count, " has to be ",
+                           multiple == 1 ? "at least 1" : concat("a multiple of ", multiple)));
 }
 
 void make_experts_fewer(TrainConfig& config, const PruneChoice& choice) {
