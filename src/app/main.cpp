@@ -27,6 +27,9 @@
 #include <c10/util/Exception.h>
 #include <CLI/CLI.hpp>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -156,7 +159,17 @@ int leave_with(const std::exception& error, const AppContext& context, const std
   return code;
 }
 
+/// A process may be started without standard streams (`>&-`, some daemons): the first files that it opens would be taken for them, and what is printed
+/// go into these. Where one is missing nothing can be read or written, as before.
+void keep_standard_descriptors_taken() {
+  for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    // The lowest that is free is the one that is opened.
+    if (::fcntl(descriptor, F_GETFD) < 0) static_cast<void>(::open("/dev/null", descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY));
+  }
+}
+
 int run(int argc, char** argv) {
+  keep_standard_descriptors_taken();
   // Beyond a limit on file sizes (ulimit -f, which Slurm hands on) write() is then an error like that of a full disk, and not the process' end.
   std::signal(SIGXFSZ, SIG_IGN);
   // First of all: a signal that comes while the configuration is read or MPI starts is kept, and the run leaves after its first step.

@@ -1,10 +1,12 @@
 #include "app/run_setup.h"
 
+#include "base/config_values.h"
 #include "base/errors.h"
 #include "base/host.h"
 #include "base/text.h"
 #include "base/utf8.h"
 #include "base/work_progress.h"
+#include "bench/machine.h"
 #include "ops/routed_mlp.h"
 #include "parallel/device.h"
 #include "train/micro_batch.h"
@@ -32,10 +34,36 @@ constexpr int kMostThreads = 4096;  // as of train.threads
 constexpr int kMostThreadsOfACore = 2;
 constexpr int kThreadPools = 2;  // OpenMP's and libtorch's own
 
+ConfigValues values_of(TrainConfig config) {
+  return config_values([&config](FieldVisitor& visit) { config.fields(visit); });
+}
+
+/// A file that was changed while the job started, or that one node still sees as it was: such ranks would wait for each other for ever, read each
+/// other's memory wrongly, or train different models. Collective.
+/// @throws ConfigError naming what differs, the same on every rank
+void require_same_on_every_rank(const TrainConfig& config, const HostCommunicator& world) {
+  if (world.size() == 1) return;
+  const std::string here = to_yaml(config);
+  const std::string build = world.broadcast_text(built_commit(), 0);
+  const std::string of_rank_0 = world.broadcast_text(here, 0);
+  std::string trouble;
+  if (build != built_commit()) {
+    trouble = concat("this pimoe was built of ", built_commit(), ", and rank 0's of ", build, ": every rank must run the same one");
+  } else if (here != of_rank_0) {
+    const ConfigValues those = values_of(parse_train_config(of_rank_0, "the configuration of rank 0"));
+    trouble = concat("the configuration is not that of rank 0:\n  ",
+                     join(differing_values(those, "at rank 0", values_of(config), "here"), "\n  "),
+                     "\n  Every rank must read the same file, and be given the same overrides.");
+  }
+  if (const std::string agreed = world.agree(trouble); !agreed.empty()) throw ConfigError(agreed);
+}
+
 const MpiSession& start_mpi(const TrainConfig& config, AppContext& context) {
   // cuBLAS reads it when CUDA starts; without it libtorch refuses products in deterministic mode.
   if (config.run.deterministic) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
-  return context.mpi();
+  const MpiSession& session = context.mpi();
+  require_same_on_every_rank(config, *session.world());
+  return session;
 }
 
 /// @param text  OMP_NUM_THREADS: threads, or OpenMP's list of them for each level of nesting, of which the first counts here

@@ -74,11 +74,12 @@ struct Verdict {
 /// @param ranks  of the world, in order
 /// @param limit  seconds: run.hang_limit
 ///
-/// Dead ranks first, at once; nothing while it is not known whether one is dead (`cut_at`); then errors, a second after the first of them (or when all ranks have one); then ranks without a heartbeat
-/// for `limit`; then, for each slot, ranks without a mark. There the culprits are those furthest behind by the number of collectives entered
-/// (Progress::position), once they have stood still for `limit`, kPatience times that within a PatientOperation or where their thread uses
-/// the processor outside of a collective, while some rank further on has stood still for `limit` too. Where all stand at one point in a collective, they are those whose thread does not run while others' do
-/// (waiting ranks poll), or those in another collective than most. A slot that is idle, or a rank that is still awaited, is no culprit.
+/// Dead ranks first, at once; nothing while it is not known whether one is dead (`cut_at`); then errors, a second after the first of them (or when all
+/// ranks have one); then ranks without a heartbeat for `limit`; then, for each slot, ranks without a mark. There the culprits are those furthest behind
+/// by the number of collectives entered (Progress::position), once they have stood still for `limit`, kPatience times that within a PatientOperation or
+/// where their thread uses the processor outside of a collective, while some rank further on has stood still for `limit` too. Where all stand at one
+/// point in a collective, they are those whose thread does not run while others' do (waiting ranks poll), or those in another collective than most. A
+/// slot that is idle, or a rank that is still awaited, is no culprit.
 /// A slow rank makes marks, and is none.
 Verdict judge(const std::vector<RankView>& ranks, double limit, double now);
 

@@ -1,10 +1,12 @@
 #include "train/data_facts.h"
 
 #include "base/digest.h"
+#include "base/errors.h"
 #include "base/file_io.h"
 #include "base/text.h"
 #include "data/loss_mask.h"
 #include "data/token_file.h"
+#include "parallel/agreement.h"
 
 #include <optional>
 #include <sstream>
@@ -30,6 +32,19 @@ std::optional<int64_t> fact(const DataFacts& facts, const std::string& name) {
   return found == facts.end() ? std::nullopt : std::optional(found->second);
 }
 
+/// What one rank sees and rank 0 does not: of numbers of tokens first, which say more. "": nothing
+std::string first_difference(const DataFacts& of_rank_0, const DataFacts& here) {
+  for (const bool of_numbers : {true, false}) {
+    for (const auto& [name, value] : of_rank_0) {
+      if (name.ends_with(kTokens) != of_numbers || here.at(name) == value) continue;
+      return concat(name.substr(0, name.rfind('.')), ": ",
+                    of_numbers ? concat(grouped(value), " tokens at rank 0, ", grouped(here.at(name)), " here")
+                               : "other content at rank 0 than here");
+    }
+  }
+  return "";
+}
+
 }  // namespace
 
 DataFacts data_facts(const DataConfig& data) {
@@ -44,15 +59,21 @@ DataFacts data_facts(const DataConfig& data) {
   return facts;
 }
 
-DataFacts data_facts_of_rank_0(const DataConfig& data, const HostCommunicator& ranks) {
+DataFacts data_facts_of_rank_0(const DataConfig& data, const HostCommunicator& ranks, bool looks) {
+  DataFacts here;
   std::string told;
-  if (ranks.rank() == 0) {
-    for (const auto& [name, value] : data_facts(data)) told += concat(name, " ", value, "\n");
-  }
+  do_together(ranks, [&] {
+    if (ranks.rank() == 0 || looks) here = data_facts(data);
+    for (const auto& [name, value] : here) told += concat(name, " ", value, "\n");
+  });
   std::istringstream lines(ranks.broadcast_text(told, 0));
   DataFacts facts;
   std::string name;
   for (int64_t value = 0; lines >> name >> value;) facts[name] = value;
+  do_together(ranks, [&] {
+    const std::string difference = looks ? first_difference(facts, here) : "";
+    if (!difference.empty()) throw DataError(concat(difference, ": every node must see the same files, or whole copies of them"));
+  });
   return facts;
 }
 

@@ -18,7 +18,9 @@ using DataFacts = std::map<std::string, int64_t>;
 DataFacts data_facts(const DataConfig& data);
 
 /// The same as rank 0 sees it, on every rank: counters of a checkpoint must agree. Collective.
-DataFacts data_facts_of_rank_0(const DataConfig& data, const HostCommunicator& ranks);
+/// @param looks  whether this rank compares the files that it sees with rank 0's: one of each node, which may have copies of its own
+/// @throws DataError naming what differs, and the rank: the same on every rank
+DataFacts data_facts_of_rank_0(const DataConfig& data, const HostCommunicator& ranks, bool looks);
 
 /// @returns "data.train", or "data.train[1]" for corpus 1 of a blend of `size`.
 std::string training_key(size_t index, size_t size);

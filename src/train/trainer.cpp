@@ -56,7 +56,7 @@ Trainer::Trainer(const TrainConfig& config, const ProcessMesh& mesh, Logger& log
     validation_.emplace(config_.data.validation);
     ValidationPart(*validation_, config_.model.sequence_length, validation_plan());
   }
-  data_facts_ = data_facts_of_rank_0(config_.data, mesh_.control());
+  data_facts_ = data_facts_of_rank_0(config_.data, mesh_.control(), mesh_.node_rank() == 0);
   routing_log_.emplace(config_.log.routing, RunPaths(config_.run.directory).routing(), mesh_.rank(), config_.model.router_names(),
                        config_.model.moe, config_.model.sequence_length);
   report_.announce(learner_.model().dtype());

@@ -124,6 +124,20 @@ TEST_F(Commands, WhatCouldNotBePrintedIsAnError) {
   }
 }
 
+// The first file that such a process opens must not be taken for its standard output or error.
+TEST_F(Commands, WhatIsPrintedGoesIntoNoFileWhereThereAreNoStandardStreams) {
+  prepare();
+  write_durably(folder_ / "text.txt", "the cat sat on the mat\n", 23);
+  ASSERT_EQ(run("pimoe train tiny.yaml train.steps=2").code, 0);
+  EXPECT_EQ(run("pimoe data build --output again --tokenizer corpus.model --validation 0 text.txt >&- 2>&- <&-").code, 74);
+  const Outcome built = run("pimoe data verify again");
+  EXPECT_EQ(built.code, 0) << built.err;
+  EXPECT_EQ(run("pimoe checkpoint reshard runs/tiny --ranks 2 --output two >&- 2>&- <&-").code, 74);
+  EXPECT_EQ(run("pimoe checkpoint verify two").code, 0);
+  EXPECT_EQ(run("pimoe train tiny.yaml train.steps=4 log.every_steps=1 >&- 2>&- <&-").code, 0);
+  EXPECT_EQ(run("pimoe checkpoint verify runs/tiny").code, 0);
+}
+
 TEST_F(Commands, CheckpointCommandsSayWhatTheyWereGiven) {
   prepare();
   ASSERT_EQ(run("pimoe train tiny.yaml train.steps=2").code, 0);

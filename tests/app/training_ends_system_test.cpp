@@ -171,6 +171,22 @@ TEST_F(TrainingEnds, AFolderInTheLocksPlaceIsSaid) {
       << outcome.err;
 }
 
+// As where a file is changed while the job starts, or one node sees it as it was. Ranks that go on so wait for each other for ever, or crash.
+TEST_F(TrainingEnds, RanksWithDifferentConfigurationsAreToldWhatDiffers) {
+  prepare();
+  for (const auto& [first, second, said] :
+       {std::tuple("mesh.expert_parallel=1", "mesh.expert_parallel=2", "mesh.expert_parallel: 1 at rank 0, 2 here"),
+        std::tuple("train.steps=4", "train.steps=5", "train.steps: 4 at rank 0, 5 here"),
+        std::tuple("run.directory=runs/a", "run.directory=runs/b", "run.directory: runs/a at rank 0, runs/b here")}) {
+    const Outcome outcome =
+        run(concat("timeout 60 $MPIRUN -n 1 $PIMOE train tiny.yaml ", first, " : -n 1 $PIMOE train tiny.yaml ", second));
+    EXPECT_EQ(outcome.code, 78) << outcome.err;
+    EXPECT_NE(outcome.err.find(concat("rank 1: the configuration is not that of rank 0:\n  ", said, "\n")), std::string::npos)
+        << outcome.err;
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "runs"));
+}
+
 TEST_F(TrainingEnds, WhatIsInThePlaceOfTheRunFolderIsNamed) {
   prepare();
   ASSERT_EQ(run("touch file; ln -s nowhere broken; mkdir real; ln -s real link").code, 0);
