@@ -65,7 +65,8 @@ TEST(WatchClient, ConnectsAgainWhereItsConnectionIsCutAndNobodyIsCalledDead) {
     const WatchClient client(terms, {hub.token(), hub.port(), "", ::getpid(), {"127.0.0.1"}}, log);
     for (int round = 1; round <= 3; ++round) {
       ASSERT_TRUE(comes_true([&] { return cut_connections(hub.port()); }));
-      EXPECT_TRUE(comes_true([&] { return times_in(folder / "log", "was cut, and is there again") == round; }));
+      // Or more: one that is made again at once is cut with it.
+      EXPECT_TRUE(comes_true([&] { return times_in(folder / "log", "was cut, and is there again") >= round; }));
     }
     std::this_thread::sleep_for(std::chrono::seconds(3));  // longer than a rank has to come back
   }
