@@ -22,8 +22,11 @@ namespace fs = std::filesystem;
 
 /// Waits, for at most twenty seconds.
 bool comes_true(const std::function<bool()>& holds) {
-  for (int wait = 0; wait < 2000 && !holds(); ++wait) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  return holds();
+  for (int wait = 0; wait < 2000; ++wait) {
+    if (holds()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return false;
 }
 
 /// The port at the other end of a descriptor; 0 where it is no connection.
