@@ -43,11 +43,12 @@ void require_folder_or_nothing(const std::filesystem::path& folder) {
   std::error_code ignored;
   for (std::filesystem::path place = folder; !place.empty(); place = place.parent_path()) {
     const std::string named = concat("run.directory (", folder.string(), "): ", place.string());
-    if (std::filesystem::is_symlink(place, ignored) && !std::filesystem::exists(place, ignored)) {
+    const std::filesystem::file_status found = std::filesystem::status(place, ignored);  // once: other ranks make it meanwhile
+    if (std::filesystem::is_directory(found) || place == place.parent_path()) return;
+    if (std::filesystem::exists(found)) throw ConfigError(concat(named, " is there, and is no folder"));
+    if (std::filesystem::is_symlink(place, ignored)) {
       throw ConfigError(concat(named, " is a link to ", std::filesystem::read_symlink(place, ignored).string(), ", which is not there"));
     }
-    if (std::filesystem::is_directory(place, ignored) || place == place.parent_path()) return;
-    if (std::filesystem::exists(place, ignored)) throw ConfigError(concat(named, " is there, and is no folder"));
   }
 }
 
