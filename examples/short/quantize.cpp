@@ -10,7 +10,7 @@ int main() {
   const torch::Tensor rows = torch::randn({64, 512});
   const pimoe::Int8Numbers int8 = pimoe::int8_numbers(weights);
   const pimoe::Int8Matrices matrices = {
-      .numbers = int8.numbers, .scales = int8.scales, .activations = pimoe::Int8Activations::kPerToken, .allow_slow = true};
+      .numbers = int8.numbers, .scales = int8.scales, .activations = pimoe::Int8Activations::kDynamic, .allow_slow = true};
   const torch::Tensor ends = torch::tensor({64}, torch::kInt32);  // all rows are the group's
   const torch::Tensor product = pimoe::int8_linear(rows, matrices, ends, torch::kFloat32);
   const torch::Tensor exact = rows.matmul(weights[0].t());
