@@ -1,6 +1,7 @@
 #include "train/data_facts.h"
 
 #include "base/errors.h"
+#include "base/text.h"
 #include "train/tiny_run.h"
 
 #include <gtest/gtest.h>
