@@ -7,7 +7,6 @@
 #include "app/run_setup.h"
 #include "base/errors.h"
 #include "base/text.h"
-#include "base/work_progress.h"
 #include "interop/hf_companions.h"
 #include "parallel/agreement.h"
 #include "train/seen_by_rank_0.h"
@@ -15,8 +14,6 @@
 #include <nlohmann/json.hpp>
 
 #include <iostream>
-#include <optional>
-#include <utility>
 
 namespace pimoe {
 namespace {
@@ -82,11 +79,7 @@ void CarriedFiles::copy_into(const fs::path& run) const {
 }
 
 LoadedModel load_result(const fs::path& checkpoint, AppContext& context) {
-  std::optional<WorkProgress> progress(std::in_place, "loading the smaller model", WorkUnit::kBytes, context.log);
-  LoadedModel loaded(checkpoint, context.mpi(), ModelSpread::kShared);
-  progress.reset();
-  use_threads(loaded.config, *loaded.mesh, context.log);
-  return loaded;
+  return load_quietly(checkpoint, "loading the smaller model", context, ModelSpread::kShared);
 }
 
 ExitCode conclude(const CompressionReport& report, const MeasureOptions& options, CompressedFolder& folder, const ProcessMesh& mesh,

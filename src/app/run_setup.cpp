@@ -151,13 +151,20 @@ RunSetup::RunSetup(TrainConfig& config, AppContext& context)
   if (config.run.deterministic) at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
 }
 
-LoadedModel load_model(const std::filesystem::path& checkpoint, AppContext& context, ModelSpread spread,
-                       const std::function<void(TrainConfig&)>& change) {
+LoadedModel load_quietly(const std::filesystem::path& checkpoint, const std::string& what, AppContext& context, ModelSpread spread,
+                         const std::function<void(TrainConfig&)>& change) {
   const MpiSession& session = context.mpi();
-  std::optional<WorkProgress> progress(std::in_place, concat("loading ", checkpoint.string()), WorkUnit::kBytes, context.log);
+  std::optional<WorkProgress> progress(std::in_place, what, WorkUnit::kBytes, context.log);
   LoadedModel loaded(checkpoint, session, spread, change);
   progress.reset();
-  const int threads = use_threads(loaded.config, *loaded.mesh, context.log);
+  use_threads(loaded.config, *loaded.mesh, context.log);
+  return loaded;
+}
+
+LoadedModel load_model(const std::filesystem::path& checkpoint, AppContext& context, ModelSpread spread,
+                       const std::function<void(TrainConfig&)>& change) {
+  LoadedModel loaded = load_quietly(checkpoint, concat("loading ", checkpoint.string()), context, spread, change);
+  const int threads = thread_count(loaded.config, *loaded.mesh);
   const bool several = loaded.mesh->size() > 1;
   context.log.info(concat("loaded ", loaded.folder.string(), ": step ", loaded.step, "; ", several ? layout_text(*loaded.mesh) + ", " : "",
                           counted(threads, "thread"), several ? " a rank" : ""));

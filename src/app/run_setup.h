@@ -28,6 +28,10 @@ struct RunSetup {
 LoadedModel load_model(const std::filesystem::path& checkpoint, AppContext& context, ModelSpread spread,
                        const std::function<void(TrainConfig&)>& change = nullptr);
 
+/// The same, of which the log says nothing but its progress. @param what  "loading runs/mine"
+LoadedModel load_quietly(const std::filesystem::path& checkpoint, const std::string& what, AppContext& context, ModelSpread spread,
+                         const std::function<void(TrainConfig&)>& change = nullptr);
+
 /// Gives this process its threads for computing; where they are far more than the cores that the ranks of this host share, rank 0 warns. @returns them
 int use_threads(const TrainConfig& config, const ProcessMesh& mesh, Logger& log);
 

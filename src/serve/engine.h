@@ -33,9 +33,8 @@ struct EngineStatus {
   uint64_t generated_tokens = 0, finished = 0, cancelled = 0;
   uint64_t prefix_hit_tokens = 0;  ///< of prompts, found in the prefix cache
   double last_step_seconds = 0.0;
-  std::vector<int64_t>
-      expert_slots;  ///< [E] that each expert got so far, over MoE layers and ranks; they count anew with another checkpoint. Empty
-                     ///< before the first request
+  /// [E] slots that each expert got so far, over MoE layers and ranks; they count anew with another checkpoint. Empty before the first request
+  std::vector<int64_t> expert_slots;
   std::vector<double> expert_shares;  ///< [E] each one's share of all of them; empty without experts
   int64_t most_tokens = 0;            ///< of one text, prompt and new ones: what the model sees and a rank's pages hold
   int64_t step = 0;                   ///< of training, of the checkpoint that new requests are answered with

@@ -120,9 +120,9 @@ class Drawn:
                           "model.vocabulary": 0, "data.document_mask": self.one_of("true", "false")})
 
     def words(self, **more):
-        """key=value, with `more` instead of what was drawn; a key without a value is left out."""
+        """key=value, with `more` instead of what was drawn."""
         keys = {**self.keys, **{name.replace("__", "."): value for name, value in more.items()}}
-        return [f"{name}={value}" for name, value in keys.items() if value is not None]
+        return [f"{name}={value}" for name, value in keys.items()]
 
 
 class Workshop:
@@ -172,25 +172,25 @@ def told(done):
     return "\n".join(lines[-5:])
 
 
-def trained(shop, drawn, ranks, shards, *, run, **more):
-    """Trains; False where the configuration is refused."""
-    done = shop.run(ranks, "train", "c.yaml", *drawn.words(run__directory=run, mesh__expert_parallel=shards, **more))
+def accepted(shop, ranks, command, words):
+    """Runs `pimoe COMMAND c.yaml WORDS`; False where the configuration is refused, Broken where it fails."""
+    done = shop.run(ranks, command, "c.yaml", *words)
     if done.returncode == REFUSED and "error: " in done.stderr:
         return False
     if done.returncode != 0:
-        raise Broken(f"train on {ranks} ranks ended with {done.returncode}: {told(done)}")
+        raise Broken(f"{command} on {ranks} ranks ended with {done.returncode}: {told(done)}")
     return True
+
+
+def trained(shop, drawn, ranks, shards, *, run, **more):
+    """Trains; False where the configuration is refused."""
+    return accepted(shop, ranks, "train", drawn.words(run__directory=run, mesh__expert_parallel=shards, **more))
 
 
 def parity(shop, drawn):
     precision = drawn.one_of("float64", "float64", "float32", "bfloat16", "float16")
     few = {} if precision in ("float64", "float32") else {"train__global_batch": 8}  # of one token or two a gradient is mostly what rounding left
-    done = shop.run(drawn.ranks, "parity", "c.yaml", *drawn.words(train__precision=precision, **few))
-    if done.returncode == REFUSED and "error: " in done.stderr:
-        return False
-    if done.returncode != 0:
-        raise Broken(f"parity in {precision} on {drawn.ranks} ranks ended with {done.returncode}: {told(done)}")
-    return True
+    return accepted(shop, drawn.ranks, "parity", drawn.words(train__precision=precision, **few))
 
 
 def resume(shop, drawn):
@@ -292,8 +292,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="pimoe-random-", ignore_cleanup_errors=True) as folder:
         shop = Workshop(folder)
         for question in options.questions or QUESTIONS:
-            held, refused, number = 0, 0, options.seed - 1
-            failed = 0
+            held, failed, refused, number = 0, 0, 0, options.seed - 1
             while held + failed < options.draws:
                 number += 1
                 drawn = Drawn(number)
