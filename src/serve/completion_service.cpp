@@ -43,6 +43,7 @@ bool is_json(const std::string& content_type) {
 
 /// @returns whether a Host header names this machine
 bool is_local_name(std::string host) {
+  if (host.find('@') != std::string::npos) return false;  // before it stands a user's name, however much it looks like a host
   if (host.starts_with('[')) {
     host = host.substr(1, host.find(']') - 1);
   } else {

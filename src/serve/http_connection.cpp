@@ -49,7 +49,7 @@ HttpRequest fields_of(const http::request<http::string_body>& message, const std
   request.method = text_of(message.method_string());
   request.path = text_of(message.target());
   request.host = text_of(message[http::field::host]);
-  if (request.path.starts_with("http://")) take_authority(request);
+  if (beast::iequals(beast::string_view(request.path).substr(0, 7), "http://")) take_authority(request);
   request.path = request.path.substr(0, request.path.find_first_of("?#"));
   request.authorization = text_of(message[http::field::authorization]);
   request.content_type = text_of(message[http::field::content_type]);
@@ -57,6 +57,12 @@ HttpRequest fields_of(const http::request<http::string_body>& message, const std
   if (!is_name(request.request_id)) request.request_id = new_request_id();
   request.peer = peer;
   return request;
+}
+
+/// Whether every line of that field says `chunked`: who reads one line alone may be shown another one than who reads the last.
+bool says_nothing_but_chunked(const http::request<http::string_body>& message) {
+  const auto lines = message.equal_range(http::field::transfer_encoding);
+  return std::all_of(lines.first, lines.second, [](const auto& line) { return beast::iequals(line.value(), "chunked"); });
 }
 
 }  // namespace
@@ -162,13 +168,14 @@ void HttpConnection::on_head() {
   is_http_10_ = message.version() < 11;
   keeps_open_ = message.keep_alive();
   if (message.version() > 11) return refuse(505, "HTTP/1.1 is spoken here");
+  if (message.count(http::field::host) > 1) return refuse(400, "a request has one Host");  // @source RFC 9112, section 3.2
   if (auto refused = hub_.handler.refuse_head(head)) {
     if (!parser_->is_done()) keeps_open_ = false;  // its body is not read
     is_answering_ = true;
     return respond(std::move(*refused));
   }
   // What is not understood says nothing of where the body ends, and its rest could pass for another request.
-  if (const auto coding = message[http::field::transfer_encoding]; !coding.empty() && !beast::iequals(coding, "chunked")) {
+  if (!says_nothing_but_chunked(message)) {
     return refuse(501, "Transfer-Encoding may be chunked, and nothing else");
   }
   const auto length = parser_->content_length();

@@ -16,12 +16,13 @@ namespace fs = std::filesystem;
 /// Whether the file system has no locks at all, as Lustre mounted without `flock`, or NFS without its lock daemon.
 bool has_no_locks(const IoError& error) { return error.code() == ENOSYS || error.code() == EOPNOTSUPP || error.code() == ENOLCK; }
 
-/// Holds the folder of checkpoints, whichever it is. @returns nothing where there is none: what keeps it from being made is said by who saves there
+/// Holds the folder of checkpoints, whichever it is. @returns nothing where there is none (what keeps it from being made is said by who saves there), or
+/// where it is a link to the run folder, which is held already
 /// @throws IoError with code EWOULDBLOCK
-std::unique_ptr<FolderLock> hold_checkpoints(const fs::path& folder) {
+std::unique_ptr<FolderLock> hold_checkpoints(const fs::path& folder, const fs::path& run) {
   std::error_code ignored;
   fs::create_directories(folder, ignored);
-  if (!fs::is_directory(folder, ignored)) return nullptr;
+  if (!fs::is_directory(folder, ignored) || fs::equivalent(folder, run, ignored)) return nullptr;
   try {
     return std::make_unique<FolderLock>(folder);
   } catch (const IoError& error) {
@@ -42,7 +43,7 @@ RunLock::RunLock(const fs::path& folder, const ProcessMesh& mesh, Logger& log) :
     if (mesh.rank() == 0) {
       own_ = std::make_unique<FolderLock>(folder);  // first: a job that is refused must not have touched the file
       lock_ = std::make_unique<FileLock>(RunPaths(folder).lock());
-      checkpoints_ = hold_checkpoints(checkpoints);
+      checkpoints_ = hold_checkpoints(checkpoints, folder);
     }
   } catch (const IoError& error) {  // the contract: rank 0's trouble is everybody's
     is_in_use = error.code() == EWOULDBLOCK;

@@ -104,7 +104,9 @@ TEST_F(HttpServerTest, TakesATargetWithAHostWhichCountsInPlaceOfTheHeader) {
                                        {"http://127.0.0.1:8000/health?now", 200},
                                        {"http://localhost", 200},
                                        {"http://example.com/health", 403},
+                                       {"HTTP://localhost/health", 200},
                                        {"http://localhost@example.com/health", 403},
+                                       {"http://127.0.0.1:8000@example.com/health", 403},
                                        {"http:///health", 403}}) {
     Client one = client();
     one.send(concat("GET ", target, " HTTP/1.1\r\nHost: localhost\r\n\r\n"));
@@ -112,9 +114,17 @@ TEST_F(HttpServerTest, TakesATargetWithAHostWhichCountsInPlaceOfTheHeader) {
   }
 }
 
+TEST_F(HttpServerTest, TakesOneHost) {
+  facts_.only_local_names = true;
+  serve();
+  Client one = client();
+  one.send("GET /health HTTP/1.1\r\nHost: localhost\r\nHost: example.com\r\n\r\n");
+  EXPECT_EQ(one.response().status, 400);
+}
+
 TEST_F(HttpServerTest, TakesNoBodyForAnotherRequest) {
   serve();
-  for (const char* coding : {"gzip", "gzip, chunked", "chunked, gzip", "identity"}) {
+  for (const char* coding : {"gzip", "gzip, chunked", "chunked, gzip", "identity", "", "\r\nTransfer-Encoding: gzip"}) {
     Client one = client();
     one.send(concat("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: ", coding,
                     "\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"));

@@ -135,6 +135,13 @@ TEST_F(RunLockOnRanks, WhereTheFileSystemHasNoLocksARunIsDoneWithAWarningAndItsF
   EXPECT_NE(moved.find("was removed or moved away"), std::string::npos) << moved;
 }
 
+TEST_F(RunLockOnRanks, ALinkToTheRunFolderItselfIsNoOtherJob) {
+  if (world_->rank() == 0) fs::create_directory_symlink(".", run_ / "checkpoints");
+  world_->patient_barrier();
+  Logger log(1);
+  EXPECT_NO_THROW(RunLock(run_, *mesh_, log));
+}
+
 // Each would take the other's checkpoints for its own, and delete them.
 TEST_F(RunLockOnRanks, TwoRunsDoNotShareTheFolderThatTheirCheckpointsLeadTo) {
   const fs::path second = folder_.path() / "second";
