@@ -478,7 +478,7 @@ def legend_name(key, title):
 
 
 def measure(topic, tool, options):
-    sizes = (SMALL_SIZES if options.small else SIZES)[topic.name]
+    sizes = options.sizes or (SMALL_SIZES if options.small else SIZES)[topic.name]
     points = []
     for point in topic.measure(tool, sizes):
         points.append(point)
@@ -507,11 +507,21 @@ def main():
     parser.add_argument("--results", type=pathlib.Path, default=ROOT / "bench" / "results" / "growth.json")
     parser.add_argument("--svg", type=pathlib.Path, default=ROOT / "docs" / "growth.svg")
     parser.add_argument("--small", action="store_true", help="sizes that say nothing, in seconds: does everything work?")
+    parser.add_argument("--sizes", help="sizes of the one TOPIC in place of the usual ones: 10,100,1000,10000")
     parser.add_argument("--show", action="store_true", help="measure nothing")
     options = parser.parse_args()
     unknown = sorted(set(options.topics) - {topic.name for topic in TOPICS})
     if unknown:
         parser.error(f"no topic {', '.join(unknown)}")
+    if options.sizes:
+        if len(options.topics) != 1:
+            parser.error(f"--sizes {options.sizes} is of one topic: {len(options.topics)} are named")
+        try:
+            options.sizes = [int(size) for size in options.sizes.split(",")]
+        except ValueError:
+            parser.error(f"--sizes {options.sizes}: whole numbers with commas between them")
+        if sorted(set(options.sizes)) != options.sizes or options.sizes[0] < 1:
+            parser.error(f"--sizes {options.sizes}: they ascend from 1 on")
     options.pimoe = os.path.abspath(options.pimoe)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: what was started ends, and its files go
     topics = [topic for topic in TOPICS if not options.topics or topic.name in options.topics]

@@ -72,6 +72,7 @@ void MoeConfig::fields(FieldVisitor& visit) {
   visit.integer("expert_width", expert_width, {.at_least = 1, .at_most = 1 << 24}, "width of an expert's hidden layer");
   visit.integer("shared_width", shared_width, {.at_least = 0, .at_most = 1 << 24}, "width of the expert that every token passes; 0: none");
   visit.flag("shared_gate", shared_gate, "each token weighs that expert by a sigmoid of its own (Qwen2-MoE)");
+  visit.flag("shared_overlap", shared_overlap, "on GPUs that share out the experts, that expert computes while tokens travel");
   visit.integer("fallback_width", fallback_width, {.at_least = 0, .at_most = 1 << 24},
                 "width of the network for tokens that no expert serves; 0: none");
   visit.integer("first_dense_layers", first_dense_layers, {.at_least = 0, .at_most = 10'000}, "dense layers before the first MoE layer");

@@ -5,6 +5,7 @@
 #include "moe/recompute.h"
 #include "ops/row_moves.h"
 #include "ops/trace_range.h"
+#include "parallel/device.h"
 #include "parallel/precision.h"
 
 #include <ATen/TensorOperators.h>
@@ -82,38 +83,48 @@ MoEOutput MoELayer::forward(const at::Tensor& tokens, const BatchContext& contex
 
   MoEOutput output{.tokens = {}, .record = record_of(routing, context, *memo)};
   range.reset();
+  // Recorded steps (static_rows) have streams of their own.
+  const bool overlaps =
+      shared_ && config_.shared_overlap && tokens.is_cuda() && mesh_.group(Group::kExpert).size() > 1 && !context.static_rows;
+  at::Tensor shared;
+  const auto compute_shared = [&] {
+    if (!shared_ || shared.defined()) return;
+    const TraceRange of_shared("shared expert");
+    shared = overlaps ? mesh_.side_stream().compute({tokens}, [&] { return shared_->forward(tokens); }) : shared_->forward(tokens);
+  };
+  const std::function<void()> meanwhile = overlaps ? std::function<void()>(compute_shared) : [] {};
   for (const DispatchPlan& plan : memo->plans) {
-    const at::Tensor part = through_round(tokens, routing.weights, plan, memo->plans.size() > 1, output.record.phases);
+    const at::Tensor part = through_round(tokens, routing.weights, plan, memo->plans.size() > 1, meanwhile, output.record.phases);
     output.tokens = output.tokens.defined() ? output.tokens + part : part;
   }
   if (memo->unserved.defined()) output.tokens = served_by_others(tokens, output.tokens, *memo);
-  if (shared_) {
-    const TraceRange shared("shared expert");
-    output.tokens = output.tokens + shared_->forward(tokens);
-  }
+  compute_shared();
+  if (overlaps) mesh_.side_stream().join();
+  if (shared.defined()) output.tokens = output.tokens + shared;
   return output;
 }
 
 at::Tensor MoELayer::through_round(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan, bool one_of_several,
-                                   std::vector<PhaseMarks>& phases) const {
+                                   const std::function<void()>& meanwhile, std::vector<PhaseMarks>& phases) const {
   const auto marks = std::make_shared<PhaseMarks>();
   // Several rounds bound what a rank holds at a time, which backward would undo if each kept its rows.
   const bool again = at::GradMode::is_enabled() && (config_.memory == MoeMemory::kLean || one_of_several);
   at::Tensor part;
   if (again && (tokens.requires_grad() || weights.requires_grad())) {
     const Region region = [this, plan, marks](const std::vector<at::Tensor>& inputs) -> std::vector<at::Tensor> {
-      return {through_experts(inputs[0], inputs[1], plan, *marks)};
+      return {through_experts(
+          inputs[0], inputs[1], plan, [] {}, *marks)};
     };
     part = recompute(region, {tokens, weights})[0];
   } else {
-    part = through_experts(tokens, weights, plan, *marks);
+    part = through_experts(tokens, weights, plan, meanwhile, *marks);
   }
   phases.push_back(*marks);
   return part;
 }
 
 at::Tensor MoELayer::through_experts(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan,
-                                     PhaseMarks& marks) const {
+                                     const std::function<void()>& meanwhile, PhaseMarks& marks) const {
   std::optional<TraceRange> range("dispatch");
   const auto next = [&](TimeMark& mark, const char* name) {
     mark = TimeMark::now(mesh_.device());
@@ -130,6 +141,7 @@ at::Tensor MoELayer::through_experts(const at::Tensor& tokens, const at::Tensor&
   }
   if (plan.by_token) {
     const ArrivedTokens arrived = dispatcher_->dispatch_tokens(tokens, weights, plan);
+    meanwhile();
     next(marks.dispatched, "experts");
     const at::Tensor sums = compute_tokens(arrived, plan);
     next(marks.computed, "combine");
@@ -141,6 +153,7 @@ at::Tensor MoELayer::through_experts(const at::Tensor& tokens, const at::Tensor&
   const at::Tensor rows = dispatcher_->dispatch(tokens, plan);
   // Otherwise the gates weigh the rows where they are computed, so that no result has to be kept for the gates' gradient.
   const at::Tensor row_weights = weigh_late ? at::Tensor() : dispatcher_->dispatch_slots(weights, plan);
+  meanwhile();
   next(marks.dispatched, "experts");
   const at::Tensor results = compute_experts(rows, row_weights, plan);
   next(marks.computed, "combine");

@@ -9,6 +9,7 @@
 #include "moe/slot_limits.h"
 #include "parallel/process_mesh.h"
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -55,10 +56,12 @@ class MoELayer {
   /// @returns [T, K] bool: slots whose expert's result has a number that is not finite
   at::Tensor nonfinite_slots(const at::Tensor& tokens, const std::vector<DispatchPlan>& plans, const at::Tensor& experts) const;
   /// One plan's dispatch, experts and combine, which are run again in backward where that saves memory.
-  /// @param phases  gets the round's marks
+  /// @param phases     gets the round's marks
+  /// @param meanwhile  called when tokens are on their way, at the first time if at all: not where all of this runs again in backward
   at::Tensor through_round(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan, bool one_of_several,
-                           std::vector<PhaseMarks>& phases) const;
-  at::Tensor through_experts(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan, PhaseMarks& marks) const;
+                           const std::function<void()>& meanwhile, std::vector<PhaseMarks>& phases) const;
+  at::Tensor through_experts(const at::Tensor& tokens, const at::Tensor& weights, const DispatchPlan& plan,
+                             const std::function<void()>& meanwhile, PhaseMarks& marks) const;
   /// @returns [U, D]: each arrived token's sum over this rank's experts
   at::Tensor compute_tokens(const ArrivedTokens& arrived, const DispatchPlan& plan) const;
   at::Tensor compute_experts(const at::Tensor& rows, const at::Tensor& row_weights, const DispatchPlan& plan) const;

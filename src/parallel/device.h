@@ -86,13 +86,24 @@ class PendingNumbers {
   std::shared_ptr<void> event_;  ///< CUDA
 };
 
-/// A CUDA stream beside the current one, for sums that overlap with backward. On the CPU `run` just calls.
+/// @returns which of the device's streams is current on this thread; always the same on the CPU
+int64_t current_stream_id(c10::Device device);
+
+/// A CUDA stream beside the current one, for work that overlaps with what is there. On the CPU `run` and `compute` just call.
 class SideStream {
  public:
-  explicit SideStream(c10::Device device);
+  enum class Priority {
+    kHigh,  ///< what others wait for: its blocks go before those of the current stream
+    kLow    ///< what fills gaps
+  };
+  explicit SideStream(c10::Device device, Priority priority = Priority::kHigh);
   ~SideStream();
   /// Runs `work` with the side stream current, after all that is now enqueued on the caller's stream. `tensors` it touches are recorded on both.
   void run(const std::vector<at::Tensor>& tensors, const std::function<void()>& work);
+  /// As run, of work that makes a tensor, which the caller may use after join(). Autograd runs the work's backward on the side stream too.
+  at::Tensor compute(const std::vector<at::Tensor>& inputs, const std::function<at::Tensor()>& work);
+  /// What is run from now on, and join(), come after all that is now enqueued on the current stream as well.
+  void follow();
   /// The caller's stream waits for all that was run.
   void join();
 

@@ -166,13 +166,17 @@ double TimeMark::milliseconds_since(const TimeMark& earlier) const {
       ->elapsed_time(*static_cast<const c10::cuda::CUDAEvent*>(event_.get()));
 }
 
+int64_t current_stream_id(c10::Device device) {
+  return device.is_cuda() ? static_cast<int64_t>(c10::cuda::getCurrentCUDAStream(device.index()).id()) : 0;
+}
+
 struct SideStream::State {
   std::optional<c10::cuda::CUDAStream> stream;  // nothing on the CPU
   bool has_run = false;                         // since the last join
 };
 
-SideStream::SideStream(c10::Device device) : state_(std::make_unique<State>()) {
-  if (device.is_cuda()) state_->stream = c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device.index());
+SideStream::SideStream(c10::Device device, Priority priority) : state_(std::make_unique<State>()) {
+  if (device.is_cuda()) state_->stream = c10::cuda::getStreamFromPool(/*isHighPriority=*/priority == Priority::kHigh, device.index());
 }
 
 SideStream::~SideStream() = default;
@@ -184,16 +188,29 @@ void SideStream::run(const std::vector<at::Tensor>& tensors, const std::function
   }
   const c10::cuda::CUDAStream side = *state_->stream;
   const c10::cuda::CUDAStream caller = c10::cuda::getCurrentCUDAStream(side.device_index());
-  c10::cuda::CUDAEvent enqueued;
-  enqueued.record(caller);
-  enqueued.block(side);
+  follow();
   for (const at::Tensor& tensor : tensors) {
     tensor.record_stream(side.unwrap());
     tensor.record_stream(caller.unwrap());
   }
-  state_->has_run = true;
   const c10::cuda::CUDAStreamGuard guard(side);
   work();
+}
+
+at::Tensor SideStream::compute(const std::vector<at::Tensor>& inputs, const std::function<at::Tensor()>& work) {
+  at::Tensor result;
+  run(inputs, [&] { result = work(); });
+  // Its memory is the side stream's, and given back there: not before the caller's stream has read it.
+  if (state_->stream) result.record_stream(c10::cuda::getCurrentCUDAStream(state_->stream->device_index()).unwrap());
+  return result;
+}
+
+void SideStream::follow() {
+  if (!state_->stream) return;
+  c10::cuda::CUDAEvent enqueued;
+  enqueued.record(c10::cuda::getCurrentCUDAStream(state_->stream->device_index()));
+  enqueued.block(*state_->stream);
+  state_->has_run = true;
 }
 
 void SideStream::join() {

@@ -83,9 +83,13 @@ double TimeMark::milliseconds_since(const TimeMark& earlier) const {
 
 struct SideStream::State {};
 
-SideStream::SideStream(c10::Device device) { check_cpu(device); }
+int64_t current_stream_id(c10::Device /*device*/) { return 0; }
+
+SideStream::SideStream(c10::Device device, Priority /*priority*/) { check_cpu(device); }
 SideStream::~SideStream() = default;
 void SideStream::run(const std::vector<at::Tensor>& /*tensors*/, const std::function<void()>& work) { work(); }
+at::Tensor SideStream::compute(const std::vector<at::Tensor>& /*inputs*/, const std::function<at::Tensor()>& work) { return work(); }
+void SideStream::follow() {}
 void SideStream::join() {}
 
 at::Tensor host_buffer(int64_t count, at::ScalarType dtype, c10::Device device) {

@@ -54,6 +54,8 @@ struct GradientReducer::State {
   /// The gradient, or its part, is where room() said.
   void taken(size_t sum_index, size_t entry_index) {
     Entry& entry = sums[sum_index].entries[entry_index];
+    // What overlaps with the rest of backward (SideStream::compute) is not waited for by the stream on which the others come.
+    if (current_stream_id(device) != backward_stream) side.follow();
     if (!entry.awaited || entry.in_parts) return;
     entry.awaited = false;
     --sums[sum_index].awaited;
@@ -73,8 +75,9 @@ struct GradientReducer::State {
 
   c10::Device device;
   SideStream side;
-  std::vector<Sum> sums;  // in the order of the buckets
-  size_t unlaunched = 0;  // sums[0 .. unlaunched) are still to be launched
+  std::vector<Sum> sums;        // in the order of the buckets
+  int64_t backward_stream = 0;  // on which backward was begun
+  size_t unlaunched = 0;        // sums[0 .. unlaunched) are still to be launched
   bool in_step = false;
   bool last_backward = false;
 };
@@ -159,6 +162,7 @@ void GradientReducer::begin_step() {
 void GradientReducer::begin_backward(bool last) {
   if (!state_->in_step) throw ShapeError("GradientReducer: begin_backward() needs begin_step() before it");
   state_->last_backward = last;
+  state_->backward_stream = current_stream_id(state_->device);
   for (Sum& sum : state_->sums) {
     sum.awaited = sum.entries.size();
     for (Entry& entry : sum.entries) entry.awaited = last;

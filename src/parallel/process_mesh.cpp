@@ -110,6 +110,7 @@ struct ProcessMesh::State {
   std::shared_ptr<Communicator> expert_replica;
   std::shared_ptr<Communicator> dense_gradients;
   std::shared_ptr<Communicator> expert_replica_gradients;
+  std::unique_ptr<SideStream> side;
 
   std::shared_ptr<Communicator> make(int color, const std::string& name) const {
     std::unique_ptr<HostCommunicator> host = world->split_host(color, world->rank(), name);
@@ -128,6 +129,7 @@ ProcessMesh::ProcessMesh(const MeshConfig& config, std::unique_ptr<HostCommunica
   state.device = choose_device(config.device, *state.world, *state.node);
   state.transport = choose_transport(config.transport, state.device, *state.world, *state.node);
   use_device(state.device);
+  state.side = std::make_unique<SideStream>(state.device, SideStream::Priority::kLow);
 
   const int shards = state.expert_parallel;
   const bool is_of_experts_too = shards == size() && size() > 1;
@@ -162,6 +164,7 @@ int ProcessMesh::expert_parallel() const { return state_->expert_parallel; }
 c10::Device ProcessMesh::device() const { return state_->device; }
 Transport ProcessMesh::transport() const { return state_->transport; }
 const HostCommunicator& ProcessMesh::control() const { return *state_->world; }
+SideStream& ProcessMesh::side_stream() const { return *state_->side; }
 
 const Communicator& ProcessMesh::group(Group group) const {
   switch (group) {

@@ -10,6 +10,8 @@
 
 namespace pimoe {
 
+class SideStream;
+
 enum class Transport { kAuto, kNccl, kMpi };
 enum class DeviceChoice { kAuto, kCpu, kCuda };
 
@@ -74,6 +76,8 @@ class ProcessMesh {
   const Communicator& gradient_group(Group group) const;
   /// The control plane over all ranks, on the host.
   const HostCommunicator& control() const;
+  /// For what computes while tokens travel. One for all layers: what memory a stream gives back, it alone takes again. REQUIRES a layout that was started
+  SideStream& side_stream() const;
 
  private:
   struct State;

@@ -81,6 +81,7 @@ void idle_of_moe(const MoeConfig& moe, Reasons& reasons) {
   idle("capacity_drop", moe.capacity_factor == 0, "model.moe.capacity_factor is 0: nothing is dropped");
   idle("rank_overflow", moe.rank_budget == 0, "model.moe.rank_budget is 0: there is no budget to exceed");
   idle("shared_gate", moe.shared_width == 0, "model.moe.shared_width is 0: there is no shared expert");
+  idle("shared_overlap", moe.shared_width == 0, "model.moe.shared_width is 0: there is no shared expert");
   idle("fallback_width", !moe.may_drop() && !moe.router_traits().by_expert && moe.checks != MoeValidate::kFull,
        "every token is served: no slot is dropped, and model.moe.validate does not set any aside");
   idle_of_router(moe, reasons);

@@ -36,7 +36,8 @@ inline TrainConfig small_config(CudaGraphs graphs) {
 /// Steps of a training run on random tokens, the same for the same seed.
 class SmallRun {
  public:
-  SmallRun(const TrainConfig& config, const ProcessMesh& mesh) : config_(config), mesh_(mesh), learner_(config, at::kBFloat16, {}, mesh) {
+  SmallRun(const TrainConfig& config, const ProcessMesh& mesh, at::ScalarType dtype = at::kBFloat16)
+      : config_(config), mesh_(mesh), learner_(config, dtype, {}, mesh) {
     learner_.optimizer().initialize(17);
   }
 
