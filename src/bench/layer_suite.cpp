@@ -1,11 +1,15 @@
 #include "bench/suites.h"
 
 #include "base/text.h"
+#include "bench/gpu_timeline.h"
 #include "bench/layer_under_test.h"
 #include "bench/report.h"
 #include "bench/steered_router.h"
 #include "model/flops.h"
 #include "moe/load_statistics.h"
+#include "parallel/device.h"
+
+#include <optional>
 
 namespace pimoe {
 namespace {
@@ -19,6 +23,12 @@ void measure_routing(Bench& bench, LayerUnderTest& layer, const std::string& rou
   const int64_t peak = bench.most(memory.peak_bytes);
   const double rate = static_cast<double>(tokens) * expert_flops(model) / measured.seconds.median;
   const double violation = maxvio(layer.loads());
+  const c10::Device device = bench.mesh().device();
+  const std::optional<GpuTimeline> gpu = record_gpu(device, [&] {
+    Parts unread;
+    layer.run(unread);
+    synchronize(device);
+  });
 
   BenchRow row{.suite = "layer", .name = routing, .seconds = measured.seconds};
   row.values["tokens_of_a_rank"] = tokens;
@@ -28,6 +38,7 @@ void measure_routing(Bench& bench, LayerUnderTest& layer, const std::string& rou
   row.values["kept_bytes"] = kept;
   row.values["peak_bytes"] = peak;
   row.values["maxvio"] = violation;
+  if (gpu) row.values["kernels"] = longest_kernels(*gpu);
   row.summary = concat(si_text(rate, "FLOP/s"), ", ", percent_text(rate / bench.gemm_ceiling()), " of gemm");
   row.details = {parts_text({measured.parts.begin(), measured.parts.begin() + 2}),
                  concat("in forward: ", parts_text({measured.parts.begin() + 2, measured.parts.end()})),

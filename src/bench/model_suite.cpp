@@ -5,8 +5,6 @@
 #include "model/flops.h"
 #include "parallel/device.h"
 
-#include <algorithm>
-
 namespace pimoe {
 
 void run_model_suite(Bench& bench) {
@@ -34,11 +32,7 @@ void run_model_suite(Bench& bench) {
   if (step.gpu) {
     row.values["gpu_busy_share"] = step.gpu->busy_share();
     row.values["gpu_busy_seconds"] = step.gpu->busy_seconds;
-    constexpr size_t kMost = 20;
-    for (size_t index = 0; index < std::min(kMost, step.gpu->kernels.size()); ++index) {
-      const KernelTime& kernel = step.gpu->kernels[index];
-      row.values["kernels"].push_back({{"name", kernel.name}, {"seconds", kernel.seconds}, {"count", kernel.count}});
-    }
+    row.values["kernels"] = longest_kernels(*step.gpu);
     row.details.push_back(concat("the GPU was busy for ", percent_text(step.gpu->busy_share()), " of a recorded step of ",
                                  time_text(step.gpu->seconds), ": ", grouped(step.gpu->count()), " kernels, copies and fills"));
   }

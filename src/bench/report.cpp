@@ -78,4 +78,14 @@ std::string to_text(const BenchFacts& facts, const std::vector<BenchRow>& rows) 
   return table;
 }
 
+nlohmann::ordered_json longest_kernels(const GpuTimeline& gpu) {
+  constexpr size_t kMost = 20;
+  nlohmann::ordered_json kernels = nlohmann::ordered_json::array();
+  for (size_t index = 0; index < std::min(kMost, gpu.kernels.size()); ++index) {
+    const KernelTime& kernel = gpu.kernels[index];
+    kernels.push_back({{"name", kernel.name}, {"seconds", kernel.seconds}, {"count", kernel.count}});
+  }
+  return kernels;
+}
+
 }  // namespace pimoe

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "bench/bench.h"
+#include "bench/gpu_timeline.h"
 
 #include <nlohmann/json.hpp>
 
@@ -30,5 +31,8 @@ std::string to_text(const BenchFacts& facts, const std::vector<BenchRow>& rows);
 
 /// Puts a measured time into a document: median_seconds, low_seconds, high_seconds, repetitions. @param prefix  of the names: "restore_"
 void put_seconds(nlohmann::ordered_json& values, const Spread& seconds, const std::string& prefix = "");
+
+/// @returns for a document the twenty names that took longest: [{"name", "seconds", "count"}]
+nlohmann::ordered_json longest_kernels(const GpuTimeline& gpu);
 
 }  // namespace pimoe

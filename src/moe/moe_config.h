@@ -119,7 +119,7 @@ struct MoeConfig {
   int64_t expert_width = 512;      ///< F
   int64_t shared_width = 0;        ///< width of an expert that every token passes; 0: none
   bool shared_gate = false;        ///< a token's share of that expert is sigmoid(gate . token) (Qwen2-MoE)
-  bool shared_overlap = true;      ///< on GPUs it computes while tokens travel between ranks
+  bool shared_overlap = false;     ///< on GPUs it computes while tokens travel between ranks
   int64_t fallback_width = 0;      ///< width of a dense network for tokens that no expert serves; 0: none
   int64_t first_dense_layers = 0;  ///< layers before the first MoE layer
   double capacity_factor = 0.0;    ///< an expert takes ceil(T K / E * factor) slots of a rank's micro-batch; 0: dropless
