@@ -9,6 +9,7 @@
 #include "moe/routing_file.h"
 #include "moe/weights.h"
 #include "ops/keyed_noise.h"
+#include "ops/softmax_top_k.h"
 #include "ops/top_k.h"
 #include "ops/wide_linear.h"
 #include "parallel/precision.h"
@@ -47,6 +48,11 @@ at::Tensor wide_product(const at::Tensor& tokens, const Matrix& matrix) {
 at::Tensor without_last_bits(const at::Tensor& scores) {
   if (scores.scalar_type() != at::kDouble) return scores;  // no bits to spare, and layouts agree in float64 alone
   return scores.contiguous().view(at::kLong).bitwise_and(~((int64_t{1} << 21) - 1)).view(at::kDouble);
+}
+
+/// Whether softmax, choice and gates are one operation, at a temperature of 1.
+bool chooses_at_once(const RouterConfig& router) {
+  return router.kind == RouterKind::kSoftmax && !router.by_logits() && (router.groups == 1 || router.group_choices == router.groups);
 }
 
 }  // namespace
@@ -99,12 +105,15 @@ at::Tensor Router::jittered(const at::Tensor& tokens, const BatchContext& contex
   return input * keyed_noise(key, first, config_.router.jitter, input.sizes(), input.options().requires_grad(false));
 }
 
-Router::Scores Router::score(const at::Tensor& tokens, const BatchContext& context) const {
-  Scores result;
+at::Tensor Router::logits_of(const at::Tensor& tokens, const BatchContext& context) const {
   at::Tensor input = jittered(tokens, context);
   if (projection_.exists()) input = wide_product(input, projection_);
-  at::Tensor logits = wide_product(input, weight_);
-  if (logit_bias_) logits = logits + logit_bias_->value;
+  const at::Tensor logits = wide_product(input, weight_);
+  return logit_bias_ ? logits + logit_bias_->value : logits;
+}
+
+Router::Scores Router::score(const at::Tensor& logits) const {
+  Scores result;
   result.tempered = temperature_ == 1.0 ? logits : logits / temperature_;
   if (config_.router.kind != RouterKind::kSigmoid && temperature_ == 1.0) {
     std::tie(result.scores, result.log_sum) = log_sum_softmax(logits);
@@ -159,11 +168,35 @@ at::Tensor Router::choose_by_expert(const at::Tensor& scores, const BatchContext
 
 Routing Router::route(const at::Tensor& tokens, const BatchContext& context, const at::Tensor& experts) const {
   const RouterConfig& router = config_.router;
+  if (!config_.router_traits().has_scores) return route_without_scores(tokens, context);
+  const at::Tensor logits = logits_of(tokens, context);
+  Routing routing;
+  at::Tensor normalised, log_sum;
+  if (chooses_at_once(router) && temperature_ == 1.0 && context.replay == nullptr) {
+    const SoftmaxTopK made =
+        softmax_top_k(logits.contiguous(),
+                      {.bias = bias_, .choices = config_.choices, .renormalize = router.renormalize, .tiny = kTiny, .chosen = experts});
+    routing.experts = experts.defined() ? experts : made.chosen;
+    routing.weights = made.gates;
+    normalised = made.scores;
+    log_sum = made.log_sum;
+  } else {
+    const Scores scores = score(logits);
+    routing = chosen_by(scores, context, experts);
+    normalised = scores.normalised;
+    log_sum = scores.log_sum;
+  }
+  if (router.route_scale != 1.0) routing.weights = routing.weights * router.route_scale;
+
+  static_cast<BalanceSums&>(routing) = balance_sums(normalised, log_sum, routing.experts, context, config_.balance);
+  routing.confidence_sum = sum_of_counted(std::get<0>(routing.weights.detach().max(-1)), context.counted);
+  return routing;
+}
+
+Routing Router::chosen_by(const Scores& s, const BatchContext& context, const at::Tensor& experts) const {
+  const RouterConfig& router = config_.router;
   const bool by_expert = config_.router_traits().by_expert;
   const bool by_logits = router.by_logits();
-  if (!config_.router_traits().has_scores) return route_without_scores(tokens, context);
-  const Scores s = score(tokens, context);
-
   Routing routing;
   if (experts.defined()) {
     routing.experts = experts;
@@ -186,10 +219,6 @@ Routing Router::route(const at::Tensor& tokens, const BatchContext& context, con
       routing.weights = routing.weights / routing.weights.sum(-1, true).clamp_min(kTiny);
     }
   }
-  if (router.route_scale != 1.0) routing.weights = routing.weights * router.route_scale;
-
-  static_cast<BalanceSums&>(routing) = balance_sums(s.normalised, s.log_sum, routing.experts, context, config_.balance);
-  routing.confidence_sum = sum_of_counted(std::get<0>(routing.weights.detach().max(-1)), context.counted);
   return routing;
 }
 
@@ -243,10 +272,12 @@ RouterKept kept_by_router(const MoeConfig& config, int64_t tokens, int64_t width
   const bool tempered = router.temperature != 1.0 || (config.controlled() && config.adaptive.temperature_max > 1.0);
   if (router.kind == RouterKind::kSigmoid || tempered) numbers += scores;  // logits, of the z-loss; log_sum_softmax needs none
   if (by_logits && tempered) numbers += scores;
-  kept.scores += gates * kLong;  // which scores were taken
-  if (by_logits && router.route_scale != 1.0) numbers += gates;
-  if (by_expert) numbers += gates;  // what stays of them
-  if (!by_logits && !by_expert && router.renormalize) numbers += gates + 2 * tokens;
+  if (!chooses_at_once(router) || tempered || !router.replay.empty()) {
+    kept.scores += gates * kLong;  // which scores were taken
+    if (by_logits && router.route_scale != 1.0) numbers += gates;
+    if (by_expert) numbers += gates;  // what stays of them
+    if (!by_logits && !by_expert && router.renormalize) numbers += gates + 2 * tokens;
+  }
   numbers += numbers_kept_by_balance_sums(config.balance, tokens, sequence_length, config.experts);
   kept.scores += numbers * bytes.wide;
   return kept;

@@ -49,7 +49,11 @@ class Router {
 
  private:
   struct Scores;
-  Scores score(const at::Tensor& tokens, const BatchContext& context) const;
+  /// @returns [T, E] before the temperature
+  at::Tensor logits_of(const at::Tensor& tokens, const BatchContext& context) const;
+  Scores score(const at::Tensor& logits) const;
+  /// Experts and gates of scores, or the gates of these experts. @returns a Routing that has these two alone
+  Routing chosen_by(const Scores& scores, const BatchContext& context, const at::Tensor& experts) const;
   at::Tensor jittered(const at::Tensor& tokens, const BatchContext& context) const;
   /// @returns the selection scores with -infinity outside of the chosen groups
   at::Tensor limited_to_groups(const at::Tensor& selection) const;

@@ -320,9 +320,9 @@ at::Tensor causal_attention(const AttentionHeads& heads, std::optional<double> s
                                  : at::scaled_dot_product_attention(query, key, value, {}, 0.0, true, scale, grouped);
     mixed = mixed.transpose(1, 2);
   }
-  // Of one head and one position a part is a view still, which has gaps.
-  if (value_width < width) mixed = mixed.narrow(3, 0, value_width).contiguous();
-  return mixed.reshape({queries.size(0), queries.size(1), queries.size(2) * value_width});
+  if (value_width < width) mixed = mixed.narrow(3, 0, value_width);
+  // Of one head or one position a part is a view still, which has gaps; kernels that fill up widths themselves cut theirs off likewise.
+  return mixed.reshape({queries.size(0), queries.size(1), queries.size(2) * value_width}).contiguous();
 }
 
 }  // namespace pimoe

@@ -51,9 +51,11 @@ void run(const at::Tensor& on, [[maybe_unused]] const Kernels& kernels) {
   }
 }
 
-/// Has `kernels` put the gradient of `weight` into its sink, or into a tensor, which is returned.
+/// Has `kernels` put the gradient of `weight` into its sink, or into a tensor, which is returned. @param arguments  theirs: gets room to work in
 template <class Kernels>
-at::Tensor weight_gradient(const at::Tensor& weight, const Kernels& kernels) {
+at::Tensor weight_gradient(const at::Tensor& weight, GroupedMlpArguments& arguments, const Kernels& kernels) {
+  const at::Tensor turns = at::empty({turn_bytes(arguments.groups)}, weight.options().dtype(at::kByte).requires_grad(false));
+  arguments.turns = turns.mutable_data_ptr();
   GradientSink* const sink = gradient_sink_of(weight);
   if (sink == nullptr) {
     at::Tensor gradient = at::empty_like(weight);
@@ -140,7 +142,8 @@ at::Tensor fused_mlp_gate_up_gradient(const FusedMlp& mlp, const FusedMlpRowGrad
     rows = rows_of_tokens(mlp.input, mlp.positions, mlp.positions.numel() / mlp.input.size(0), mlp.rows);
     arguments.input = rows.const_data_ptr();
   }
-  return weight_gradient(mlp.gate_up, [&](const GradientOutput& output) { cuda::grouped_mlp_gate_up_gradient(arguments, output); });
+  return weight_gradient(mlp.gate_up, arguments,
+                         [&](const GradientOutput& output) { cuda::grouped_mlp_gate_up_gradient(arguments, output); });
 }
 
 at::Tensor fused_mlp_down_gradient(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows, const at::Tensor& grad_output) {
@@ -148,7 +151,7 @@ at::Tensor fused_mlp_down_gradient(const FusedMlp& mlp, const FusedMlpRowGradien
   GroupedMlpArguments arguments = arguments_of(mlp);
   arguments.grad_output = grad_output.const_data_ptr();  // gathered in the product: it is the smaller side, and a pass would gain nothing
   arguments.hidden = of_rows.hidden.mutable_data_ptr();
-  return weight_gradient(mlp.down, [&](const GradientOutput& output) { cuda::grouped_mlp_down_gradient(arguments, output); });
+  return weight_gradient(mlp.down, arguments, [&](const GradientOutput& output) { cuda::grouped_mlp_down_gradient(arguments, output); });
 }
 
 }  // namespace pimoe

@@ -5,6 +5,8 @@
 
 #include <c10/cuda/CUDAFunctions.h>
 
+#include <algorithm>
+
 namespace pimoe::cuda {
 namespace {
 
@@ -68,19 +70,24 @@ ProductArguments arguments_of(const GroupedMlpArguments& a) {
   return arguments;
 }
 
-template <Operand kLeft, Operand kRight, Outcome kOutcome>
-void run(const char* name, const ProductMaps& maps, const ProductArguments& arguments) {
-  using K = Kind<kLeft, kRight, kOutcome>;
+/// Of a device that a kernel fills.
+int cluster_count() {
   int device = 0;
   int processors = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  return std::min(processors / hopper::kClusterBlocks, static_cast<int>(kMostClusters));
+}
+
+template <Operand kLeft, Operand kRight, Outcome kOutcome>
+void run(const char* name, const ProductMaps& maps, const ProductArguments& arguments) {
+  using K = Kind<kLeft, kRight, kOutcome>;
   cudaFuncSetAttribute(grouped_product<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, K::shared_bytes);
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {hopper::kClusterBlocks, 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(processors / hopper::kClusterBlocks * hopper::kClusterBlocks));
+  config.gridDim = dim3(static_cast<unsigned>(cluster_count() * hopper::kClusterBlocks));
   config.blockDim = dim3(hopper::kProductThreads);
   config.dynamicSmemBytes = K::shared_bytes;
   config.stream = c10::cuda::getCurrentCUDAStream();
@@ -159,6 +166,75 @@ void grouped_mlp_backward(const GroupedMlpArguments& a) {
 
 namespace {
 
+constexpr int kDealt = 1024;          // groups that are sorted; of more no one has much of the whole
+constexpr int kThreadsOfCluster = 8;  // that compare its load with the others'
+constexpr int kStepsOfEnd = 6;        // that the results of a tile take to be sent, about
+
+/// Deals out the tiles of weights' gradients, `pairs` to each group, so that all clusters are done at the same time: a tile takes as many steps as its
+/// group has rows, and routing is seldom even. Longest groups first, each to the clusters that have least so far; as soon as one more tile is nothing
+/// beside what a cluster has in all, by turns. The same tiles in the same order of sums whoever computes them: bits do not depend on it.
+__global__ void __launch_bounds__(kMostClusters* kThreadsOfCluster)
+    deal_turns(const int32_t* ends, int groups, int pairs, int clusters, GroupTurn* turns) {
+  __shared__ int lengths[kDealt];
+  __shared__ int order[kDealt];
+  __shared__ unsigned long long loads[2][kMostClusters];  // steps of each cluster, before and after a group
+  __shared__ unsigned long long total;
+  __shared__ int heavy;
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  const auto begin_of = [&](int group) { return group == 0 ? 0 : ends[group - 1]; };
+  const auto cost_of = [&](int length) { return static_cast<unsigned long long>(hopper::steps_of(length) + kStepsOfEnd); };
+  const bool sorts = groups <= kDealt;
+  if (thread == 0) total = 0, heavy = 0;
+  if (thread < clusters) loads[0][thread] = 0;
+  __syncthreads();
+  if (sorts) {
+    unsigned long long mine = 0;
+    for (int group = thread; group < groups; group += threads) {
+      lengths[group] = ends[group] - begin_of(group);
+      mine += cost_of(lengths[group]);
+    }
+    atomicAdd(&total, mine);  // whole numbers: the same in any order
+    __syncthreads();
+    const unsigned long long share = total * pairs / clusters;
+    for (int group = thread; group < groups; group += threads) {
+      int place = 0;
+      for (int other = 0; other < groups; ++other) {
+        place += lengths[other] > lengths[group] || (lengths[other] == lengths[group] && other < group) ? 1 : 0;
+      }
+      order[place] = group;
+      if (32 * cost_of(lengths[group]) > share) atomicAdd(&heavy, 1);
+    }
+    __syncthreads();
+  }
+  const int cluster = thread / kThreadsOfCluster, part = thread % kThreadsOfCluster;
+  int rank = cluster;  // among the clusters, by load
+  const auto write = [&](int place, int first) {
+    const int group = sorts ? order[place] : place;
+    turns[static_cast<int64_t>(cluster) * groups + place] = {group, begin_of(group), ends[group], first};
+  };
+  for (int place = 0; place <= heavy; ++place) {  // once more than there are heavy ones: for the order of those by turns
+    const unsigned long long* const now = loads[place % 2];
+    const unsigned long long load = cluster < clusters ? now[cluster] : 0;
+    rank = 0;
+    for (int other = part; other < clusters; other += kThreadsOfCluster) {
+      rank += now[other] < load || (now[other] == load && other < cluster) ? 1 : 0;
+    }
+    for (int distance = 1; distance < kThreadsOfCluster; distance *= 2) rank += __shfl_xor_sync(0xFFFFFFFFu, rank, distance);
+    if (place == heavy) break;
+    if (cluster < clusters && part == 0) {
+      const int taken = pairs / clusters + (rank < pairs % clusters ? 1 : 0);
+      loads[(place + 1) % 2][cluster] = load + taken * cost_of(lengths[order[place]]);
+      write(place, rank);
+    }
+    __syncthreads();
+  }
+  if (cluster >= clusters) return;
+  for (int place = heavy + part; place < groups; place += kThreadsOfCluster) {
+    const auto before = static_cast<int>(static_cast<long long>(place - heavy) * pairs % clusters);
+    write(place, (rank - before + clusters) % clusters);
+  }
+}
+
 /// A gradient of weights: [groups, m, n], in bfloat16 or added up in float32.
 template <Operand kLeft>
 void write_weight_gradient(const char* name, const GroupedMlpArguments& a, const GradientOutput& output, ProductMaps& maps, int64_t m,
@@ -167,6 +243,14 @@ void write_weight_gradient(const char* name, const GroupedMlpArguments& a, const
   arguments.m = static_cast<int>(m);
   arguments.n = static_cast<int>(n);
   arguments.source = a.grad_output;
+  const int clusters = cluster_count();
+  const int across = (arguments.n + hopper::kTileColumns - 1) / hopper::kTileColumns;
+  auto* const turns = static_cast<GroupTurn*>(a.turns);
+  arguments.turns = reinterpret_cast<const int4*>(turns);
+  const int threads = (clusters * kThreadsOfCluster + 31) / 32 * 32;
+  deal_turns<<<1, threads, 0, c10::cuda::getCurrentCUDAStream()>>>(a.ends, arguments.groups, hopper::pairs_of(arguments.m) * across,
+                                                                   clusters, turns);
+  check_launch(name);
   if (output.is_sum) {
     arguments.adds = output.adds;
     maps.output = sums_map(output.data, a.groups, m, n);

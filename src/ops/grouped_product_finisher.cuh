@@ -14,7 +14,6 @@ class Finisher {
         layout_(layout),
         walk_(a),
         lane_(threadIdx.x % 32),
-        index_(static_cast<int>(blockIdx.x) / kClusterBlocks - stride()),
         place_(kPlaces - kWarps + static_cast<int>(threadIdx.x - K::loaders) / 32) {}
 
   __device__ void run() {
@@ -46,16 +45,13 @@ class Finisher {
     uint4 gate, up;
   };
 
-  __device__ static int stride() { return static_cast<int>(gridDim.x) / kClusterBlocks; }
-
   /// This warp's next part. @returns false past the last
   __device__ bool find(Part& part) {
     place_ += kWarps;
     if (place_ >= kPlaces) {
       place_ -= kPlaces;
       do {
-        index_ += stride();
-        if (!walk_.find(index_, tile_)) return false;
+        if (!walk_.next(tile_)) return false;
       } while (tile_.idle);
     }
     part.sender = place_ % kSendingWarps;
@@ -240,7 +236,6 @@ class Finisher {
   TileWalk<K> walk_;
   Tile tile_;
   int lane_;
-  int index_;  ///< of the pair of tiles in the walk
   int place_;  ///< in the tile's order of parts
 };
 

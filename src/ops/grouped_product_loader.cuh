@@ -16,7 +16,7 @@ class Loader {
     TileWalk<K> walk(a_);
     Tile tile;
     Turn<K> turn;
-    for (int index = blockIdx.x / kClusterBlocks; walk.find(index, tile); index += gridDim.x / kClusterBlocks) {
+    while (walk.next(tile)) {
       const int steps = steps_of(reduction_length<K>(a_, tile));
       if constexpr (K::left == Operand::kGatheredRows) find_rows(tile);
       int next_token = K::left == Operand::kGatheredColumns ? token(tile, 0) : 0;

@@ -41,8 +41,7 @@ class Multiplier {
     TileWalk<K> walk(a_);
     Turn<K> turn;
     Tile tile;
-    int index = blockIdx.x / kClusterBlocks;
-    bool more = walk.find(index, tile);
+    bool more = walk.next(tile);
     // Right halves of tiles to be finished wait here until the left ones have been taken.
     uint32_t held[32];
     bool holds = false;
@@ -52,8 +51,7 @@ class Multiplier {
           barrier_wait(layout_.full(turn.stage), turn.phase);
           release(turn.stage);
         }
-        index += static_cast<int>(gridDim.x) / kClusterBlocks;
-        more = walk.find(index, tile);
+        more = walk.next(tile);
         continue;
       }
       enter(tile);
@@ -84,8 +82,7 @@ class Multiplier {
         turn.next();
       }
       // What the next tile is comes from memory: asked for before the last products are waited for.
-      index += static_cast<int>(gridDim.x) / kClusterBlocks;
-      more = walk.find(index, tile);
+      more = walk.next(tile);
       products_wait<0>();
       if (steps > 0) release(used);
 #pragma unroll

@@ -33,8 +33,17 @@ struct ProductMaps {
   CUtensorMap output;  ///< kPlain, kSum
 };
 
+/// What a cluster computes of a group's gradient of weights: of its pairs of tiles number `first`, and from there on each that is as many further as
+/// there are clusters.
+struct GroupTurn {
+  int32_t group, begin, end;  ///< and its rows
+  int32_t first;
+};
+static_assert(sizeof(GroupTurn) * kMostClusters == turn_bytes(1));
+
 struct ProductArguments {
   const int32_t* ends;  ///< [G]
+  const int4* turns;    ///< [clusters, G]: GroupTurns, in the order in which they come; of columns
   int groups;
   int rows;                   ///< R
   int m;                      ///< columns: rows of a result
@@ -119,53 +128,79 @@ struct Turn {
   }
 };
 
+__host__ __device__ inline int pairs_of(int rows) { return (rows + kClusterBlocks * kTileRows - 1) / (kClusterBlocks * kTileRows); }
+
 struct Tile {
   int group, begin, end;  ///< and its rows
   int m, n;               ///< in tiles
   bool idle;              ///< below the last row: its block only does its part for the other's
 };
 
-/// The pairs of tiles of all groups in one line, one above the other, for the two blocks of a cluster: group after group, in each in bands of 8
-/// pairs, in which rows vary fastest, so that what multiprocessors work on at a time shares its operands.
+/// A cluster's pairs of tiles, one above the other, for its two blocks: group after group, in each in bands of 8 pairs, in which rows vary fastest, so
+/// that what multiprocessors work on at a time shares its operands. Tiles of rows all take the same time, and clusters take them by turns; those of
+/// columns take as long as their group has rows, and are dealt out beforehand (deal_turns).
 template <class K>
 class TileWalk {
  public:
   __device__ explicit TileWalk(const ProductArguments& a)
-      : ends_(a.ends), groups_(a.groups), across_((a.n + K::columns - 1) / K::columns), rows_(a.m), down_(pairs_of(a.m)) {
-    if (groups_ > 0) enter(0, __ldg(ends_));
-  }
-  /// Pairs are asked for in rising order. @returns false past the last
-  __device__ bool find(int index, Tile& tile) {
-    while (group_ < groups_ && index >= first_ + down_ * across_) {
-      first_ += down_ * across_;
-      ++group_;
-      if (group_ < groups_) enter(end_, __ldg(ends_ + group_));
+      : a_(a),
+        clusters_(static_cast<int>(gridDim.x) / kClusterBlocks),
+        across_((a.n + K::columns - 1) / K::columns),
+        rows_(a.m),
+        down_(pairs_of(a.m)) {
+    const int cluster = static_cast<int>(blockIdx.x) / kClusterBlocks;
+    if constexpr (K::ragged_rows) {
+      local_ = cluster;
+      if (a.groups > 0) enter(0, __ldg(a.ends));
+    } else {
+      turns_ = a.turns + static_cast<int64_t>(cluster) * a.groups;
+      local_ = down_ * across_;  // nothing of the group before the first one
+      group_ = place_ = -1;
+      if (a.groups > 0) following_ = __ldg(turns_);
     }
-    if (group_ >= groups_) return false;
+  }
+
+  /// @returns false past the last
+  __device__ bool next(Tile& tile) {
+    while (local_ >= down_ * across_) {
+      if constexpr (K::ragged_rows) {
+        local_ -= down_ * across_;
+        if (++group_ >= a_.groups) return false;
+        enter(end_, __ldg(a_.ends + group_));
+      } else {
+        if (++place_ >= a_.groups) return false;
+        group_ = following_.x;
+        begin_ = following_.y;
+        end_ = following_.z;
+        local_ = following_.w;
+        if (place_ + 1 < a_.groups) following_ = __ldg(turns_ + place_ + 1);
+      }
+    }
     constexpr int kBand = 8;
-    const int local = index - first_;
-    const int band = local / (kBand * across_);
-    const int in_band = local - band * kBand * across_;
+    const int band = local_ / (kBand * across_);
+    const int in_band = local_ - band * kBand * across_;
     const int height = min(kBand, down_ - band * kBand);
     const int m = kClusterBlocks * (band * kBand + in_band % height) + static_cast<int>(rank_in_cluster());
     tile = {group_, begin_, end_, m, in_band / height, m * kTileRows >= rows_};
+    local_ += clusters_;
     return true;
   }
 
  private:
-  __device__ static int pairs_of(int rows) { return (rows + kClusterBlocks * kTileRows - 1) / (kClusterBlocks * kTileRows); }
   __device__ void enter(int begin, int end) {
     begin_ = begin;
     end_ = end;
-    if (K::ragged_rows) {
-      rows_ = end - begin;
-      down_ = pairs_of(rows_);
-    }
+    rows_ = end - begin;
+    down_ = pairs_of(rows_);
   }
 
-  const int32_t* ends_;
-  int groups_, across_, rows_, down_;
-  int group_ = 0, begin_ = 0, end_ = 0, first_ = 0;
+  const ProductArguments& a_;
+  const int4* turns_ = nullptr;
+  int clusters_, across_, rows_, down_;
+  int group_ = 0, begin_ = 0, end_ = 0;
+  int local_;            ///< the next pair, counted from the group's first
+  int place_ = 0;        ///< of columns: in turns_
+  int4 following_ = {};  ///< turns_[place_ + 1], asked for ahead
 };
 
 /// Steps of kTileDepth of a tile's reduction, 0 for an empty group's weights.
@@ -173,7 +208,7 @@ template <class K>
 __device__ inline int reduction_length(const ProductArguments& a, const Tile& tile) {
   return K::ragged_rows ? a.k : tile.end - tile.begin;
 }
-__device__ inline int steps_of(int length) { return (length + kTileDepth - 1) / kTileDepth; }
+__host__ __device__ inline int steps_of(int length) { return (length + kTileDepth - 1) / kTileDepth; }
 
 }  // namespace hopper
 }  // namespace pimoe::cuda

@@ -105,6 +105,37 @@ struct TopKArguments {
   int32_t* chosen;           ///< [T, K]
 };
 
+/// Numbers of a token that a warp holds in registers.
+constexpr int64_t kMostExpertsOfWarp = 512;
+
+struct SoftmaxTopKArguments {
+  Dtype dtype;               ///< kFloat32 or kFloat64
+  int64_t experts, choices;  ///< E, at most kMostExpertsOfWarp; K, at most 32
+  bool renormalize;          ///< gates are divided by their sum, at least `tiny`
+  bool chooses;              ///< else `chosen` is read
+  double tiny;
+  const void* logits;  ///< [T, E]
+  const void* bias;    ///< [E]
+  void* scores;        ///< [T, E]
+  void* log_sum;       ///< [T]
+  int32_t* chosen;     ///< [T, K]
+  void* gates;         ///< [T, K]
+};
+
+struct SoftmaxTopKGradients {
+  Dtype dtype;
+  int64_t experts, choices;
+  bool renormalize;
+  double tiny;
+  const void* scores;        ///< [T, E]
+  const int32_t* chosen;     ///< [T, K]
+  const void* of_scores;     ///< [T, E], or one row for all; null: zeros, as the next two
+  int64_t of_scores_stride;  ///< E or 0
+  const void* of_log_sum;    ///< [T]
+  const void* of_gates;      ///< [T, K]
+  void* of_logits;           ///< [T, E]
+};
+
 /// A gated network in groups, in bfloat16: h = silu(W_gate x) (W_up x), y = W_down h. Rows of group g are [ends[g-1], ends[g]).
 struct GroupedMlpArguments {
   int64_t rows, groups, width, hidden_width;  ///< R, G, D, F; D and F multiples of 8
@@ -123,7 +154,13 @@ struct GroupedMlpArguments {
   void* grad_gate_up_rows;  ///< [R, 2F]; backward
   float* weight_dots;       ///< [weight_dot_parts(F), R]: parts of the weights' gradients; backward, may be null
   void* grad_rows;          ///< [R, D]; backward, may be null
+  void* turns;              ///< room for a weights' gradient to work in: turn_bytes(G), at a multiple of 16
 };
+
+/// Clusters of blocks that share out the tiles of a weights' gradient.
+constexpr int64_t kMostClusters = 128;
+/// Each has 16 bytes for each group: its part there (GroupTurn).
+constexpr int64_t turn_bytes(int64_t groups) { return groups * kMostClusters * 16; }
 
 /// Where a gradient of weights goes.
 struct GradientOutput {
@@ -257,6 +294,8 @@ void gather_rows(const GatherArguments& arguments, int64_t rows);
 void combine_rows(const CombineArguments& arguments, int64_t tokens);
 void combine_rows_backward(const CombineArguments& arguments, int64_t tokens);
 void top_k(const TopKArguments& arguments, int64_t tokens);
+void softmax_top_k(const SoftmaxTopKArguments& arguments, int64_t tokens);
+void softmax_top_k_backward(const SoftmaxTopKGradients& arguments, int64_t tokens);
 void cross_entropy(const CrossEntropyArguments& arguments, int64_t tokens);
 void keyed_noise(const KeyedNoiseArguments& arguments, int64_t count);
 void adamw(const AdamwArguments& arguments, int64_t chunks);

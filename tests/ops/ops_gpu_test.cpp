@@ -16,6 +16,7 @@
 #include "ops/routed_mlp_test.cpp"
 #include "ops/row_moves_test.cpp"
 #include "ops/slot_order_test.cpp"
+#include "ops/softmax_top_k_test.cpp"
 #include "ops/sum_of_squares_test.cpp"
 #include "ops/swiglu_test.cpp"
 #include "ops/top_k_test.cpp"

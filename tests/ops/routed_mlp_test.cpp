@@ -20,13 +20,23 @@ const std::vector<Sizes>& all_sizes() {
   return sizes;
 }
 
+enum class Loads { kEven, kSkewed };
+
 /// Slots in order of their groups, as dispatch lays them out; some go nowhere, the last group is empty, and some rows are unused.
 struct Route {
   std::vector<int32_t> groups;  // of slots, -1 for none
   std::vector<int32_t> slots, positions, ends;
 
-  Route(Random& random, const Sizes& sizes) {
+  Route(Random& random, const Sizes& sizes, Loads loads = Loads::kEven) {
     groups = random.integers(sizes.tokens * sizes.choices, -1, static_cast<int32_t>(std::max<int64_t>(1, sizes.groups - 1)));
+    if (loads == Loads::kSkewed) {  // the fullest somewhere inside
+      const auto fullest = static_cast<int32_t>(sizes.groups / 3);
+      std::uniform_real_distribution<double> distribution;
+      for (int32_t& group : groups) {
+        const auto distance = static_cast<int32_t>(static_cast<double>(sizes.groups) * std::pow(distribution(random.engine()), 4));
+        group = group < 0 ? group : (fullest + distance) % static_cast<int32_t>(sizes.groups);
+      }
+    }
     positions.assign(groups.size(), -1);
     for (int64_t group = 0; group < sizes.groups; ++group) {
       for (size_t slot = 0; slot < groups.size(); ++slot) {
@@ -117,14 +127,20 @@ TEST(RoutedSwigluMlp, GradientsOfEveryDtypeAreThoseOfFloat64AtAnySize) {
   }
 }
 
-// Several tiles for each of a GPU's processors, one after the other, and groups of more than one band of tiles; and long hidden rows.
+// Several tiles for each of a GPU's processors, one after the other, and groups of more than one band of tiles; long hidden rows; groups of very
+// different sizes, fewer and more than are dealt out by their length.
 TEST(RoutedSwigluMlp, ManyTilesAreThoseOfFloat64) {
   Random random;
   SCOPED_TRACE(random.trace());
   const bool on_gpu = test_device().is_cuda();
-  for (const Sizes& sizes : {on_gpu ? Sizes{6000, 2, 4, 512, 512} : Sizes{300, 2, 4, 96, 64}, Sizes{150, 2, 3, 72, 2056}}) {
-    SCOPED_TRACE(sizes.hidden_width);
-    const Route route(random, sizes);
+  for (const auto& [sizes, loads] :
+       std::vector<std::pair<Sizes, Loads>>{{on_gpu ? Sizes{6000, 2, 4, 512, 512} : Sizes{300, 2, 4, 96, 64}, Loads::kEven},
+                                            {{150, 2, 3, 72, 2056}, Loads::kEven},
+                                            {on_gpu ? Sizes{2000, 2, 7, 1032, 1032} : Sizes{200, 2, 7, 40, 72}, Loads::kSkewed},
+                                            {on_gpu ? Sizes{3000, 2, 60, 264, 136} : Sizes{200, 2, 60, 24, 16}, Loads::kSkewed},
+                                            {on_gpu ? Sizes{700, 2, 1100, 64, 32} : Sizes{40, 2, 90, 16, 8}, Loads::kSkewed}}) {
+    SCOPED_TRACE(concat("groups ", sizes.groups, " hidden ", sizes.hidden_width));
+    const Route route(random, sizes, loads);
     const std::vector<Input> inputs = inputs_of(random, sizes);
     const std::vector<at::Tensor> tensors = leaves(inputs, at::kBFloat16);
     std::vector<Input> rounded;
