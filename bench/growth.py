@@ -521,7 +521,7 @@ def main():
         except ValueError:
             parser.error(f"--sizes {options.sizes}: whole numbers with commas between them")
         if sorted(set(options.sizes)) != options.sizes or options.sizes[0] < 1:
-            parser.error(f"--sizes {options.sizes}: they ascend from 1 on")
+            parser.error(f"--sizes {','.join(map(str, options.sizes))}: they ascend from 1 on")
     options.pimoe = os.path.abspath(options.pimoe)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: what was started ends, and its files go
     topics = [topic for topic in TOPICS if not options.topics or topic.name in options.topics]

@@ -72,6 +72,12 @@ class Measuring(unittest.TestCase):
             shown = subprocess.run([*command, "--show"], capture_output=True, text=True, check=True)
             self.assertEqual(shown.stdout, done.stdout)
 
+    def test_sizes_are_of_one_topic_and_ascend(self):
+        for words, what in ((["corpus", "--sizes", "3,x"], "whole numbers"), (["corpus", "--sizes", "3,2"], "ascend"), (["--sizes", "1,2"], "of one topic")):
+            done = subprocess.run([sys.executable, REPOSITORY / "bench" / "growth.py", *words], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 2, done.stdout)
+            self.assertIn(what, done.stderr)
+
     def test_a_command_that_fails_is_said_and_spoils_no_other_result(self):
         with tempfile.TemporaryDirectory() as folder:
             results = pathlib.Path(folder) / "growth.json"

@@ -191,9 +191,13 @@ TrainConfig with(const std::function<void(TrainConfig&)>& change) {
   return config;
 }
 
+/// What a number's size, or an expert's kind, changes does not depend on how many ranks there are: all of these up to two ranks, beyond a part.
+bool on_more_than_two_ranks() { return test_session().world()->size() > 2; }
+
 TEST(Forecast, KeptForBackwardIsWhatTrainingKeepsUnderEveryMemorySetting) {
   for (const auto& [precision, precision_name] :
        {std::pair{Precision::kFloat32, "float32"}, {Precision::kBfloat16, "bfloat16"}, {Precision::kFloat64, "float64"}}) {
+    if (precision == Precision::kFloat64 && on_more_than_two_ranks()) continue;
     for (const auto& [recompute, recompute_name] :
          {std::pair{RecomputePolicy::kNone, "none"}, {RecomputePolicy::kMoe, "moe"}, {RecomputePolicy::kFull, "full"}}) {
       for (const auto& [memory, memory_name] :
@@ -267,6 +271,7 @@ TEST(Forecast, KeptForBackwardIsWhatTypedExpertsKeep) {
                                                         {Activation::kRelu2, "relu2"},
                                                         {Activation::kSilu, "silu"},
                                                         {Activation::kTanh, "tanh"}}) {
+        if (on_more_than_two_ranks() && activation != Activation::kSwiglu && activation != Activation::kGelu) continue;
         for (const int64_t layers : {2, 4}) {
           TrainConfig config = small_config();
           config.train.precision = precision;
