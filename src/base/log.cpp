@@ -1,6 +1,8 @@
 #include "base/log.h"
 
+#include <spdlog/details/log_msg_buffer.h>
 #include <spdlog/logger.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/dist_sink.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
@@ -11,6 +13,8 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <mutex>
+#include <vector>
 
 #include "base/errors.h"
 #include "base/text.h"
@@ -26,6 +30,27 @@ std::shared_ptr<spdlog::sinks::sink> terminal(const std::string& pattern) {
   return sink;
 }
 
+/// Keeps what is said before there is a file for it, up to a number of lines.
+class EarlyLines : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  void pour_into(spdlog::sinks::sink& file) {
+    const std::lock_guard lock(mutex_);
+    for (const auto& line : lines_) file.log(line);
+    lines_.clear();
+    file.flush();
+  }
+
+ protected:
+  void sink_it_(const spdlog::details::log_msg& line) override {
+    if (lines_.size() < kMost) lines_.emplace_back(line);
+  }
+  void flush_() override {}
+
+ private:
+  static constexpr size_t kMost = 100;
+  std::vector<spdlog::details::log_msg_buffer> lines_;
+};
+
 }  // namespace
 
 // Two terminal loggers, because spdlog has one pattern for each sink: plain lines carry no level, alarms name it in colour.
@@ -36,6 +61,7 @@ struct Logger::Sinks {
         plain("plain", terminal("%v")),
         alarm("alarm", terminal(rank == 0 ? "%^%l%$: %v" : concat("rank ", rank, ": %^%l%$: %v"))),
         file("file", files) {
+    files->add_sink(early);
     file.set_level(spdlog::level::debug);
     file.flush_on(spdlog::level::info);  // one line a step: a follower of the file, and a killed job's heirs, see the last one
     // spdlog itself would write a line of its own to the terminal every second for as long as the disk refuses.
@@ -46,6 +72,7 @@ struct Logger::Sinks {
   }
 
   const bool writes_info;
+  const std::shared_ptr<EarlyLines> early = std::make_shared<EarlyLines>();
   const std::shared_ptr<spdlog::sinks::dist_sink_mt> files = std::make_shared<spdlog::sinks::dist_sink_mt>();
   spdlog::logger plain;
   spdlog::logger alarm;
@@ -70,6 +97,7 @@ void Logger::open_file(const std::filesystem::path& path) {
   const auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string(), /*truncate=*/false);
   sink->set_pattern("%Y-%m-%d %H:%M:%S.%e %l: %v");
   sinks_->files->set_sinks({sink});
+  sinks_->early->pour_into(*sink);
 }
 
 bool Logger::has_terminal() const { return sinks_->writes_info && ::isatty(STDERR_FILENO) != 0; }

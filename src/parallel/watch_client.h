@@ -17,8 +17,6 @@ namespace pimoe {
 struct WatchAddress {
   WatchToken token = {};
   int port = 0;
-  std::string host;
-  int pid = 0;
   std::vector<std::string> addresses;  ///< to be tried in this order
 };
 
@@ -40,16 +38,19 @@ class WatchClient {
   /// @param again  after the connection was cut: also at the end, because a goodbye is owed
   bool connect(bool again);
   bool is_cut();
+  /// Makes the connection again, or learns what became of rank 0.
+  void mend_connection();
   void beat();
   /// @returns false once rank 0 has said goodbye
   bool listen();
   [[noreturn]] void end_after_alarm();
-  [[noreturn]] void rank_0_is(Verdict::Kind kind);
+  /// Ends the job for what is known of rank 0.
+  [[noreturn]] void end_because_rank_0_is(Verdict::Kind kind);
 
   WatchTerms terms_;
   WatchAddress address_;
   Logger& log_;
-  RankView rank_0_;
+  RankView rank_0_;  ///< name, when it was heard of, and since when it is cut off
   double now_ = 0.0;
   bool was_stopped_ = false;  ///< for so long that it may be why the job ends
 

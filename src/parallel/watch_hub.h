@@ -42,7 +42,7 @@ class WatchHub {
   void take_in();
   void hear(Peer& peer, const WatchLink::Frame& frame);
   void welcome(Peer& peer, const std::string& hello);
-  void give_up_on_cut_ranks();
+  void look_after_cut_ranks();
   void tell_about_missing_ranks();
   bool is_over() const;
   [[noreturn]] void end(const Verdict& verdict);

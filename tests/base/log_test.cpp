@@ -51,6 +51,21 @@ TEST_F(LoggerTest, OtherRanksWriteAlarmsAloneAndSayWhoTheyAre) {
   EXPECT_EQ(terminal_of(3), "rank 3: warning: a doubt\nrank 3: error: a failure\n");
 }
 
+TEST_F(LoggerTest, WhatIsSaidBeforeThereIsAFileIsInItFirst) {
+  ::testing::internal::CaptureStderr();
+  {
+    Logger logger;
+    logger.warning("before");
+    logger.open_file(folder_ / "log");
+    logger.info("after");
+    logger.open_file(folder_ / "second");
+  }
+  ::testing::internal::GetCapturedStderr();
+  const std::string said = read_file(folder_ / "log");
+  EXPECT_TRUE(std::regex_match(said, std::regex(".* warning: before\n.* info: after\n"))) << said;
+  EXPECT_EQ(read_file(folder_ / "second"), "");
+}
+
 TEST_F(LoggerTest, WhatCouldDriveATerminalIsWrittenOut) {
   ::testing::internal::CaptureStderr();
   {
