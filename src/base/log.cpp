@@ -7,12 +7,12 @@
 #include <spdlog/sinks/dist_sink.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <mutex>
 #include <vector>
 
@@ -88,10 +88,13 @@ void Logger::open_file(const std::filesystem::path& path) {
   std::error_code refused;
   if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path(), refused);
   if (!refused) {
-    errno = 0;
-    const std::ofstream probe(path, std::ios::app);
-    if (!probe) refused = std::error_code(errno, std::generic_category());
+    // A pipe that nobody reads would keep its writer waiting.
+    const int probe = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666);
+    if (probe < 0) refused = std::error_code(errno, std::generic_category());
+    if (probe >= 0) ::close(probe);
   }
+  if (refused.value() == ENXIO)
+    throw IoError(concat("log file ", path.string(), " cannot be opened: it is a pipe that nobody reads"), ENXIO);
   if (refused) throw IoError(concat("log file ", path.string(), " cannot be opened: ", refused.message()), refused.value());
 
   const auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string(), /*truncate=*/false);

@@ -34,15 +34,15 @@ WatchClient::~WatchClient() {
 }
 
 bool WatchClient::leave(const std::string& error, int exit_code) {
-  const std::lock_guard lock(mutex_);
-  if (!link_ || link_->is_closed()) return false;
   const auto code = static_cast<int32_t>(exit_code);
-  std::string payload(reinterpret_cast<const char*>(&code), sizeof(code));
   const Progress place = progress_at_exception();
+  std::string payload(reinterpret_cast<const char*>(&code), sizeof(code));
   payload.append(reinterpret_cast<const char*>(&place), sizeof(place));
   payload += error.substr(0, WatchLink::kMostPayload - payload.size());
-  link_->send(WatchFrame::kError, payload.data(), payload.size());
-  return true;
+  const std::lock_guard lock(mutex_);
+  leaving_ = payload;
+  if (link_) link_->send(WatchFrame::kError, leaving_.data(), leaving_.size());
+  return !is_unwatched_;
 }
 
 bool WatchClient::connect(bool again) {
@@ -57,6 +57,7 @@ bool WatchClient::connect(bool again) {
     const std::lock_guard lock(mutex_);
     link_.emplace(descriptor);
     link_->send(WatchFrame::kHello, hello.data(), hello.size());
+    if (!leaving_.empty()) link_->send(WatchFrame::kError, leaving_.data(), leaving_.size());
     return true;
   }
   return false;
@@ -64,6 +65,7 @@ bool WatchClient::connect(bool again) {
 
 void WatchClient::watch() {
   if (!connect(/*again=*/false)) {
+    is_unwatched_ = true;
     log_.debug(
         concat("watchdog: no connection to ", rank_0_.name.host.data(), " (", join(address_.addresses, ", "), "), port ", address_.port));
     return;
@@ -85,7 +87,10 @@ void WatchClient::watch() {
       beat_at = now_ + terms_.interval();
       beat();
     }
-    if (!listen()) return;
+    if (!listen()) {
+      is_unwatched_ = true;
+      return;
+    }
     if (is_cut()) {
       mend_connection();
       beat_at = now_;
@@ -179,7 +184,7 @@ void WatchClient::end_because_rank_0_is(Verdict::Kind kind) {
     sleep_for(kStackSeconds);  // the others write theirs
   } else {
     write_own_stacks(terms_);
-    sleep_for(8.0);  // who speaks ends the job
+    sleep_for(5.0);  // who speaks ends the job
   }
   end_job(static_cast<int>(ExitCode::kInternal));
 }

@@ -30,7 +30,7 @@ class WatchClient {
   WatchClient(const WatchClient&) = delete;
   WatchClient& operator=(const WatchClient&) = delete;
 
-  /// This rank leaves by an exception. @returns whether rank 0 is there to tell
+  /// This rank leaves by an exception. @returns whether rank 0 is told, or will be once there is a connection, or whether this rank speaks in its place
   bool leave(const std::string& error, int exit_code);
 
  private:
@@ -54,8 +54,10 @@ class WatchClient {
   double now_ = 0.0;
   bool was_stopped_ = false;  ///< for so long that it may be why the job ends
 
-  std::mutex mutex_;  ///< of the link
+  std::mutex mutex_;  ///< of the next two
   std::optional<WatchLink> link_;
+  std::string leaving_;  ///< what rank 0 is told of an exception; "": there is none
+  std::atomic<bool> is_unwatched_ = false;
   std::atomic<bool> ending_ = false;
   std::thread thread_;
 };

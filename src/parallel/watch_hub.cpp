@@ -39,6 +39,7 @@ void allow_descriptors(int ranks) {
 WatchHub::WatchHub(WatchTerms terms, Logger& log) : terms_(std::move(terms)), log_(log), token_(random_token()) {
   allow_descriptors(terms_.ranks);
   ranks_.resize(static_cast<size_t>(terms_.ranks));
+  returns_.resize(ranks_.size());
   for (size_t rank = 0; rank < ranks_.size(); ++rank) ranks_[rank].name.rank = static_cast<int32_t>(rank);
   for (const RankName& name : terms_.names) ranks_[static_cast<size_t>(name.rank)].name = name;
   ranks_[0].name = terms_.self;
@@ -165,7 +166,12 @@ void WatchHub::welcome(Peer& peer, const std::string& hello) {
       earlier.since = -kHelloSeconds;
     }
     rank.cut_at = 0.0;
-    log_.warning(concat("watchdog: the connection of ", describe(name), " was cut, and is there again"));
+    // Something that cuts it all the time is told of at the first three, the 8th, 16th and so on.
+    const int times = ++returns_[static_cast<size_t>(name.rank)];
+    if (times <= 3 || (times >= 8 && (times & (times - 1)) == 0)) {
+      log_.warning(concat("watchdog: the connection of ", describe(name), " was cut, and is there again",
+                          times == 1 ? "" : concat(" (", times, " times so far)")));
+    }
   } else if (rank.link != Link::kAwaited) {
     return;
   }

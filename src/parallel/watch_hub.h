@@ -53,6 +53,7 @@ class WatchHub {
   WatchToken token_;
   std::list<Peer> peers_;
   std::vector<RankView> ranks_;
+  std::vector<int> returns_;  ///< of each rank: how often its connection was made again
   double now_ = 0.0;
   double begun_ = 0.0;
   double quiet_until_ = 0.0;  ///< after this process itself was stopped for long: the others may be ending the job

@@ -1,6 +1,7 @@
 #include "base/log.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -64,6 +65,17 @@ TEST_F(LoggerTest, WhatIsSaidBeforeThereIsAFileIsInItFirst) {
   const std::string said = read_file(folder_ / "log");
   EXPECT_TRUE(std::regex_match(said, std::regex(".* warning: before\n.* info: after\n"))) << said;
   EXPECT_EQ(read_file(folder_ / "second"), "");
+}
+
+TEST_F(LoggerTest, APipeThatNobodyReadsIsRefused) {
+  ASSERT_EQ(::mkfifo((folder_ / "log").c_str(), 0666), 0);
+  Logger logger;
+  try {
+    logger.open_file(folder_ / "log");
+    FAIL() << "nothing was refused";
+  } catch (const IoError& error) {
+    EXPECT_NE(std::string(error.what()).find("it is a pipe that nobody reads"), std::string::npos) << error.what();
+  }
 }
 
 TEST_F(LoggerTest, WhatCouldDriveATerminalIsWrittenOut) {

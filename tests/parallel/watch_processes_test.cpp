@@ -164,6 +164,7 @@ class WatchedJob : public testing::Test {
     network_->lead_to(door.port);
     door.port = network_->port();
     for (int rank = 1; rank < ranks; ++rank) tell(ranks_[static_cast<size_t>(rank)].to[1], door);
+    if (fails_at_once_) return;
     ASSERT_TRUE(comes_true([&] { return network_->connections() == ranks - 1; }));
     std::this_thread::sleep_for(std::chrono::seconds(1));  // heartbeats
   }
@@ -192,6 +193,7 @@ class WatchedJob : public testing::Test {
     return text;
   }
   fs::path folder_;
+  bool fails_at_once_ = false;  ///< the last rank
 
  private:
   struct Process {
@@ -220,6 +222,7 @@ class WatchedJob : public testing::Test {
     } else {
       const Door door = hear<Door>(from);
       client = std::make_unique<WatchClient>(terms, WatchAddress{door.token, door.port, {"127.0.0.1"}}, log);
+      if (fails_at_once_ && rank == ranks - 1 && !client->leave("data: token 70000 is out of range", 65)) _exit(1);
     }
     while (true) ::pause();
   }
@@ -308,6 +311,14 @@ TEST_F(WatchedJob, WhereTheNetworkBetweenTwoMachinesIsCutForGoodNobodyIsCalledDe
   EXPECT_NE(log_of(0).find("error: lost: rank 1 ("), std::string::npos) << log_of(0);
   EXPECT_NE(log_of(1).find("error: lost: rank 0 ("), std::string::npos) << log_of(1);
   EXPECT_EQ(times_in(all_logs(), "dead"), 0) << all_logs();
+}
+
+TEST_F(WatchedJob, ARankThatFailsBeforeItIsConnectedIsToldOfByItsError) {
+  fails_at_once_ = true;
+  start(3);
+  EXPECT_EQ(code_of(0), 65);
+  EXPECT_NE(log_of(0).find("error: failed: rank 2 ("), std::string::npos) << log_of(0);
+  EXPECT_NE(log_of(0).find("data: token 70000 is out of range"), std::string::npos) << log_of(0);
 }
 
 // The system takes a connection in for a stopped process too: that it was made again says nothing.
