@@ -107,10 +107,11 @@ def hang_round(place, draw, run, ranks, number):
         troubles.append(f"called {ALARM.search(alarm).group(1)}")
     if len(alarms) > 1:
         facts["alarms"] = len(alarms)
-    for other in set(range(ranks)) - {beside}:  # where that one is gone with rank 0, nobody has its record
+    without_record = {rank, beside} - {0} if 0 in (rank, beside) and beside is not None else set()  # rank 0 had it
+    for other in set(range(ranks)) - without_record:
         file = folder / "hang" / f"rank-{other:04d}.txt"
         text = file.read_text() if file.exists() else ""
-        runs = other != rank or how in ("asleep", "exception")
+        runs = other not in (rank, beside) or how in ("asleep", "exception")
         if "last record: " not in text or (runs and "\nthread " not in text) or (not runs and "no stacks" not in text):
             troubles.append(f"{file.name}: {text[:200]!r}")
     return facts, troubles
