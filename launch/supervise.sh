@@ -180,7 +180,7 @@ allowed_ranks() {
 
 # The hosts that the last start failed on: by PiMoE's own verdict, or else by what ssh and Open MPI say.
 failed_hosts() {
-  { grep -E 'error: (dead|stopped|hung): rank |memory changed by itself' "$work/output" || true; } | sed 's/\. waiting: .*//' |
+  { grep -E 'error: (dead|lost|stopped|hung): rank |memory changed by itself' "$work/output" || true; } | sed 's/\. waiting: .*//' |
     { grep -oE 'rank [0-9]+ \([^,()]+' || true; } | sed 's/.*(//' | sort -u >"$work/failed"
   [ -s "$work/failed" ] || sed -n -e 's/^ssh: connect to host \([^ ]*\) port .*/\1/p' -e 's/^ssh: Could not resolve hostname \([^ :]*\):.*/\1/p' \
     -e 's/^ *Remote daemon: .* on node \([^ ]*\).*/\1/p' -e 's/.* on node \([^ ]*\) exited on signal.*/\1/p' "$work/output" | sort -u >"$work/failed"

@@ -52,6 +52,26 @@ namespace {
 /// Whether key.path=value may follow a subcommand's configuration.
 bool takes_overrides(const CLI::App& command) { return command.get_option_no_throw("overrides") != nullptr; }
 
+/// What CLI11 says, in plain words where its own are a riddle.
+std::string words_of(const CLI::ParseError& error, const CLI::App& app) {
+  const CLI::App* command = &app;
+  while (!command->get_subcommands().empty()) command = command->get_subcommands().front();
+  const std::string text = error.what();
+  if (const size_t end = text.find(": At Most 1 required but received "); end != std::string::npos) {
+    const std::string name = text.substr(0, end);
+    const CLI::Option* option = command->get_option_no_throw(name);
+    const bool may_be_unnamed = option != nullptr && option->get_positional();
+    return concat(name, " is given ", text.substr(text.rfind(' ') + 1), " times, and may be given once",
+                  may_be_unnamed ? concat(": ", option->get_type_name(), " without ", name, " before it is the same thing") : "");
+  }
+  std::vector<std::string> taken;
+  for (const CLI::Option* option : command->get_options([](const CLI::Option* each) { return each->get_positional(); })) {
+    taken.push_back(option->get_type_name() == "TEXT" ? option->get_single_name() : option->get_type_name());
+  }
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr || taken.empty()) return text;
+  return concat(text, "\nBeside its options pimoe ", command->get_name(), " takes ", join(taken, " "));
+}
+
 /// An unknown subcommand or option, with the nearest right one.
 std::string suggestion(const CLI::App& app, int argc, char** argv) {
   const CLI::App* level = &app;
@@ -133,11 +153,14 @@ std::string message_of(const std::exception& error, const AppContext& context, c
   return concat(message, message.empty() ? "" : "\n", "Out of memory. ", help);
 }
 
-/// What was printed must have arrived: a full disk behind a redirection shows here alone.
-void require_printed() {
+/// What was printed must have arrived: a full disk behind a redirection shows here alone. It is an error also where everything else is done, as a script
+/// that reads what is printed, often the only word of how much was skipped, would take nothing for an answer; so it is with the tools of the system.
+/// @param done  "": what else the command did, for a reader who would begin again
+void require_printed(const char* done = "") {
   errno = 0;
   std::cout.flush();
-  if (!std::cout) throw IoError(concat("cannot write to the standard output: ", std::strerror(errno == 0 ? EIO : errno)), EIO);
+  if (std::cout) return;
+  throw IoError(concat("cannot write to the standard output: ", std::strerror(errno == 0 ? EIO : errno), done), EIO);
 }
 
 /// Ends the job with what went wrong. @returns the exit code
@@ -218,7 +241,7 @@ int run(int argc, char** argv) {
       }
     }
     let_rank_0_speak_first();
-    std::cerr << "pimoe: " << printable(concat(error.what(), suggestion(app, argc, argv)), /*keep_lines=*/true)
+    std::cerr << "pimoe: " << printable(concat(words_of(error, app), suggestion(app, argc, argv)), /*keep_lines=*/true)
               << "\nRun 'pimoe --help' or 'pimoe SUBCOMMAND --help'.\n";
     return static_cast<int>(ExitCode::kUsage);
   }
@@ -226,7 +249,7 @@ int run(int argc, char** argv) {
   try {
     require_one_process(app);
     const ExitCode code = context.action();
-    require_printed();
+    require_printed(". The command came to its end, and what it makes is complete: only what it prints is lost");
     return static_cast<int>(code);
   } catch (const std::exception& error) {
     return leave_with(error, context, app.get_subcommands().front()->get_name(), session);

@@ -94,13 +94,15 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   const ProgressPhase between("step");  // what no other phase names
   const RunSetup setup(config, context);
   const ProcessMesh& mesh = setup.mesh;
+  const RunPaths paths(config.run.directory);
   require_folder_or_nothing(config.run.directory);
-  log.open_file(RunPaths(config.run.directory).log() / concat("rank-", padded(mesh.rank(), 4), ".log"));
   if (config.run.hang_limit > 0 && mesh.size() > 1) {
-    context.watchdog = std::make_shared<Watchdog>(mesh.control(), config.run.hang_limit, RunPaths(config.run.directory).hang(), log);
+    context.watchdog = std::make_shared<Watchdog>(mesh.control(), config.run.hang_limit, paths.hang(), log, Watchdog::Folder::kNotYet);
   }
+  RunLock lock(config.run.directory, mesh, log);  // before anything is written: the files may be another job's
+  if (context.watchdog) context.watchdog->own_folder();
+  log.open_file(paths.log() / concat("rank-", padded(mesh.rank(), 4), ".log"));
   prepare_for_lack_of_memory(config, setup, context);
-  RunLock lock(config.run.directory, mesh, log);
   if (mesh.rank() == 0) {
     for (const std::string& idle : idle_keys(file, options.overrides, pretrained)) log.warning(idle);
   }

@@ -19,7 +19,7 @@ class Logger {
   Logger(const Logger&) = delete;
   Logger& operator=(const Logger&) = delete;
 
-  /// From now on lines also go to `file` (appended; folders are made), all levels, with a time stamp.
+  /// From now on lines also go to `file` (appended; folders are made), all levels, with a time stamp; so do the first hundred before it.
   /// @throws IoError if it cannot be opened.
   void open_file(const std::filesystem::path& file);
 

@@ -12,6 +12,9 @@
 #include "checkpoint/trouble.h"
 #include "checkpoint/verification.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -71,6 +74,28 @@ IoError with_advice(const IoError& error, const fs::path& checkpoint) {
           error.code()};
 }
 
+/// @throws CheckpointError naming what is in its place
+void make_folder_of_checkpoints(const fs::path& folder) {
+  if (fs::is_symlink(folder) && !fs::exists(folder)) {
+    throw CheckpointError(concat(folder.string(), " is a link to ", fs::read_symlink(folder).string(), ", which is not there"));
+  }
+  if (fs::exists(folder) && !fs::is_directory(folder)) {
+    throw CheckpointError(concat(folder.string(), " is there, and is no folder, which this run needs for its checkpoints: move it away"));
+  }
+  std::error_code failed;
+  fs::create_directories(folder, failed);
+  if (failed) throw CheckpointError(concat("cannot make ", folder.string(), ": ", failed.message()));
+}
+
+/// What would fail the first save, some hours on. Another rank's folder may not show on this machine yet: that is no trouble. @returns "" where there is none
+std::string why_nothing_can_be_made_in(const fs::path& folder) {
+  const PatientOperation on_files;
+  const int code = ::faccessat(AT_FDCWD, folder.c_str(), W_OK | X_OK, AT_EACCESS) == 0 ? 0 : errno;
+  if (code != EACCES && code != EROFS) return "";
+  return concat("no checkpoint can be saved in ", folder.string(), ": ", std::generic_category().message(code),
+                ". Make it writable, choose another run.directory, or save none (checkpoint.every_steps=0 checkpoint.at_end=false)");
+}
+
 /// Time for a failure of a moment to pass.
 void wait_before_second_look() {
   const PatientOperation waiting;
@@ -115,14 +140,9 @@ CheckpointStore::CheckpointStore(fs::path folder, const CheckpointConfig& config
       mesh_(mesh),
       log_(log),
       writers_(mesh.control().split_host(0, mesh.rank(), "checkpoint writers")) {
-  const std::string trouble = mesh_.control().agree(trouble_of([&] {
+  std::string trouble = mesh_.control().agree(trouble_of([&] {
     if (mesh_.rank() != 0) return;
-    std::error_code failed;
-    if (fs::is_symlink(folder_) && !fs::exists(folder_)) {
-      throw CheckpointError(concat(folder_.string(), " is a link to ", fs::read_symlink(folder_).string(), ", which is not there"));
-    }
-    fs::create_directories(folder_, failed);
-    if (failed) throw CheckpointError(concat("cannot make ", folder_.string(), ": ", failed.message()));
+    make_folder_of_checkpoints(folder_);
     const FolderWork swept = sweep_leftovers(folder_);
     for (const std::string& line : swept.done) log_.info(line);
     for (const auto& [leftover, why] : swept.troubles) {
@@ -130,6 +150,8 @@ CheckpointStore::CheckpointStore(fs::path folder, const CheckpointConfig& config
           concat(why, ". It is what an earlier save left, and stays; this run saves beside it. Remove it, or each start says so again"));
     }
   }));
+  const bool will_save = config_.every_steps > 0 || config_.at_end;
+  if (trouble.empty() && will_save) trouble = mesh_.control().agree(why_nothing_can_be_made_in(folder_));
   if (!trouble.empty()) throw SaveError(trouble);
 }
 

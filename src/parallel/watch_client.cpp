@@ -14,8 +14,9 @@ namespace pimoe {
 namespace {
 
 constexpr double kConnectSeconds = 3.0;
-constexpr double kStagger = 2.0;  // seconds from one rank's turn to speak for rank 0 to the next one's: the launcher ends all in less
-constexpr double kMostStagger = 6.0;
+constexpr double kRetrySeconds = 0.05;
+constexpr double kGraceSeconds = 3.0;  // longer than rank 0 waits for a rank that is cut off: where both are there, rank 0 speaks
+constexpr double kStackSeconds = 1.2;
 
 void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
 
@@ -23,8 +24,7 @@ void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::durati
 
 WatchClient::WatchClient(WatchTerms terms, WatchAddress address, Logger& log)
     : terms_(std::move(terms)), address_(std::move(address)), log_(log) {
-  std::snprintf(rank_0_.name.host.data(), rank_0_.name.host.size(), "%s", address_.host.c_str());
-  rank_0_.name.pid = address_.pid;
+  if (!terms_.names.empty()) rank_0_.name = terms_.names.front();
   thread_ = quiet_thread([this] { watch(); });
 }
 
@@ -34,20 +34,20 @@ WatchClient::~WatchClient() {
 }
 
 bool WatchClient::leave(const std::string& error, int exit_code) {
-  const std::lock_guard lock(mutex_);
-  if (!link_ || link_->is_closed()) return false;
   const auto code = static_cast<int32_t>(exit_code);
-  std::string payload(reinterpret_cast<const char*>(&code), sizeof(code));
   const Progress place = progress_at_exception();
+  std::string payload(reinterpret_cast<const char*>(&code), sizeof(code));
   payload.append(reinterpret_cast<const char*>(&place), sizeof(place));
   payload += error.substr(0, WatchLink::kMostPayload - payload.size());
-  link_->send(WatchFrame::kError, payload.data(), payload.size());
-  return true;
+  const std::lock_guard lock(mutex_);
+  leaving_ = payload;
+  if (link_) link_->send(WatchFrame::kError, leaving_.data(), leaving_.size());
+  return !is_unwatched_;
 }
 
 bool WatchClient::connect(bool again) {
   std::vector<std::string> addresses = address_.addresses;
-  if (address_.host == terms_.self.host.data()) addresses.insert(addresses.begin(), "127.0.0.1");
+  if (rank_0_.name.machine == terms_.self.machine) addresses.insert(addresses.begin(), "127.0.0.1");
   for (const std::string& address : addresses) {
     if (ending_ && !again) return false;
     const int descriptor = connect_to(address, address_.port, kConnectSeconds);
@@ -57,6 +57,7 @@ bool WatchClient::connect(bool again) {
     const std::lock_guard lock(mutex_);
     link_.emplace(descriptor);
     link_->send(WatchFrame::kHello, hello.data(), hello.size());
+    if (!leaving_.empty()) link_->send(WatchFrame::kError, leaving_.data(), leaving_.size());
     return true;
   }
   return false;
@@ -64,7 +65,9 @@ bool WatchClient::connect(bool again) {
 
 void WatchClient::watch() {
   if (!connect(/*again=*/false)) {
-    log_.debug(concat("watchdog: no connection to ", address_.host, " (", join(address_.addresses, ", "), "), port ", address_.port));
+    is_unwatched_ = true;
+    log_.debug(
+        concat("watchdog: no connection to ", rank_0_.name.host.data(), " (", join(address_.addresses, ", "), "), port ", address_.port));
     return;
   }
   now_ = watch_clock();
@@ -84,19 +87,38 @@ void WatchClient::watch() {
       beat_at = now_ + terms_.interval();
       beat();
     }
-    if (!listen()) return;
-    // What lies between the two may have cut the connection. Where rank 0 is gone, nobody answers.
-    if (is_cut()) {
-      if (!connect(/*again=*/true)) rank_0_is(Verdict::Kind::kDead);
-      rank_0_.heard_at = now_ = watch_clock();
+    if (!listen()) {
+      is_unwatched_ = true;
+      return;
     }
-    if (now_ - rank_0_.heard_at > terms_.limit) rank_0_is(Verdict::Kind::kStopped);
-    if (ending_) {
+    if (is_cut()) {
+      mend_connection();
+      beat_at = now_;
+    }
+    const bool was_cut = rank_0_.cut_at > 0.0;
+    if (now_ - rank_0_.heard_at > terms_.limit + (was_cut ? kGraceSeconds : 0.0)) {
+      if (!is_cut()) rank_0_.cut_at = 0.0;
+      end_because_rank_0_is(rank_0_.is_cut(Presence::kUnknown) ? Verdict::Kind::kLost : Verdict::Kind::kStopped);
+    }
+    if (ending_ && !is_cut()) {
       const std::lock_guard lock(mutex_);
       link_->send(WatchFrame::kGoodbye);
       return;
     }
   }
+}
+
+// What lies between the two may have cut the connection. It is whole again when something is heard over it: the system takes one in for a stopped
+// process too.
+void WatchClient::mend_connection() {
+  if (rank_0_.cut_at == 0.0) rank_0_.cut_at = now_;
+  rank_0_.presence = presence_of(rank_0_.name, terms_.self);
+  if (rank_0_.presence == Presence::kGone) end_because_rank_0_is(Verdict::Kind::kDead);
+  const bool is_there_again = connect(/*again=*/true);
+  if (!is_there_again) sleep_for(kRetrySeconds);
+  now_ = watch_clock();
+  const bool may_return = is_there_again || now_ - rank_0_.cut_at < kReturnSeconds + kGraceSeconds;
+  if (rank_0_.presence == Presence::kUnknown && !may_return) end_because_rank_0_is(Verdict::Kind::kLost);
 }
 
 void WatchClient::beat() {
@@ -114,6 +136,7 @@ bool WatchClient::listen() {
     if (frame->kind == WatchFrame::kBeat && frame->payload.size() == sizeof(beats)) {
       std::memcpy(beats.data(), frame->payload.data(), sizeof(beats));
       rank_0_.hear(beats, now_);
+      rank_0_.cut_at = 0.0;
     } else if (frame->kind == WatchFrame::kAlarm) {
       end_after_alarm();
     } else if (frame->kind == WatchFrame::kGoodbye) {
@@ -136,19 +159,33 @@ void WatchClient::end_after_alarm() {
   end_job(static_cast<int>(ExitCode::kInternal));
 }
 
-void WatchClient::rank_0_is(Verdict::Kind kind) {
-  end_process_in(10.0, static_cast<int>(ExitCode::kInternal));
-  write_own_stacks(terms_);
-  sleep_for(std::min(kMostStagger, kStagger * (terms_.self.rank - 1)));
-  write_record(terms_, rank_0_);
-  // What this rank knows: rank 0's last record, and its own.
+void WatchClient::end_because_rank_0_is(Verdict::Kind kind) {
+  end_process_in(14.0, static_cast<int>(ExitCode::kInternal));
+  if (kind == Verdict::Kind::kDead) sleep_for(kGatherSeconds);
+  // What this rank knows: rank 0's last record, its own, and which processes of its machine are gone.
   std::vector<RankView> ranks(static_cast<size_t>(terms_.ranks));
+  for (const RankName& name : terms_.names) {
+    RankView& rank = ranks[static_cast<size_t>(name.rank)];
+    rank.name = name;
+    rank.presence = presence_of(name, terms_.self);
+    if (rank.presence != Presence::kGone) continue;
+    rank.link = RankView::Link::kOpen;
+    rank.cut_at = now_;
+  }
   ranks[0] = rank_0_;
   RankView& self = ranks[static_cast<size_t>(terms_.self.rank)];
   self.name = terms_.self;
   self.hear(own_beat(), now_);
-  say(log_, concat(explain({kind, {0}}, ranks, terms_.limit, now_), ". Stacks and last records: ", terms_.folder.string(),
-                   "/rank-*.txt. The job ends here; the same command, with checkpoint.resume=auto, goes on from the last checkpoint"));
+  const std::string text = explain({kind, {0}}, ranks, terms_.limit, now_) + terms_.advice();
+  if (takes_the_word(terms_, text)) {
+    say(log_, text);
+    write_own_stacks(terms_);
+    write_record(terms_, rank_0_);
+    sleep_for(kStackSeconds);  // the others write theirs
+  } else {
+    write_own_stacks(terms_);
+    sleep_for(5.0);  // who speaks ends the job
+  }
   end_job(static_cast<int>(ExitCode::kInternal));
 }
 

@@ -17,8 +17,6 @@ namespace pimoe {
 struct WatchAddress {
   WatchToken token = {};
   int port = 0;
-  std::string host;
-  int pid = 0;
   std::vector<std::string> addresses;  ///< to be tried in this order
 };
 
@@ -32,7 +30,7 @@ class WatchClient {
   WatchClient(const WatchClient&) = delete;
   WatchClient& operator=(const WatchClient&) = delete;
 
-  /// This rank leaves by an exception. @returns whether rank 0 is there to tell
+  /// This rank leaves by an exception. @returns whether rank 0 is told, or will be once there is a connection, or whether this rank speaks in its place
   bool leave(const std::string& error, int exit_code);
 
  private:
@@ -40,21 +38,26 @@ class WatchClient {
   /// @param again  after the connection was cut: also at the end, because a goodbye is owed
   bool connect(bool again);
   bool is_cut();
+  /// Makes the connection again, or learns what became of rank 0.
+  void mend_connection();
   void beat();
   /// @returns false once rank 0 has said goodbye
   bool listen();
   [[noreturn]] void end_after_alarm();
-  [[noreturn]] void rank_0_is(Verdict::Kind kind);
+  /// Ends the job for what is known of rank 0.
+  [[noreturn]] void end_because_rank_0_is(Verdict::Kind kind);
 
   WatchTerms terms_;
   WatchAddress address_;
   Logger& log_;
-  RankView rank_0_;
+  RankView rank_0_;  ///< name, when it was heard of, and since when it is cut off
   double now_ = 0.0;
   bool was_stopped_ = false;  ///< for so long that it may be why the job ends
 
-  std::mutex mutex_;  ///< of the link
+  std::mutex mutex_;  ///< of the next two
   std::optional<WatchLink> link_;
+  std::string leaving_;  ///< what rank 0 is told of an exception; "": there is none
+  std::atomic<bool> is_unwatched_ = false;
   std::atomic<bool> ending_ = false;
   std::thread thread_;
 };

@@ -4,10 +4,12 @@
 #include "parallel/mpi_session.h"
 #include "parallel/stack_dump.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <ctime>
 #include <fstream>
@@ -16,6 +18,11 @@
 
 namespace pimoe {
 namespace {
+
+constexpr double kFileStagger = 0.1;  // seconds from one rank's turn to the next one's, where a file decides who speaks
+constexpr double kMostFileStagger = 0.5;
+constexpr double kStagger = 2.0;  // and where time alone does: whoever speaks ends the others in less
+constexpr double kMostStagger = 6.0;
 
 /// Processor time of a thread of this process; 0 where there is none.
 double cpu_seconds_of(int thread) {
@@ -32,9 +39,22 @@ std::string records_text(const RankName& name, const std::array<SlotBeat, kProgr
                 writer.phase[0] == 0 ? "" : concat("\nbeside it:   ", describe(writer)));
 }
 
+void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
+
+/// Of this job, and no other before it: RUN/hang/verdict-PROCESS-START.txt, both of rank 0.
+std::filesystem::path verdict_file(const WatchTerms& terms) {
+  const RankName rank_0 = terms.names.empty() ? RankName() : terms.names.front();
+  return terms.folder / concat("verdict-", rank_0.pid, "-", rank_0.started, ".txt");
+}
+
 }  // namespace
 
 double WatchTerms::interval() const { return std::min(1.0, limit / 10.0); }
+
+std::string WatchTerms::advice() const {
+  return concat(*has_folder ? concat(". Stacks and last records of all ranks: ", folder.string(), "/rank-*.txt") : "",
+                ". The job ends here; the same command, with checkpoint.resume=auto, goes on from the last checkpoint");
+}
 
 double watch_clock() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -50,17 +70,48 @@ std::array<SlotBeat, kProgressSlots> own_beat() {
 std::filesystem::path stack_file(const WatchTerms& terms, int rank) { return terms.folder / concat("rank-", padded(rank, 4), ".txt"); }
 
 void write_own_stacks(const WatchTerms& terms) {
+  if (!*terms.has_folder) return;
   std::error_code ignored;
   std::filesystem::create_directories(terms.folder, ignored);
   write_stacks(stack_file(terms, terms.self.rank), records_text(terms.self, own_beat()));
 }
 
 void write_record(const WatchTerms& terms, const RankView& rank) {
+  if (!*terms.has_folder) return;
   std::error_code ignored;
   std::filesystem::create_directories(terms.folder, ignored);
   const std::array<SlotBeat, kProgressSlots> beats = {rank.slots[0].last, rank.slots[1].last};
   std::ofstream(stack_file(terms, rank.name.rank))
       << records_text(rank.name, beats) << "\nno stacks: the process is gone, or does not run\n";
+}
+
+bool takes_the_word(const WatchTerms& terms, const std::string& text) {
+  sleep_for(std::min(kMostFileStagger, kFileStagger * (terms.self.rank - 1)));  // as a rule the lowest speaks
+  const auto is_ours = std::make_shared<std::atomic<int>>(-1);                  // -1: not known
+  if (*terms.has_folder) {
+    const std::filesystem::path file = verdict_file(terms);
+    std::thread([is_ours, file, text] {
+      std::error_code ignored;
+      std::filesystem::create_directories(file.parent_path(), ignored);
+      const int descriptor = ::open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+      if (descriptor < 0) {
+        if (errno == EEXIST) is_ours->store(0);
+        return;
+      }
+      is_ours->store(1);
+      const std::string line = text + "\n";
+      static_cast<void>(!::write(descriptor, line.data(), line.size()));  // what counts is that the file is there
+      ::close(descriptor);
+    }).detach();
+    for (int wait = 0; wait < 50 && *is_ours < 0; ++wait) sleep_for(0.01);
+  }
+  if (*is_ours >= 0) return *is_ours == 1;
+  const auto may_speak = [&](const RankName& name) {
+    const Presence process = presence_of(name, terms.self);
+    return name.rank > 0 && name.rank < terms.self.rank && process != Presence::kGone && process != Presence::kStopped;
+  };
+  sleep_for(std::min(kMostStagger, kStagger * static_cast<double>(std::count_if(terms.names.begin(), terms.names.end(), may_speak))));
+  return true;
 }
 
 void say(Logger& log, const std::string& text) {

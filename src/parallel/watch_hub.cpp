@@ -17,18 +17,12 @@ namespace pimoe {
 namespace {
 
 constexpr double kHelloSeconds = 10.0;
-constexpr double kReturnSeconds = 2.0;  // that a rank has to connect again, where its process may be there still
 constexpr double kStackSeconds = 1.2;
 constexpr double kQuietSeconds = 3.0;
-constexpr int kStrangers = 64;  // connections without a hello, beyond the ranks that are still awaited
+constexpr int kCutMilliseconds = 20;  // between two looks at a rank that is cut off
+constexpr int kStrangers = 64;        // connections without a hello, beyond the ranks that are still awaited
 
 using Link = RankView::Link;
-
-/// Whether a process of this host is gone for certain. A name of a host may stand for several, as in containers: what is there may be another one.
-bool is_gone(const RankName& name, const RankName& self) {
-  const bool is_here = std::strncmp(name.host.data(), self.host.data(), self.host.size()) == 0;
-  return is_here && ::kill(name.pid, 0) != 0 && errno == ESRCH;
-}
 
 /// A descriptor for each rank, beside those that training needs.
 void allow_descriptors(int ranks) {
@@ -45,7 +39,9 @@ void allow_descriptors(int ranks) {
 WatchHub::WatchHub(WatchTerms terms, Logger& log) : terms_(std::move(terms)), log_(log), token_(random_token()) {
   allow_descriptors(terms_.ranks);
   ranks_.resize(static_cast<size_t>(terms_.ranks));
+  returns_.resize(ranks_.size());
   for (size_t rank = 0; rank < ranks_.size(); ++rank) ranks_[rank].name.rank = static_cast<int32_t>(rank);
+  for (const RankName& name : terms_.names) ranks_[static_cast<size_t>(name.rank)].name = name;
   ranks_[0].name = terms_.self;
 }
 
@@ -72,7 +68,8 @@ void WatchHub::watch() {
     for (const Peer& peer : peers_) {
       waiting.push_back({peer.link.descriptor(), static_cast<short>(POLLIN | (peer.link.has_unsent() ? POLLOUT : 0)), 0});
     }
-    ::poll(waiting.data(), waiting.size(), static_cast<int>(terms_.interval() * 250));
+    const bool any_cut = std::any_of(ranks_.begin(), ranks_.end(), [](const RankView& rank) { return rank.cut_at > 0.0; });
+    ::poll(waiting.data(), waiting.size(), any_cut ? kCutMilliseconds : static_cast<int>(terms_.interval() * 250));
 
     const double before = now_;
     now_ = watch_clock();
@@ -81,6 +78,7 @@ void WatchHub::watch() {
       // This process did not run: what the others did meanwhile has not been heard yet, and is not held against them.
       for (RankView& rank : ranks_) {
         rank.heard_at += away;
+        if (rank.cut_at > 0.0) rank.cut_at += away;
         for (RankView::SlotView& slot : rank.slots) {
           slot.moved_at += away;
           slot.ran_at += away;
@@ -88,7 +86,7 @@ void WatchHub::watch() {
       }
     }
     take_in();
-    give_up_on_cut_ranks();
+    look_after_cut_ranks();
     if (now_ < beat_at && !urgent_) continue;
     if (now_ >= beat_at) {
       beat_at = now_ + terms_.interval();
@@ -138,18 +136,17 @@ void WatchHub::take_in() {
       gone = gone || now_ - peer->since > kHelloSeconds;
     } else if (gone) {
       RankView& rank = ranks_[static_cast<size_t>(peer->rank)];
-      if (rank.link == Link::kOpen && rank.error.empty()) rank.cut_at = now_;
+      if (rank.link == Link::kOpen && rank.error.empty() && rank.cut_at == 0.0) rank.cut_at = now_;
     }
     peer = gone ? peers_.erase(peer) : std::next(peer);
   }
 }
 
-void WatchHub::give_up_on_cut_ranks() {
+void WatchHub::look_after_cut_ranks() {
   for (RankView& rank : ranks_) {
-    if (rank.cut_at == 0.0 || (now_ - rank.cut_at < kReturnSeconds && !is_gone(rank.name, terms_.self))) continue;
-    rank.cut_at = 0.0;
-    rank.link = Link::kLost;
-    urgent_ = true;
+    if (rank.cut_at == 0.0 || rank.link != Link::kOpen) continue;
+    rank.presence = presence_of(rank.name, terms_.self);
+    urgent_ = urgent_ || rank.presence == Presence::kGone || now_ - rank.cut_at >= kReturnSeconds;
   }
 }
 
@@ -169,7 +166,12 @@ void WatchHub::welcome(Peer& peer, const std::string& hello) {
       earlier.since = -kHelloSeconds;
     }
     rank.cut_at = 0.0;
-    log_.warning(concat("watchdog: the connection of ", describe(name), " was cut, and is there again"));
+    // Something that cuts it all the time is told of at the first three, the 8th, 16th and so on.
+    const int times = ++returns_[static_cast<size_t>(name.rank)];
+    if (times <= 3 || (times >= 8 && (times & (times - 1)) == 0)) {
+      log_.warning(concat("watchdog: the connection of ", describe(name), " was cut, and is there again",
+                          times == 1 ? "" : concat(" (", times, " times so far)")));
+    }
   } else if (rank.link != Link::kAwaited) {
     return;
   }
@@ -237,11 +239,9 @@ void WatchHub::end(const Verdict& verdict) {
     say(log_, text);
     end_job(code);
   }
-  say(log_, concat(text, ". Stacks and last records of all ranks: ", terms_.folder.string(),
-                   "/rank-*.txt. The job ends here; the same command, with checkpoint.resume=auto, goes on from the last checkpoint"));
+  say(log_, text + terms_.advice());
   std::error_code ignored;
-  std::filesystem::remove_all(terms_.folder, ignored);  // of a run before
-  std::filesystem::create_directories(terms_.folder, ignored);
+  if (*terms_.has_folder) std::filesystem::remove_all(terms_.folder, ignored);  // of a run before
   for (Peer& peer : peers_) {
     if (peer.rank >= 0) peer.link.send(WatchFrame::kAlarm);
   }

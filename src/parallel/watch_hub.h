@@ -42,7 +42,7 @@ class WatchHub {
   void take_in();
   void hear(Peer& peer, const WatchLink::Frame& frame);
   void welcome(Peer& peer, const std::string& hello);
-  void give_up_on_cut_ranks();
+  void look_after_cut_ranks();
   void tell_about_missing_ranks();
   bool is_over() const;
   [[noreturn]] void end(const Verdict& verdict);
@@ -53,6 +53,7 @@ class WatchHub {
   WatchToken token_;
   std::list<Peer> peers_;
   std::vector<RankView> ranks_;
+  std::vector<int> returns_;  ///< of each rank: how often its connection was made again
   double now_ = 0.0;
   double begun_ = 0.0;
   double quiet_until_ = 0.0;  ///< after this process itself was stopped for long: the others may be ending the job

@@ -10,6 +10,7 @@ namespace {
 
 constexpr double kErrorGrace = 1.0;  // seconds: an error that strikes all ranks is told once
 constexpr size_t kMostNamed = 4;
+constexpr double kQuietShare = 0.25;  // of the limit, some heartbeats' time: who is silent for so long may be stopped
 
 using Link = RankView::Link;
 using Kind = Verdict::Kind;
@@ -94,6 +95,9 @@ Verdict judge_slot(const std::vector<RankView>& ranks, ProgressSlot slot, double
     for (const RankView& rank : ranks) others_wait = others_wait || (rank.link == Link::kGoodbye && now - rank.heard_at > limit);
   }
   if (stuck.empty()) return {};
+  // Of whom nothing is heard either it is not known that it is alive: it is heard again soon, or stopped.
+  const auto is_quiet = [&](int rank) { return now - ranks[static_cast<size_t>(rank)].heard_at > kQuietShare * limit; };
+  if (std::any_of(stuck.begin(), stuck.end(), is_quiet)) return {};
   if (others_wait) {
     const bool inside = progress_of(ranks[static_cast<size_t>(stuck.front())], slot).inside != 0;
     if (!inside || hindmost.size() == 1) return {Kind::kHung, stuck, slot};
@@ -129,7 +133,13 @@ std::string collective_text(const Progress& progress) {
 }
 
 /// What is known of the culprits is what they said last, up to a heartbeat ago: of one that fell silent early, that it was at the start.
-bool is_silent(const Verdict& verdict) { return verdict.kind == Kind::kDead || verdict.kind == Kind::kStopped; }
+bool is_silent(const Verdict& verdict) {
+  return verdict.kind == Kind::kDead || verdict.kind == Kind::kLost || verdict.kind == Kind::kStopped;
+}
+
+bool has_culprit(const Verdict& verdict, int rank) {
+  return std::find(verdict.culprits.begin(), verdict.culprits.end(), rank) != verdict.culprits.end();
+}
 
 /// Who waits for the culprits, by the collective in which they do.
 std::string waiting_text(const Verdict& verdict, const std::vector<RankView>& ranks) {
@@ -138,7 +148,7 @@ std::string waiting_text(const Verdict& verdict, const std::vector<RankView>& ra
   for (size_t number = 0; number < ranks.size(); ++number) {
     const int rank = static_cast<int>(number);
     if (ranks[number].link != Link::kOpen || !ranks[number].error.empty()) continue;
-    if (std::find(verdict.culprits.begin(), verdict.culprits.end(), rank) != verdict.culprits.end()) continue;
+    if (has_culprit(verdict, rank) || ranks[number].cut_at > 0.0) continue;
     const Progress& progress = progress_of(ranks[number], verdict.slot);
     if (progress.inside == 0) continue;
     const bool is_further = is_silent(verdict) && progress.step > last_heard.step;
@@ -153,6 +163,41 @@ std::string waiting_text(const Verdict& verdict, const std::vector<RankView>& ra
     parts.push_back(concat("rank", who.size() == 1 ? " " : "s ", ranks_text(who), " in ", where));
   }
   return parts.empty() ? "no rank waits in a collective yet" : concat("waiting: ", join(parts, "; "));
+}
+
+/// What is known of a process whose connection closed, for a sentence about it.
+std::string presence_text(const RankView& rank, double now) {
+  const std::string closed = concat("its connection closed ", fixed(now - rank.cut_at, 1), " s ago and is not made again");
+  switch (rank.presence) {
+    case Presence::kStopped: return concat(closed, "; the process is there, stopped by a signal or a debugger");
+    case Presence::kThere: return concat(closed, "; the process is there");
+    case Presence::kGone: return "the process is gone";
+    default:
+      return concat(closed,
+                    ", and its machine cannot be asked from here: the process is gone, or it, its machine or its network stands still");
+  }
+}
+
+/// Ranks beside the culprits of which something is amiss too: that are gone, or cut off. "" where there are none.
+std::string others_text(const Verdict& verdict, const std::vector<RankView>& ranks) {
+  std::string text;
+  const auto add = [&](const char* what, Presence process) {
+    std::vector<std::string> named;
+    for (const int rank : ranks_that(ranks, [&](const RankView& view) { return view.is_cut(process); })) {
+      if (has_culprit(verdict, rank)) continue;
+      if (named.size() == kMostNamed) {
+        named.emplace_back("...");
+        break;
+      }
+      named.push_back(describe(ranks[static_cast<size_t>(rank)].name));
+    }
+    if (!named.empty()) text += concat(what, join(named, ", "), ". ");
+  };
+  add("gone as well: ", Presence::kGone);
+  add("cut off as well: ", Presence::kUnknown);
+  add("cut off as well, and there: ", Presence::kThere);
+  add("cut off as well, and stopped: ", Presence::kStopped);
+  return text;
 }
 
 }  // namespace
@@ -173,11 +218,18 @@ void RankView::hear(const std::array<SlotBeat, kProgressSlots>& beats, double no
 }
 
 Verdict judge(const std::vector<RankView>& ranks, double limit, double now) {
-  if (std::vector<int> dead = ranks_that(ranks, [](const RankView& rank) { return rank.link == Link::kLost; }); !dead.empty()) {
-    return {Kind::kDead, std::move(dead)};
+  const auto cut_for = [&](int rank) { return now - ranks[static_cast<size_t>(rank)].cut_at; };
+  const auto cut = [&](Presence process) { return ranks_that(ranks, [&](const RankView& rank) { return rank.is_cut(process); }); };
+  if (std::vector<int> dead = cut(Presence::kGone); !dead.empty()) {
+    const bool all_are_known = std::any_of(dead.begin(), dead.end(), [&](int rank) { return cut_for(rank) >= kGatherSeconds; });
+    return all_are_known ? Verdict{Kind::kDead, std::move(dead)} : Verdict{};
   }
   // What the others throw, or wait for, because it is gone would be told in its place.
-  if (std::any_of(ranks.begin(), ranks.end(), [](const RankView& rank) { return rank.cut_at > 0.0; })) return {};
+  if (std::vector<int> lost = cut(Presence::kUnknown); !lost.empty()) {
+    if (std::none_of(lost.begin(), lost.end(), [&](int rank) { return cut_for(rank) >= kReturnSeconds; })) return {};
+    std::erase_if(lost, [&](int rank) { return cut_for(rank) < kReturnSeconds - kGatherSeconds; });
+    return {Kind::kLost, std::move(lost)};
+  }
   std::vector<int> leaving = ranks_that(ranks, [](const RankView& rank) { return !rank.error.empty(); });
   if (!leaving.empty()) {
     if (leaving.size() == ranks.size()) return {Kind::kErrorOfAll, std::move(leaving)};
@@ -226,12 +278,16 @@ std::string explain(const Verdict& verdict, const std::vector<RankView>& ranks, 
                            describe(view.failed_at.moves > 0 ? view.failed_at : view.slots[slot].last.progress)));
     const Progress& beside = progress_of(view, ProgressSlot::kWriter);
     if (verdict.slot == ProgressSlot::kTraining && beside.phase[0] != 0) named.back() += concat(" (beside it ", describe(beside), ")");
+    if (verdict.kind == Kind::kStopped && view.cut_at > 0.0) named.back() += concat(" (", presence_text(view, now), ")");
   }
   const std::string who = join(named, "; ");
   const double still = now - first.slots[slot].moved_at;
   std::string what;
   switch (verdict.kind) {
-    case Kind::kDead: what = concat("dead: ", who, ": the process is gone"); break;
+    case Kind::kDead:
+      what = concat("dead: ", who, verdict.culprits.size() == 1 ? ": the process is gone" : ": the processes are gone");
+      break;
+    case Kind::kLost: what = concat("lost: ", who, ": ", presence_text(first, now)); break;
     case Kind::kStopped:
       what = concat("stopped: ", who, ": no heartbeat for ", fixed(now - first.heard_at, 1), " s (run.hang_limit ", limit,
                     "): the process, its machine or its network stands still");
@@ -245,7 +301,7 @@ std::string explain(const Verdict& verdict, const std::vector<RankView>& ranks, 
     case Kind::kError: what = concat("failed: ", who, ": ", first.error); break;
     default: what = concat("hung: ", who, ": alive, but without progress for ", fixed(still, 1), " s (run.hang_limit ", limit, ")"); break;
   }
-  return concat(what, ". ", waiting_text(verdict, ranks));
+  return concat(what, ". ", others_text(verdict, ranks), waiting_text(verdict, ranks));
 }
 
 }  // namespace pimoe

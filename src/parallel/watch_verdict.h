@@ -1,6 +1,7 @@
 #pragma once
 
 #include "base/progress.h"
+#include "parallel/watch_presence.h"
 
 #include <array>
 #include <cstdint>
@@ -13,12 +14,10 @@ namespace pimoe {
 /// at one point and none is more to blame than another: one long transfer, one long kernel.
 constexpr double kPatience = 10.0;
 
-/// What a rank calls itself.
-struct RankName {
-  int32_t rank = 0;
-  int32_t pid = 0;
-  std::array<char, 64> host = {};
-};
+/// Seconds that a rank whose connection closed has to make it again, where nobody can tell whether its process is there.
+constexpr double kReturnSeconds = 2.0;
+/// Seconds after the end of the first rank in which others that ended with it come to light. Less than the launcher takes to end the rest.
+constexpr double kGatherSeconds = 0.25;
 
 /// What a heartbeat says of one slot.
 struct SlotBeat {
@@ -32,7 +31,6 @@ struct RankView {
     kAwaited,  ///< has not been heard yet
     kOpen,
     kGoodbye,  ///< said that it leaves in good order
-    kLost,     ///< its connection closed without a goodbye and did not come back: its process is gone
   };
   struct SlotView {
     SlotBeat last;
@@ -43,7 +41,8 @@ struct RankView {
   RankName name;
   Link link = Link::kAwaited;
   double heard_at = 0.0;
-  double cut_at = 0.0;  ///< when its connection closed without a goodbye: whether it comes back is not known yet; 0: it is there
+  double cut_at = 0.0;                     ///< when its connection closed without a goodbye; 0: it is there
+  Presence presence = Presence::kUnknown;  ///< of its process, since its connection closed
   std::array<SlotView, kProgressSlots> slots = {};
   std::string error;   ///< by which it leaves; "": none
   Progress failed_at;  ///< where it was thrown; moves 0: unknown
@@ -52,13 +51,16 @@ struct RankView {
 
   /// Takes in a heartbeat.
   void hear(const std::array<SlotBeat, kProgressSlots>& beats, double now);
+  /// Whether its connection closed, it did not come back, and its process is what the last look at it says.
+  bool is_cut(Presence process) const { return link == Link::kOpen && cut_at > 0.0 && presence == process; }
 };
 
 /// What the table of all ranks means.
 struct Verdict {
   enum class Kind : uint8_t {
     kFine,
-    kDead,      ///< the culprits' processes are gone
+    kDead,      ///< the culprits' processes are gone, for certain
+    kLost,      ///< the culprits' connections closed and did not come back; what became of their processes nobody can tell
     kStopped,   ///< no heartbeat of the culprits for the limit: stopped, or their machine or network is
     kHung,      ///< heartbeats, but no mark for the limit, and others wait
     kMismatch,  ///< ranks wait for each other in different collectives
@@ -74,8 +76,9 @@ struct Verdict {
 /// @param ranks  of the world, in order
 /// @param limit  seconds: run.hang_limit
 ///
-/// Dead ranks first, at once; nothing while it is not known whether one is dead (`cut_at`); then errors, a second after the first of them (or when all
-/// ranks have one); then ranks without a heartbeat for `limit`; then, for each slot, ranks without a mark. There the culprits are those furthest behind
+/// Dead ranks first, as soon as those that died with the first are known (kGatherSeconds); then ranks whose connection closed and which cannot be asked,
+/// after kReturnSeconds, and nothing until then: one may be dead. Where the process is known to be there, it is judged by its heartbeats as all are.
+/// Then errors, a second after the first of them (or when all ranks have one); then ranks without a heartbeat for `limit`; then, for each slot, ranks without a mark. There the culprits are those furthest behind
 /// by the number of collectives entered (Progress::position), once they have stood still for `limit`, kPatience times that within a PatientOperation or
 /// where their thread uses the processor outside of a collective, while some rank further on has stood still for `limit` too. Where all stand at one
 /// point in a collective, they are those whose thread does not run while others' do (waiting ranks poll), or those in another collective than most. A

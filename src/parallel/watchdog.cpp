@@ -1,23 +1,20 @@
 #include "parallel/watchdog.h"
 
 #include "base/errors.h"
-#include "base/host.h"
 #include "base/text.h"
 #include "parallel/stack_dump.h"
 #include "parallel/watch_client.h"
 #include "parallel/watch_hub.h"
 
-#include <unistd.h>
-
-#include <cstdio>
 #include <cstring>
+#include <vector>
 
 namespace pimoe {
 namespace {
 
-/// The token in its 16 bytes, then "port|host|process|address|address...".
+/// The token in its 16 bytes, then "port|address|address...".
 std::string text_of(const WatchHub& hub) {
-  std::vector<std::string> parts = {std::to_string(hub.port()), host_name(), std::to_string(::getpid())};
+  std::vector<std::string> parts = {std::to_string(hub.port())};
   for (const std::string& address : own_addresses()) parts.push_back(address);
   return std::string(reinterpret_cast<const char*>(hub.token().data()), hub.token().size()) + join(parts, "|");
 }
@@ -27,19 +24,30 @@ WatchAddress address_of(const std::string& text) {
   std::memcpy(address.token.data(), text.data(), address.token.size());
   std::vector<std::string> parts = split(text.substr(address.token.size()), '|');
   address.port = std::stoi(parts[0]);
-  address.host = parts[1];
-  address.pid = std::stoi(parts[2]);
-  address.addresses.assign(parts.begin() + 3, parts.end());
+  address.addresses.assign(parts.begin() + 1, parts.end());
   return address;
+}
+
+/// Collective. @returns every rank's name, in order
+std::vector<RankName> all_names(const RankName& own, const HostCommunicator& world) {
+  std::vector<RankName> names;
+  for (const std::string& bytes : world.all_gather_text(std::string(reinterpret_cast<const char*>(&own), sizeof(own)))) {
+    std::memcpy(&names.emplace_back(), bytes.data(), sizeof(own));
+  }
+  return names;
 }
 
 }  // namespace
 
-Watchdog::Watchdog(const HostCommunicator& world, double limit, std::filesystem::path folder, Logger& log) {
-  WatchTerms terms{.self = {}, .ranks = world.size(), .limit = limit, .folder = std::move(folder)};
-  terms.self.rank = world.rank();
-  terms.self.pid = ::getpid();
-  std::snprintf(terms.self.host.data(), terms.self.host.size(), "%s", host_name().c_str());
+Watchdog::Watchdog(const HostCommunicator& world, double limit, std::filesystem::path folder, Logger& log, Folder whose)
+    : has_folder_(std::make_shared<std::atomic<bool>>(whose == Folder::kOwn)) {
+  const RankName self = own_name(world.rank());
+  const WatchTerms terms{.self = self,
+                         .ranks = world.size(),
+                         .limit = limit,
+                         .folder = std::move(folder),
+                         .names = all_names(self, world),
+                         .has_folder = has_folder_};
   prepare_stack_dump();
   std::string where;
   if (world.rank() == 0) {

@@ -21,7 +21,6 @@ bool has_no_locks(const IoError& error) { return error.code() == ENOSYS || error
 /// @throws IoError with code EWOULDBLOCK
 std::unique_ptr<FolderLock> hold_checkpoints(const fs::path& folder, const fs::path& run) {
   std::error_code ignored;
-  fs::create_directories(folder, ignored);
   if (!fs::is_directory(folder, ignored) || fs::equivalent(folder, run, ignored)) return nullptr;
   try {
     return std::make_unique<FolderLock>(folder);
@@ -31,6 +30,12 @@ std::unique_ptr<FolderLock> hold_checkpoints(const fs::path& folder, const fs::p
   }
 }
 
+void make_folder(const fs::path& folder) {
+  std::error_code failed;
+  fs::create_directories(folder, failed);
+  if (failed) throw IoError(concat("cannot be made: ", failed.message()), EIO);
+}
+
 std::string named(const fs::path& folder) { return concat("run.directory (", folder.string(), ")"); }
 
 }  // namespace
@@ -38,19 +43,27 @@ std::string named(const fs::path& folder) { return concat("run.directory (", fol
 RunLock::RunLock(const fs::path& folder, const ProcessMesh& mesh, Logger& log) : folder_(folder), log_(log) {
   const fs::path checkpoints = RunPaths(folder).checkpoints();
   bool is_in_use = false;
+  fs::path asked = folder;  // whose lock
   std::string failed;
   try {
     if (mesh.rank() == 0) {
-      own_ = std::make_unique<FolderLock>(folder);  // first: a job that is refused must not have touched the file
-      lock_ = std::make_unique<FileLock>(RunPaths(folder).lock());
+      make_folder(folder);
+      own_ = std::make_unique<FolderLock>(folder);
+      asked = checkpoints;
       checkpoints_ = hold_checkpoints(checkpoints, folder);
+      asked = RunPaths(folder).lock();
+      lock_ = std::make_unique<FileLock>(asked);  // the first to be made: where another job holds it, it is there
+      asked = checkpoints;
+      std::error_code ignored;
+      fs::create_directories(checkpoints, ignored);
+      if (!checkpoints_) checkpoints_ = hold_checkpoints(checkpoints, folder);
     }
   } catch (const IoError& error) {  // the contract: rank 0's trouble is everybody's
     is_in_use = error.code() == EWOULDBLOCK;
     if (has_no_locks(error)) {
       log_.warning(concat(error.what(), ": this file system has no locks, so that nothing keeps a second job out of ", named(folder),
                           ". Take care that one at a time uses it"));
-    } else if (is_in_use && lock_) {
+    } else if (is_in_use && asked == checkpoints) {
       std::error_code ignored;
       failed = concat(named(folder), ": ", checkpoints.string(), " leads to ", fs::canonical(checkpoints, ignored).string(),
                       ", which another job uses for its checkpoints: wait for it, or give each run a folder of its own");

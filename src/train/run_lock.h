@@ -17,9 +17,11 @@ namespace pimoe {
 /// none it warns, and watches the folder alone.
 ///
 /// A third one is that of `checkpoints`, which it makes: it may be a link, and two runs' links may lead to one folder.
+///
+/// A job that is refused has made and changed nothing in the folder.
 class RunLock {
  public:
-  /// Collective. @param folder  must be there
+  /// Collective. @param folder  made where it is missing
   /// @throws ConfigError where another job holds it, IoError where it cannot be locked: the same on every rank
   RunLock(const std::filesystem::path& folder, const ProcessMesh& mesh, Logger& log);
 

@@ -132,6 +132,9 @@ TEST_F(Commands, WhatIsPrintedGoesIntoNoFileWhereThereAreNoStandardStreams) {
   EXPECT_EQ(run("pimoe data build --output again --tokenizer corpus.model --validation 0 text.txt >&- 2>&- <&-").code, 74);
   const Outcome built = run("pimoe data verify again");
   EXPECT_EQ(built.code, 0) << built.err;
+  const Outcome told = run("pimoe data build --output once-more --tokenizer corpus.model --validation 0 text.txt >&-");
+  EXPECT_EQ(told.code, 74) << told.err;
+  EXPECT_NE(told.err.find("what it makes is complete: only what it prints is lost"), std::string::npos) << told.err;
   EXPECT_EQ(run("pimoe checkpoint reshard runs/tiny --ranks 2 --output two >&- 2>&- <&-").code, 74);
   EXPECT_EQ(run("pimoe checkpoint verify two").code, 0);
   EXPECT_EQ(run("pimoe train tiny.yaml train.steps=4 log.every_steps=1 >&- 2>&- <&-").code, 0);

@@ -101,6 +101,22 @@ TEST_F(TrainCommand, EndsTheJobWhenARankDies) {
   wait_for_no_rank();
 }
 
+TEST_F(TrainCommand, ASurvivorNamesRankZeroAndThoseThatDiedWithIt) {
+  prepare();
+  const pid_t job = start("$MPIRUN -n 3 $PIMOE train tiny.yaml train.steps=100000 checkpoint.every_steps=0");
+  wait_for_step("runs/tiny", 2);
+  std::vector<pid_t> found = ranks();
+  ASSERT_EQ(found.size(), 3u);
+  std::sort(found.begin(), found.end());  // as mpirun started them
+  kill(found[0], SIGKILL);
+  kill(found[1], SIGKILL);
+  EXPECT_NE(wait_for(job), 0);
+  wait_for_no_rank();
+  const std::string said = read_file(folder_ / "background.txt");
+  EXPECT_NE(said.find("error: dead: rank 0 ("), std::string::npos) << said;
+  EXPECT_NE(said.find("gone as well: rank 1 ("), std::string::npos) << said;
+}
+
 TEST_F(TrainCommand, PrintConfigIsValidInputAgain) {
   prepare();
   const Outcome first = run("pimoe train tiny.yaml train.steps=7 --print-config");
@@ -150,9 +166,13 @@ TEST_F(TrainCommand, RefusesARunFolderThatAnotherJobUses) {
   prepare();
   const pid_t first = start("$PIMOE train tiny.yaml train.steps=100000 checkpoint.every_steps=0");
   wait_for_step("runs/tiny", 2);
+  write("runs/tiny/hang/rank-0000.txt", "of a start before\n");
   const Outcome second = run("$MPIRUN -n 2 $PIMOE train tiny.yaml");
   EXPECT_EQ(second.code, 78) << second.err;
   EXPECT_NE(second.err.find("in use by another job"), std::string::npos) << second.err;
+  EXPECT_EQ(read_file(folder_ / "runs/tiny/log/rank-0000.log").find("in use"), std::string::npos) << "the log is the first job's";
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "runs/tiny/log/rank-0001.log"));
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "runs/tiny/hang/rank-0000.txt"));
   kill(-first, SIGKILL);
   wait_for(first);
   EXPECT_EQ(run("$PIMOE train tiny.yaml train.steps=3").code, 0) << "a dead job holds nothing";

@@ -1,6 +1,7 @@
 #include "base/log.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -49,6 +50,32 @@ TEST_F(LoggerTest, RankZeroWritesInfoAndAlarmsToTheTerminal) { EXPECT_EQ(termina
 
 TEST_F(LoggerTest, OtherRanksWriteAlarmsAloneAndSayWhoTheyAre) {
   EXPECT_EQ(terminal_of(3), "rank 3: warning: a doubt\nrank 3: error: a failure\n");
+}
+
+TEST_F(LoggerTest, WhatIsSaidBeforeThereIsAFileIsInItFirst) {
+  ::testing::internal::CaptureStderr();
+  {
+    Logger logger;
+    logger.warning("before");
+    logger.open_file(folder_ / "log");
+    logger.info("after");
+    logger.open_file(folder_ / "second");
+  }
+  ::testing::internal::GetCapturedStderr();
+  const std::string said = read_file(folder_ / "log");
+  EXPECT_TRUE(std::regex_match(said, std::regex(".* warning: before\n.* info: after\n"))) << said;
+  EXPECT_EQ(read_file(folder_ / "second"), "");
+}
+
+TEST_F(LoggerTest, APipeThatNobodyReadsIsRefused) {
+  ASSERT_EQ(::mkfifo((folder_ / "log").c_str(), 0666), 0);
+  Logger logger;
+  try {
+    logger.open_file(folder_ / "log");
+    FAIL() << "nothing was refused";
+  } catch (const IoError& error) {
+    EXPECT_NE(std::string(error.what()).find("it is a pipe that nobody reads"), std::string::npos) << error.what();
+  }
 }
 
 TEST_F(LoggerTest, WhatCouldDriveATerminalIsWrittenOut) {

@@ -314,6 +314,37 @@ TEST_F(StoreOnRanks, AFolderThatIsGoneIsMadeAgainAndARunFolderIsNot) {
   EXPECT_EQ(names(), Names{});
 }
 
+TEST_F(StoreOnRanks, WhatIsInThePlaceOfTheFolderIsSaidAtTheStart) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  const fs::path place = folder_ / "checkpoints";
+  if (world_->rank() == 0) write_durably(place, "text", 4);
+  world_->patient_barrier();
+  const std::string error = same_error([&] { CheckpointStore(place, {}, *mesh, log_); });
+  EXPECT_NE(error.find(concat("rank 0: ", place.string(), " is there, and is no folder, which this run needs for its checkpoints")),
+            std::string::npos)
+      << error;
+}
+
+TEST_F(StoreOnRanks, AFolderThatNothingCanBeMadeInIsSaidAtTheStartOfARunThatSaves) {
+  const auto mesh = world_mesh(cpu_mesh(), kExperts);
+  const fs::path place = folder_ / "checkpoints";
+  if (world_->rank() == 0) {
+    fs::create_directory(place);
+    fs::permissions(place, fs::perms::owner_read | fs::perms::owner_exec);
+  }
+  world_->patient_barrier();
+  {
+    const WithoutPrivileges as_a_user(folder_);
+    const std::string error = same_error([&] { CheckpointStore(place, {}, *mesh, log_); });
+    EXPECT_NE(error.find(concat("no checkpoint can be saved in ", place.string(), ": Permission denied")), std::string::npos) << error;
+    CheckpointConfig without_saves;
+    without_saves.every_steps = 0;
+    without_saves.at_end = false;
+    EXPECT_EQ(same_error([&] { CheckpointStore(place, without_saves, *mesh, log_); }), "nothing");
+  }
+  world_->patient_barrier();
+}
+
 TEST_F(StoreOnRanks, AFolderThatIsNotSharedIsSaid) {
   const auto mesh = world_mesh(cpu_mesh(), kExperts);
   const bool apart = is_last() && world_->size() > 1;

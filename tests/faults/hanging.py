@@ -9,7 +9,7 @@ from workplace import LIMIT, SHIM, WITHOUT_END, newest_good, shim
 
 HANG_LIMIT = 3.0  # seconds, run.hang_limit
 PATIENCE = 10  # times the limit, in a system call on a file
-ALARM = re.compile(r"\b(dead|stopped|hung|mismatch|failed): ((?:rank |all ranks ).*)")
+ALARM = re.compile(r"\b(dead|lost|stopped|hung|mismatch|failed): ((?:rank |all ranks ).*)")
 
 
 def wait_for_training(place, run, process):
@@ -48,6 +48,9 @@ def hang_round(place, draw, run, ranks, number):
         kind = {"killed": "KILL", "stopped": "STOP", "asleep": "SLEEP", "exception": "MPI"}[how]
         facts["call"] = draw.randint(1, 90 if rank == 0 else 20)
         environment = dict(shim(folder, rank=rank, at=facts["call"], kind=kind), PIMOE_FAULT_STAMP=str(stamp))
+    # Another one with it, and be it rank 0: a survivor names both.
+    beside = draw.choice([other for other in range(ranks) if other != rank]) if how == "killed" and not in_save and ranks > 2 else None
+    facts["beside"] = beside
     struck = []
     troubles = []
 
@@ -62,8 +65,11 @@ def hang_round(place, draw, run, ranks, number):
         pid = place.pid_of(run, rank)
         sent = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP, "asleep": signal.SIGRTMIN + 10, "exception": signal.SIGRTMIN + 11}[how]
         struck.append(time.time())
+        other = place.pid_of(run, beside) if beside is not None else None
         if pid:
             os.kill(pid, sent)
+            if other:
+                os.kill(other, sent)
         else:
             troubles.append("the round found no process of that rank, and disturbed nothing")
 
@@ -94,17 +100,18 @@ def hang_round(place, draw, run, ranks, number):
     if facts["seconds"] > allowed:
         troubles.append(f"took {facts['seconds']} s, of {allowed} allowed")
     named = {int(digits) for digits in re.findall(r"rank (\d+) \(", alarm.split(". waiting")[0])}
-    if named != {rank}:
+    if named != {rank, beside} - {None}:
         troubles.append(f"named {sorted(named)}: {output[-900:]}")
     kind = {"killed": "dead", "stopped": "stopped", "asleep": "hung", "exception": "failed"}[how]
     if alarm and ALARM.search(alarm).group(1) != kind:
         troubles.append(f"called {ALARM.search(alarm).group(1)}")
     if len(alarms) > 1:
         facts["alarms"] = len(alarms)
-    for other in range(ranks):
+    without_record = {rank, beside} - {0} if 0 in (rank, beside) and beside is not None else set()  # rank 0 had it
+    for other in set(range(ranks)) - without_record:
         file = folder / "hang" / f"rank-{other:04d}.txt"
         text = file.read_text() if file.exists() else ""
-        runs = other != rank or how in ("asleep", "exception")
+        runs = other not in (rank, beside) or how in ("asleep", "exception")
         if "last record: " not in text or (runs and "\nthread " not in text) or (not runs and "no stacks" not in text):
             troubles.append(f"{file.name}: {text[:200]!r}")
     return facts, troubles

@@ -61,11 +61,11 @@ TEST(WatchClient, ConnectsAgainWhereItsConnectionIsCutAndNobodyIsCalledDead) {
   {
     Logger log(1);
     log.open_file(folder / "log");
-    WatchTerms terms = {.self = {.rank = 0, .pid = ::getpid()}, .ranks = 2, .limit = 5.0, .folder = folder / "hang"};
+    WatchTerms terms = {.self = own_name(0), .ranks = 2, .limit = 5.0, .folder = folder / "hang", .names = {own_name(0), own_name(1)}};
     WatchHub hub(terms, log);
     hub.begin();
     terms.self.rank = 1;
-    const WatchClient client(terms, {hub.token(), hub.port(), "", ::getpid(), {"127.0.0.1"}}, log);
+    const WatchClient client(terms, {hub.token(), hub.port(), {"127.0.0.1"}}, log);
     const auto is_told = [&](int times) { return times_in(folder / "log", "was cut, and is there again") >= times; };
     for (int round = 1; round <= 3; ++round) {
       // A connection that is cut before its first heartbeat is a first one still, of which nothing is told.

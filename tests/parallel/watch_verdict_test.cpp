@@ -58,10 +58,15 @@ struct Table {
       for (size_t rank = 0; rank < ranks.size(); ++rank) {
         const int number = static_cast<int>(rank);
         for (SlotBeat& beat : beats[number]) beat.cpu_seconds += in(asleep, number) ? 0.0 : 0.01;
-        if (in(silent, number) || ranks[rank].link == RankView::Link::kLost || ranks[rank].link == RankView::Link::kGoodbye) continue;
+        if (in(silent, number) || ranks[rank].cut_at > 0.0 || ranks[rank].link == RankView::Link::kGoodbye) continue;
         if (!in(unheard, number)) ranks[rank].hear(beats[number], now);
       }
     }
+  }
+
+  void cut(int rank, Presence presence) {
+    at(rank).cut_at = now;
+    at(rank).presence = presence;
   }
 
   Verdict verdict() const { return judge(ranks, kLimit, now); }
@@ -82,11 +87,13 @@ TEST(WatchVerdict, RanksThatMoveAreFine) {
   }
 }
 
-TEST(WatchVerdict, ALostConnectionIsADeadRankAtOnce) {
+TEST(WatchVerdict, ARankWhoseProcessIsGoneIsDeadOnceThoseThatDiedWithItAreKnown) {
   Table table(4);
   for (const int rank : {0, 1, 3}) table.set(rank, "backward", 11, true, row("expert", rank / 2 * 2, 1, 2), "all_to_all");
   table.pass(0.25);
-  table.at(2).link = RankView::Link::kLost;
+  table.cut(2, Presence::kGone);
+  EXPECT_EQ(table.verdict().kind, Kind::kFine);
+  table.pass(kGatherSeconds);
   EXPECT_EQ(table.verdict().kind, Kind::kDead);
   EXPECT_EQ(table.verdict().culprits, std::vector<int>{2});
   EXPECT_EQ(table.text(),
@@ -300,13 +307,75 @@ TEST(WatchVerdict, NobodyIsBlamedWhileAConnectionIsCut) {
   Table table(3);
   table.at(1).error = "all_reduce in dense group of 3, rank 1: a peer left";
   table.at(1).error_at = table.now;
-  table.at(2).cut_at = table.now;
+  table.cut(2, Presence::kUnknown);
   table.pass(1.5);
   EXPECT_EQ(table.verdict().kind, Kind::kFine);
-  table.at(2).cut_at = 0.0;
-  table.at(2).link = RankView::Link::kLost;
+  table.at(2).presence = Presence::kGone;
   EXPECT_EQ(table.verdict().kind, Kind::kDead);
   EXPECT_EQ(table.verdict().culprits, std::vector<int>{2});
+}
+
+// Of a rank that is known to be there the others' errors are no consequence.
+TEST(WatchVerdict, AnErrorIsToldWhileARankThatIsThereIsCutOff) {
+  Table table(3);
+  table.at(1).error = "data: token 70000 is out of range";
+  table.at(1).error_at = table.now;
+  table.cut(2, Presence::kThere);
+  table.pass(1.5);
+  EXPECT_EQ(table.verdict().kind, Kind::kError);
+  EXPECT_EQ(table.verdict().culprits, std::vector<int>{1});
+  EXPECT_NE(table.text().find("cut off as well, and there: rank 2 (node1, process 102)"), std::string::npos) << table.text();
+}
+
+TEST(WatchVerdict, ARankThatIsCutOffAndCannotBeAskedIsLostAfterItsTimeToReturn) {
+  Table table(4);
+  table.set(0, "forward", 11, true, row("dense", 0, 1, 4));
+  table.cut(2, Presence::kUnknown);
+  table.pass(0.25);
+  table.cut(3, Presence::kUnknown);
+  table.pass(kReturnSeconds - 0.5);
+  EXPECT_EQ(table.verdict().kind, Kind::kFine);
+  table.pass(0.25);
+  EXPECT_EQ(table.verdict().kind, Kind::kLost);
+  EXPECT_EQ(table.verdict().culprits, (std::vector<int>{2, 3})) << "cut off a moment later, by the same thing";
+  EXPECT_NE(table.text().find(
+                "lost: rank 2 (node1, process 102), last heard of at step 12, forward, after all_reduce 10 of the dense group of 4; "),
+            std::string::npos)
+      << table.text();
+  EXPECT_NE(table.text().find(
+                "its connection closed 2.0 s ago and is not made again, and its machine cannot be asked from here: the process is gone, "
+                "or it, its machine or its network stands still. waiting: rank 0 in all_reduce 11"),
+            std::string::npos)
+      << table.text();
+}
+
+TEST(WatchVerdict, ARankThatIsCutOffAndKnownToBeThereIsJudgedByItsHeartbeats) {
+  Table table(3);
+  table.cut(1, Presence::kStopped);
+  table.pass(kLimit - 0.25);
+  EXPECT_EQ(table.verdict().kind, Kind::kFine);
+  table.pass(0.5);
+  EXPECT_EQ(table.verdict().kind, Kind::kStopped);
+  EXPECT_EQ(table.verdict().culprits, std::vector<int>{1});
+  EXPECT_NE(table.text().find(
+                "(its connection closed 3.2 s ago and is not made again; the process is there, stopped by a signal or a debugger): no "
+                "heartbeat for 3.2 s (run.hang_limit 3)"),
+            std::string::npos)
+      << table.text();
+}
+
+// It stood still for a while before it fell silent.
+TEST(WatchVerdict, ASilentRankIsNotSaidToBeAlive) {
+  Table table(2);
+  table.set(0, "forward", 11, true, row("dense", 0, 1, 2));
+  table.pass(2.0, {}, {1});
+  for (double silent = 0.25; silent < kLimit; silent += 0.25) {
+    table.pass(0.25, {1}, {1});
+    const Kind kind = table.verdict().kind;
+    EXPECT_EQ(kind, Kind::kFine) << silent;
+  }
+  table.pass(0.5, {1}, {1});
+  EXPECT_EQ(table.verdict().kind, Kind::kStopped);
 }
 
 TEST(WatchVerdict, AnErrorOfAllRanksIsToldOnceAndPlainly) {

@@ -10,6 +10,8 @@
 
 #include <cerrno>
 #include <optional>
+#include <set>
+#include <string>
 
 namespace {
 int flock_error = 0;
@@ -26,6 +28,12 @@ namespace pimoe {
 namespace {
 
 namespace fs = std::filesystem;
+
+std::set<std::string> names_in(const fs::path& folder) {
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename().string());
+  return names;
+}
 
 class RunLockOnRanks : public testing::Test {
  protected:
@@ -164,7 +172,38 @@ TEST_F(RunLockOnRanks, TwoRunsDoNotShareTheFolderThatTheirCheckpointsLeadTo) {
                            fs::canonical(run_ / "checkpoints").string(),
                            ", which another job uses for its checkpoints: wait for it, or give each run a folder of its own"));
   }
+  EXPECT_EQ(names_in(second), std::set<std::string>{"checkpoints"}) << "a job that is refused leaves nothing";
+  world_->patient_barrier();
   const RunLock afterwards(second, *mesh_, log);
+}
+
+TEST_F(RunLockOnRanks, AJobThatIsRefusedLeavesNothing) {
+  std::optional<FolderLock> of_another_job;
+  if (world_->rank() == 0) of_another_job.emplace(run_);
+  world_->patient_barrier();
+  Logger log(1);
+  EXPECT_THROW(RunLock(run_, *mesh_, log), ConfigError);
+  EXPECT_TRUE(fs::is_empty(run_));
+  world_->patient_barrier();
+}
+
+// Where the file system has no locks of folders.
+TEST_F(RunLockOnRanks, AJobThatIsRefusedByTheFileAloneLeavesNothingElse) {
+  std::optional<FileLock> of_another_job;
+  if (world_->rank() == 0) of_another_job.emplace(run_ / "lock");
+  world_->patient_barrier();
+  Logger log(1);
+  EXPECT_THROW(RunLock(run_, *mesh_, log), ConfigError);
+  EXPECT_EQ(names_in(run_), std::set<std::string>{"lock"});
+  world_->patient_barrier();
+}
+
+TEST_F(RunLockOnRanks, AFolderThatIsNotThereIsMade) {
+  Logger log(1);
+  const RunLock lock(run_ / "a/b", *mesh_, log);
+  EXPECT_TRUE(fs::exists(run_ / "a/b/lock"));
+  EXPECT_TRUE(fs::is_directory(run_ / "a/b/checkpoints"));
+  world_->patient_barrier();
 }
 
 TEST_F(RunLockOnRanks, WhatCannotBeLockedIsTheSameErrorOnEveryRank) {
