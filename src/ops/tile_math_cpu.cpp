@@ -89,12 +89,13 @@ PIMOE_TILE_INLINE float largest_of(const float* row, int64_t count) {
   return _mm512_reduce_max_ps(largest);
 }
 
-/// Each number becomes e^(scale (number - shift)). @returns their sum
-PIMOE_TILE_INLINE float exponentials(float* row, int64_t count, float shift, float scale) {
+/// out = e^(scale (row - shift)), rounded where it is bfloat16. @returns their sum, of what is not rounded
+template <class Out>
+PIMOE_TILE_INLINE float exponentials(const float* row, int64_t count, float shift, float scale, Out* out) {
   __m512 sum = _mm512_setzero_ps();
   by_lanes(count, [&](int64_t i, auto lanes) {
     const __m512 value = exponential(_mm512_mul_ps(_mm512_sub_ps(load(row + i, lanes), _mm512_set1_ps(shift)), _mm512_set1_ps(scale)));
-    store(row + i, lanes, value);
+    store(out + i, lanes, value);
     sum = _mm512_add_ps(sum, or_else(_mm512_setzero_ps(), lanes, value));
   });
   return _mm512_reduce_add_ps(sum);
@@ -102,8 +103,16 @@ PIMOE_TILE_INLINE float exponentials(float* row, int64_t count, float shift, flo
 
 }  // namespace
 
-void narrow_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride) {
+void narrow_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride,
+                 const float* divisors) {
   for (int64_t row = 0; row < rows; ++row) {
+    if (divisors != nullptr) {
+      const __m512 factor = _mm512_set1_ps(1.0F / divisors[row]);
+      by_lanes(columns, [&](int64_t i, auto lanes) {
+        store(out + row * out_stride + i, lanes, _mm512_mul_ps(load(in + row * in_stride + i, lanes), factor));
+      });
+      continue;
+    }
     by_lanes(columns, [&](int64_t i, auto lanes) { store(out + row * out_stride + i, lanes, load(in + row * in_stride + i, lanes)); });
   }
 }
@@ -113,13 +122,12 @@ void causal_softmax(const CausalSoftmaxArguments& a) {
   for (int64_t row = 0; row < a.rows; ++row) {
     const int64_t begin = a.first_keys == nullptr ? 0 : a.first_keys[row];
     const int64_t seen = a.first + row + 1 - begin;
-    float* line = a.scores + row * a.stride + begin;
+    const float* line = a.scores + row * a.stride + begin;
     uint16_t* out = a.shares + row * a.stride;
     const float largest = largest_of(line, seen);
-    a.sums[row] = exponentials(line, seen, largest, a.scale);
+    a.sums[row] = exponentials(line, seen, largest, a.scale, out + begin);
     a.logsumexp[row] = largest * a.scale + std::log(a.sums[row]);
     std::fill(out, out + begin, uint16_t{0});
-    by_lanes(seen, [&](int64_t i, auto lanes) { store(out + begin + i, lanes, load(line + i, lanes)); });
     std::fill(out + begin + seen, out + columns, uint16_t{0});
   }
 }
@@ -210,7 +218,7 @@ void cross_entropy_tile(float* logits, int64_t rows, int64_t vocabulary, const i
     }
     const float largest = largest_of(line, vocabulary);
     const float of_target = line[target];
-    const float sum = exponentials(line, vocabulary, largest, 1.0F);
+    const float sum = exponentials(line, vocabulary, largest, 1.0F, line);
     losses[row] = std::log(sum) + (largest - of_target);
     if (out == nullptr) continue;
     line[target] -= sum;
@@ -227,7 +235,7 @@ void cross_entropy_tile(float* logits, int64_t rows, int64_t vocabulary, const i
 
 namespace pimoe::cpu {
 
-void narrow_rows(const float*, int64_t, int64_t, int64_t, uint16_t*, int64_t) { std::abort(); }
+void narrow_rows(const float*, int64_t, int64_t, int64_t, uint16_t*, int64_t, const float*) { std::abort(); }
 void causal_softmax(const CausalSoftmaxArguments&) { std::abort(); }
 void causal_softmax_backward(const SoftmaxBackwardArguments&) { std::abort(); }
 void row_dots(const uint16_t*, const uint16_t*, int64_t, int64_t, int64_t, float*) { std::abort(); }
