@@ -2,6 +2,7 @@
 
 #include <malloc.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cctype>
@@ -70,9 +71,11 @@ bool has_amx_bfloat16() {
 void ask_for_huge_pages() {
   constexpr uintptr_t kSmallPage = 4096;
   if (mallinfo2().uordblks == 0) return;  // another allocator took malloc's place
+  struct rlimit addresses {};
+  if (::getrlimit(RLIMIT_AS, &addresses) != 0 || addresses.rlim_cur != RLIM_INFINITY) return;  // others need them more
   const auto bytes = static_cast<size_t>(host_free_bytes() / 2);
   void* const room = std::malloc(bytes);
-  if (room == nullptr) return;  // addresses are limited here
+  if (room == nullptr) return;  // the system counts addresses as memory
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(room) + kSmallPage - 1) / kSmallPage * kSmallPage;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(room) + bytes) / kSmallPage * kSmallPage;
   if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // what refuses it has small pages
