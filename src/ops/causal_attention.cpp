@@ -25,6 +25,9 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kBlock = kTileRows;  // queries, and keys, of a tile of scores
 constexpr int64_t kPairs = kBlock / 2;
+constexpr int64_t kMostQueries = RightMatrix::kWidth;  // that backward looks at a block of keys from at a time
+
+using FirstKeys = std::array<int32_t, kMostQueries>;
 
 /// Heads of one kind: [B, S, n, d] of which the heads of a position lie side by side.
 template <class Number>
@@ -61,11 +64,11 @@ struct Shape {
   }
   /// The first block of keys that a block of queries looks at; never before that of an earlier one.
   int64_t first_block(int64_t sequence, int64_t block) const { return first_seen(sequence, block * kBlock) / kBlock; }
-  /// What tile_kernels.h calls first_keys, of a block of queries, counted from key `from`; null where a sequence is one document.
-  const int32_t* first_keys(int64_t sequence, int64_t block, int64_t from, std::array<int32_t, kBlock>& room) const {
+  /// What tile_kernels.h calls first_keys, of `count` queries, counted from key `from`; null where a sequence is one document.
+  const int32_t* first_keys(int64_t sequence, int64_t query, int64_t count, int64_t from, FirstKeys& room) const {
     if (inside == nullptr) return nullptr;
-    for (int64_t row = 0; row < kBlock; ++row) {
-      room[static_cast<size_t>(row)] = row < rows_of(block) ? static_cast<int32_t>(first_seen(sequence, block * kBlock + row) - from) : 0;
+    for (int64_t row = 0; row < count; ++row) {
+      room[static_cast<size_t>(row)] = query + row < positions ? static_cast<int32_t>(first_seen(sequence, query + row) - from) : 0;
     }
     return room.data();
   }
@@ -75,15 +78,23 @@ struct Shape {
   const int64_t* inside;
 };
 
-/// Each block of rows turned, in pairs: [blocks][d / 2][kBlock], zeros past the last row.
-TileRoom<uint32_t> turned_blocks(const Shape& shape, const uint16_t* rows, int64_t stride) {
-  TileRoom<uint32_t> pairs = TileRoom<uint32_t>::zeros(shape.blocks * shape.width / 2 * kBlock);
-  for (int64_t block = 0; block < shape.blocks; ++block) {
-    cpu::pack_pairs_turned(rows + block * kBlock * stride, stride, shape.rows_of(block), shape.width,
-                           pairs.data() + block * shape.width / 2 * kBlock, kBlock);
+/// The rows of a head turned, in pairs, as the right side of products: d terms, a column for each position, zeros past the last one.
+class TurnedRows {
+ public:
+  TurnedRows(const Shape& shape, const uint16_t* rows, int64_t stride)
+      : pairs_(TileRoom<uint32_t>::zeros(shape.width / 2 * shape.blocks * kBlock)),
+        matrix_{pairs_.data(), shape.width / 2, shape.blocks * kBlock} {
+    for (int64_t first = 0; first < shape.positions; first += kBlock) {
+      cpu::pack_pairs_turned(rows + first * stride, stride, std::min(kBlock, shape.positions - first), shape.width, matrix_.at(0, first),
+                             matrix_.stride(first));
+    }
   }
-  return pairs;
-}
+  const RightMatrix& matrix() const { return matrix_; }
+
+ private:
+  TileRoom<uint32_t> pairs_;
+  RightMatrix matrix_;
+};
 
 /// All rows, two side by side: [blocks][kPairs][d], zeros past the last row.
 TileRoom<uint32_t> paired_rows(const Shape& shape, const uint16_t* rows, int64_t stride) {
@@ -101,37 +112,32 @@ void attend(const Shape& shape, const Forward& f, int64_t sequence, int64_t head
   const int64_t kv = head / (shape.queries / shape.kv_heads);
   const uint16_t* query = f.queries.first(sequence, head);
   uint16_t* mixed_rows = result.first(sequence, head);
-  const TileRoom<uint32_t> keys = turned_blocks(shape, f.keys.first(sequence, kv), f.keys.stride);
+  const TurnedRows keys(shape, f.keys.first(sequence, kv), f.keys.stride);
   const TileRoom<uint32_t> values = paired_rows(shape, f.values.first(sequence, kv), f.values.stride);
   const int64_t columns = shape.blocks * kBlock;
   const TileRoom<float> scores(kBlock * columns), mixed(kBlock * shape.width);
   const TileRoom<uint16_t> shares(kBlock * columns);
-  std::array<int32_t, kBlock> room;
+  FirstKeys room;
   for (int64_t block = 0; block < shape.blocks; ++block) {
     const int64_t rows = shape.rows_of(block);
     const int64_t first_block = shape.first_block(sequence, block);
     const int64_t first = first_block * kBlock;
-    for (int64_t other = first_block; other <= block; ++other) {
-      multiply_block(rows, kBlock, shape.width, query + block * kBlock * f.queries.stride, f.queries.stride,
-                     keys.data() + other * shape.width / 2 * kBlock, kBlock, scores.data() + other * kBlock, columns, false);
-    }
+    const int64_t seen = (block + 1) * kBlock - first;
+    multiply_tile(rows, query + block * kBlock * f.queries.stride, f.queries.stride, keys.matrix(), {first, seen, 0, shape.width},
+                  scores.data() + first, columns, false);
     float sums[kBlock];
     cpu::causal_softmax({.stride = columns,
                          .rows = rows,
                          .first = block * kBlock - first,
-                         .first_keys = shape.first_keys(sequence, block, first, room),
+                         .first_keys = shape.first_keys(sequence, block * kBlock, rows, first, room),
                          .scale = shape.scale,
                          .scores = scores.data() + first,
                          .shares = shares.data() + first,
                          .sums = sums,
                          .logsumexp = logsumexp + block * kBlock});
-    multiply_block(rows, shape.width, (block + 1) * kBlock - first, shares.data() + first, columns,
-                   values.data() + first_block * kPairs * shape.width, shape.width, mixed.data(), shape.width, false);
-    for (int64_t row = 0; row < rows; ++row) {
-      float* line = mixed.data() + row * shape.width;
-      for (int64_t i = 0; i < shape.width; ++i) line[i] /= sums[row];
-    }
-    cpu::narrow_rows(mixed.data(), shape.width, rows, shape.width, mixed_rows + block * kBlock * result.stride, result.stride);
+    multiply_block(rows, shape.width, seen, shares.data() + first, columns, values.data() + first_block * kPairs * shape.width, shape.width,
+                   mixed.data(), shape.width, false);
+    cpu::narrow_rows(mixed.data(), shape.width, rows, shape.width, mixed_rows + block * kBlock * result.stride, result.stride, sums);
   }
 }
 
@@ -159,18 +165,18 @@ void attend_backward(const Shape& shape, const Backward& b, int64_t sequence, in
               kBlock);
   }
   const TileRoom<float> grad_key = TileRoom<float>::zeros(columns * width), grad_value = TileRoom<float>::zeros(columns * width);
-  const TileRoom<float> grad_query = TileRoom<float>::zeros(columns * width);  // [blocks][d][kBlock]
-  const TileRoom<float> scores(kBlock * kBlock), grad_shares(kBlock * kBlock);
-  const TileRoom<uint16_t> shares(kBlock * kBlock), grad_scores(kBlock * kBlock);
-  const TileRoom<uint32_t> grad_pairs(kPairs * kBlock);
-  std::array<int32_t, kBlock> room;
+  const TileRoom<float> grad_query(width * columns);  // [d][columns]
+  const TileRoom<float> scores(kBlock * kMostQueries), grad_shares(kBlock * kMostQueries);
+  const TileRoom<uint16_t> shares(kBlock * kMostQueries), grad_scores(kBlock * kMostQueries), narrow(width * kBlock);
+  const TileRoom<uint32_t> grad_pairs(kPairs * kMostQueries);
+  FirstKeys room;
   for (int64_t head = kv * group; head < (kv + 1) * group; ++head) {
     const uint16_t* query = b.heads.queries.first(sequence, head);
     const uint16_t* grad = b.grad_result.first(sequence, head);
     const int64_t result_stride = b.result.stride;
-    const TileRoom<uint32_t> query_turned = turned_blocks(shape, query, b.heads.queries.stride);
+    const TurnedRows query_turned(shape, query, b.heads.queries.stride);
     const TileRoom<uint32_t> query_pairs = paired_rows(shape, query, b.heads.queries.stride);
-    const TileRoom<uint32_t> grad_turned = turned_blocks(shape, grad, result_stride);
+    const TurnedRows grad_turned(shape, grad, result_stride);
     const TileRoom<uint32_t> grad_pairs_of_result = paired_rows(shape, grad, result_stride);
     std::vector<float> dots(static_cast<size_t>(columns));
     cpu::row_dots(grad, b.result.first(sequence, head), result_stride, shape.positions, width, dots.data());
@@ -178,44 +184,47 @@ void attend_backward(const Shape& shape, const Backward& b, int64_t sequence, in
     std::vector<float> logsumexp(static_cast<size_t>(columns), 1e30F);
     std::copy_n(b.logsumexp + (sequence * shape.queries + head) * shape.positions, shape.positions, logsumexp.begin());
 
+    std::fill_n(grad_query.data(), width * columns, 0.0F);
     for (int64_t block = 0; block < shape.blocks; ++block) {
       const int64_t rows = shape.rows_of(block);
       const int64_t first = block * kBlock;
       // Once a block's queries see none of these keys, those of later ones do not either.
-      for (int64_t other = block; other < shape.blocks && shape.first_block(sequence, other) <= block; ++other) {
-        const int64_t turned = other * width / 2 * kBlock;
-        const int64_t paired = other * kPairs * width;
-        multiply_block(rows, kBlock, width, keys + first * key_stride, key_stride, query_turned.data() + turned, kBlock, scores.data(),
-                       kBlock, false);
-        multiply_block(rows, kBlock, width, values + first * value_stride, value_stride, grad_turned.data() + turned, kBlock,
-                       grad_shares.data(), kBlock, false);
+      const auto sees = [&](int64_t other) { return other < shape.blocks && shape.first_block(sequence, other) <= block; };
+      for (int64_t other = block, next; sees(other); other = next) {
+        next = other + 1;
+        while (sees(next) && next * kBlock % kMostQueries != 0) ++next;
+        const int64_t query_first = other * kBlock;
+        const int64_t queries = (next - other) * kBlock;
+        const RightPart part{query_first, queries, 0, width};
+        multiply_tile(rows, keys + first * key_stride, key_stride, query_turned.matrix(), part, scores.data(), queries, false);
+        multiply_tile(rows, values + first * value_stride, value_stride, grad_turned.matrix(), part, grad_shares.data(), queries, false);
         cpu::causal_softmax_backward({.keys = rows,
-                                      .queries = kBlock,
+                                      .queries = queries,
                                       .diagonal = other == block,
-                                      .first_keys = shape.first_keys(sequence, other, first, room),
+                                      .first_keys = shape.first_keys(sequence, query_first, queries, first, room),
                                       .scale = shape.scale,
                                       .scores = scores.data(),
                                       .grad_shares = grad_shares.data(),
-                                      .logsumexp = logsumexp.data() + other * kBlock,
-                                      .dots = dots.data() + other * kBlock,
+                                      .logsumexp = logsumexp.data() + query_first,
+                                      .dots = dots.data() + query_first,
                                       .shares = shares.data(),
                                       .grad_scores = grad_scores.data()});
-        multiply_block(rows, width, kBlock, shares.data(), kBlock, grad_pairs_of_result.data() + paired, width,
+        const int64_t paired = query_first / 2 * width;
+        multiply_block(rows, width, queries, shares.data(), queries, grad_pairs_of_result.data() + paired, width,
                        grad_value.data() + first * width, width, true);
-        multiply_block(rows, width, kBlock, grad_scores.data(), kBlock, query_pairs.data() + paired, width, grad_key.data() + first * width,
-                       width, true);
-        cpu::pack_pairs(grad_scores.data(), kBlock, rows, kBlock, grad_pairs.data(), kBlock);
-        std::fill(grad_pairs.data() + (rows + 1) / 2 * kBlock, grad_pairs.data() + kPairs * kBlock, 0U);
-        multiply_block(width, kBlock, kBlock, keys_turned.data() + block * width * kBlock, kBlock, grad_pairs.data(), kBlock,
-                       grad_query.data() + other * width * kBlock, kBlock, block > shape.first_block(sequence, other));
+        multiply_block(rows, width, queries, grad_scores.data(), queries, query_pairs.data() + paired, width,
+                       grad_key.data() + first * width, width, true);
+        cpu::pack_pairs(grad_scores.data(), queries, rows, queries, grad_pairs.data(), queries);
+        std::fill(grad_pairs.data() + (rows + 1) / 2 * queries, grad_pairs.data() + kPairs * queries, 0U);
+        multiply_block(width, queries, kBlock, keys_turned.data() + block * width * kBlock, kBlock, grad_pairs.data(), queries,
+                       grad_query.data() + query_first, columns, true);
       }
     }
     uint16_t* grad_query_rows = b.grad_queries.first(sequence, head);
-    std::vector<float> line(static_cast<size_t>(width));
-    for (int64_t position = 0; position < shape.positions; ++position) {
-      const float* column = grad_query.data() + position / kBlock * width * kBlock + position % kBlock;
-      for (int64_t i = 0; i < width; ++i) line[static_cast<size_t>(i)] = column[i * kBlock];
-      cpu::narrow_rows(line.data(), width, 1, width, grad_query_rows + position * b.grad_queries.stride, width);
+    for (int64_t first = 0; first < shape.positions; first += kBlock) {
+      const int64_t rows = std::min(kBlock, shape.positions - first);
+      cpu::narrow_rows(grad_query.data() + first, columns, width, rows, narrow.data(), kBlock);
+      cpu::turn(narrow.data(), kBlock, width, rows, grad_query_rows + first * b.grad_queries.stride, b.grad_queries.stride);
     }
   }
   cpu::narrow_rows(grad_key.data(), width, shape.positions, width, b.grad_keys.first(sequence, kv), b.grad_keys.stride);

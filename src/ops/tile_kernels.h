@@ -23,8 +23,9 @@ void turn(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, 
 void pack_pairs(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint32_t* out, int64_t out_stride);
 /// out [columns / 2, rows]: in [rows, columns] turned, and then two rows side by side; columns is even.
 void pack_pairs_turned(const uint16_t* in, int64_t in_stride, int64_t rows, int64_t columns, uint32_t* out, int64_t out_stride);
-/// out [rows, columns] bfloat16 = in float32, rounded.
-void narrow_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride);
+/// out [rows, columns] bfloat16 = in float32, rounded; row r over divisors[r] before, where there are divisors.
+void narrow_rows(const float* in, int64_t in_stride, int64_t rows, int64_t columns, uint16_t* out, int64_t out_stride,
+                 const float* divisors = nullptr);
 
 /// What ops/causal_attention.h does to a tile of scores.
 struct CausalSoftmaxArguments {
@@ -32,7 +33,7 @@ struct CausalSoftmaxArguments {
   int64_t first;              ///< row i sees keys up to first + i
   const int32_t* first_keys;  ///< [rows] the first that it sees; null: 0
   float scale;
-  float* scores;  ///< [rows, stride], spent
+  const float* scores;  ///< [rows, stride]
   /// [rows, stride] = e^(scale (score - the row's largest)) of the keys that a row sees, zeros beside them, to the end of its block of 64 keys
   uint16_t* shares;
   float* sums;  ///< [rows] of them

@@ -16,6 +16,8 @@ namespace {
 
 constexpr int64_t kMostColumns = 4 * RightMatrix::kWidth;  // of a tile of a weight's gradient
 constexpr int64_t kDepth = 256;  // terms at a time: with a panel of the right matrix, a quarter of a second-level cache
+constexpr int64_t kTurnedStride =
+    kDepth + 32;  // of a turned tile, whose rows a power of two apart would share few places of the first-level cache
 
 /// Multiplies small whole numbers, exact in bfloat16, in sizes that leave a rest in each direction. oneDNN may refuse (the user can forbid it
 /// these instructions), and a kernel for an instruction set that this code has not met is better asked than trusted.
@@ -181,21 +183,26 @@ at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right,
   const int64_t width = right.width();
   const at::TensorOptions options = right.pairs().options().dtype(dtype);
   const at::Tensor output = turned ? at::empty({groups, width, height}, options) : at::empty({groups, height, width}, options);
-  // A tile of every group, then the next of every group: groups of very different sizes are then shared out evenly. Wide results are cut across,
-  // so that there are tiles for many threads, and the sums of one stay in the caches.
-  const int64_t tiles = (height + kTileRows - 1) / kTileRows;
-  const int64_t cuts = (width + kMostColumns - 1) / kMostColumns;
+  // A tile of every group, then the next of every group: groups of very different sizes are then shared out evenly. Tall tiles read the right
+  // side less often; where there are too few for the threads they are halved, and wide results are cut across more often.
+  const int64_t enough = 8 * at::get_num_threads();
+  const auto parts = [](int64_t size, int64_t part) { return (size + part - 1) / part; };
+  int64_t tall = 2 * kTileRows, most = kMostColumns;
+  const auto tasks = [&] { return parts(height, tall) * parts(width, most) * groups; };
+  if (tasks() < enough) tall = kTileRows;
+  while (tasks() < enough && most > RightMatrix::kWidth) most /= 2;
+  const int64_t tiles = parts(height, tall), cuts = parts(width, most);
   parallel_tasks(tiles * cuts * groups, [&](int64_t begin, int64_t end) {
     const TileUnit unit;
-    const int64_t most = std::min(width, kMostColumns);
-    const TileRoom<float> sums(kTileRows * most);
-    const TileRoom<uint16_t> rows(kTileRows * std::max(kDepth, most)), turned_rows(kTileRows * kDepth);
+    const int64_t widest = std::min(width, most);
+    const TileRoom<float> sums(tall * widest);
+    const TileRoom<uint16_t> rows(tall * std::max(kDepth, widest)), turned_rows(tall * kTurnedStride);
     for (int64_t index = begin; index < end; ++index) {
       const int64_t group = index % groups;
-      const int64_t first = index / groups / cuts * kTileRows;
-      const int64_t count = std::min(kTileRows, height - first);
-      const int64_t column = index / groups % cuts * kMostColumns;
-      const int64_t columns = std::min(kMostColumns, width - column);
+      const int64_t first = index / groups / cuts * tall;
+      const int64_t count = std::min(tall, height - first);
+      const int64_t column = index / groups % cuts * most;
+      const int64_t columns = std::min(most, width - column);
       const int64_t terms = right.count(group);
       for (int64_t row = 0; row < terms; row += kDepth) {
         const int64_t filled = std::min(kDepth, terms - row);
@@ -205,11 +212,12 @@ at::Tensor multiply_paired_rows(const TileSource& left, const PairedRows& right,
           left.gather(right.begin(group) + row, filled, first, count, rows.data());
           in = rows.data();
         }
-        cpu::turn(in, left.tokens == nullptr ? height : count, filled, count, turned_rows.data(), depth);
+        cpu::turn(in, left.tokens == nullptr ? height : count, filled, count, turned_rows.data(), kTurnedStride);
         for (int64_t line = 0; line < count && filled < depth; ++line) {
-          std::fill_n(turned_rows.data() + line * depth + filled, depth - filled, uint16_t{0});
+          std::fill_n(turned_rows.data() + line * kTurnedStride + filled, depth - filled, uint16_t{0});
         }
-        multiply_tile(count, turned_rows.data(), depth, right.matrix(group), {column, columns, row, depth}, sums.data(), columns, row > 0);
+        multiply_tile(count, turned_rows.data(), kTurnedStride, right.matrix(group), {column, columns, row, depth}, sums.data(), columns,
+                      row > 0);
       }
       if (terms == 0) std::fill_n(sums.data(), count * columns, 0.0F);
       const int64_t place = group * height * width;

@@ -4,8 +4,14 @@
 
 #include <ATen/ops/ones.h>
 #include <gtest/gtest.h>
+#include <malloc.h>
 
+#include <cstdint>
+#include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
 
 namespace pimoe {
 namespace {
@@ -39,6 +45,31 @@ TEST(HostDevice, MemoryUseFollowsAllocationAndRelease) {
   EXPECT_GE(during.peak_bytes, kBytes);
   large.reset();
   EXPECT_LT(memory_use(kHost).now_bytes - before.now_bytes, 8 << 20);
+}
+
+/// @returns the flags of the mapping that has this address, from /proc/self/smaps
+std::string mapping_flags(const void* address) {
+  std::ifstream lines("/proc/self/smaps");
+  bool inside = false;
+  for (std::string line; std::getline(lines, line);) {
+    uintptr_t begin = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) {
+      inside = begin <= reinterpret_cast<uintptr_t>(address) && reinterpret_cast<uintptr_t>(address) < end;
+    } else if (inside && line.starts_with("VmFlags:")) {
+      return line + " ";
+    }
+  }
+  return "";
+}
+
+TEST(HostDevice, TensorsLieWhereHugePagesAreAskedForAndAddressesAloneAreTaken) {
+  if (mallinfo2().uordblks == 0) GTEST_SKIP() << "another allocator has malloc's place";
+  if (!std::filesystem::exists("/sys/kernel/mm/transparent_hugepage")) GTEST_SKIP() << "this kernel has no huge pages to ask for";
+  use_device(kHost);
+  const MemoryUse before = memory_use(kHost);
+  const at::Tensor large = at::ones({int64_t{16} << 20});
+  EXPECT_NE(mapping_flags(large.const_data_ptr()).find(" hg "), std::string::npos) << mapping_flags(large.const_data_ptr());
+  EXPECT_LT(memory_use(kHost).peak_bytes - before.peak_bytes, int64_t{128} << 20);
 }
 
 TEST(HostDevice, ForgettingThePeakRaisesItNever) {
