@@ -73,9 +73,12 @@ void ask_for_huge_pages() {
   if (mallinfo2().uordblks == 0) return;  // another allocator took malloc's place
   struct rlimit addresses {};
   if (::getrlimit(RLIMIT_AS, &addresses) != 0 || addresses.rlim_cur != RLIM_INFINITY) return;  // others need them more
+  int overcommit = 0;
+  std::ifstream("/proc/sys/vm/overcommit_memory") >> overcommit;
+  if (overcommit == 2) return;  // addresses count as memory there: other processes would lack what nobody uses
   const auto bytes = static_cast<size_t>(host_free_bytes() / 2);
   void* const room = std::malloc(bytes);
-  if (room == nullptr) return;  // the system counts addresses as memory
+  if (room == nullptr) return;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(room) + kSmallPage - 1) / kSmallPage * kSmallPage;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(room) + bytes) / kSmallPage * kSmallPage;
   if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // what refuses it has small pages
