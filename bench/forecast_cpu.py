@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 
-from compare_cpu import ROOT, SHAPES, WARMUP, commit, config_of, cpu_name, output_of, write_corpus
+from compare_cpu import ROOT, SHAPES, STEPS, WARMUP, commit, config_of, cpu_name, output_of, write_corpus
 
 
 def one_round(options, shape, precision, folder):

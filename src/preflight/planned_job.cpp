@@ -77,13 +77,14 @@ void foretell(const TrainConfig& asked, const PlannedJob& job, CheckReport& repo
   report.limit_bytes = job.memory_bytes.value_or(static_cast<int64_t>(job.device.memory_gib * static_cast<double>(int64_t{1} << 30)));
   const bool fits_a_layout = report.found.attempt([&] {
     // largest_micro_batch leaves room for what a GPU needs beside tensors itself.
-    const int64_t beside = job.device.is_gpu || report.limit_bytes == 0 ? 0 : kCpuOverheadBytes;
-    const int64_t limit = report.limit_bytes == 0 ? 0 : std::max<int64_t>(1, report.limit_bytes - beside);
+    int64_t limit = report.limit_bytes;
+    if (limit > 0 && !job.device.is_gpu) limit = std::max<int64_t>(1, room_for_tensors_on_cpu(limit));
     if (config.train.micro_batch == 0) config.train.micro_batch = largest_micro_batch(config, place, limit);
     report.forecast.emplace(config, place);
   });
   if (!fits_a_layout) return;
-  report.overhead_bytes = job.device.is_gpu ? kGpuOverheadBytes : kCpuOverheadBytes;
+  const MemoryForecast at_balance = report.forecast->memory(1.0);
+  report.overhead_bytes = job.device.is_gpu ? kGpuOverheadBytes : cpu_overhead_bytes(at_balance.state() + at_balance.activations.peak());
 
   const std::vector<double> bear = report.has_experts ? skews_to_bear(config.model.moe, job.skew) : std::vector{job.skew};
   report.any_skew = bear.size() > 1;

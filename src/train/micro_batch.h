@@ -11,9 +11,18 @@ namespace pimoe {
 /// What a GPU needs beside tensors, an allowance: context, kernels of the libraries, NCCL's channels, and what the allocator cannot use of what it
 /// holds.
 constexpr int64_t kGpuOverheadBytes = int64_t{2} << 30;
-/// The same of a CPU: libtorch's and the program's pages (0.16 GB), oneDNN's kernels, and what malloc cannot use between blocks, chosen by three
-/// small models (docs/check.md). Of what is free as a run begins the first is gone already: run_setup.cpp leaves a tenth in its place.
-constexpr int64_t kCpuOverheadBytes = int64_t{350} * 1'000'000;
+/// The same of a CPU: libtorch's and the program's pages and oneDNN's kernels, and a share of the tensors for what malloc cannot use between blocks;
+/// chosen by ten small models (docs/check.md). Of what is free as a run begins the first is gone already: run_setup.cpp leaves a tenth in its place.
+constexpr int64_t kCpuOverheadBytes = int64_t{165} * 1'000'000;
+constexpr double kCpuOverheadShare = 0.12;
+/// @param tensors  bytes of a rank's while it trains
+inline int64_t cpu_overhead_bytes(int64_t tensors) {
+  return kCpuOverheadBytes + static_cast<int64_t>(kCpuOverheadShare * static_cast<double>(tensors));
+}
+/// @returns how many bytes of tensors there is room for in `limit` bytes
+inline int64_t room_for_tensors_on_cpu(int64_t limit) {
+  return static_cast<int64_t>(static_cast<double>(limit - kCpuOverheadBytes) / (1.0 + kCpuOverheadShare));
+}
 
 /// What `train.micro_batch: auto` becomes: the most sequences at a time with which the forecast of the fullest rank stays below the limit whatever
 /// the router does, in as few micro-steps as they come to; at least 1, also where not even that fits.
