@@ -64,7 +64,7 @@ std::string memory_table(const CheckReport& report) {
   text += line(report, "  of a block", [&](size_t column) { return size(memory(column).activations.layer_workspace); });
   text += line(report, "  of the cross-entropy", [&](size_t column) { return size(memory(column).activations.loss_workspace); });
   text += line(report, report.device.is_gpu ? "context, libraries, NCCL (allowance)" : "libraries, kernels, heap (allowance)",
-               [&](size_t) { return size(report.overhead_bytes); });
+               [&](size_t column) { return size(report.overhead(column)); });
   if (!report.device.is_gpu) {  // on a GPU the host's memory holds it
     const bool beside = memory(0).saves_beside_training;
     text += line(report, beside ? "a save, beside training" : "a save, in the activations' place",
@@ -165,7 +165,7 @@ std::string verdict(const CheckReport& report) {
   if (report.judged > 0 && report.peak(0) <= report.limit_bytes) text += concat("; it fits at balance");
   text += report.remedies.empty() ? "\n" : ". What helps, each alone:\n";
   for (const Remedy& remedy : report.remedies) {
-    const bool fits = remedy.peak + report.overhead_bytes <= report.limit_bytes;
+    const bool fits = remedy.peak <= report.limit_bytes;
     text += concat("  ", remedy.change, std::string(30 - std::min<size_t>(30, remedy.change.size()), ' '), right(size(remedy.bytes), 10),
                    " less", fits ? ": fits" : "", "\n");
   }
@@ -182,7 +182,7 @@ Json to_json(const CheckReport& report, size_t column) {
   json["kept_for_backward"] = kept;
   json["workspace"] = {{"block", activations.layer_workspace}, {"cross_entropy", activations.loss_workspace}};
   json["snapshot"] = skew.memory.snapshot;
-  json["training"] = skew.memory.state() + activations.peak() + report.overhead_bytes;  // while nothing is saved
+  json["training"] = skew.memory.state() + activations.peak() + report.overhead(column);  // while nothing is saved
   json["peak"] = report.peak(column);
   json["rows"] = skew.rows.all_rows();
   json["rounds"] = skew.rows.rounds;
@@ -251,7 +251,7 @@ Json to_json(const CheckReport& report) {
   Json columns = Json::object();
   for (size_t column = 0; column < report.skews.size(); ++column) columns[report.skews[column].name] = to_json(report, column);
   json["memory"] = {{"limit", report.limit_bytes > 0 ? Json(report.limit_bytes) : Json(nullptr)},
-                    {"overhead", report.overhead_bytes},
+                    {"overhead", report.overhead(report.judged)},
                     {"judged", report.skews[report.judged].name},
                     {"fits", report.memory_fits()},
                     {"skews", columns}};
@@ -284,8 +284,7 @@ Json to_json(const CheckReport& report) {
   }
   Json helps = Json::array();
   for (const Remedy& remedy : report.remedies) {
-    helps.push_back(
-        {{"change", remedy.change}, {"bytes", remedy.bytes}, {"fits", remedy.peak + report.overhead_bytes <= report.limit_bytes}});
+    helps.push_back({{"change", remedy.change}, {"bytes", remedy.bytes}, {"fits", remedy.peak <= report.limit_bytes}});
   }
   json["helps"] = helps;
   return json;

@@ -5,6 +5,7 @@
 #include "preflight/remedies.h"
 #include "preflight/step_time.h"
 #include "preflight/sweep.h"
+#include "train/micro_batch.h"
 
 #include <nlohmann/json.hpp>
 
@@ -33,12 +34,11 @@ struct CheckReport {
   // Absent where the layout or the vocabulary is not known.
   std::optional<Forecast> forecast;
   std::vector<CheckedSkew> skews;
-  size_t judged = 0;           ///< the column that the verdict is about: of those that have to fit the fullest
-  bool any_skew = false;       ///< it is about every skew, of which the worst is not the fullest
-  int64_t limit_bytes = 0;     ///< of a rank; 0: not known
-  int64_t overhead_bytes = 0;  ///< allowed for what is no tensor
-  int64_t saves = 0;           ///< checkpoints that the run writes
-  int64_t disk_bytes = 0;      ///< that they take at one time, beyond those that are there
+  size_t judged = 0;        ///< the column that the verdict is about: of those that have to fit the fullest
+  bool any_skew = false;    ///< it is about every skew, of which the worst is not the fullest
+  int64_t limit_bytes = 0;  ///< of a rank; 0: not known
+  int64_t saves = 0;        ///< checkpoints that the run writes
+  int64_t disk_bytes = 0;   ///< that they take at one time, beyond those that are there
   bool has_experts = false;
   std::vector<Remedy> remedies;          ///< where it does not fit
   std::optional<StepTimeForecast> time;  ///< at balance; absent where the device's rates are not known
@@ -46,7 +46,8 @@ struct CheckReport {
   bool swept = false;
   std::vector<SweptLayout> sweep;  ///< --sweep: what fits, fastest first
 
-  int64_t peak(size_t column) const { return skews[column].memory.peak(device.is_gpu) + overhead_bytes; }
+  int64_t overhead(size_t column) const { return overhead_bytes(skews[column].memory, device.is_gpu); }  ///< allowed for what is no tensor
+  int64_t peak(size_t column) const { return device_bytes(skews[column].memory, device.is_gpu); }
   bool memory_fits() const { return !forecast || limit_bytes == 0 || peak(judged) <= limit_bytes; }
   bool disk_fits() const { return found.folder.free_bytes < 0 || disk_bytes <= found.folder.free_bytes; }
   /// What is wrong with the configuration or data comes before what does not fit.

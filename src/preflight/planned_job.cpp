@@ -83,8 +83,6 @@ void foretell(const TrainConfig& asked, const PlannedJob& job, CheckReport& repo
     report.forecast.emplace(config, place);
   });
   if (!fits_a_layout) return;
-  const MemoryForecast at_balance = report.forecast->memory(1.0);
-  report.overhead_bytes = job.device.is_gpu ? kGpuOverheadBytes : cpu_overhead_bytes(at_balance.state() + at_balance.activations.peak());
 
   const std::vector<double> bear = report.has_experts ? skews_to_bear(config.model.moe, job.skew) : std::vector{job.skew};
   report.any_skew = bear.size() > 1;
@@ -110,7 +108,7 @@ void foretell(const TrainConfig& asked, const PlannedJob& job, CheckReport& repo
   report.rates = *rates;
   report.time = step_time(config, place, *rates, 1.0);
   report.swept = job.sweep;
-  if (job.sweep) report.sweep = sweep(config, place, *rates, job.skew, report.limit_bytes, report.overhead_bytes);
+  if (job.sweep) report.sweep = sweep(config, place, *rates, job.skew, report.limit_bytes);
 }
 
 }  // namespace pimoe

@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/text.h"
+#include "train/micro_batch.h"
 
 #include <algorithm>
 #include <functional>
@@ -11,7 +12,7 @@ namespace pimoe {
 std::vector<Remedy> remedies(const TrainConfig& config, const ForecastPlace& place, double skew) {
   const auto most = [&](const Forecast& forecast, const TrainConfig& of) {
     int64_t bytes = 0;
-    for (const double each : skews_to_bear(of.model.moe, skew)) bytes = std::max(bytes, forecast.memory(each).peak(place.on_gpu));
+    for (const double each : skews_to_bear(of.model.moe, skew)) bytes = std::max(bytes, device_bytes(forecast.memory(each), place.on_gpu));
     return bytes;
   };
   const Forecast now(config, place);

@@ -11,7 +11,7 @@ namespace pimoe {
 struct Remedy {
   std::string change;  ///< "train.recompute=moe", "--ranks 16"
   int64_t bytes = 0;   ///< less, on the fullest rank
-  int64_t peak = 0;    ///< then
+  int64_t peak = 0;    ///< then, with what is beside tensors
 };
 
 /// @param skew  that the run has to bear  @returns what helps alone, what gives most first

@@ -3,13 +3,14 @@
 #include "base/errors.h"
 #include "base/text.h"
 #include "preflight/remedies.h"
+#include "train/micro_batch.h"
 
 #include <algorithm>
 
 namespace pimoe {
 
 std::vector<SweptLayout> sweep(const TrainConfig& config, const ForecastPlace& place, const DeviceRates& rates, double skew,
-                               int64_t limit_bytes, int64_t overhead_bytes) {
+                               int64_t limit_bytes) {
   const bool has_experts = config.model.moe_layers() > 0;
   const int64_t share = (config.train.global_batch + place.ranks - 1) / place.ranks;
   std::vector<int64_t> at_once;
@@ -30,7 +31,7 @@ std::vector<SweptLayout> sweep(const TrainConfig& config, const ForecastPlace& p
         const Forecast forecast(changed, place);
         SweptLayout layout;
         for (const double each : skews_to_bear(changed.model.moe, skew)) {
-          layout.peak = std::max(layout.peak, forecast.memory(each).peak(place.on_gpu) + overhead_bytes);
+          layout.peak = std::max(layout.peak, device_bytes(forecast.memory(each), place.on_gpu));
         }
         if (limit_bytes > 0 && layout.peak > limit_bytes) continue;
         const char* name = policy == RecomputePolicy::kNone ? "none" : policy == RecomputePolicy::kMoe ? "moe" : "full";

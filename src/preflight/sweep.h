@@ -19,6 +19,6 @@ struct SweptLayout {
 /// recomputation, of the experts, and of all; what needs more than `limit_bytes` (0: nothing does) is left out.
 /// @param skew  that has to fit; times are at balance  @returns fastest first
 std::vector<SweptLayout> sweep(const TrainConfig& config, const ForecastPlace& place, const DeviceRates& rates, double skew,
-                               int64_t limit_bytes, int64_t overhead_bytes);
+                               int64_t limit_bytes);
 
 }  // namespace pimoe

@@ -15,10 +15,13 @@ constexpr int64_t kGpuOverheadBytes = int64_t{2} << 30;
 /// chosen by ten small models (docs/check.md). Of what is free as a run begins the first is gone already: run_setup.cpp leaves a tenth in its place.
 constexpr int64_t kCpuOverheadBytes = int64_t{165} * 1'000'000;
 constexpr double kCpuOverheadShare = 0.12;
-/// @param tensors  bytes of a rank's while it trains
-inline int64_t cpu_overhead_bytes(int64_t tensors) {
-  return kCpuOverheadBytes + static_cast<int64_t>(kCpuOverheadShare * static_cast<double>(tensors));
+/// @param memory  tensors of a rank  @returns what is beside them
+inline int64_t overhead_bytes(const MemoryForecast& memory, bool on_gpu) {
+  if (on_gpu) return kGpuOverheadBytes;
+  return kCpuOverheadBytes + static_cast<int64_t>(kCpuOverheadShare * static_cast<double>(memory.state() + memory.activations.peak()));
 }
+/// @returns the most that a rank takes of its device, what is beside tensors included
+inline int64_t device_bytes(const MemoryForecast& memory, bool on_gpu) { return memory.peak(on_gpu) + overhead_bytes(memory, on_gpu); }
 /// @returns how many bytes of tensors there is room for in `limit` bytes
 inline int64_t room_for_tensors_on_cpu(int64_t limit) {
   return static_cast<int64_t>(static_cast<double>(limit - kCpuOverheadBytes) / (1.0 + kCpuOverheadShare));

@@ -164,12 +164,12 @@ TEST(StepTime, ADenseModelHasNoRouterAndNoExperts) {
 TEST(Sweep, LeavesOutWhatDoesNotFitAndPutsTheFastestFirst) {
   const TrainConfig config = config_of();
   const ForecastPlace place{.ranks = 4, .node_ranks = 4, .dtype = at::kBFloat16};
-  const auto all = sweep(config, place, rates(), kWorstSkew, /*limit_bytes=*/0, 0);
+  const auto all = sweep(config, place, rates(), kWorstSkew, /*limit_bytes=*/0);
   ASSERT_EQ(all.size(), 3u * 3u * 3u);  // expert_parallel 1, 2, 4; 1, 2, 4 sequences at once; three policies
   for (size_t i = 1; i < all.size(); ++i) EXPECT_LE(all[i - 1].time.seconds, all[i].time.seconds);
   int64_t most = 0;
   for (const SweptLayout& layout : all) most = std::max(most, layout.peak);
-  const auto some = sweep(config, place, rates(), kWorstSkew, most - 1, 0);
+  const auto some = sweep(config, place, rates(), kWorstSkew, most - 1);
   EXPECT_LT(some.size(), all.size());
   for (const SweptLayout& layout : some) EXPECT_LT(layout.peak, most);
 }
