@@ -18,8 +18,6 @@ constexpr double kRetrySeconds = 0.05;
 constexpr double kGraceSeconds = 3.0;  // longer than rank 0 waits for a rank that is cut off: where both are there, rank 0 speaks
 constexpr double kStackSeconds = 1.2;
 
-void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
-
 }  // namespace
 
 WatchClient::WatchClient(WatchTerms terms, WatchAddress address, Logger& log)

@@ -39,8 +39,6 @@ std::string records_text(const RankName& name, const std::array<SlotBeat, kProgr
                 writer.phase[0] == 0 ? "" : concat("\nbeside it:   ", describe(writer)));
 }
 
-void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
-
 /// Of this job, and no other before it: RUN/hang/verdict-PROCESS-START.txt, both of rank 0.
 std::filesystem::path verdict_file(const WatchTerms& terms) {
   const RankName rank_0 = terms.names.empty() ? RankName() : terms.names.front();
@@ -55,6 +53,8 @@ std::string WatchTerms::advice() const {
   return concat(*has_folder ? concat(". Stacks and last records of all ranks: ", folder.string(), "/rank-*.txt") : "",
                 ". The job ends here; the same command, with checkpoint.resume=auto, goes on from the last checkpoint");
 }
+
+void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
 
 double watch_clock() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -120,7 +120,7 @@ void say(Logger& log, const std::string& text) {
     log.error(text);
     said->store(true);
   }).detach();  // the process ends soon, with it or without
-  for (int wait = 0; wait < 100 && !said->load(); ++wait) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  for (int wait = 0; wait < 100 && !said->load(); ++wait) sleep_for(0.01);
   if (said->load()) return;
   const std::string line = concat("error: ", text, "\n");
   if (::write(STDERR_FILENO, line.data(), line.size()) < 0) return;
@@ -128,7 +128,7 @@ void say(Logger& log, const std::string& text) {
 
 void end_process_in(double seconds, int exit_code) {
   std::thread([seconds, exit_code] {
-    std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+    sleep_for(seconds);
     ::_exit(exit_code);
   }).detach();
 }

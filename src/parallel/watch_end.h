@@ -31,6 +31,8 @@ struct WatchTerms {
 
 /// @returns seconds of a clock that stands still in no process but a stopped one
 double watch_clock();
+/// This thread does nothing for so many seconds.
+void sleep_for(double seconds);
 
 /// @returns this process' heartbeat
 std::array<SlotBeat, kProgressSlots> own_beat();
