@@ -51,11 +51,9 @@ void run(const at::Tensor& on, [[maybe_unused]] const Kernels& kernels) {
   }
 }
 
-/// Has `kernels` put the gradient of `weight` into its sink, or into a tensor, which is returned. @param arguments  theirs: gets room to work in
+/// Has `kernels` put the gradient of `weight` into its sink, or into a tensor, which is returned.
 template <class Kernels>
-at::Tensor weight_gradient(const at::Tensor& weight, GroupedMlpArguments& arguments, const Kernels& kernels) {
-  const at::Tensor turns = at::empty({turn_bytes(arguments.groups)}, weight.options().dtype(at::kByte).requires_grad(false));
-  arguments.turns = turns.mutable_data_ptr();
+at::Tensor weight_gradient(const at::Tensor& weight, const Kernels& kernels) {
   GradientSink* const sink = gradient_sink_of(weight);
   if (sink == nullptr) {
     at::Tensor gradient = at::empty_like(weight);
@@ -109,6 +107,7 @@ FusedMlpRowGradients fused_mlp_backward(const FusedMlp& mlp, const at::Tensor& g
   FusedMlpRowGradients result;
   result.grad_gate_up_rows = at::empty_like(gate_up_rows);
   result.hidden = matrix(mlp.rows, arguments.hidden_width, mlp.input);
+  result.turns = at::empty({2 * turn_bytes(arguments.groups)}, mlp.input.options().dtype(at::kByte).requires_grad(false));
   if (wanted.rows) result.rows = matrix(mlp.rows, arguments.width, mlp.input);
   at::Tensor dots;
   if (wanted.weights) dots = at::empty({weight_dot_parts(arguments.hidden_width), mlp.rows}, mlp.input.options().dtype(at::kFloat));
@@ -119,6 +118,7 @@ FusedMlpRowGradients fused_mlp_backward(const FusedMlp& mlp, const at::Tensor& g
   arguments.hidden = result.hidden.mutable_data_ptr();
   arguments.weight_dots = dots.defined() ? dots.mutable_data_ptr<float>() : nullptr;
   arguments.grad_rows = wanted.rows ? result.rows.mutable_data_ptr() : nullptr;
+  arguments.turns = result.turns.mutable_data_ptr();
   run(mlp.input, [&] { cuda::grouped_mlp_backward(arguments); });
   if (wanted.weights) {
     const int64_t slots = mlp.positions.defined() ? mlp.positions.numel() : mlp.rows;
@@ -135,6 +135,7 @@ at::Tensor fused_mlp_gate_up_gradient(const FusedMlp& mlp, const FusedMlpRowGrad
   if (mlp.input.is_cpu()) return fused_mlp_gate_up_gradient_by_tiles(mlp, of_rows);
   GroupedMlpArguments arguments = arguments_of(mlp);
   arguments.grad_gate_up_rows = of_rows.grad_gate_up_rows.mutable_data_ptr();
+  arguments.turns = of_rows.turns.mutable_data_ptr();
   at::Tensor rows;
   if (mlp.row_tokens.defined()) {
     check_shape(mlp.positions.defined(), "the gradient of gathered rows needs their positions");
@@ -142,8 +143,7 @@ at::Tensor fused_mlp_gate_up_gradient(const FusedMlp& mlp, const FusedMlpRowGrad
     rows = rows_of_tokens(mlp.input, mlp.positions, mlp.positions.numel() / mlp.input.size(0), mlp.rows);
     arguments.input = rows.const_data_ptr();
   }
-  return weight_gradient(mlp.gate_up, arguments,
-                         [&](const GradientOutput& output) { cuda::grouped_mlp_gate_up_gradient(arguments, output); });
+  return weight_gradient(mlp.gate_up, [&](const GradientOutput& output) { cuda::grouped_mlp_gate_up_gradient(arguments, output); });
 }
 
 at::Tensor fused_mlp_down_gradient(const FusedMlp& mlp, const FusedMlpRowGradients& of_rows, const at::Tensor& grad_output) {
@@ -151,7 +151,8 @@ at::Tensor fused_mlp_down_gradient(const FusedMlp& mlp, const FusedMlpRowGradien
   GroupedMlpArguments arguments = arguments_of(mlp);
   arguments.grad_output = grad_output.const_data_ptr();  // gathered in the product: it is the smaller side, and a pass would gain nothing
   arguments.hidden = of_rows.hidden.mutable_data_ptr();
-  return weight_gradient(mlp.down, arguments, [&](const GradientOutput& output) { cuda::grouped_mlp_down_gradient(arguments, output); });
+  arguments.turns = of_rows.turns.mutable_data_ptr();
+  return weight_gradient(mlp.down, [&](const GradientOutput& output) { cuda::grouped_mlp_down_gradient(arguments, output); });
 }
 
 }  // namespace pimoe

@@ -33,12 +33,13 @@ struct FusedMlpResult {
 };
 FusedMlpResult fused_mlp(const FusedMlp& mlp);
 
-/// What backward of the rows leaves for that of the weights, the last two in an order of the kernels' own (on CPUs: PairedRows).
+/// What backward of the rows leaves for that of the weights.
 struct FusedMlpRowGradients {
   at::Tensor rows = {};               ///< [R, D]; undefined where not wanted
   at::Tensor weights = {};            ///< [slots] float32; undefined where not wanted
-  at::Tensor grad_gate_up_rows = {};  ///< [R, 2F]
-  at::Tensor hidden = {};             ///< [R, F] weighed
+  at::Tensor grad_gate_up_rows = {};  ///< [R, 2F] in an order of the kernels' own (on CPUs: PairedRows)
+  at::Tensor hidden = {};             ///< [R, F] weighed, likewise
+  at::Tensor turns = {};              ///< on GPUs: which multiprocessors compute what (kernels.h)
 };
 struct FusedMlpWanted {
   bool rows = true;

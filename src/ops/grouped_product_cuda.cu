@@ -133,37 +133,6 @@ void grouped_mlp(const GroupedMlpArguments& a) {
   run<Operand::kRows, Operand::kWeights, Outcome::kPlain>("grouped_mlp: down", maps, down);
 }
 
-void grouped_mlp_backward(const GroupedMlpArguments& a) {
-  ProductMaps maps{};
-  ProductArguments hidden = arguments_of(a);
-  hidden.n = static_cast<int>(a.hidden_width);
-  hidden.k = static_cast<int>(a.width);
-  hidden.source = a.grad_output;
-  hidden.weights = a.weights;
-  hidden.dots = a.weight_dots;
-  hidden.gate_up = numbers(a.gate_up_rows);
-  hidden.grad_gate_up = numbers(a.grad_gate_up_rows);
-  hidden.hidden = numbers(a.hidden);
-  maps.right = weights_map(a.down, a.groups, a.width, a.hidden_width, 64);
-  if (a.row_tokens != nullptr) {
-    run<Operand::kGatheredRows, Operand::kTurnedWeights, Outcome::kSwigluBackward>("grouped_mlp: gradient of gathered rows", maps, hidden);
-  } else {
-    maps.left = matrix_map(a.grad_output, a.rows, a.width, hopper::kTileRows);
-    run<Operand::kRows, Operand::kTurnedWeights, Outcome::kSwigluBackward>("grouped_mlp: gradient of hidden rows", maps, hidden);
-  }
-
-  if (a.grad_rows != nullptr) {
-    ProductArguments rows = arguments_of(a);
-    rows.n = static_cast<int>(a.width);
-    rows.k = static_cast<int>(2 * a.hidden_width);
-    rows.output = numbers(a.grad_rows);
-    maps.left = matrix_map(a.grad_gate_up_rows, a.rows, 2 * a.hidden_width, hopper::kTileRows);
-    maps.right = weights_map(a.gate_up, a.groups, 2 * a.hidden_width, a.width, 64);
-    maps.output = patches_map(a.grad_rows, 1, a.rows, a.width);
-    run<Operand::kRows, Operand::kTurnedWeights, Outcome::kPlain>("grouped_mlp: gradient of rows", maps, rows);
-  }
-}
-
 namespace {
 
 constexpr int kDealt = 1024;          // groups that are sorted; of more no one has much of the whole
@@ -173,14 +142,17 @@ constexpr int kStepsOfEnd = 6;        // that the results of a tile take to be s
 /// Deals out the tiles of weights' gradients, `pairs` to each group, so that all clusters are done at the same time: a tile takes as many steps as its
 /// group has rows, and routing is seldom even. Longest groups first, each to the clusters that have least so far; as soon as one more tile is nothing
 /// beside what a cluster has in all, by turns. The same tiles in the same order of sums whoever computes them: bits do not depend on it.
+/// A block for each of the two gradients.
 __global__ void __launch_bounds__(kMostClusters* kThreadsOfCluster)
-    deal_turns(const int32_t* ends, int groups, int pairs, int clusters, GroupTurn* turns) {
+    deal_turns(const int32_t* ends, int groups, int2 pairs_of_gradients, int clusters, GroupTurn* turns) {
   __shared__ int lengths[kDealt];
   __shared__ int order[kDealt];
   __shared__ unsigned long long loads[2][kMostClusters];  // steps of each cluster, before and after a group
   __shared__ unsigned long long total;
   __shared__ int heavy;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  const int pairs = blockIdx.x == 0 ? pairs_of_gradients.x : pairs_of_gradients.y;
+  turns += blockIdx.x * kMostClusters * groups;
   const auto begin_of = [&](int group) { return group == 0 ? 0 : ends[group - 1]; };
   const auto cost_of = [&](int length) { return static_cast<unsigned long long>(hopper::steps_of(length) + kStepsOfEnd); };
   const bool sorts = groups <= kDealt;
@@ -235,22 +207,66 @@ __global__ void __launch_bounds__(kMostClusters* kThreadsOfCluster)
   }
 }
 
+/// @returns pairs of tiles in a group's [m, n]
+int pairs_in(int64_t m, int64_t n) {
+  return hopper::pairs_of(static_cast<int>(m)) * static_cast<int>((n + hopper::kTileColumns - 1) / hopper::kTileColumns);
+}
+
+/// Ahead of the weights' gradients, which come last.
+void deal_out(const GroupedMlpArguments& a) {
+  const int clusters = cluster_count();
+  const int threads = (clusters * kThreadsOfCluster + 31) / 32 * 32;
+  deal_turns<<<2, threads, 0, c10::cuda::getCurrentCUDAStream()>>>(
+      a.ends, static_cast<int>(a.groups), make_int2(pairs_in(2 * a.hidden_width, a.width), pairs_in(a.width, a.hidden_width)), clusters,
+      static_cast<GroupTurn*>(a.turns));
+  check_launch("grouped_mlp: turns");
+}
+
+}  // namespace
+
+void grouped_mlp_backward(const GroupedMlpArguments& a) {
+  deal_out(a);
+  ProductMaps maps{};
+  ProductArguments hidden = arguments_of(a);
+  hidden.n = static_cast<int>(a.hidden_width);
+  hidden.k = static_cast<int>(a.width);
+  hidden.source = a.grad_output;
+  hidden.weights = a.weights;
+  hidden.dots = a.weight_dots;
+  hidden.gate_up = numbers(a.gate_up_rows);
+  hidden.grad_gate_up = numbers(a.grad_gate_up_rows);
+  hidden.hidden = numbers(a.hidden);
+  maps.right = weights_map(a.down, a.groups, a.width, a.hidden_width, 64);
+  if (a.row_tokens != nullptr) {
+    run<Operand::kGatheredRows, Operand::kTurnedWeights, Outcome::kSwigluBackward>("grouped_mlp: gradient of gathered rows", maps, hidden);
+  } else {
+    maps.left = matrix_map(a.grad_output, a.rows, a.width, hopper::kTileRows);
+    run<Operand::kRows, Operand::kTurnedWeights, Outcome::kSwigluBackward>("grouped_mlp: gradient of hidden rows", maps, hidden);
+  }
+
+  if (a.grad_rows != nullptr) {
+    ProductArguments rows = arguments_of(a);
+    rows.n = static_cast<int>(a.width);
+    rows.k = static_cast<int>(2 * a.hidden_width);
+    rows.output = numbers(a.grad_rows);
+    maps.left = matrix_map(a.grad_gate_up_rows, a.rows, 2 * a.hidden_width, hopper::kTileRows);
+    maps.right = weights_map(a.gate_up, a.groups, 2 * a.hidden_width, a.width, 64);
+    maps.output = patches_map(a.grad_rows, 1, a.rows, a.width);
+    run<Operand::kRows, Operand::kTurnedWeights, Outcome::kPlain>("grouped_mlp: gradient of rows", maps, rows);
+  }
+}
+
+namespace {
+
 /// A gradient of weights: [groups, m, n], in bfloat16 or added up in float32.
 template <Operand kLeft>
-void write_weight_gradient(const char* name, const GroupedMlpArguments& a, const GradientOutput& output, ProductMaps& maps, int64_t m,
-                           int64_t n) {
+void write_weight_gradient(const char* name, const GroupedMlpArguments& a, int64_t which, const GradientOutput& output, ProductMaps& maps,
+                           int64_t m, int64_t n) {
   ProductArguments arguments = arguments_of(a);
   arguments.m = static_cast<int>(m);
   arguments.n = static_cast<int>(n);
   arguments.source = a.grad_output;
-  const int clusters = cluster_count();
-  const int across = (arguments.n + hopper::kTileColumns - 1) / hopper::kTileColumns;
-  auto* const turns = static_cast<GroupTurn*>(a.turns);
-  arguments.turns = reinterpret_cast<const int4*>(turns);
-  const int threads = (clusters * kThreadsOfCluster + 31) / 32 * 32;
-  deal_turns<<<1, threads, 0, c10::cuda::getCurrentCUDAStream()>>>(a.ends, arguments.groups, hopper::pairs_of(arguments.m) * across,
-                                                                   clusters, turns);
-  check_launch(name);
+  arguments.turns = reinterpret_cast<const int4*>(static_cast<const char*>(a.turns) + which * turn_bytes(a.groups));
   if (output.is_sum) {
     arguments.adds = output.adds;
     maps.output = sums_map(output.data, a.groups, m, n);
@@ -268,17 +284,18 @@ void grouped_mlp_gate_up_gradient(const GroupedMlpArguments& a, const GradientOu
   ProductMaps maps{};
   maps.left = matrix_map(a.grad_gate_up_rows, a.rows, 2 * a.hidden_width, 64);
   maps.right = matrix_map(a.input, a.rows, a.width, 64);
-  write_weight_gradient<Operand::kColumns>("grouped_mlp: gradient of gate and up", a, output, maps, 2 * a.hidden_width, a.width);
+  write_weight_gradient<Operand::kColumns>("grouped_mlp: gradient of gate and up", a, 0, output, maps, 2 * a.hidden_width, a.width);
 }
 
 void grouped_mlp_down_gradient(const GroupedMlpArguments& a, const GradientOutput& output) {
   ProductMaps maps{};
   maps.right = matrix_map(a.hidden, a.rows, a.hidden_width, 64);
   if (a.row_tokens != nullptr) {
-    write_weight_gradient<Operand::kGatheredColumns>("grouped_mlp: gradient of down, gathered", a, output, maps, a.width, a.hidden_width);
+    write_weight_gradient<Operand::kGatheredColumns>("grouped_mlp: gradient of down, gathered", a, 1, output, maps, a.width,
+                                                     a.hidden_width);
   } else {
     maps.left = matrix_map(a.grad_output, a.rows, a.width, 64);
-    write_weight_gradient<Operand::kColumns>("grouped_mlp: gradient of down", a, output, maps, a.width, a.hidden_width);
+    write_weight_gradient<Operand::kColumns>("grouped_mlp: gradient of down", a, 1, output, maps, a.width, a.hidden_width);
   }
 }
 

@@ -154,12 +154,12 @@ struct GroupedMlpArguments {
   void* grad_gate_up_rows;  ///< [R, 2F]; backward
   float* weight_dots;       ///< [weight_dot_parts(F), R]: parts of the weights' gradients; backward, may be null
   void* grad_rows;          ///< [R, D]; backward, may be null
-  void* turns;              ///< room for a weights' gradient to work in: turn_bytes(G), at a multiple of 16
+  void* turns;              ///< [2, turn_bytes(G)], at a multiple of 16: who computes what of the weights' gradients; backward writes
 };
 
 /// Clusters of blocks that share out the tiles of a weights' gradient.
 constexpr int64_t kMostClusters = 128;
-/// Each has 16 bytes for each group: its part there (GroupTurn).
+/// Of gate and up's gradient, and of down's: each cluster has 16 bytes for each group, its part there (GroupTurn).
 constexpr int64_t turn_bytes(int64_t groups) { return groups * kMostClusters * 16; }
 
 /// Where a gradient of weights goes.
