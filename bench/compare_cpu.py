@@ -2,10 +2,11 @@
 """Our training step on the CPU against that of Hugging Face transformers in each of its modes, turn by turn in one run.
 
     bench/compare_cpu.py --peer-python /path/to/venv/bin/python [--pimoe build/pimoe] [--shapes olmoe,many] [--rounds 3] [--under "chrt -f 20"]
+    bench/compare_cpu.py --peer-python python3 --modes "grouped_mm, compiled" --results elsewhere/results
 
 The other Python needs torch and transformers. Each turn is a process of its own that trains on random tokens for a few steps; its time is the
 median step after the first ones. The first round asks every mode, later rounds those within --near of the best. Before anything is counted, the
-first loss must be that of fresh weights within 3 %. What fails is listed with its error. Writes bench/results/cpu-SHAPE.json for each shape.
+first loss must be that of fresh weights within 3 %. What fails is listed with its error. Writes cpu-SHAPE.json to --results for each shape.
 """
 import argparse
 import array
@@ -82,8 +83,9 @@ def compare(options, name, shape, folder):
              for precision in ("bfloat16", "float32")}
     turns["ours, bfloat16, 2 ranks x 1 thread, EP 2"] = lambda: train_ours(options, shape, folder, "bfloat16", 2)
     for dtype, experts, compiled in itertools.product(("autocast", "fp32"), ("grouped_mm", "eager"), (True, False)):
-        turns[f"transformers, {dtype}, {experts}{', compiled' if compiled else ''}"] = (
-            lambda dtype=dtype, experts=experts, compiled=compiled: train_peer(options, shape, dtype, experts, compiled))
+        name_of_mode = f"transformers, {dtype}, {experts}{', compiled' if compiled else ''}"
+        if options.modes in name_of_mode:
+            turns[name_of_mode] = lambda dtype=dtype, experts=experts, compiled=compiled: train_peer(options, shape, dtype, experts, compiled)
 
     is_ours = lambda turn: turn.startswith("ours")
     time_of = lambda turn, of: statistics.median(second for result in of[turn] for second in result["seconds"])
@@ -116,8 +118,8 @@ def compare(options, name, shape, folder):
     ratio = best / times["ours, bfloat16"]
     record = {"shape": shape, "cpu": cpu_name(), "threads": options.threads, "commit": commit(), "results": results, "errors": errors,
               "best_peer": best_turn, "ratio": ratio}
-    path = ROOT / "bench/results" / f"cpu-{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    options.results.mkdir(parents=True, exist_ok=True)
+    path = options.results / f"cpu-{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     return ratio
 
@@ -129,6 +131,8 @@ def main():
     parser.add_argument("--shapes", default=",".join(SHAPES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--modes", default="", metavar="TEXT", help="of transformers, only those whose name has it: fp32, autocast, eager, grouped_mm, compiled")
+    parser.add_argument("--results", type=pathlib.Path, default=ROOT / "bench/results")
     parser.add_argument("--near", type=float, default=1.25)
     parser.add_argument("--under", type=str.split, default=[], help="a command that runs each turn, as: chrt -f 20")
     options = parser.parse_args()

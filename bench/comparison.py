@@ -78,4 +78,8 @@ def gpu_name():
 
 
 def commit():
-    return output_of(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]).strip()
+    """@returns "unknown" of a copy without its history: what was measured must not be lost for that"""
+    try:
+        return output_of(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]).strip()
+    except (RuntimeError, OSError):
+        return "unknown"
