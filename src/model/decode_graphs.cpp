@@ -16,13 +16,12 @@ namespace {
 
 constexpr int kPassesBefore = 2;          // libraries choose their algorithms in the first
 constexpr int64_t kLeastPositions = 512;  // of a graph's tables
-constexpr int64_t kNumbersOfRun = 4;      // PagedTables::runs
 
 }  // namespace
 
 struct DecodeGraphs::Recorded {
   int passes = 0;
-  at::Tensor inputs;  ///< int32 on the device: runs, pages, slots, positions, tokens
+  at::Tensor inputs;  ///< int32 on the device: tables, positions, tokens
   at::Tensor scores;
   std::vector<std::vector<PhaseMarks>> marks;  ///< which the graph sets each time, and so have to outlive it
   std::unique_ptr<DeviceGraph> graph;
@@ -68,19 +67,9 @@ std::optional<at::Tensor> DecodeGraphs::replay(const std::vector<int64_t>& token
 
   std::vector<int32_t> numbers;
   numbers.reserve(static_cast<size_t>(pass.inputs.numel()));
-  const auto add = [&](int64_t number) { numbers.push_back(static_cast<int32_t>(number)); };
-  for (int64_t row = 0; row < count; ++row) {
-    for (const int64_t number : {row, parts[static_cast<size_t>(row)].first, int64_t{1}, row}) add(number);
-  }
-  const int64_t width = KeyValueCache::pages_for(shape.second, cache_.page_tokens);
-  for (const CachedPart& part : parts) {
-    for (int64_t at = 0; at < width; ++at) add(at < static_cast<int64_t>(part.pages.size()) ? part.pages[static_cast<size_t>(at)] : 0);
-  }
-  for (const CachedPart& part : parts) {
-    add(part.pages.at(static_cast<size_t>(part.first / cache_.page_tokens)) * cache_.page_tokens + part.first % cache_.page_tokens);
-  }
-  for (const CachedPart& part : parts) add(part.first);
-  for (const int64_t token : tokens) add(token);
+  append_tables(parts, cache_.page_tokens, KeyValueCache::pages_for(shape.second, cache_.page_tokens), numbers);
+  for (const CachedPart& part : parts) numbers.push_back(static_cast<int32_t>(part.first));
+  for (const int64_t token : tokens) numbers.push_back(static_cast<int32_t>(token));
   const at::Tensor host = at::tensor(numbers, at::kInt);
   stream_.run({pass.inputs}, [&] {
     pass.inputs.copy_(host);
@@ -98,23 +87,18 @@ void DecodeGraphs::record(const Shape& shape, Recorded& pass) {
     if (!scores_.defined()) {
       scores_ = at::empty({most_, model_.config().vocabulary}, options.dtype(at_least_float32(model_.dtype())));
     }
-    const std::vector<int64_t> sizes = {count * kNumbersOfRun, count * width, count, count, count};
-    int64_t numbers = 0;
-    for (const int64_t size : sizes) numbers += size;
-    pass.inputs = at::zeros({numbers}, options);
+    const PagedTableSizes tables{.runs = count, .parts = count, .width = width, .tokens = count, .longest = positions};
+    pass.inputs = at::zeros({tables.numbers() + 2 * count}, options);
+    const at::Tensor at_positions = pass.inputs.narrow(0, tables.numbers(), count);
+    const at::Tensor tokens = pass.inputs.narrow(0, tables.numbers() + count, count);
     pass.scores = scores_.narrow(0, 0, count);
-    const std::vector<at::Tensor> inputs = pass.inputs.split_with_sizes(sizes);
     stream_.run({}, [&] {
       const auto work = [&] {
-        const PagedTables tables{.runs = inputs[0].view({count, kNumbersOfRun}),
-                                 .slots = inputs[2],
-                                 .pages = inputs[1].view({count, width}),
-                                 .longest = positions};
         BatchContext context(0, count);
         context.static_rows = true;
         std::vector<RoutingRecord> routing;
-        const CachedTokens places(tables, inputs[3], cache_, model_.rotary());
-        pass.scores.copy_(model_.extend(inputs[4].to(at::kLong), places, cache_, std::move(context), &routing));
+        const CachedTokens places(tables_in(pass.inputs, tables), at_positions, cache_, model_.rotary());
+        pass.scores.copy_(model_.extend(tokens.to(at::kLong), places, cache_, std::move(context), &routing));
         if (observer_) observer_(routing);
         for (RoutingRecord& record : routing) pass.marks.push_back(std::move(record.phases));
       };

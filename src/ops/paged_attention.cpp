@@ -33,32 +33,17 @@ void check_pages(const KeyValuePages& kept, const PagedTokens& tokens) {
               "; needs [N, KV, d, G] and [N, KV, G, v], N = ", tokens.pages, ", G = ", tokens.page_tokens);
 }
 
-/// One copy to the device for all that is in them.
-PagedTables tables_of(const std::vector<PagedPart>& parts, const std::vector<int32_t>& slots, c10::Device device) {
-  std::vector<int32_t> numbers;
-  int64_t row = 0, width = 0, longest = 0;
-  for (size_t at = 0; at < parts.size(); ++at) {
-    const PagedPart& part = parts[at];
-    width = std::max(width, static_cast<int64_t>(part.pages.size()));
-    if (part.count <= kPagedRun) {
-      longest = std::max(longest, part.first + part.count);
-      for (const int64_t number : {row, part.first, part.count, static_cast<int64_t>(at)}) numbers.push_back(static_cast<int32_t>(number));
-    }
-    row += part.count;
-  }
-  const auto runs = static_cast<int64_t>(numbers.size());
+/// Of parts with at most kPagedRun tokens there are runs.
+PagedTableSizes table_sizes(const std::vector<PagedPart>& parts) {
+  PagedTableSizes sizes{.parts = static_cast<int64_t>(parts.size())};
   for (const PagedPart& part : parts) {
-    for (int64_t at = 0; at < width; ++at) {
-      numbers.push_back(at < static_cast<int64_t>(part.pages.size()) ? static_cast<int32_t>(part.pages[static_cast<size_t>(at)]) : 0);
-    }
+    sizes.width = std::max(sizes.width, static_cast<int64_t>(part.pages.size()));
+    sizes.tokens += part.count;
+    if (part.count > kPagedRun) continue;
+    ++sizes.runs;
+    sizes.longest = std::max(sizes.longest, part.first + part.count);
   }
-  numbers.insert(numbers.end(), slots.begin(), slots.end());
-  const at::Tensor all = at::tensor(numbers, at::kInt).to(device);
-  const auto count = static_cast<int64_t>(parts.size());
-  return {.runs = all.narrow(0, 0, runs).view({-1, 4}),
-          .slots = all.narrow(0, runs + count * width, row),
-          .pages = all.narrow(0, runs, count * width).view({count, width}),
-          .longest = longest};
+  return sizes;
 }
 
 PagedGpuArguments gpu_arguments(const KeyValuePages& kept, const PagedTokens& tokens) {
@@ -135,12 +120,48 @@ void compose_paged_attention(const at::Tensor& queries, const KeyValuePages& kep
   }
 }
 
+at::Tensor paged_attention_on_host(const at::Tensor& queries, const KeyValuePages& kept, const PagedTokens& tokens, double scale) {
+  const int64_t heads = queries.size(1), width = queries.size(2), kv_heads = kept.keys.size(1), value_width = kept.values.size(3);
+  std::vector<PagedRun> runs;
+  int64_t row = 0, most = 0, longest = 0;
+  for (const PagedPart& part : tokens.parts) {
+    for (int64_t at = 0; at < part.count; at += kPagedRun) {
+      const int64_t count = std::min(kPagedRun, part.count - at);
+      runs.push_back({part.pages.data(), row + at, part.first + at, count});
+      most = std::max(most, count);
+    }
+    row += part.count;
+    longest = std::max(longest, part.first + part.count);
+  }
+  const at::Tensor mixed = at::empty({tokens.count, heads * value_width}, queries.options());
+  const PagedAttentionArguments arguments{.dtype = dtype_of(queries),
+                                          .heads = heads,
+                                          .kv_heads = kv_heads,
+                                          .width = width,
+                                          .value_width = value_width,
+                                          .page_tokens = tokens.page_tokens,
+                                          .scale = scale,
+                                          .queries = queries.const_data_ptr(),
+                                          .query_stride = queries.stride(0),
+                                          .keys = kept.keys.const_data_ptr(),
+                                          .values = kept.values.const_data_ptr(),
+                                          .runs = runs.data(),
+                                          .output = mixed.mutable_data_ptr()};
+  const int64_t of_run = most * (heads / kv_heads);
+  const int64_t columns = pages_for(longest, tokens.page_tokens) * tokens.page_tokens;
+  const auto numbers = static_cast<size_t>(of_run * (width + columns + value_width));
+  parallel_tasks(static_cast<int64_t>(runs.size()) * kv_heads, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<double[]> scratch(new double[numbers]);  // as much as any dtype's sums take
+    cpu::paged_attention(arguments, scratch.get(), begin, end);
+  });
+  return mixed;
+}
+
 }  // namespace
 
 PagedTokens::PagedTokens(std::vector<PagedPart> of_sequences, int64_t all_pages, int64_t of_page, c10::Device device)
     : parts(std::move(of_sequences)), pages(all_pages), page_tokens(of_page) {
   std::vector<int64_t> at_pages, at_offsets;
-  std::vector<int32_t> slots;
   for (const PagedPart& part : parts) {
     check_shape(part.first >= 0 && part.count >= 1 && page_tokens >= 1 &&
                     static_cast<int64_t>(part.pages.size()) >= pages_for(part.first + part.count, page_tokens),
@@ -159,13 +180,24 @@ PagedTokens::PagedTokens(std::vector<PagedPart> of_sequences, int64_t all_pages,
   }
   check_shape(pages * page_tokens <= std::numeric_limits<int32_t>::max(), "paged tokens: ", pages, " pages of ", page_tokens,
               " positions; needs at most 2^31 - 1 positions");
-  for (size_t at = 0; at < at_pages.size(); ++at) slots.push_back(static_cast<int32_t>(at_pages[at] * page_tokens + at_offsets[at]));
-  tables = tables_of(parts, slots, device);
+  const PagedTableSizes sizes = table_sizes(parts);
+  std::vector<int32_t> numbers;
+  numbers.reserve(static_cast<size_t>(sizes.numbers()));
+  append_tables(parts, page_tokens, sizes.width, numbers);
+  tables = tables_in(at::tensor(numbers, at::kInt).to(device), sizes);
   batches = batches_of(parts, page_tokens, device, kPagedRun);
 }
 
 PagedTokens::PagedTokens(PagedTables of_tokens, int64_t all_pages, int64_t of_page)
     : pages(all_pages), page_tokens(of_page), count(of_tokens.slots.size(0)), tables(std::move(of_tokens)) {}
+
+PagedTables tables_in(const at::Tensor& numbers, const PagedTableSizes& sizes) {
+  const int64_t of_runs = PagedTableSizes::kNumbersOfRun * sizes.runs, of_pages = sizes.parts * sizes.width;
+  return {.runs = numbers.narrow(0, 0, of_runs).view({sizes.runs, PagedTableSizes::kNumbersOfRun}),
+          .slots = numbers.narrow(0, of_runs + of_pages, sizes.tokens),
+          .pages = numbers.narrow(0, of_runs, of_pages).view({sizes.parts, sizes.width}),
+          .longest = sizes.longest};
+}
 
 std::vector<PagedTokens::Batch> batches_of(const std::vector<PagedPart>& parts, int64_t page_tokens, c10::Device device, int64_t above) {
   struct Members {
@@ -258,49 +290,14 @@ at::Tensor paged_attention(const at::Tensor& queries, const KeyValuePages& kept,
   const int64_t heads = queries.size(1);
   const double factor = scale.value_or(1.0 / std::sqrt(static_cast<double>(width)));
   if (tokens.count == 0) return queries.new_empty({0, heads * value_width});
-  if (!queries.is_cpu()) {
-    at::Tensor mixed = at::empty({tokens.count, heads * value_width}, queries.options());
-    if (has_paged_kernel(queries.scalar_type(), width, value_width)) {
-      paged_attention_of_runs(queries, kept, tokens, factor, mixed);
-      compose_paged_attention(queries, kept, tokens.batches, factor, mixed);
-    } else {
-      compose_paged_attention(queries, kept, batches_of(tokens.parts, tokens.page_tokens, queries.device()), factor, mixed);
-    }
-    return mixed;
+  if (queries.is_cpu()) return paged_attention_on_host(queries, kept, tokens, factor);
+  at::Tensor mixed = at::empty({tokens.count, heads * value_width}, queries.options());
+  if (has_paged_kernel(queries.scalar_type(), width, value_width)) {
+    paged_attention_of_runs(queries, kept, tokens, factor, mixed);
+    compose_paged_attention(queries, kept, tokens.batches, factor, mixed);
+  } else {
+    compose_paged_attention(queries, kept, batches_of(tokens.parts, tokens.page_tokens, queries.device()), factor, mixed);
   }
-
-  std::vector<PagedRun> runs;
-  int64_t row = 0, most = 0, longest = 0;
-  for (const PagedPart& part : tokens.parts) {
-    for (int64_t at = 0; at < part.count; at += kPagedRun) {
-      const int64_t count = std::min(kPagedRun, part.count - at);
-      runs.push_back({part.pages.data(), row + at, part.first + at, count});
-      most = std::max(most, count);
-    }
-    row += part.count;
-    longest = std::max(longest, part.first + part.count);
-  }
-  const at::Tensor mixed = at::empty({tokens.count, heads * value_width}, queries.options());
-  const PagedAttentionArguments arguments{.dtype = dtype_of(queries),
-                                          .heads = heads,
-                                          .kv_heads = kv_heads,
-                                          .width = width,
-                                          .value_width = value_width,
-                                          .page_tokens = tokens.page_tokens,
-                                          .scale = factor,
-                                          .queries = queries.const_data_ptr(),
-                                          .query_stride = queries.stride(0),
-                                          .keys = kept.keys.const_data_ptr(),
-                                          .values = kept.values.const_data_ptr(),
-                                          .runs = runs.data(),
-                                          .output = mixed.mutable_data_ptr()};
-  const int64_t of_run = most * (heads / kv_heads);
-  const int64_t columns = pages_for(longest, tokens.page_tokens) * tokens.page_tokens;
-  const auto numbers = static_cast<size_t>(of_run * (width + columns + value_width));
-  parallel_tasks(static_cast<int64_t>(runs.size()) * kv_heads, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<double[]> scratch(new double[numbers]);  // as much as any dtype's sums take
-    cpu::paged_attention(arguments, scratch.get(), begin, end);
-  });
   return mixed;
 }
 

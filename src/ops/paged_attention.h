@@ -21,6 +21,9 @@ struct PagedPart {
   int64_t count = 0;
 };
 
+/// Tokens of a part that read keys and values together.
+constexpr int64_t kPagedRun = 8;
+
 /// What kernels of GPUs read of the tokens: int32, contiguous, on the device.
 struct PagedTables {
   at::Tensor runs;      ///< [R, 4] neighbouring tokens of a sequence, at most kPagedRun: first token, its position, tokens, row of `pages`
@@ -28,6 +31,42 @@ struct PagedTables {
   at::Tensor pages;     ///< [P, M] of each sequence, those behind its last unread
   int64_t longest = 0;  ///< positions of a sequence at most
 };
+
+/// What PagedTables have room for.
+struct PagedTableSizes {
+  static constexpr int64_t kNumbersOfRun = 4;
+
+  int64_t runs = 0, parts = 0, width = 0, tokens = 0;  ///< R, P, M, T
+  int64_t longest = 0;
+
+  int64_t numbers() const { return kNumbersOfRun * runs + parts * width + tokens; }
+};
+
+/// Appends the numbers of PagedTables: runs, then pages, then slots, so that one copy brings all to the device.
+/// @param parts  PagedParts, or what each is one (decoding copies none of their pages)
+/// @param width  M: pages of a part behind its first M are left out, 0 stands for those that it lacks
+template <class Part>
+void append_tables(const std::vector<Part>& parts, int64_t page_tokens, int64_t width, std::vector<int32_t>& numbers) {
+  const auto add = [&](int64_t number) { numbers.push_back(static_cast<int32_t>(number)); };
+  int64_t row = 0;
+  for (size_t at = 0; at < parts.size(); ++at) {
+    const PagedPart& part = parts[at];
+    if (part.count <= kPagedRun) {
+      for (const int64_t number : {row, part.first, part.count, static_cast<int64_t>(at)}) add(number);
+    }
+    row += part.count;
+  }
+  for (const PagedPart& part : parts) {
+    for (size_t at = 0; at < static_cast<size_t>(width); ++at) add(at < part.pages.size() ? part.pages[at] : 0);
+  }
+  for (const PagedPart& part : parts) {
+    for (int64_t position = part.first; position < part.first + part.count; ++position) {
+      add(part.pages.at(static_cast<size_t>(position / page_tokens)) * page_tokens + position % page_tokens);
+    }
+  }
+}
+/// @returns views of the numbers that append_tables gave; others may follow them
+PagedTables tables_in(const at::Tensor& numbers, const PagedTableSizes& sizes);
 
 /// The tokens of one forward pass, part after part, and what attention has to know of them, once for all layers.
 struct PagedTokens {
@@ -75,8 +114,5 @@ at::Tensor composed_paged_attention(const at::Tensor& queries, const KeyValuePag
 std::vector<PagedTokens::Batch> batches_of(const std::vector<PagedPart>& parts, int64_t page_tokens, c10::Device device, int64_t above = 0);
 /// Whether one token of each sequence is computed without libtorch's operations, and so reads its tables alone, on a GPU.
 bool has_paged_kernel(at::ScalarType dtype, int64_t width, int64_t value_width);
-
-/// Tokens of a part that read keys and values together.
-constexpr int64_t kPagedRun = 8;
 
 }  // namespace pimoe

@@ -185,33 +185,27 @@ void with_numbers_of_lane(int64_t experts, const Start& start) {
   start(std::integral_constant<int, kMostExpertsOfWarp / 32>{});
 }
 
-template <class A>
-void launch_softmax_choose(const SoftmaxTopKArguments& a, int64_t tokens) {
+/// @param kernel_of  returns the kernel for a type of numbers, given by one of them, and how many a lane holds
+template <class Arguments, class KernelOf>
+void launch_warps(const Arguments& a, int64_t tokens, const char* name, const KernelOf& kernel_of) {
   const RowGrid grid = warp_grid(tokens);
   with_numbers_of_lane(a.experts, [&](auto numbers) {
-    softmax_choose<A, numbers.value><<<grid.blocks, grid.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(a, tokens);
+    const auto kernel = a.dtype == Dtype::kFloat64 ? kernel_of(double{}, numbers) : kernel_of(float{}, numbers);
+    kernel<<<grid.blocks, grid.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(a, tokens);
   });
-  check_launch("softmax_top_k");
-}
-
-template <class A>
-void launch_softmax_choose_backward(const SoftmaxTopKGradients& a, int64_t tokens) {
-  const RowGrid grid = warp_grid(tokens);
-  with_numbers_of_lane(a.experts, [&](auto numbers) {
-    softmax_choose_backward<A, numbers.value><<<grid.blocks, grid.threads, 0, c10::cuda::getCurrentCUDAStream()>>>(a, tokens);
-  });
-  check_launch("softmax_top_k_backward");
+  check_launch(name);
 }
 
 }  // namespace
 
 void softmax_top_k(const SoftmaxTopKArguments& arguments, int64_t tokens) {
-  arguments.dtype == Dtype::kFloat64 ? launch_softmax_choose<double>(arguments, tokens) : launch_softmax_choose<float>(arguments, tokens);
+  launch_warps(arguments, tokens, "softmax_top_k",
+               [](auto number, auto numbers) { return softmax_choose<decltype(number), numbers.value>; });
 }
 
 void softmax_top_k_backward(const SoftmaxTopKGradients& arguments, int64_t tokens) {
-  arguments.dtype == Dtype::kFloat64 ? launch_softmax_choose_backward<double>(arguments, tokens)
-                                     : launch_softmax_choose_backward<float>(arguments, tokens);
+  launch_warps(arguments, tokens, "softmax_top_k_backward",
+               [](auto number, auto numbers) { return softmax_choose_backward<decltype(number), numbers.value>; });
 }
 
 void top_k(const TopKArguments& arguments, int64_t tokens) {

@@ -12,6 +12,7 @@
 namespace pimoe {
 namespace {
 
+using checks::int_values;
 using checks::test_device;
 
 /// Some sequences of which all positions are known, and the same in pages that lie anywhere.
@@ -196,6 +197,21 @@ TEST(PagedAttention, OfNoTokensIsEmpty) {
   const PagedTokens none({}, 2, 4, test_device());
   keep_in_pages(kept, at::zeros({0, 2, 3}, options), at::zeros({0, 2, 5}, options), none);
   EXPECT_EQ(paged_attention(at::zeros({0, 4, 3}, options), kept, none).sizes(), (std::vector<int64_t>{0, 20}));
+}
+
+// Pages of 4. One token at position 6; two from 3 on, of a sequence with one page more than the table has room for; nine, too many for a run.
+TEST(PagedTables, AreRunsThenPagesThenSlotsAndOthersMayFollow) {
+  const std::vector<PagedPart> parts = {{{5, 2}, 6, 1}, {{7, 8, 9, 1}, 3, 2}, {{4, 0, 6}, 0, 9}};
+  std::vector<int32_t> numbers;
+  append_tables(parts, 4, /*width=*/3, numbers);
+  const PagedTableSizes sizes{.runs = 2, .parts = 3, .width = 3, .tokens = 12, .longest = 7};
+  EXPECT_EQ(static_cast<int64_t>(numbers.size()), sizes.numbers());
+  numbers.push_back(-1);
+  const PagedTables tables = tables_in(at::tensor(numbers, at::kInt), sizes);
+  EXPECT_EQ(int_values(tables.runs), (std::vector<int64_t>{0, 6, 1, 0, 1, 3, 2, 1}));
+  EXPECT_EQ(int_values(tables.pages), (std::vector<int64_t>{5, 2, 0, 7, 8, 9, 4, 0, 6}));
+  EXPECT_EQ(int_values(tables.slots), (std::vector<int64_t>{10, 31, 32, 16, 17, 18, 19, 0, 1, 2, 3, 24}));
+  EXPECT_EQ(tables.longest, 7);
 }
 
 TEST(PagedAttention, RefusesWhatDoesNotFit) {
