@@ -1,12 +1,16 @@
 #include "parallel/host_device.h"
 
+#include <c10/core/CPUAllocator.h>
 #include <malloc.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <cctype>
+#include <cstddef>
+#include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <string>
 #if defined(__x86_64__)
@@ -79,11 +83,43 @@ void ask_for_huge_pages() {
   const auto bytes = static_cast<size_t>(host_free_bytes() / 2);
   void* const room = std::malloc(bytes);
   if (room == nullptr) return;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(room) + kSmallPage - 1) / kSmallPage * kSmallPage;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(room) / kSmallPage * kSmallPage;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(room) + bytes) / kSmallPage * kSmallPage;
   if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // what refuses it has small pages
   std::free(room);                                                                         // stays the heap's: nothing is given back
 }
+
+/// Tensors' memory, from malloc. libtorch's own allocator asks for aligned blocks, and for those glibc wants room for the block and its
+/// alignment too: it never takes what a block of the same size has just left, and the heap grows with every step over holes that nothing fits into.
+///
+///     malloc's block | 8 to 56 bytes | where the block begins, 8 bytes | the tensor, aligned to 64 ...
+class HostAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    void* const begin = bytes == 0 ? nullptr : aligned(bytes);
+    return {begin, begin, &release, c10::DeviceType::CPU};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+ private:
+  static constexpr size_t kAlignment = 64;
+
+  static void* aligned(size_t bytes) {
+    static_assert(alignof(std::max_align_t) >= sizeof(void*), "there is no room before the tensor");
+    char* const block = bytes > PTRDIFF_MAX - kAlignment ? nullptr : static_cast<char*>(std::malloc(bytes + kAlignment));
+    TORCH_CHECK_WITH(OutOfMemoryError, block != nullptr, "cannot have ", bytes, " bytes of memory for a tensor");
+    char* const begin = block + kAlignment - reinterpret_cast<uintptr_t>(block) % kAlignment;
+    std::memcpy(begin - sizeof(void*), &block, sizeof(void*));
+    return begin;
+  }
+  static void release(void* begin) {
+    if (begin == nullptr) return;
+    void* block = nullptr;
+    std::memcpy(&block, static_cast<char*>(begin) - sizeof(void*), sizeof(void*));
+    std::free(block);
+  }
+};
 
 }  // namespace
 
@@ -91,6 +127,9 @@ void use_host() {
   // oneDNN compiles and keeps a kernel for each shape, by default 1024 of them at a megabyte each; a MoE layer has another number of rows
   // for each expert in each step, so that nearly none of those is ever used again. Read at its first product; the user's own value holds.
   setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64", /*overwrite=*/0);
+  static HostAllocator allocator;  // libtorch keeps its address
+  static const bool tensors_once = (c10::SetCPUAllocator(&allocator), true);
+  static_cast<void>(tensors_once);
   // A step's tensors are freed and asked for again in the next: given back to the kernel in between, each page would be zeroed and mapped anew.
   // The price: what a run needs once it holds to its end. The user's own settings hold.
   const char* tunables = std::getenv("GLIBC_TUNABLES");

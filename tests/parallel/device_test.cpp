@@ -2,6 +2,8 @@
 
 #include "base/errors.h"
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <gtest/gtest.h>
 #include <malloc.h>
@@ -12,6 +14,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <vector>
 
 namespace pimoe {
 namespace {
@@ -70,6 +73,43 @@ TEST(HostDevice, TensorsLieWhereHugePagesAreAskedForAndAddressesAloneAreTaken) {
   const at::Tensor large = at::ones({int64_t{16} << 20});
   EXPECT_NE(mapping_flags(large.const_data_ptr()).find(" hg "), std::string::npos) << mapping_flags(large.const_data_ptr());
   EXPECT_LT(memory_use(kHost).peak_bytes - before.peak_bytes, int64_t{128} << 20);
+}
+
+TEST(HostDevice, ATensorLiesWhereOneOfItsSizeHasBeenFreed) {
+  if (mallinfo2().uordblks == 0) GTEST_SKIP() << "another allocator has malloc's place";
+  use_device(kHost);
+  for (const int64_t numbers : {int64_t{1'000'003}, int64_t{4'000'000}}) {
+    std::vector<at::Tensor> all;
+    for (int each = 0; each < 5; ++each) all.push_back(at::ones({numbers}));
+    const void* const middle = all[2].const_data_ptr();  // between others, so that nothing joins it when it is free
+    all[2].reset();
+    all[2] = at::ones({numbers});
+    EXPECT_EQ(all[2].const_data_ptr(), middle) << numbers;
+  }
+}
+
+TEST(HostDevice, TensorsBeginOnACacheLineAndMayHaveNoNumbers) {
+  use_device(kHost);
+  std::vector<at::Tensor> all;
+  for (int64_t numbers = 0; numbers < 100; ++numbers) {
+    all.push_back(at::full({numbers}, 3.0F));
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(all.back().const_data_ptr()) % 64, 0U) << numbers;
+  }
+  for (int64_t numbers = 0; numbers < 100; numbers += 2) all[static_cast<size_t>(numbers)].resize_({2 * numbers}).fill_(5.0F);
+  for (int64_t numbers = 1; numbers < 100; numbers += 2) {
+    EXPECT_EQ(all[static_cast<size_t>(numbers)].sum().item<float>(), 3.0F * static_cast<float>(numbers)) << numbers;
+  }
+}
+
+TEST(HostDevice, MemoryThatIsNotThereIsOutOfMemoryAndSaysHowMuch) {
+  use_device(kHost);
+  try {
+    const at::Tensor none = at::empty({int64_t{1} << 60}, at::kByte);
+    FAIL();
+  } catch (const c10::OutOfMemoryError& error) {
+    EXPECT_NE(std::string(error.what_without_backtrace()).find("1152921504606846976 bytes"), std::string::npos)
+        << error.what_without_backtrace();
+  }
 }
 
 TEST(HostDevice, ForgettingThePeakRaisesItNever) {
