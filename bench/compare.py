@@ -170,7 +170,8 @@ def compare(options, row, name, scratch):
     folder = pathlib.Path(tempfile.mkdtemp(dir=scratch))
     try:
         turns, agreed = layer_turns(programs, shape, options.peers, folder) if row == "layer" else model_turns(programs, shape, options.peers)
-        results, errors = take_turns(f"{row} {name}", turns, options.rounds)
+        describe = lambda result: ", ".join(f"{case} {1e3 * of['seconds']:.2f} ms" for case, of in result["cases"].items())
+        results, errors = take_turns(f"{row} {name}", turns, options.rounds, describe)
         if "ours" in errors:
             raise RuntimeError(errors["ours"])
     except RuntimeError as error:

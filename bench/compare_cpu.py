@@ -97,7 +97,8 @@ def compare(options, name, shape, folder):
         check_first_loss(result["first_loss"], shape["vocabulary"], shape["width"])
         return result
 
-    taken, errors = take_turns(name, {turn: lambda train=train: checked(train) for turn, train in turns.items()}, options.rounds, is_near)
+    taken, errors = take_turns(name, {turn: lambda train=train: checked(train) for turn, train in turns.items()}, options.rounds,
+                               lambda result: f"{statistics.median(result['seconds']):.3f} s a step, {result['peak_bytes'] / 1e6:,.0f} MB", is_near)
     if "ours, bfloat16" in errors:
         sys.exit(f"{name}: ours, bfloat16: {errors['ours, bfloat16']}")
     results = {turn: {"seconds": sum((result["seconds"] for result in of), []), "peak_bytes": max(result["peak_bytes"] for result in of),

@@ -70,7 +70,7 @@ def main():
             for experts in ("eager", "grouped_mm"):
                 turns[f"transformers, {precision}, {experts}"] = (
                     lambda precision=precision, experts=experts: theirs(options, folder, precision, experts))
-        results, errors = take_turns("serve", turns, options.rounds)
+        results, errors = take_turns("serve", turns, options.rounds, lambda rates: ", ".join(f"{rate:,.0f} tokens/s" for rate in rates.values()))
     rates = {turn: {batch: statistics.median(result[batch] for result in of) for batch in BATCHES} for turn, of in results.items()}
     machine = cpu_name() if options.device == "cpu" else gpu_name()
     print(f"{machine}, {options.threads} threads, shape {options.shape}, {commit()}\n\n| new tokens/s, at a time | " + " | ".join(map(str, BATCHES)) + " | 64 over 1 |\n|---|"

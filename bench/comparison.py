@@ -33,9 +33,10 @@ def end_children_too():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-def take_turns(label, turns, rounds, is_wanted=lambda name, results: True):
+def take_turns(label, turns, rounds, describe, is_wanted=lambda name, results: True):
     """Runs the functions of `turns` (by name) one after the other, and that so many times. What fails is said, and not asked again.
 
+    @param describe  of what a turn returned, said at once: a run that is ended early has not measured for nothing
     @param is_wanted  of a name and the results so far; asked from the second round on
     @returns ({name: [what each turn returned]}, {name: error}); a name is in both if it failed in a later round
     """
@@ -52,6 +53,7 @@ def take_turns(label, turns, rounds, is_wanted=lambda name, results: True):
                 print(f"{label}: {name} failed: {error}", file=sys.stderr, flush=True)
             else:
                 results.setdefault(name, []).append(result)
+                print(f"  {describe(result)}", file=sys.stderr, flush=True)
     return results, errors
 
 

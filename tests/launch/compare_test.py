@@ -61,14 +61,28 @@ def our_document(suite, flop, seconds):
 
 
 class Turns(unittest.TestCase):
-    def take(self, turns, *arguments):
-        with contextlib.redirect_stderr(io.StringIO()):
-            return comparison.take_turns("row", turns, *arguments)
+    def take(self, turns, rounds, *arguments):
+        with contextlib.redirect_stderr(io.StringIO()) as self.said:
+            return comparison.take_turns("row", turns, rounds, lambda result: f"took {result}", *arguments)
 
     def test_alternate(self):
         calls = []
         results, errors = self.take({name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}, 2)
         self.assertEqual((calls, results, errors), (["a", "b", "a", "b"], {"a": [1, 3], "b": [2, 4]}, {}))
+
+    def test_say_what_each_took_at_once(self):
+        def ended():
+            raise KeyboardInterrupt
+
+        with self.assertRaises(KeyboardInterrupt):
+            self.take({"a": lambda: 7, "b": ended}, 1)
+        self.assertEqual(self.said.getvalue().splitlines(), ["row: a, round 1", "  took 7", "row: b, round 1"])
+
+    def test_of_a_copy_without_history_have_an_unknown_commit(self):
+        with tempfile.TemporaryDirectory() as folder:
+            said = subprocess.run([sys.executable, "-c", f"import comparison, pathlib; comparison.ROOT = pathlib.Path({folder!r}); print(comparison.commit())"],
+                                  cwd=REPOSITORY / "bench", env=os.environ | {"GIT_CEILING_DIRECTORIES": "/"}, capture_output=True, text=True, check=True)
+        self.assertEqual(said.stdout, "unknown\n")
 
     def test_that_fail_are_named_and_not_asked_again_and_keep_what_they_had(self):
         calls = []
