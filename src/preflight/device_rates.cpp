@@ -35,9 +35,9 @@ struct ShippedRates {
 const std::array<ShippedRates, 8>& table() {
   // device, product, grouped, head, wide, attention, copy, link, network, source
   static const std::array<ShippedRates, 8> shipped = {{
-      {"h200", 720e12, 560e12, 560e12, 45e12, 450e12, 3.8e12, 300e9, 45e9, kMeasured},
-      {"h100", 700e12, 540e12, 540e12, 45e12, 430e12, 2.7e12, 300e9, 45e9, kNearlyMeasured},
-      {"gh200", 700e12, 540e12, 540e12, 45e12, 430e12, 3.2e12, 300e9, 45e9, kNearlyMeasured},
+      {"h200", 720e12, 600e12, 560e12, 45e12, 450e12, 3.8e12, 300e9, 45e9, kMeasured},
+      {"h100", 700e12, 580e12, 540e12, 45e12, 430e12, 2.7e12, 300e9, 45e9, kNearlyMeasured},
+      {"gh200", 700e12, 580e12, 540e12, 45e12, 430e12, 3.2e12, 300e9, 45e9, kNearlyMeasured},
       {"h100-nvl", 580e12, 450e12, 450e12, 40e12, 360e12, 3.1e12, 180e9, 45e9, kDataSheet},
       {"b200", 1650e12, 1200e12, 1200e12, 55e12, 1000e12, 6.4e12, 650e9, 45e9, kDataSheet},
       {"a100", 235e12, 180e12, 180e12, 14e12, 140e12, 1.55e12, 220e9, 22e9, kDataSheet},
