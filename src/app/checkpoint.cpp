@@ -1,5 +1,7 @@
 #include "app/checkpoint.h"
 
+#include "app/checkpoint_option.h"
+#include "app/new_folder.h"
 #include "app/number_checks.h"
 #include "app/print_json.h"
 #include "app/run_owner.h"
@@ -73,13 +75,6 @@ void print_rows(const std::vector<Row>& rows) {
     }
   }
 }
-
-CLI::Validator a_name() {
-  return {[](const std::string& text) { return text.empty() ? std::string("must not be empty") : std::string(); }, ""};
-}
-
-/// "a/b" of "a/b/"
-fs::path without_slash(const fs::path& path) { return (path / "").lexically_normal().parent_path(); }
 
 bool is_step_folder(const fs::path& path) {
   if (!is_there(path) || !fs::is_directory(path)) return false;
@@ -349,7 +344,6 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
   checkpoint->require_subcommand(1);
   checkpoint->footer(
       "Example:\n  pimoe checkpoint list runs/quickstart\n  pimoe checkpoint verify runs/quickstart/checkpoints/step-00000100");
-  const char* const kPath = "a step-* folder, or a run folder (its newest good checkpoint)";
   auto options = std::make_shared<Options>();
 
   CLI::App* command = checkpoint->add_subcommand("list", "Show a run's checkpoints: step, whether good, size, layout");
@@ -361,15 +355,15 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
 
   command =
       checkpoint->add_subcommand("verify", "Read a checkpoint whole: exit code 0, or 1 with the file, the bytes of it and the tensor");
-  command->add_option("path", options->path, kPath)->required()->type_name("PATH");
+  add_checkpoint_option(*command, "path", options->path);
   command->add_flag("--json", options->json, "print JSON");
   command->footer("Example:\n  pimoe checkpoint verify runs/quickstart/checkpoints/step-00000100");
   command->callback([&context, options] { context.action = [&context, options] { return verify(*options, context.log); }; });
 
   command =
       checkpoint->add_subcommand("diff", "Compare two checkpoints tensor by tensor, whatever layouts wrote them: exit code 0 same, 1 not");
-  command->add_option("first", options->path, kPath)->required()->type_name("A");
-  command->add_option("second", options->second, kPath)->required()->type_name("B");
+  add_checkpoint_option(*command, "first", options->path, "A");
+  add_checkpoint_option(*command, "second", options->second, "B");
   command->add_flag("--json", options->json, "print JSON");
   command->footer(
       "Exit code 1 where a tensor, the step, a number or a counter differs (counters tell where a run stands in its data, data.* which "
@@ -379,7 +373,7 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
   command->callback([&context, options] { context.action = [&context, options] { return diff(*options, context.log); }; });
 
   command = checkpoint->add_subcommand("extract", "Write one whole tensor into an HDF5 file");
-  command->add_option("path", options->path, kPath)->required()->type_name("PATH");
+  add_checkpoint_option(*command, "path", options->path);
   command
       ->add_option("tensor", options->tensor, "final_norm.weight for the master weights, KIND/NAME for others: exp_avg/final_norm.weight")
       ->required()
@@ -387,13 +381,13 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
   command->add_option("--output", options->output, "HDF5 file to write; one that is there is replaced")
       ->required()
       ->type_name("FILE.h5")
-      ->check(a_name());
+      ->check(not_empty());
   command->add_flag("--json", options->json, "print JSON");
   command->footer("Example:\n  pimoe checkpoint extract runs/quickstart layers.0.attention_norm.weight --output norm.h5");
   command->callback([&context, options] { context.action = [&context, options] { return extract(*options, context.log); }; });
 
   command = checkpoint->add_subcommand("reshard", "Write a checkpoint again as another number of ranks would hold it");
-  command->add_option("path", options->path, kPath)->required()->type_name("PATH");
+  add_checkpoint_option(*command, "path", options->path);
   command->add_option("--ranks", options->target.ranks, "ranks to write it for")->required()->check(whole_number_in(1, 1 << 20));
   command->add_option("--expert-parallel", options->target.expert_parallel, "ranks that share out the experts, 1 by default")
       ->check(whole_number_in(1, 1 << 20));
@@ -402,7 +396,7 @@ void add_checkpoint_command(CLI::App& app, AppContext& context) {
                    "run folder, its checkpoints folder, or step-* folder of the same step, which must not be there yet; no other run's")
       ->required()
       ->type_name("PATH")
-      ->check(a_name());
+      ->check(not_empty());
   command->add_flag("--json", options->json, "print JSON");
   command->footer(
       "Training resumes from any layout without this.\nExample:\n  pimoe checkpoint reshard runs/quickstart --ranks 8 "

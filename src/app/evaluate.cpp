@@ -1,5 +1,6 @@
 #include "app/evaluate.h"
 
+#include "app/checkpoint_option.h"
 #include "app/number_checks.h"
 #include "app/print_json.h"
 #include "app/run_setup.h"
@@ -102,9 +103,7 @@ ExitCode evaluate(EvaluateOptions options, AppContext& context) {
 void add_evaluate_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<EvaluateOptions>();
   CLI::App* command = app.add_subcommand("evaluate", "Measure a trained model's loss, perplexity and bits per byte on corpora");
-  command->add_option("checkpoint,--checkpoint", options->checkpoint, "a step-* folder, or a run folder (its newest good checkpoint)")
-      ->required()
-      ->type_name("PATH");
+  add_checkpoint_option(*command, "checkpoint,--checkpoint", options->checkpoint);
   command
       ->add_option("--data", options->data,
                    "corpus of PREFIX.bin and PREFIX.idx, several times for a row each (default: the run's validation corpus)")

@@ -1,6 +1,7 @@
 #include "app/experts.h"
 
 #include "analysis/expert_measurement.h"
+#include "app/checkpoint_option.h"
 #include "app/number_checks.h"
 #include "app/print_json.h"
 #include "app/run_setup.h"
@@ -75,9 +76,7 @@ void add_experts_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<ExpertsOptions>();
   CLI::App* command =
       app.add_subcommand("experts", "Measure which classes of tokens a model's experts receive: shares, mutual information, heat map");
-  command->add_option("path", options->checkpoint, "a step-* folder, or a run folder (its newest good checkpoint)")
-      ->required()
-      ->type_name("PATH");
+  add_checkpoint_option(*command, "path", options->checkpoint);
   command
       ->add_option("--data", options->measurement.data,
                    "corpus to read from its beginning (default: the run's validation corpus, else its training corpus)")

@@ -1,5 +1,6 @@
 #include "app/export.h"
 
+#include "app/checkpoint_option.h"
 #include "app/new_folder.h"
 #include "app/number_checks.h"
 #include "app/pretrained.h"
@@ -109,9 +110,7 @@ ExitCode export_model(const ExportOptions& options, Logger& log) {
 void add_export_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<ExportOptions>();
   CLI::App* command = app.add_subcommand("export", "Write a checkpoint as a Hugging Face model");
-  command->add_option("path,--checkpoint", options->path, "a step-* folder, or a run folder (its newest good checkpoint)")
-      ->required()
-      ->type_name("PATH");
+  add_checkpoint_option(*command, "path,--checkpoint", options->path);
   command->add_option("--output", options->output, "folder to make")->required()->type_name("HF_DIRECTORY")->check(not_empty());
   command
       ->add_option("--dtype", options->dtype, "of the weights: bfloat16, float32, float16 or float64; without it what the run trained in")

@@ -1,5 +1,6 @@
 #include "app/generate.h"
 
+#include "app/checkpoint_option.h"
 #include "app/model_tokenizer.h"
 #include "app/number_checks.h"
 #include "app/print_json.h"
@@ -198,9 +199,7 @@ ExitCode generate(GenerateOptions options, AppContext& context) {
 void add_generate_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = app.add_subcommand("generate", "Continue texts with a trained model");
-  command->add_option("checkpoint,--checkpoint", options->checkpoint, "a step-* folder, or a run folder (its newest good checkpoint)")
-      ->required()
-      ->type_name("PATH");
+  add_checkpoint_option(*command, "checkpoint,--checkpoint", options->checkpoint);
   auto* prompt =
       command->add_option("--prompt", options->prompts, "text to continue, several times for several texts")->allow_extra_args(false);
   auto* file =

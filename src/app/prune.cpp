@@ -1,5 +1,6 @@
 #include "app/prune.h"
 
+#include "app/checkpoint_option.h"
 #include "app/compression.h"
 #include "app/number_checks.h"
 #include "app/run_setup.h"
@@ -292,9 +293,7 @@ ExitCode prune(const PruneOptions& options, AppContext& context) {
 void add_prune_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<PruneOptions>();
   CLI::App* command = app.add_subcommand("prune", "Take experts, or channels of experts, out of a model: smaller, and to be trained on");
-  command->add_option("path,--checkpoint", options->path, "a step-* folder, or a run folder (its newest good checkpoint)")
-      ->required()
-      ->type_name("PATH");
+  add_checkpoint_option(*command, "path,--checkpoint", options->path);
   command->add_option("--output", options->output, "run folder to make: config.yaml, checkpoints/step-00000000")
       ->required()
       ->type_name("PATH")

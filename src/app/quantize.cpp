@@ -1,5 +1,6 @@
 #include "app/quantize.h"
 
+#include "app/checkpoint_option.h"
 #include "app/compression.h"
 #include "app/number_checks.h"
 #include "app/run_setup.h"
@@ -193,9 +194,7 @@ ExitCode quantize(const QuantizeOptions& options, AppContext& context) {
 void add_quantize_command(CLI::App& app, AppContext& context) {
   auto options = std::make_shared<QuantizeOptions>();
   CLI::App* command = app.add_subcommand("quantize", "Make a model's matrices int8: smaller, faster, for generate, evaluate and serve");
-  command->add_option("path,--checkpoint", options->path, "a step-* folder, or a run folder (its newest good checkpoint)")
-      ->required()
-      ->type_name("PATH");
+  add_checkpoint_option(*command, "path,--checkpoint", options->path);
   command->add_option("--output", options->output, "run folder to make: checkpoints/step-*")
       ->required()
       ->type_name("PATH")

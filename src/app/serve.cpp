@@ -1,5 +1,6 @@
 #include "app/serve.h"
 
+#include "app/checkpoint_option.h"
 #include "app/model_tokenizer.h"
 #include "app/number_checks.h"
 #include "app/run_setup.h"
@@ -195,9 +196,7 @@ ExitCode serve(ServeOptions options, AppContext& context) {
 }
 
 void add_model_options(CLI::App& command, ServeOptions& options) {
-  command.add_option("checkpoint,--checkpoint", options.loop.checkpoint, "a step-* folder, or a run folder (its newest good checkpoint)")
-      ->required()
-      ->type_name("PATH");
+  add_checkpoint_option(command, "checkpoint,--checkpoint", options.loop.checkpoint);
   command.add_option("--tokenizer", options.tokenizer, "SentencePiece model or tokenizer.json, if not the one that the checkpoint names")
       ->type_name("FILE");
   command.add_option("--chat-template", options.chat_template, "Jinja template of chats, if not data.chat_template or the tokenizer's own")

@@ -4,8 +4,8 @@
     tests/docs_test/docs_test.py [unittest option ...]      PIMOE_BUILD, PIMOE_MPIRUN name what to test with
     tests/docs_test/docs_test.py Guides                     the guides alone: minutes
 
-Words: every command of pimoe in a code block has subcommands, options and configuration keys that the binary knows; every file that is named is there; every page
-is in the index, and every header of a folder on the map of the code.
+Words: every command of pimoe in a code block has subcommands, options and configuration keys that the binary knows; every file that is named is there; every key and
+every page can be found, and every header of a folder on the map of the code.
 Guides: the ```sh blocks of docs/guides are run, in order, in a copy of the tree.
 """
 import functools
@@ -119,6 +119,12 @@ class Words(unittest.TestCase):
                 with self.subTest(page=name_of(page), link=link):
                     self.assertTrue((page.parent / link).exists())
 
+    def test_every_key_is_on_a_page(self):
+        code = [word for page in PAGES for word in re.findall(r"`[^`\n]+`", page.read_text()) + [line for _, line in code_lines(page)]]
+        named = set(re.findall(r"\w+", " ".join(code)))
+        for key in sorted(keys()):
+            with self.subTest(key=key):
+                self.assertIn(key.split(".")[-1], named)
 
     def test_every_page_is_in_the_index(self):
         index = (REPOSITORY / "docs/README.md").read_text()

@@ -15,12 +15,13 @@ import xml.etree.ElementTree
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("PIMOE_BUILD", REPOSITORY / "build")).resolve()
 sys.path.insert(0, str(REPOSITORY / "bench"))
-import growth  # noqa: E402
+from growth_report import exponents  # noqa: E402
+from growth_runs import write_texts  # noqa: E402
 
 
 class Exponents(unittest.TestCase):
     def assert_close(self, points, expected):
-        for got, wanted in zip(growth.exponents(points), expected, strict=True):
+        for got, wanted in zip(exponents(points), expected, strict=True):
             self.assertAlmostEqual(got, wanted, places=6)
 
     def test_are_powers(self):
@@ -32,15 +33,15 @@ class Exponents(unittest.TestCase):
         self.assert_close([(1, 4), (2, 4), (4, 16)], (1, 2))  # logarithms to 2: (0, 2), (1, 2), (2, 4)
 
     def test_need_two_points_above_nothing(self):
-        self.assertIsNone(growth.exponents([(1, 0), (2, 0), (4, 3)]))
-        self.assertIsNone(growth.exponents([(1, 5)]))
+        self.assertIsNone(exponents([(1, 0), (2, 0), (4, 3)]))
+        self.assertIsNone(exponents([(1, 5)]))
 
 
 class Texts(unittest.TestCase):
     def test_are_documents_of_their_own(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "texts.jsonl"
-            growth.write_texts(path, 50_000)
+            write_texts(path, 50_000)
             documents = [json.loads(line)["text"] for line in path.read_text().splitlines()]
         self.assertEqual(len(documents), len(set(documents)))
         self.assertGreater(min(map(len, documents)), 1000)
