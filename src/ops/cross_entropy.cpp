@@ -46,7 +46,7 @@ void add_weight_gradient(at::Tensor& sum, const at::Tensor& grad_logits, const a
   } else if (hidden.is_cuda()) {
     at::addmm_out(sum, sum, grad_logits.t(), hidden, at::kFloat);
   } else {
-    sum.add_(at::mm(grad_logits.t(), hidden));
+    add_to_sum(sum, at::mm(grad_logits.t(), hidden));
   }
 }
 
@@ -97,7 +97,7 @@ void compute_by_tiles(const at::Tensor& hidden, const at::Tensor& targets, const
       cpu::narrow_rows(sums.data(), width, tile.count, width, mutable_bits_of(result.grad_hidden) + position * width, width);
     }
   });
-  if (grads) result.grad_weight.add_(multiply_paired_rows({rows, width}, *grads, /*turned=*/true)[0]);
+  if (grads) add_to_sum(result.grad_weight, multiply_paired_rows({rows, width}, *grads, /*turned=*/true)[0]);
 }
 
 LossAndGradients compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, bool want_hidden,

@@ -25,4 +25,8 @@ class GradientSink {
 /// @returns the leaf's, or null: its gradient goes to autograd, as it does where the leaf has hooks that want to see it (Tensor::register_hook)
 GradientSink* gradient_sink_of(const at::Tensor& leaf);
 
+/// sum += term, both of one shape; the term may be of a narrower dtype. By itself libtorch first makes all of such a term once more in the sum's
+/// dtype on a CPU: as much memory as the sum, written and read. Here it is a part at a time, which stays in the caches; the bits are the same.
+void add_to_sum(const at::Tensor& sum, const at::Tensor& term);
+
 }  // namespace pimoe

@@ -97,7 +97,11 @@ class MoveIntoBucket final : public torch::autograd::PostAccumulateGradHook, pub
     at::Tensor& gradient = leaf.mutable_grad();
     if (!gradient.defined()) return;  // the operation has used the sink
     const Room room = state->room(sum_, entry_);
-    room.adds ? room.sum.add_(gradient) : room.sum.copy_(gradient);
+    if (room.adds) {
+      add_to_sum(room.sum, gradient);
+    } else {
+      room.sum.copy_(gradient);
+    }
     gradient.reset();
     state->taken(sum_, entry_);
   }

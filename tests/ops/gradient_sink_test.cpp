@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <memory>
+#include <vector>
 
 namespace pimoe::checks {
 namespace gradient_sink_tests {
@@ -126,6 +127,25 @@ TEST(GradientSink, IsNoneOfOtherTensors) {
   EXPECT_EQ(gradient_sink_of(leaf.detach()), nullptr);
   leaf.register_hook([](const at::Tensor& gradient) { return gradient; });
   EXPECT_EQ(gradient_sink_of(leaf), nullptr);
+}
+
+TEST(AddToSum, IsTheSumInEachDtypeAndShape) {
+  Random random;
+  SCOPED_TRACE(random.trace());
+  for (const at::ScalarType dtype : all_dtypes()) {
+    for (const std::vector<int64_t>& sizes : std::vector<std::vector<int64_t>>{{0, 3}, {1}, {257, 1023}, {3, (1 << 18) + 5}}) {
+      const at::Tensor before = random.normal(sizes).to(test_device(), arithmetic_of(dtype));
+      const at::Tensor term = random.normal(sizes).to(test_device(), dtype);
+      const at::Tensor sum = before.clone();
+      add_to_sum(sum, term);
+      EXPECT_TRUE(at::equal(sum, before + term.to(before.scalar_type()))) << dtype << " " << at::IntArrayRef(sizes);
+      if (term.dim() < 2) continue;
+      const at::Tensor turned = term.t().contiguous().t();  // of the same numbers, but not one after the other
+      const at::Tensor again = before.clone();
+      add_to_sum(again, turned);
+      EXPECT_TRUE(at::equal(again, sum)) << dtype << " " << at::IntArrayRef(sizes);
+    }
+  }
 }
 
 }  // namespace gradient_sink_tests

@@ -1,10 +1,12 @@
 #include "parallel/device.h"
 
 #include "base/errors.h"
+#include "ops/gradient_sink.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <malloc.h>
 
@@ -110,6 +112,17 @@ TEST(HostDevice, MemoryThatIsNotThereIsOutOfMemoryAndSaysHowMuch) {
     EXPECT_NE(std::string(error.what_without_backtrace()).find("1152921504606846976 bytes"), std::string::npos)
         << error.what_without_backtrace();
   }
+}
+
+TEST(HostDevice, ANarrowTermIsAddedWithoutACopyOfItInTheSumsDtype) {
+  use_device(kHost);
+  const at::Tensor sum = at::zeros({int64_t{32} << 20});  // more than what other tests have left in the heap has room for
+  const at::Tensor term = at::full(sum.sizes(), 2.0F, at::kBFloat16);
+  forget_peak_memory(kHost);
+  const int64_t before = memory_use(kHost).peak_bytes;
+  add_to_sum(sum, term);
+  EXPECT_LT(memory_use(kHost).peak_bytes - before, int64_t{64} << 20);
+  EXPECT_EQ(sum.sum().item<float>(), 2.0F * static_cast<float>(sum.numel()));
 }
 
 TEST(HostDevice, ForgettingThePeakRaisesItNever) {
