@@ -74,7 +74,7 @@ def picture(results):
             names = {key: name for key, name, _ in topic.columns}
             for color, (key, line) in zip([*COLORS, "#8c8c8c"], lines):
                 all_points, _ = exponents(line)
-                panel.line(f"{legend_name(key, names[key])}: {all_points + 0.0:.2f}", line, color, labels=[""] * len(line))
+                panel.line(f"{legend_name(key, names[key])}: {round(all_points, 2) + 0.0:.2f}", line, color, labels=[""] * len(line))
             panel.legend()
     return drawing.text()
 
