@@ -96,13 +96,21 @@ TEST_F(BenchCommand, RefusesWhatCannotBeMeant) {
            {"pimoe bench layer --json tiny.yaml", 64, "put --json last"},
            {"pimoe bench layer --json model.width=4", 64, "put --json last"},
            {"pimoe bench layer tiny.yaml --json nowhere/facts.json", 74, "nowhere"},
+           {"pimoe bench layer tiny.yaml --json /dev/full", 74, "cannot write /dev/full: it is there, and is no regular file"},
+           {"pimoe bench layer tiny.yaml --json /proc/facts.json", 74, "cannot write /proc/facts.json: "},
            {"pimoe bench layer tiny.yaml --seconds nan", 64, "--seconds"},
+           {"pimoe bench presets tiny.yaml", 78,
+            "suite presets has models of its own, and would not use what it is given:\n  model.layers ("},
+           {"pimoe bench presets tiny.yaml", 78, "other keys\n  Leave these out"},
+           {"pimoe bench presets model.width=64", 78, "model.width (64, command line)\n  Leave these out"},
+           {"pimoe bench presets preset=basic mesh.device=cpu", 78, ":\n  preset (basic, command line)\n  Leave these out"},
        }) {
     SCOPED_TRACE(refused.command);
     const Outcome outcome = run(refused.command);
     EXPECT_EQ(outcome.code, refused.code) << outcome.err;
     EXPECT_NE(outcome.err.find(refused.said), std::string::npos) << outcome.err;
     EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(outcome.err.find("measuring"), std::string::npos) << "refused before anything is measured\n" << outcome.err;
   }
   EXPECT_EQ(read_file(folder_ / "tiny.yaml"), config);
 }
