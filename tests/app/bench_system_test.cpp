@@ -115,6 +115,26 @@ TEST_F(BenchCommand, RefusesWhatCannotBeMeant) {
   EXPECT_EQ(read_file(folder_ / "tiny.yaml"), config);
 }
 
+TEST_F(BenchCommand, LeavesNothingWhereASignalEndsIt) {
+  struct Row {
+    const char* started;
+    int signal;
+  };
+  for (const auto& [started, signal] :
+       {Row{"$PIMOE", SIGINT}, Row{"$PIMOE", SIGTERM}, Row{"$MPIRUN --mca odls_base_sigkill_timeout 10 -n 2 $PIMOE", SIGTERM}}) {
+    SCOPED_TRACE(concat(started, " ", signal));
+    const pid_t bench = start(concat(started, " bench checkpoint tiny.yaml run.directory=runs/mine --seconds 600"));
+    const auto saving = folder_ / "runs/mine/.pimoe-bench/checkpoints";
+    for (int tries = 0; tries < 1200 && !std::filesystem::exists(saving); ++tries)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    ASSERT_TRUE(std::filesystem::exists(saving)) << read_file(folder_ / "background.txt");
+    ::kill(bench, signal);
+    EXPECT_NE(wait_for(bench), 0);
+    wait_for_no_rank();
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "runs")) << "which was not there before";
+  }
+}
+
 TEST_F(BenchCommand, EndsOnEveryRankWhereOneCannotGoOn) {
   write("file", "no folder");
   const Outcome outcome = run("$MPIRUN -n 2 $PIMOE bench checkpoint tiny.yaml run.directory=file/run --seconds 0");
