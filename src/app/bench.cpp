@@ -1,21 +1,23 @@
 #include "app/bench.h"
 
 #include "app/number_checks.h"
+#include "app/output_file.h"
 #include "app/pretrained.h"
 #include "app/print_json.h"
 #include "app/run_setup.h"
 #include "app/serve_suite.h"
+#include "base/config_values.h"
 #include "base/file_io.h"
 #include "base/text.h"
 #include "base/utf8.h"
 #include "bench/machine.h"
 #include "bench/report.h"
 #include "bench/suites.h"
+#include "train/presets.h"
 
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
-#include <cerrno>
 #include <iostream>
 #include <memory>
 
@@ -23,6 +25,7 @@ namespace pimoe {
 namespace {
 
 constexpr double kMostSeconds = 3600;
+constexpr size_t kMostNamed = 5;  ///< keys that have no use
 
 /// What is measured where no configuration file is given: the defaults, with a vocabulary. Its name names the run folder, runs/bench.
 constexpr const char* kSmallModel = "model: {vocabulary: 4096}\ntrain: {precision: auto}\n";
@@ -46,22 +49,45 @@ void sort_words(BenchCommand& command) {
   command.config.clear();
 }
 
-TrainConfig load(const BenchCommand& command, Logger& log) {
-  const ConfigSource small{kSmallModel, "bench"};
-  return load_config_to_draw(command.config.empty() ? small : read_config_source(command.config), command.overrides, log);
+/// A suite whose shapes are its own would leave what it is given unused. @throws ConfigError naming the first of these keys
+void require_nothing_unused(const Suite& suite, const ConfigSource& file, const std::vector<std::string>& overrides) {
+  TrainConfig config;
+  const ConfigOrigins origins = read_train_config(file, overrides, nullptr, config);
+  std::vector<std::string> unused;
+  for (const auto& [key, value] : config_values([&](FieldVisitor& visit) { config.fields(visit); })) {
+    const std::string origin = origins.of(key);
+    const bool counts = key.starts_with("run.") || key.starts_with("mesh.") || key == "train.threads";
+    if (!counts && !origin.empty() && !origin.starts_with(kPresetOrigin)) unused.push_back(concat(key, " (", value, ", ", origin, ")"));
+  }
+  if (unused.empty()) return;
+  if (unused.size() > kMostNamed) {
+    const auto others = static_cast<int64_t>(unused.size() - kMostNamed);
+    unused.resize(kMostNamed);
+    unused.push_back(concat("and ", counted(others, "other key")));
+  }
+  throw ConfigError(
+      concat("suite ", suite.name, " has models of its own, and would not use what it is given:\n  ", join(unused, "\n  "),
+             "\n  Leave these out: run.*, mesh.* and train.threads are all that it takes of a configuration. The other suites "
+             "measure the configured model, with preset=NAME too"));
+}
+
+TrainConfig load(const BenchCommand& command, const std::vector<Suite>& suites, Logger& log) {
+  const bool is_given = !command.config.empty();
+  const ConfigSource file = is_given ? read_config_source(command.config) : ConfigSource{kSmallModel, "bench"};
+  if (suites.size() == 1 && suites[0].only_by_name) {
+    require_nothing_unused(suites[0], is_given ? file : ConfigSource{"", "bench"}, command.overrides);
+  }
+  return load_config_to_draw(file, command.overrides, log);
 }
 
 /// --json takes the word behind it: a configuration must not be overwritten for that. @throws UsageError, IoError before anything is measured
-void require_writable(const std::filesystem::path& file) {
+void require_output(const std::filesystem::path& file) {
   const std::string name = file.string();
   if (name.find('=') != std::string::npos || file.extension() == ".yaml" || file.extension() == ".yml") {
     throw UsageError(
         concat("--json takes the next word, '", name, "', for its file: put --json last, or write --json - or --json=FILE.json"));
   }
-  const std::filesystem::path folder = file.parent_path().empty() ? "." : file.parent_path();
-  if (!std::filesystem::is_directory(folder))
-    throw IoError(concat("cannot write ", name, ": there is no folder ", folder.string()), ENOENT);
-  if (std::filesystem::is_directory(file)) throw IoError(concat("cannot write ", name, ": it is a folder"), EISDIR);
+  require_writable(file);
 }
 
 std::string quoted(const std::string& word) {
@@ -81,8 +107,8 @@ std::string command_line(const BenchCommand& command) {
 
 ExitCode bench(const BenchCommand& command, AppContext& context) {
   const std::vector<Suite> suites = suites_named(command.suite, suites_of_pimoe());
-  if (command.writes_json()) require_writable(command.file);
-  TrainConfig config = load(command, context.log);
+  if (command.writes_json()) require_output(command.file);
+  TrainConfig config = load(command, suites, context.log);
   const RunSetup run(config, context);
   const at::ScalarType dtype = agreed_dtype(config.train.precision, run.mesh);
   Bench bench(config, dtype, run.mesh, context.log, {.effort = {.seconds = command.seconds}, .sizes = BenchSizes::of(run.mesh.device())});

@@ -54,7 +54,8 @@ double chosen_skew(const std::string& text) {
 }
 
 /// The configuration; where its tokenizer cannot be read, with a vocabulary that no id exceeds, and nobody may count with.
-std::optional<TrainConfig> load(const CheckOptions& options, Preflight& found, bool& vocabulary_known, Logger& log) {
+std::optional<TrainConfig> load(const CheckOptions& options, const IdlePlace& place, Preflight& found, bool& vocabulary_known,
+                                Logger& log) {
   const PretrainedDefaults pretrained = hugging_face_defaults(log);
   ConfigSource file;
   std::optional<TrainConfig> config;
@@ -63,14 +64,14 @@ std::optional<TrainConfig> load(const CheckOptions& options, Preflight& found, b
     config = load_train_config(file, options.overrides, /*needs_corpus=*/true, pretrained);
   });
   const bool readable = vocabulary_known || found.troubles.back().code == ExitCode::kBadData;
-  if (vocabulary_known) found.warnings = idle_keys(file, options.overrides, pretrained);
+  if (vocabulary_known) found.warnings = idle_keys(file, options.overrides, pretrained, place);
   if (vocabulary_known || !readable) return config;
   TrainConfig keys;
   read_train_config(file, options.overrides, nullptr, keys);
   if (!keys.model.initial_weights.empty()) return config;  // without its folder there is no model to speak of
   std::vector<std::string> overrides = options.overrides;
   overrides.emplace_back("model.vocabulary=1");
-  found.warnings = idle_keys(file, overrides);
+  found.warnings = idle_keys(file, overrides, nullptr, place);
   TrainConfig rest = load_train_config(file, overrides);
   rest.model.vocabulary = std::numeric_limits<int64_t>::max();  // no id is too large
   rest.data.tokenizer.clear();                                  // its trouble is told
@@ -97,8 +98,9 @@ ExitCode check(const CheckOptions& options, AppContext& context) {
   CheckReport report;
   report.config = options.config.string();
   report.ranks = job.ranks;
+  const IdlePlace place = {.on_cpu = !job.device.is_gpu, .expert_parallel = job.ranks == 1 ? 1 : 0};
   bool vocabulary_known = false;
-  const std::optional<TrainConfig> config = load(options, report.found, vocabulary_known, context.log);
+  const std::optional<TrainConfig> config = load(options, place, report.found, vocabulary_known, context.log);
   if (config && options.device.empty() && config->mesh.device == DeviceChoice::kCpu) job.device = device_specs().front();
   report.device = job.device;
   if (config) {

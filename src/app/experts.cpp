@@ -3,6 +3,7 @@
 #include "analysis/expert_measurement.h"
 #include "app/checkpoint_option.h"
 #include "app/number_checks.h"
+#include "app/output_file.h"
 #include "app/print_json.h"
 #include "app/run_setup.h"
 #include "base/file_io.h"
@@ -47,6 +48,7 @@ void fill_in(ExpertsMeasurement& options, const TrainConfig& config) {
 }
 
 ExitCode experts(ExpertsOptions options, AppContext& context) {
+  if (!options.svg.empty()) require_writable(options.svg);
   const LoadedModel loaded = load_model(options.checkpoint, context, ModelSpread::kWhole);
   if (loaded.config.model.moe_layers() == 0)
     throw CheckpointError(concat(loaded.folder.string(), " has no MoE layer: there are no experts"));

@@ -1,5 +1,6 @@
 #include "app/report.h"
 
+#include "app/output_file.h"
 #include "base/file_io.h"
 #include "base/host.h"
 #include "base/run_paths.h"
@@ -18,6 +19,7 @@ struct ReportOptions {
 };
 
 ExitCode report(const ReportOptions& options, AppContext& context) {
+  if (!options.output.empty()) require_writable(options.output);
   std::vector<RunRecord> runs;
   for (const std::filesystem::path& folder : options.runs) {
     WorkProgress progress(concat("reading ", folder.string()), WorkUnit::kBytes, context.log);

@@ -104,7 +104,8 @@ ExitCode train(const TrainOptions& options, AppContext& context) {
   log.open_file(paths.log() / concat("rank-", padded(mesh.rank(), 4), ".log"));
   prepare_for_lack_of_memory(config, setup, context);
   if (mesh.rank() == 0) {
-    for (const std::string& idle : idle_keys(file, options.overrides, pretrained)) log.warning(idle);
+    const IdlePlace place = {.on_cpu = mesh.device().is_cpu(), .expert_parallel = mesh.expert_parallel()};
+    for (const std::string& idle : idle_keys(file, options.overrides, pretrained, place)) log.warning(idle);
   }
   if (context.stop != nullptr && context.stop->was_blocked() && mesh.rank() == 0) {
     log.warning(

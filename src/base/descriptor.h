@@ -39,7 +39,10 @@ class Descriptor {
  public:
   Descriptor(const std::filesystem::path& path, int flags, const char* purpose) : path_(path) {
     number_ = uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC, 0666); });
-    if (number_ < 0) refuse_io(purpose, path, errno);
+    if (number_ >= 0) return;
+    // A pipe that nobody reads, opened with O_NONBLOCK, or a socket.
+    if (errno == ENXIO) throw IoError(concat("cannot ", purpose, " ", path.string(), ": it is no regular file"), ENXIO);
+    refuse_io(purpose, path, errno);
   }
   ~Descriptor() {
     if (number_ >= 0) ::close(number_);

@@ -94,7 +94,8 @@ std::vector<std::byte> read_regular_bytes(const fs::path& path, uint64_t limit_b
 }
 
 void write_durably(const fs::path& path, const void* bytes, size_t count) {
-  Descriptor file(path, O_WRONLY | O_CREAT | O_TRUNC, "write");
+  Descriptor file(path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK, "write");
+  file.require_regular("write");
   file.write(bytes, count);
   file.sync();
   file.close();
@@ -156,8 +157,13 @@ void forget_cached(const fs::path& path) {
   static_cast<void>(::posix_fadvise(file.number(), 0, 0, POSIX_FADV_DONTNEED));
 }
 
-FileLock::FileLock(const fs::path& path) : path_(path), descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+FileLock::FileLock(const fs::path& path) : path_(path), descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666)) {
   int code = errno;
+  struct stat status {};
+  if (descriptor_ >= 0 && ::fstat(descriptor_, &status) == 0 && !S_ISREG(status.st_mode)) {
+    ::close(descriptor_);
+    throw IoError(concat("cannot lock ", path.string(), ": it is no regular file, and must be one: remove it, or move it away"), ENXIO);
+  }
   if (code == EISDIR && descriptor_ < 0) {
     throw IoError(concat("cannot lock ", path.string(), ": it is a folder, and must be a file: remove it, or move it away"), code);
   }

@@ -8,6 +8,7 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace pimoe {
 namespace {
@@ -30,17 +31,21 @@ Bench::Bench(const TrainConfig& config, at::ScalarType dtype, const ProcessMesh&
 }
 
 double Bench::ceiling(const std::string& name) {
-  if (const auto known = ceilings_.find(name); known != ceilings_.end()) return known->second;
-  for (const Ceiling& ceiling : ceilings_of(*this)) {
-    if (ceiling.name == name) return ceilings_[name] = measure_ceiling(ceiling, std::nullopt);
+  if (const auto known = ceilings_.find(name); known != ceilings_.end()) return known->second.rate;
+  for (Ceiling& ceiling : ceilings_of(*this)) {
+    if (ceiling.name != name) continue;
+    if (ceiling.settle) ceiling.settle(ceiling);
+    const double rate = measure_ceiling(ceiling, std::nullopt);
+    ceilings_[name] = {std::move(ceiling), rate};
+    return rate;
   }
   throw Error(concat("there is no ceiling '", name, "'"));
 }
 
 void Bench::measure_ceilings_again() {
   for (const Ceiling& ceiling : ceilings_of(*this)) {
-    const auto start = ceilings_.find(ceiling.name);
-    if (start != ceilings_.end()) measure_ceiling(ceiling, start->second);
+    const auto known = ceilings_.find(ceiling.name);
+    if (known != ceilings_.end()) measure_ceiling(known->second.ceiling, known->second.rate);
   }
 }
 

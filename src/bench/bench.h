@@ -69,6 +69,11 @@ class Bench {
   int64_t total(int64_t of_rank) const;  ///< likewise
 
  private:
+  struct KnownCeiling {
+    Ceiling ceiling;
+    double rate = 0.0;  ///< at the start
+  };
+
   /// @returns the best rate
   double measure_ceiling(const Ceiling& ceiling, std::optional<double> at_start);
 
@@ -78,7 +83,7 @@ class Bench {
   Logger& log_;
   BenchOptions options_;
   std::vector<BenchRow> rows_;
-  std::map<std::string, double> ceilings_;  ///< rates at the start
+  std::map<std::string, KnownCeiling> ceilings_;
   std::optional<StepMeasurement> step_;
   std::unique_ptr<ScratchFolder> scratch_;
 };

@@ -27,13 +27,37 @@ constexpr int64_t kRowNumbers = 256;  ///< float32 of a row in the exchange
 /// [numbers] float32. Never zeros: hardware is faster with them.
 at::Tensor random_numbers(int64_t numbers, c10::Device device) { return at::randn({numbers}, at::TensorOptions().device(device)); }
 
-Ceiling gemm(at::ScalarType dtype, int64_t n, c10::Device device) {
-  const auto prepare = [=]() -> Work {
-    const auto random = [&] { return random_numbers(n * n, device).view({n, n}).to(dtype); };
-    return [a = random(), b = random(), product = random()](Parts&) mutable { at::mm_out(product, a, b); };
+/// @returns an n x n x n product
+Work product(at::ScalarType dtype, int64_t n, c10::Device device) {
+  const auto random = [&] { return random_numbers(n * n, device).view({n, n}).to(dtype); };
+  return [a = random(), b = random(), product = random()](Parts&) mutable { at::mm_out(product, a, b); };
+}
+
+/// @returns n of the largest product that the slowest rank's CPU makes in about the time that it may take: most have no instructions for float16, and
+///          are a hundred times slower at it than at float32. Of a GPU what is configured. Collective.
+int64_t side_of_product(at::ScalarType dtype, const Bench& bench) {
+  constexpr int64_t kLeast = 128;
+  constexpr Effort kTrial = {.seconds = 0.0, .warm_ups = 1, .least = 3, .most = 3};
+  const BenchSizes& sizes = bench.sizes();
+  if (bench.on_gpu()) return sizes.gemm;
+  int64_t side = std::min(kLeast, sizes.gemm);
+  while (2 * side <= sizes.gemm) {
+    const Measurement trial = measure(bench.mesh(), Clock::kDevice, kTrial, product(dtype, side, bench.mesh().device()));
+    if (8 * trial.seconds.low > sizes.gemm_seconds) break;
+    side *= 2;
+  }
+  return side;
+}
+
+Ceiling gemm(at::ScalarType dtype, const Bench& bench) {
+  const auto settle = [dtype, &bench](Ceiling& self) {
+    const int64_t n = side_of_product(dtype, bench);
+    if (n < bench.sizes().gemm) bench.log().info(concat(self.name, ": with n = ", n, ", because a larger product takes long here"));
+    const auto side = static_cast<double>(n);
+    self.amount = 2 * side * side * side;
+    self.prepare = [=, &bench] { return product(dtype, n, bench.mesh().device()); };
   };
-  const auto side = static_cast<double>(n);
-  return {.name = gemm_name(dtype), .is_flops = true, .amount = 2 * side * side * side, .prepare = prepare};
+  return {.name = gemm_name(dtype), .is_flops = true, .prepare = {}, .settle = settle};
 }
 
 /// @param passes  over the memory that the bytes are counted in: 2 where both ends are one memory, which reads and writes
@@ -213,8 +237,8 @@ BenchSizes BenchSizes::of(c10::Device device) {
 std::vector<Ceiling> ceilings_of(Bench& bench) {
   const c10::Device device = bench.mesh().device();
   const BenchSizes& sizes = bench.sizes();
-  std::vector<Ceiling> all = {gemm(bench.dtype(), sizes.gemm, device)};
-  if (bench.dtype() != at::kFloat) all.push_back(gemm(at::kFloat, sizes.gemm, device));
+  std::vector<Ceiling> all = {gemm(bench.dtype(), bench)};
+  if (bench.dtype() != at::kFloat) all.push_back(gemm(at::kFloat, bench));
   all.push_back(copy(kCopyName, device, device, sizes.copy_bytes, 2));
   if (bench.on_gpu()) {
     all.push_back(copy("copy to the GPU", at::kCPU, device, sizes.copy_bytes, 1));

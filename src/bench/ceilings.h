@@ -17,7 +17,8 @@ class Bench;
 
 /// How much the suites move and multiply where the configuration does not say it.
 struct BenchSizes {
-  int64_t gemm = 1024;                      ///< n of an n x n x n product
+  int64_t gemm = 1024;                      ///< n of an n x n x n product, at most
+  double gemm_seconds = 1.0;                ///< that one takes, about: a CPU that takes longer has a smaller n
   int64_t copy_bytes = int64_t{128} << 20;  ///< beyond every cache
   std::vector<int64_t> link_bytes = {int64_t{1} << 20, int64_t{16} << 20, int64_t{64} << 20};
   int64_t disk_bytes = int64_t{128} << 20;   ///< of each rank
@@ -36,6 +37,8 @@ struct Ceiling {
   bool is_light = false;          ///< few repetitions
   std::string group = {};         ///< of ranks; "": each for itself
   std::function<Work()> prepare;  ///< takes the memory that it needs; collective
+  /// Where only a trial can say how much a repetition may be: sets `amount` and `prepare`, once, before the first measurement. Collective.
+  std::function<void(Ceiling& self)> settle = {};
 };
 
 constexpr const char* kCopyName = "copy";

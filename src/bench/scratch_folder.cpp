@@ -5,11 +5,17 @@
 #include "base/text.h"
 
 #include <cerrno>
+#include <chrono>
 #include <system_error>
+#include <thread>
 
 namespace pimoe {
 
 namespace fs = std::filesystem;
+
+namespace {
+constexpr int kTries = 20;
+}
 
 ScratchFolder::ScratchFolder(const fs::path& run_folder, const ProcessMesh& mesh)
     : path_(RunPaths(run_folder).bench()), rank_(mesh.rank()) {
@@ -37,13 +43,20 @@ ScratchFolder::ScratchFolder(const fs::path& run_folder, const ProcessMesh& mesh
       if (left.path().filename() != "lock") fs::remove_all(left.path());
     }
   }
+  if (lock_) ended_early_ = std::make_unique<CleanupBySignal>([this] { remove(); });
   mesh.control().barrier();
 }
 
 ScratchFolder::~ScratchFolder() {
-  if (!lock_) return;
+  if (lock_) remove();
+}
+
+void ScratchFolder::remove() const {
   std::error_code ignored;
-  fs::remove_all(path_, ignored);
+  // Where a signal ends all ranks, others may be writing still.
+  for (int tries = 0; tries < kTries && (fs::remove_all(path_, ignored), fs::exists(path_, ignored)); ++tries) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
   for (const fs::path& folder : made_) fs::remove(folder, ignored);  // innermost first; what is not empty stays
 }
 

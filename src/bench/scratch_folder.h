@@ -1,6 +1,7 @@
 #pragma once
 
 #include "base/file_io.h"
+#include "bench/cleanup_by_signal.h"
 #include "parallel/process_mesh.h"
 
 #include <filesystem>
@@ -10,8 +11,8 @@
 
 namespace pimoe {
 
-/// RUN/.pimoe-bench: what a benchmark writes, on the file system that a run would write to. Gone afterwards, and with it the folders above that were
-/// not there.
+/// RUN/.pimoe-bench: what a benchmark writes, on the file system that a run would write to. Gone afterwards, also where a
+/// signal ends the benchmark, and with it the folders above that were not there.
 class ScratchFolder {
  public:
   /// What an earlier benchmark that was killed left there is removed. Collective.
@@ -27,10 +28,13 @@ class ScratchFolder {
   std::filesystem::path own_file() const { return path_ / ("rank-" + std::to_string(rank_)); }
 
  private:
+  void remove() const;
+
   std::filesystem::path path_;
   int rank_;
-  std::vector<std::filesystem::path> made_;  ///< rank 0's: folders above that were not there, innermost first
-  std::unique_ptr<FileLock> lock_;           ///< rank 0's
+  std::vector<std::filesystem::path> made_;       ///< rank 0's: folders above that were not there, innermost first
+  std::unique_ptr<FileLock> lock_;                ///< rank 0's
+  std::unique_ptr<CleanupBySignal> ended_early_;  ///< likewise
 };
 
 }  // namespace pimoe

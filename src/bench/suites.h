@@ -13,7 +13,7 @@ struct Suite {
   const char* measures;       ///< a sentence
   void (*run)(Bench& bench);  ///< adds its rows; collective
   bool needs_experts = false;
-  bool only_by_name = false;  ///< no part of `all`: its shapes are its own, not the configuration's
+  bool only_by_name = false;  ///< no part of `all`: its shapes are its own, and a configuration's model and training are refused
 };
 
 /// All suites, in the order in which `all` runs them.

@@ -72,7 +72,7 @@ void idle_of_balance(const MoeConfig& moe, Reasons& reasons) {
        concat("it is not above router.temperature (", shortest(moe.router.temperature), "), where the temperature begins"));
 }
 
-void idle_of_moe(const MoeConfig& moe, Reasons& reasons) {
+void idle_of_moe(const MoeConfig& moe, const IdlePlace& place, Reasons& reasons) {
   const auto idle = [&](const char* name, bool is_idle, const std::string& because) {
     if (is_idle) reasons.emplace(concat("model.moe.", name), because);
   };
@@ -82,6 +82,8 @@ void idle_of_moe(const MoeConfig& moe, Reasons& reasons) {
   idle("rank_overflow", moe.rank_budget == 0, "model.moe.rank_budget is 0: there is no budget to exceed");
   idle("shared_gate", moe.shared_width == 0, "model.moe.shared_width is 0: there is no shared expert");
   idle("shared_overlap", moe.shared_width == 0, "model.moe.shared_width is 0: there is no shared expert");
+  idle("shared_overlap", place.on_cpu, "the run is on CPUs, and it is of GPUs that share out the experts");
+  idle("shared_overlap", place.expert_parallel == 1, "each rank has all experts (expert_parallel is 1): no tokens travel meanwhile");
   idle("fallback_width", !moe.may_drop() && !moe.router_traits().by_expert && moe.checks != MoeValidate::kFull,
        "every token is served: no slot is dropped, and model.moe.validate does not set any aside");
   idle_of_router(moe, reasons);
@@ -109,14 +111,17 @@ void idle_of_attention(const ModelConfig& model, Reasons& reasons) {
   }
 }
 
-Reasons reasons_of(const TrainConfig& config) {
+Reasons reasons_of(const TrainConfig& config, const IdlePlace& place) {
   Reasons reasons;
   const auto idle = [&](const char* key, bool is_idle, const std::string& because) {
     if (is_idle) reasons.emplace(key, because);
   };
   const ModelConfig& model = config.model;
   if (model.moe_layers() > 0) {
-    idle_of_moe(model.moe, reasons);
+    idle_of_moe(model.moe,
+                {.on_cpu = place.on_cpu || config.mesh.device == DeviceChoice::kCpu,
+                 .expert_parallel = config.mesh.expert_parallel > 0 ? config.mesh.expert_parallel : place.expert_parallel},
+                reasons);
   } else {
     const std::string because = model.moe.experts == 0 ? "model.moe.experts is 0: the model is dense" : "no layer of the model has experts";
     for (const char* key : {"model.moe.", "log.routing."}) idle(key, true, because);
@@ -156,8 +161,8 @@ ConfigValues values_of(TrainConfig config) {
 
 }  // namespace
 
-std::vector<std::string> idle_keys(const TrainConfig& config, const ConfigOrigins& origins) {
-  const Reasons reasons = reasons_of(config);
+std::vector<std::string> idle_keys(const TrainConfig& config, const ConfigOrigins& origins, const IdlePlace& place) {
+  const Reasons reasons = reasons_of(config, place);
   const ConfigValues of_defaults = values_of(TrainConfig());
   const std::map<std::string, std::string> defaults(of_defaults.begin(), of_defaults.end());
   std::vector<std::string> lines;
@@ -172,10 +177,10 @@ std::vector<std::string> idle_keys(const TrainConfig& config, const ConfigOrigin
 }
 
 std::vector<std::string> idle_keys(const ConfigSource& file, const std::vector<std::string>& overrides,
-                                   const PretrainedDefaults& pretrained) {
+                                   const PretrainedDefaults& pretrained, const IdlePlace& place) {
   TrainConfig config;
   const ConfigOrigins origins = read_train_config(file, overrides, pretrained, config);
-  return idle_keys(config, origins);
+  return idle_keys(config, origins, place);
 }
 
 }  // namespace pimoe

@@ -96,15 +96,43 @@ TEST_F(BenchCommand, RefusesWhatCannotBeMeant) {
            {"pimoe bench layer --json tiny.yaml", 64, "put --json last"},
            {"pimoe bench layer --json model.width=4", 64, "put --json last"},
            {"pimoe bench layer tiny.yaml --json nowhere/facts.json", 74, "nowhere"},
+           {"pimoe bench layer tiny.yaml --json /dev/full", 74, "cannot write /dev/full: it is there, and is no regular file"},
+           {"pimoe bench layer tiny.yaml --json /proc/facts.json", 74, "cannot write /proc/facts.json: "},
            {"pimoe bench layer tiny.yaml --seconds nan", 64, "--seconds"},
+           {"pimoe bench presets tiny.yaml", 78,
+            "suite presets has models of its own, and would not use what it is given:\n  model.layers ("},
+           {"pimoe bench presets tiny.yaml", 78, "other keys\n  Leave these out"},
+           {"pimoe bench presets model.width=64", 78, "model.width (64, command line)\n  Leave these out"},
+           {"pimoe bench presets preset=basic mesh.device=cpu", 78, ":\n  preset (basic, command line)\n  Leave these out"},
        }) {
     SCOPED_TRACE(refused.command);
     const Outcome outcome = run(refused.command);
     EXPECT_EQ(outcome.code, refused.code) << outcome.err;
     EXPECT_NE(outcome.err.find(refused.said), std::string::npos) << outcome.err;
     EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(outcome.err.find("measuring"), std::string::npos) << "refused before anything is measured\n" << outcome.err;
   }
   EXPECT_EQ(read_file(folder_ / "tiny.yaml"), config);
+}
+
+TEST_F(BenchCommand, LeavesNothingWhereASignalEndsIt) {
+  struct Row {
+    const char* started;
+    int signal;
+  };
+  for (const auto& [started, signal] :
+       {Row{"$PIMOE", SIGINT}, Row{"$PIMOE", SIGTERM}, Row{"$MPIRUN --mca odls_base_sigkill_timeout 10 -n 2 $PIMOE", SIGTERM}}) {
+    SCOPED_TRACE(concat(started, " ", signal));
+    const pid_t bench = start(concat(started, " bench checkpoint tiny.yaml run.directory=runs/mine --seconds 600"));
+    const auto saving = folder_ / "runs/mine/.pimoe-bench/checkpoints";
+    for (int tries = 0; tries < 1200 && !std::filesystem::exists(saving); ++tries)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    ASSERT_TRUE(std::filesystem::exists(saving)) << read_file(folder_ / "background.txt");
+    ::kill(bench, signal);
+    EXPECT_NE(wait_for(bench), 0);
+    wait_for_no_rank();
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "runs")) << "which was not there before";
+  }
 }
 
 TEST_F(BenchCommand, EndsOnEveryRankWhereOneCannotGoOn) {

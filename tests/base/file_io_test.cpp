@@ -124,6 +124,9 @@ TEST_F(FileIo, WhatMustBeAFileIsNotWaitedForNorReplacedWhereItIsNone) {
   EXPECT_EQ(code_of([&] { read_regular_file(folder_); }, folder_.string()), EISDIR);
   EXPECT_EQ(code_of([&] { MappedFile map(path("pipe")); }, path("pipe").string()), ENXIO);
   EXPECT_EQ(code_of([&] { replace_file(path("pipe"), "x"); }, path("pipe").string()), EEXIST);
+  EXPECT_EQ(code_of([&] { write_durably(path("pipe"), "x", 1); }, path("pipe").string() + ": it is no regular file"), ENXIO);
+  EXPECT_EQ(code_of([&] { append_durably(path("pipe"), "x"); }, path("pipe").string() + ": it is no regular file"), ENXIO);
+  EXPECT_EQ(code_of([&] { FileLock lock(path("pipe")); }, path("pipe").string() + ": it is no regular file"), ENXIO);
   EXPECT_EQ(file_count(), 1U);
   EXPECT_TRUE(fs::is_fifo(path("pipe")));
   fs::create_symlink("/dev/null", path("device"));

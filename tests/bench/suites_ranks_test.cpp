@@ -47,11 +47,11 @@ BenchOptions tiny() {
 class BenchSuites : public testing::Test {
  protected:
   /// @returns the rows of a suite's document, and those of the ceilings that it needed
-  Json run(const std::string& name, const TrainConfig& config = tiny_config()) {
+  Json run(const std::string& name, const TrainConfig& config = tiny_config(), const BenchOptions& options = tiny()) {
     const auto mesh = world_mesh(config.mesh, config.model.moe.common_divisor());
     ranks_ = mesh->size();
     Logger log(mesh->rank());
-    Bench bench(config, at::kFloat, *mesh, log, tiny());
+    Bench bench(config, at::kFloat, *mesh, log, options);
     run_suites(suites_named(name), bench);
     const BenchFacts facts = {built_version(), built_commit(), "pimoe bench " + name, machine_facts(*mesh, at::kFloat), to_yaml(config)};
     for (const std::string& line : split(to_text(facts, bench.rows()), '\n')) EXPECT_LE(line.size(), 100u) << line;
@@ -97,6 +97,22 @@ TEST_F(BenchSuites, CeilingsAreMeasuredAtTheStartAndAtTheEnd) {
   if (ranks_ > 1) wanted.insert({"all_to_all 0 MiB", "direct stores 0 MiB", "all_reduce 0 MiB"});
   EXPECT_EQ(names, wanted);
   EXPECT_EQ(rows.size(), 2 * wanted.size());
+}
+
+TEST_F(BenchSuites, AProductThatWouldTakeLongIsASmallerOne) {
+  for (const auto& [seconds, side] : std::vector<std::pair<double, double>>{{1e9, 256}, {1e-9, 128}}) {
+    BenchOptions options = tiny();
+    options.sizes.gemm = 256;
+    options.sizes.gemm_seconds = seconds;
+    const Json rows = run("ceilings", tiny_config(), options);
+    int found = 0;
+    for (const Json& row : rows) {
+      if (row.at("name") != "gemm float32") continue;
+      EXPECT_EQ(row.at("flop"), 2 * side * side * side) << row.at("when");
+      ++found;
+    }
+    EXPECT_EQ(found, 2) << "at the start and at the end";
+  }
 }
 
 TEST_F(BenchSuites, TheDocumentSaysWhatRanWhere) {

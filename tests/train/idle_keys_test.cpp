@@ -47,6 +47,12 @@ TEST_F(IdleKeys, AreToldWhereTheyDoNothingAndOnlyThere) {
       {{"model.moe.fallback_width=8", "model.moe.capacity_factor=1"}, false},
       {{"model.moe.shared_gate=true"}, true},
       {{"model.moe.shared_gate=true", "model.moe.shared_width=8"}, false},
+      {{"model.moe.shared_overlap=true"}, true},
+      {{"model.moe.shared_overlap=true", "model.moe.shared_width=8"}, false},
+      {{"model.moe.shared_overlap=true", "model.moe.shared_width=8", "mesh.device=cpu"}, true},
+      {{"model.moe.shared_overlap=true", "model.moe.shared_width=8", "mesh.device=cuda"}, false},
+      {{"model.moe.shared_overlap=true", "model.moe.shared_width=8", "mesh.expert_parallel=1"}, true},
+      {{"model.moe.shared_overlap=true", "model.moe.shared_width=8", "mesh.expert_parallel=2"}, false},
       {{"model.latent.value_width=8"}, true},
       {{"model.latent.value_width=8", "model.latent.kv_rank=8"}, false},
       {{"model.kv_heads=2"}, false},
@@ -115,6 +121,21 @@ TEST_F(IdleKeys, AreThoseThatSomebodyWroteOtherwiseThanTheDefault) {
   for (const char* preset : {"basic", "enhanced", "advanced", "aggressive", "production"}) {
     EXPECT_EQ(told({concat("preset=", preset)}), Keys{}) << preset;
   }
+}
+
+TEST_F(IdleKeys, MayHangOnWhereARunIs) {
+  replace_file(file_, "data: {train: corpus}\n");
+  const ConfigSource file = read_config_source(file_);
+  const std::vector<std::string> overlap = {"model.moe.shared_overlap=true", "model.moe.shared_width=8"};
+  EXPECT_EQ(idle_keys(file, overlap, nullptr, {.on_cpu = false, .expert_parallel = 2}), Keys{});
+  EXPECT_EQ(
+      idle_keys(file, overlap, nullptr, {.on_cpu = true, .expert_parallel = 2}),
+      Keys{"model.moe.shared_overlap (true, command line) has no effect, because the run is on CPUs, and it is of GPUs that share out the "
+           "experts"});
+  EXPECT_EQ(
+      idle_keys(file, overlap, nullptr, {.on_cpu = false, .expert_parallel = 1}),
+      Keys{"model.moe.shared_overlap (true, command line) has no effect, because each rank has all experts (expert_parallel is 1): no "
+           "tokens travel meanwhile"});
 }
 
 TEST_F(IdleKeys, SayWhereTheyAreWritten) {
