@@ -61,7 +61,7 @@ class Calibration {
   int64_t unseen_ = 0;
 };
 
-/// @param counts  [bins] of size_bin's bins  @returns the best limit / 127; 0 where nothing was counted but zeros
+/// @param counts  [kSizeBins] as count_sizes has them  @returns the best limit / 127; 0 where nothing was counted but zeros
 float best_scale(const at::Tensor& counts);
 /// Adds the sizes of rows' numbers to counts [G, bins] int64, group by group. @param ends  undefined: one group
 void count_sizes(const at::Tensor& rows, const at::Tensor& ends, at::Tensor& counts);

@@ -67,12 +67,6 @@ std::vector<int64_t> LayerRecipe::new_numbers(int64_t count) const {
   return numbers;
 }
 
-LayerRecipe unchanged_recipe(int64_t experts) {
-  LayerRecipe recipe;
-  for (int64_t expert = 0; expert < experts; ++expert) recipe.experts.push_back({{.expert = expert}});
-  return recipe;
-}
-
 at::Tensor made_matrix(const std::vector<ExpertPart>& parts, const ExpertGroup& group, int64_t matrix,
                        const std::function<at::Tensor(int64_t expert)>& matrix_of) {
   return weighted(parts, [&](const ExpertPart& part) { return cut(matrix_of(part.expert), part, group, matrix); });

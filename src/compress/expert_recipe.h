@@ -49,9 +49,6 @@ struct LayerRecipe {
   std::vector<int64_t> new_numbers(int64_t count) const;
 };
 
-/// Every expert as it is.
-LayerRecipe unchanged_recipe(int64_t experts);
-
 /// @param matrix     of the group's
 /// @param matrix_of  gives an expert's, by its number in the layer
 /// @returns the matrix of an expert that is made of `parts`, of the dtype that it is read in; of one whole part the same bits

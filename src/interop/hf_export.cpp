@@ -101,6 +101,36 @@ Json carried_config(const fs::path& companions, HfFamily family) {
   return without_experts ? config_of_any_family(config) : config;
 }
 
+/// All files beside the weights. @param config  config.json's content
+void write_companions(const ModelConfig& model, const Json& config, const HfExportOptions& options, const fs::path& folder,
+                      HfExportFacts& facts, Logger& log) {
+  bool has_tokenizer = false;
+  for (const std::string& name : companion_names()) {
+    if (name == "config.json" || options.companions.empty() || !is_there(options.companions / name)) continue;
+    write_text(folder / name, read_regular_file(options.companions / name, kLargestCompanionBytes));
+    has_tokenizer = has_tokenizer || name.starts_with("tokenizer.");
+    facts.files.push_back(name);
+  }
+  if (!has_tokenizer && !options.tokenizer.empty()) {
+    carry_tokenizer(options.tokenizer, model.sequence_length, folder, facts.files);
+    if (facts.family == HfFamily::kQwen2) {
+      log.warning(
+          "transformers' AutoTokenizer takes Qwen2's way of cutting words for every model of its family, whatever the folder says: "
+          "load this tokenizer by PreTrainedTokenizerFast");
+    }
+  }
+  if (!is_there(folder / "generation_config.json")) {
+    Json generation = {{"_from_model_config", true}};
+    for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
+      if (!config.at(id).is_null()) generation[id] = config.at(id);
+    }
+    write_text(folder / "generation_config.json", generation.dump(2) + "\n");
+    facts.files.emplace_back("generation_config.json");
+  }
+  write_text(folder / "config.json", config.dump(2) + "\n");  // last: without it the folder is no model
+  facts.files.emplace_back("config.json");
+}
+
 }  // namespace
 
 HfExportFacts export_to_hf(const fs::path& checkpoint, const ModelConfig& model, const fs::path& folder, const HfExportOptions& options,
@@ -149,31 +179,7 @@ HfExportFacts export_to_hf(const fs::path& checkpoint, const ModelConfig& model,
   };
   facts.files = write_safetensors_folder(folder, tensors, options.dtype, options.shard_bytes, elements);
 
-  bool has_tokenizer = false;
-  for (const std::string& name : companion_names()) {
-    if (name == "config.json" || options.companions.empty() || !is_there(options.companions / name)) continue;
-    write_text(folder / name, read_regular_file(options.companions / name, kLargestCompanionBytes));
-    has_tokenizer = has_tokenizer || name.starts_with("tokenizer.");
-    facts.files.push_back(name);
-  }
-  if (!has_tokenizer && !options.tokenizer.empty()) {
-    carry_tokenizer(options.tokenizer, model.sequence_length, folder, facts.files);
-    if (facts.family == HfFamily::kQwen2) {
-      log.warning(
-          "transformers' AutoTokenizer takes Qwen2's way of cutting words for every model of its family, whatever the folder says: "
-          "load this tokenizer by PreTrainedTokenizerFast");
-    }
-  }
-  if (!is_there(folder / "generation_config.json")) {
-    Json generation = {{"_from_model_config", true}};
-    for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
-      if (!config[id].is_null()) generation[id] = config[id];
-    }
-    write_text(folder / "generation_config.json", generation.dump(2) + "\n");
-    facts.files.emplace_back("generation_config.json");
-  }
-  write_text(folder / "config.json", config.dump(2) + "\n");  // last: without it the folder is no model
-  facts.files.emplace_back("config.json");
+  write_companions(model, config, options, folder, facts, log);
   sync_folder(folder);
   return facts;
 }

@@ -11,8 +11,8 @@ namespace pimoe {
 
 /// How unevenly tokens choose: rows of the fullest rank over its share at balance, as far as the configuration lets it come.
 ///
-///     1      every expert has the same number of slots
-///     kWorst every token of the expert group takes as many of the rank's experts as it may: min(K, L)
+///     1           every expert has the same number of slots
+///     kWorstSkew  every token of the expert group takes as many of the rank's experts as it may: min(K, L)
 constexpr double kWorstSkew = std::numeric_limits<double>::infinity();
 
 /// The rows that one micro-batch's routing brings to the experts of one rank, and what this rank sends.

@@ -1,7 +1,7 @@
 #pragma once
 
 /// The kernels behind int8 products on the CPU (int8_product.h), by raw pointer. A stride is from row to row, in elements. Called where
-/// has_int8_kernels() says yes, and so with AVX512_VNNI; those of `wide` products ask for AVX-512 alone.
+/// missing_for_int8() (int8_tiles.h) names nothing, and so with AVX512_VNNI; those of `wide` products ask for AVX-512 alone.
 ///
 /// No libtorch here, as in kernels.h.
 

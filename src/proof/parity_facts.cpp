@@ -13,8 +13,6 @@ namespace {
 
 at::Tensor number(double value) { return at::tensor({value}, at::kDouble); }
 
-double largest(const at::Tensor& values) { return values.numel() == 0 ? 0.0 : values.abs().max().item<double>(); }
-
 /// What a step says before its backward pass, layer by layer.
 struct ForwardFacts {
   std::vector<at::Tensor> gates, loads;

@@ -24,8 +24,6 @@ constexpr std::array<std::array<const char*, 2>, kPairs> kRunNames = {
 
 std::string name_of(const Fact& fact) { return concat(fact.quantity, fact.tensor.empty() ? "" : " of ", fact.tensor); }
 
-double largest(const at::Tensor& values) { return values.numel() == 0 ? 0.0 : values.abs().max().item<double>(); }
-
 /// Differences relative to `scale`, NaN if anything is not finite.
 double distance(const Fact& ours, const Fact& theirs, double scale) {
   if (ours.values.sizes() != theirs.values.sizes()) return std::numeric_limits<double>::quiet_NaN();
@@ -38,6 +36,8 @@ double distance(const Fact& ours, const Fact& theirs, double scale) {
 bool worse(double a, double b) { return std::isnan(b) ? false : std::isnan(a) || a > b; }
 
 }  // namespace
+
+double largest(const at::Tensor& values) { return values.numel() == 0 ? 0.0 : values.abs().max().item<double>(); }
 
 void ParityReport::compare(Pair pair, const Facts& ours, const Facts& theirs) {
   if (ours.size() != theirs.size()) throw ShapeError("parity: runs with different lists of facts");

@@ -28,6 +28,8 @@ using Facts = std::vector<Fact>;
 /// A tensor this far below the largest of its quantity is the rounding noise of sums that cancel, as a router's gradient where its gates are
 /// renormalised and K is 1: it is measured by this share of the quantity's largest.
 constexpr double kNoiseFloor = 1e-3;
+/// @returns the largest absolute value; 0 of none
+double largest(const at::Tensor& values);
 
 /// Worst difference of one quantity over its tensors, each relative to its tensor's largest value or noise floor.
 struct Difference {

@@ -1,6 +1,7 @@
 #include "base/errors.h"
 #include "checkpoint/checkpoint_store.h"
 #include "checkpoint/step_folders.h"
+#include "checkpoint/store_on_ranks.h"
 #include "checkpoint/tiny_checkpoint.h"
 #include "checkpoint/training_state.h"
 #include "checkpoint/verification.h"
@@ -15,8 +16,8 @@
 #include <signal.h>
 #include <sys/resource.h>
 
-#include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <optional>
 #include <set>
 #include <utility>
@@ -36,90 +37,6 @@ namespace pimoe {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr int64_t kExperts = 12;
-
-/// Pieces as an optimizer holds them: dense tensors and each rank's block of experts in flat slices among their copies, cut wherever the
-/// count falls; the router bias on every rank.
-template <class Make>
-std::vector<StatePiece> layout(const ProcessMesh& mesh, Make make) {
-  std::vector<StatePiece> pieces;
-  const auto slice = [&](const std::string& name, const Box& box, int index, int of) {
-    const int64_t length = (box.numel() + of - 1) / of;
-    const int64_t begin = std::min(box.numel(), index * length);
-    const int64_t end = std::min(box.numel(), begin + length);
-    pieces.push_back(make("master", Piece{name, box, begin, end}, at::kFloat));
-    pieces.push_back(make("exp_avg", Piece{name, box, begin, end}, at::kBFloat16));
-  };
-  slice("layers.0.qkv", Box::whole({5, 7}), mesh.rank(), mesh.size());
-  slice("layers.0.norm", Box::whole({3}), mesh.rank(), mesh.size());  // at 4 ranks one has nothing of it
-  const int shard = mesh.rank() % mesh.expert_parallel();
-  const int64_t local = kExperts / mesh.expert_parallel();
-  slice("layers.0.experts", Box::rows({kExperts, 2, 3}, shard * local, local), mesh.rank() / mesh.expert_parallel(),
-        mesh.size() / mesh.expert_parallel());
-  pieces.push_back(make("state", Piece{"layers.0.router_bias", Box::whole({kExperts}), 0, kExperts}, at::kDouble));
-  return pieces;
-}
-
-Snapshot snapshot_of(const ProcessMesh& mesh, int64_t step, int64_t salt = 0) {
-  Snapshot snapshot;
-  snapshot.step = step;
-  snapshot.numbers = {{"loss_scale", 65536.0}};
-  snapshot.counters = {{"next_sample", step * 16}};
-  snapshot.config = "run: {seed: 1234}\n";
-  snapshot.pieces =
-      layout(mesh, [salt](const char* kind, Piece piece, at::ScalarType dtype) { return filled(kind, std::move(piece), dtype, salt); });
-  return snapshot;
-}
-
-/// Restores into blank pieces of the mesh's own layout. @returns "" or what differs.
-std::string restored_trouble(CheckpointStore& store, const fs::path& checkpoint, const ProcessMesh& mesh, int64_t salt = 0) {
-  Snapshot wanted;
-  wanted.pieces = layout(mesh, blank);
-  store.restore(checkpoint, wanted);
-  for (const StatePiece& state : wanted.pieces) {
-    if (const std::string trouble = wrong_element(state, salt); !trouble.empty()) return trouble;
-  }
-  return wanted.counters.at("next_sample") == wanted.step * 16 ? "" : "counters";
-}
-
-class StoreOnRanks : public ::testing::Test {
- protected:
-  void SetUp() override {
-    world_ = test_session().world();
-    if (world_->rank() == 0) own_.emplace();
-    folder_ = world_->broadcast_text(world_->rank() == 0 ? own_->path().string() : "", 0);
-  }
-  void TearDown() override { world_->patient_barrier(); }
-
-  bool is_last() const { return world_->rank() == world_->size() - 1; }
-
-  /// @returns what `work` threw as CheckpointError, after checking that every rank got the same.
-  template <class Work>
-  std::string same_error(Work work) {
-    std::string text = "nothing";
-    try {
-      work();
-    } catch (const CheckpointError& error) {
-      text = error.what();
-    }
-    for (const std::string& other : world_->all_gather_text(text)) EXPECT_EQ(other, text);
-    return text;
-  }
-
-  std::set<std::string> names() const {
-    world_->patient_barrier();
-    std::set<std::string> names;
-    for (const auto& entry : fs::directory_iterator(folder_)) names.insert(entry.path().filename().string());
-    world_->patient_barrier();
-    return names;
-  }
-
-  std::unique_ptr<HostCommunicator> world_;
-  std::optional<TemporaryFolder> own_;
-  fs::path folder_;
-  Logger log_;
-};
 using Names = std::set<std::string>;
 
 TEST_F(StoreOnRanks, WhatOneLayoutSavesEveryOtherRestores) {
@@ -359,17 +276,6 @@ TEST_F(StoreOnRanks, AFolderThatIsNotSharedIsSaid) {
   EXPECT_EQ(names(), Names{});
 }
 
-TEST_F(StoreOnRanks, ARankThatDoesNotSeeACheckpointDoesNotCondemnIt) {
-  const auto mesh = world_mesh(cpu_mesh(), kExperts);
-  CheckpointStore(folder_, {}, *mesh, log_).save(snapshot_of(*mesh, 100));
-  const bool apart = is_last() && world_->size() > 1;
-  const TemporaryFolder elsewhere;
-  CheckpointStore store(apart ? elsewhere.path() : folder_, {}, *mesh, log_);
-  const std::string error = same_error([&] { store.newest_good(); });
-  EXPECT_NE(error.find(world_->size() == 1 ? "nothing" : "the folder must be shared by all nodes"), std::string::npos) << error;
-  EXPECT_EQ(names(), Names{"step-00000100"});
-}
-
 TEST_F(StoreOnRanks, TheOldestBeyondKeepGoAndLeftoversAreSwept) {
   const auto mesh = world_mesh(cpu_mesh(), kExperts);
   if (world_->rank() == 0) fs::create_directory(folder_ / "step-00000001.tmp");
@@ -396,134 +302,6 @@ TEST_F(StoreOnRanks, SavingAStepAgainReplacesIt) {
   EXPECT_EQ(restored_trouble(store, folder_ / "step-00000100", *mesh, /*salt=*/1), "");
 }
 
-TEST_F(StoreOnRanks, DamagedOnesAreSetAsideAndTheNewestGoodOneIsTheSameOnEveryRank) {
-  const auto mesh = world_mesh(cpu_mesh(), kExperts);
-  CheckpointConfig config;
-  config.keep = 4;
-  CheckpointStore store(folder_, config, *mesh, log_);
-  EXPECT_EQ(store.newest_good(), std::nullopt);
-  for (const int64_t step : {100, 200, 300, 400}) store.save(snapshot_of(*mesh, step));
-  EXPECT_EQ(store.newest_good(), folder_ / "step-00000400");
-  world_->patient_barrier();
-  const std::string last_file = read_manifest(folder_ / "step-00000400").files.back().name;
-  world_->patient_barrier();
-  if (world_->rank() == 0) {
-    std::string bytes = read_text(folder_ / "step-00000400" / last_file);
-    bytes[bytes.size() / 2] ^= 1;
-    write_text(folder_ / "step-00000400" / last_file, bytes);
-    fs::remove(folder_ / "step-00000300" / last_file);
-    fs::resize_file(folder_ / "step-00000200" / "manifest.json", 100);
-  }
-  world_->patient_barrier();
-  EXPECT_EQ(store.newest_good(), folder_ / "step-00000100");
-  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000200.bad", "step-00000300.bad", "step-00000400.bad"}));
-  const std::string reason = read_text(folder_ / "step-00000400.bad" / "reason.txt");
-  EXPECT_NE(reason.find(last_file + " is damaged: its bytes do not have the digest"), std::string::npos) << reason;
-}
-
-// Reading a process' memory where it has none is an I/O error, as of a disk that does not give a block back.
-TEST_F(StoreOnRanks, WhatTheDiskDoesNotGiveBackIsSetAsideOnlyWhereAnOlderOneCanBeRead) {
-  const auto mesh = world_mesh(cpu_mesh(), kExperts);
-  CheckpointConfig config;
-  config.keep = 3;
-  CheckpointStore store(folder_, config, *mesh, log_);
-  for (const int64_t step : {100, 200, 300}) store.save(snapshot_of(*mesh, step));
-  const auto make_unreadable = [&](const char* step) {
-    const fs::path manifest = folder_ / step / "manifest.json";
-    if (world_->rank() == 0) {
-      fs::rename(manifest, folder_ / concat(step, ".kept"));
-      fs::create_symlink("/proc/self/mem", manifest);
-    }
-    world_->patient_barrier();
-    return concat(manifest.string(), ": Input/output error");
-  };
-  const auto bring_back = [&](const char* step) { fs::rename(folder_ / concat(step, ".kept"), folder_ / step / "manifest.json"); };
-
-  // It has passed when it is looked at again.
-  make_unreadable("step-00000300");
-  std::thread passes;
-  if (world_->rank() == 0) {
-    passes = std::thread([&] {
-      std::this_thread::sleep_for(std::chrono::milliseconds(300));
-      bring_back("step-00000300");
-    });
-  }
-  Manifest manifest;
-  EXPECT_EQ(store.newest_good(&manifest), folder_ / "step-00000300");
-  EXPECT_EQ(manifest.step, 300);
-  if (passes.joinable()) passes.join();
-  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000200", "step-00000300"}));
-
-  const std::string said = make_unreadable("step-00000300");
-  EXPECT_EQ(store.newest_good(&manifest), folder_ / "step-00000200");
-  EXPECT_EQ(manifest.step, 200);
-  EXPECT_EQ(manifest.files.size(), read_manifest(folder_ / "step-00000200").files.size());
-  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000200", "step-00000300.bad", "step-00000300.kept"}));
-  const std::string reason = read_text(folder_ / "step-00000300.bad/reason.txt");
-  EXPECT_NE(reason.find(concat("twice it could not be read, as one before it can: rank 0: cannot read ", said)), std::string::npos)
-      << reason;
-
-  // Where none can be read it may be the whole disk, or the network.
-  make_unreadable("step-00000200");
-  make_unreadable("step-00000100");
-  try {
-    store.newest_good();
-    ADD_FAILURE() << "must throw";
-  } catch (const IoError& error) {
-    EXPECT_NE(std::string(error.what()).find("step-00000200/manifest.json: Input/output error. It may pass"), std::string::npos)
-        << error.what();
-  }
-  world_->patient_barrier();
-  if (world_->rank() == 0) {
-    bring_back("step-00000200");
-    bring_back("step-00000100");
-  }
-  world_->patient_barrier();
-  EXPECT_EQ(store.newest_good(), folder_ / "step-00000200") << "it has passed";
-}
-
-TEST_F(StoreOnRanks, WhatOneMayNotReadIsNotSetAside) {
-  const auto mesh = world_mesh(cpu_mesh(), kExperts);
-  CheckpointStore store(folder_, {}, *mesh, log_);
-  for (const int64_t step : {100, 200}) store.save(snapshot_of(*mesh, step));
-  const fs::path newest = folder_ / "step-00000200";
-  world_->patient_barrier();
-  fs::permissions(folder_, fs::perms::all);
-  if (world_->rank() == 0) fs::permissions(newest / read_manifest(newest).files.back().name, fs::perms::none);
-  world_->patient_barrier();
-  {
-    const WithoutPrivileges user(folder_);
-    EXPECT_THROW(store.newest_good(), IoError);
-  }
-  world_->patient_barrier();
-  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000200"}));
-}
-
-// Between its verification and its load; only the rank that wants the file meets it.
-TEST_F(StoreOnRanks, WhatIsDamagedOnlyAtItsLoadIsEveryRanksDamageAndCanBeSetAside) {
-  const auto mesh = world_mesh(cpu_mesh(), kExperts);
-  CheckpointStore store(folder_, {}, *mesh, log_);
-  for (const int64_t step : {100, 200}) store.save(snapshot_of(*mesh, step));
-  const fs::path newest = store.newest_good().value();
-  const std::string file = read_manifest(newest).files.back().name;
-  world_->patient_barrier();
-  if (world_->rank() == 0) fs::remove(newest / file);
-  world_->patient_barrier();
-  std::string said;
-  try {
-    restored_trouble(store, newest, *mesh);
-    ADD_FAILURE() << "must throw";
-  } catch (const DamageError& error) {
-    said = error.what();
-  }
-  EXPECT_NE(said.find(concat(file, ": No such file or directory")), std::string::npos) << said;
-  EXPECT_TRUE(store.set_aside(newest, said));
-  EXPECT_FALSE(store.set_aside(newest, said)) << "it is not there any more";
-  EXPECT_EQ(names(), (Names{"step-00000100", "step-00000200.bad"}));
-  EXPECT_EQ(store.newest_good(), folder_ / "step-00000100");
-  EXPECT_EQ(restored_trouble(store, folder_ / "step-00000100", *mesh), "");
-}
-
 TEST_F(StoreOnRanks, ALeftoverThatStaysKeepsNobodyFromStartingAndSaving) {
   const auto mesh = world_mesh(cpu_mesh(), kExperts);
   const fs::path leftover = folder_ / "step-00000100.tmp";
@@ -541,18 +319,6 @@ TEST_F(StoreOnRanks, ALeftoverThatStaysKeepsNobodyFromStartingAndSaving) {
   EXPECT_EQ(names(), (Names{"step-00000100", "step-00000100.tmp", "step-00000200"}));
   user.reset();
   if (world_->rank() == 0) fs::permissions(leftover, fs::perms::owner_all);
-}
-
-TEST_F(StoreOnRanks, WhatOneRankCannotRestoreEveryRankSays) {
-  const auto mesh = world_mesh(cpu_mesh(), kExperts);
-  CheckpointStore store(folder_, {}, *mesh, log_);
-  store.save(snapshot_of(*mesh, 100));
-  Snapshot wanted;
-  wanted.pieces = layout(*mesh, blank);
-  if (is_last()) wanted.pieces.push_back(blank("master", {"layers.0.nrom", Box::whole({3}), 0, 3}, at::kFloat));
-  const std::string error = same_error([&] { store.restore(folder_ / "step-00000100", wanted); });
-  EXPECT_NE(error.find("has no tensor master/layers.0.nrom; the nearest that it has is master/layers.0.norm"), std::string::npos) << error;
-  EXPECT_NE(same_error([&] { store.restore(folder_ / "step-00000900", wanted); }), "nothing");
 }
 
 }  // namespace

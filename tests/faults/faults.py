@@ -36,11 +36,12 @@ import tempfile
 import time
 import traceback
 
+import disks
 import hanging
-import saves
+import kills
 from workplace import Workplace, require_built
 
-EXPERIMENTS = {**saves.EXPERIMENTS, **hanging.EXPERIMENTS}
+EXPERIMENTS = {**kills.EXPERIMENTS, **disks.EXPERIMENTS, **hanging.EXPERIMENTS}
 LONG = {  # rounds and ranks of the long form
     "kills": (1000, "1,2,4"), "errors": (1310, "1,2"), "bits": (100, "1,2,4"), "signals": (100, "1,2,4"), "leaves": (120, "1,2,4"), "supervised": (4, "1,2"),
     "damage": (100, "1,2,4"), "loads": (180, "1,2,4"), "load_kills": (180, "1,2,4"), "reshard_kills": (180, "1,2"),

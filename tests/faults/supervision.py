@@ -18,7 +18,6 @@ that comes up on hosts of which one has no address): which, and why, is said.
 import argparse
 import functools
 import glob
-import json
 import os
 import pathlib
 import pty

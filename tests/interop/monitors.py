@@ -8,7 +8,6 @@ A run of two ranks is killed with SIGKILL some steps behind a checkpoint, and go
 
 import argparse
 import json
-import math
 import os
 import pathlib
 import re

@@ -10,7 +10,6 @@ A tiny model is trained on sums, with a tokenizer.json, and served with an API k
 
 import argparse
 import json
-import math
 import os
 import pathlib
 import random

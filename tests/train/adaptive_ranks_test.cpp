@@ -1,4 +1,3 @@
-#include "base/file_io.h"
 #include "base/text.h"
 #include "train/tiny_run.h"
 
@@ -33,15 +32,12 @@ std::vector<nlohmann::json> train(const TrainConfig& config, bool skew) {
     EXPECT_EQ(trainer.run(), TrainOutcome::kComplete);
   }
   world->patient_barrier();
-  std::vector<nlohmann::json> records;
-  for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
-    if (line.empty()) continue;
-    nlohmann::json record = nlohmann::json::parse(line);
+  std::vector<nlohmann::json> records = records_of(config);
+  for (nlohmann::json& record : records) {
     for (const char* key : {"step_seconds", "tokens_per_second", "memory_bytes", "activation_bytes", "validation_loss"}) record.erase(key);
     for (const std::string timed : {"forward_ms", "backward_ms", "gradients_ms", "moe/dispatch_ms", "moe/experts_ms", "moe/combine_ms"}) {
       for (const char* form : {"", "_worst", "_layers"}) record.erase(timed + form);
     }
-    records.push_back(record);
   }
   return records;
 }

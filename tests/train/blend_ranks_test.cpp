@@ -1,4 +1,3 @@
-#include "base/file_io.h"
 #include "base/text.h"
 #include "train/tiny_run.h"
 
@@ -36,10 +35,7 @@ std::vector<nlohmann::json> train_up_to(int64_t steps, TrainConfig config, int r
     EXPECT_EQ(Trainer(config, *mesh, log, nullptr).run(), TrainOutcome::kComplete);
   }
   world->patient_barrier();
-  std::vector<nlohmann::json> records;
-  for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
-    if (!line.empty()) records.push_back(nlohmann::json::parse(line));
-  }
+  const std::vector<nlohmann::json> records = records_of(config);
   world->patient_barrier();
   return records;
 }

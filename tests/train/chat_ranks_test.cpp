@@ -1,12 +1,10 @@
 /// Fine-tuning: rows of whole conversations, of which only answers count, against a plain loop over the conversations.
 
+#include "base/text.h"
 #include "data/loss_mask.h"
 #include "train/learner.h"
 #include "train/tiny_run.h"
 #include "train/validation.h"
-
-#include "base/file_io.h"
-#include "base/text.h"
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -184,11 +182,7 @@ std::vector<nlohmann::json> train(TrainConfig config, int ranks, int64_t expert_
     EXPECT_EQ(trainer.run(), TrainOutcome::kComplete);
   }
   world->patient_barrier();
-  std::vector<nlohmann::json> records;
-  for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
-    if (!line.empty()) records.push_back(nlohmann::json::parse(line));
-  }
-  return records;
+  return records_of(config);
 }
 
 TEST(Chat, EveryLayoutTrainsTheSameModelOnPackedConversations) {

@@ -1,7 +1,7 @@
 #include "base/errors.h"
-#include "base/file_io.h"
 #include "base/text.h"
 #include "data/document_starts.h"
+#include "model/model_fixture.h"
 #include "train/tiny_run.h"
 #include "train/validation.h"
 
@@ -26,14 +26,6 @@ TrainConfig packed_config(const SharedFolder& folder, const std::string& run) {
   return config;
 }
 
-std::vector<nlohmann::json> records(const TrainConfig& config) {
-  std::vector<nlohmann::json> found;
-  for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
-    if (!line.empty()) found.push_back(nlohmann::json::parse(line));
-  }
-  return found;
-}
-
 /// Trains on the first `ranks` ranks of the job up to `steps`; the others wait. @returns the records of the run so far
 std::vector<nlohmann::json> train(TrainConfig config, int ranks, int64_t expert_parallel, int64_t micro_batch, int64_t steps = 6) {
   const auto world = test_session().world();
@@ -47,7 +39,7 @@ std::vector<nlohmann::json> train(TrainConfig config, int ranks, int64_t expert_
     EXPECT_EQ(Trainer(config, *mesh, log, nullptr).run(), TrainOutcome::kComplete);
   }
   world->patient_barrier();
-  const auto found = records(config);
+  const auto found = records_of(config);
   world->patient_barrier();
   return found;
 }
@@ -103,15 +95,7 @@ TEST(DocumentMaskRanks, TheFirstStepsLossIsThatOfItsDocumentsEachAlone) {
   if (test_session().world()->rank() == 0) {
     Transformer model(config.model, at::kDouble, *mesh);
     const ParameterBuckets buckets(model.parameters(), *mesh, ParameterBuckets::kBucketBytes, /*trained=*/false);
-    {
-      const at::NoGradGuard no_gradients;
-      for (const auto& parameter : model.parameters()) {
-        const at::Tensor values = at::empty(parameter->box.shape, at::kDouble);
-        initial_values(*parameter, {parameter->name, parameter->box, 0, parameter->box.numel()}, static_cast<uint64_t>(config.run.seed),
-                       values.mutable_data_ptr<double>());
-        parameter->value.copy_(values);
-      }
-    }
+    draw_initial_values(model.parameters(), static_cast<uint64_t>(config.run.seed));
     const SampleBlend samples(config.data.training(), 24, static_cast<uint64_t>(config.run.seed), true, {.document_mask = true});
     const auto documents = pieces(samples, config.train.global_batch, 24);
     EXPECT_GT(documents.size(), 10u) << "the samples are packed";
@@ -196,12 +180,7 @@ TEST(DocumentMaskRanks, TheValidationLossIsThatOfTheCorpusDocumentsEachAlone) {
       if (test_session().world()->rank() < count) {
         Transformer model(config.model, at::kDouble, *mesh);
         const ParameterBuckets buckets(model.parameters(), *mesh, ParameterBuckets::kBucketBytes, /*trained=*/false);
-        const at::NoGradGuard no_gradients;
-        for (const auto& parameter : model.parameters()) {
-          const at::Tensor values = at::empty(parameter->box.shape, at::kDouble);
-          initial_values(*parameter, {parameter->name, parameter->box, 0, parameter->box.numel()}, 1234, values.mutable_data_ptr<double>());
-          parameter->value.copy_(values);
-        }
+        draw_initial_values(model.parameters());
         loss = alone ? loss_of_documents_alone(model, *mesh, documents) : validation_loss(model, corpus, plan, *mesh).value();
       }
       test_session().world()->patient_barrier();

@@ -3,7 +3,6 @@
 /// divides them:
 ///     mpirun -n 8 build/tests/train_ranks_test --ranks=8 --gtest_filter='LayoutPairs.*'
 
-#include "base/file_io.h"
 #include "base/text.h"
 #include "checkpoint/comparison.h"
 #include "checkpoint/step_folders.h"
@@ -11,7 +10,6 @@
 #include "train/tiny_run.h"
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include <cstdlib>
 
@@ -81,9 +79,7 @@ std::filesystem::path load_and_save(const std::filesystem::path& checkpoint, con
 
 std::vector<double> losses_of(const TrainConfig& config) {
   std::vector<double> losses;
-  for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
-    if (!line.empty()) losses.push_back(nlohmann::json::parse(line).at("loss"));
-  }
+  for (const auto& record : records_of(config)) losses.push_back(record.at("loss"));
   return losses;
 }
 

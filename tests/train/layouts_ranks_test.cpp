@@ -1,10 +1,8 @@
-#include "base/file_io.h"
 #include "base/text.h"
 #include "train/tiny_run.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include <map>
 
@@ -19,9 +17,7 @@ struct Result {
 
 Result read_result(const TrainConfig& config) {
   Result result;
-  for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
-    if (line.empty()) continue;
-    const auto record = nlohmann::json::parse(line);
+  for (const auto& record : records_of(config)) {
     result.loss.push_back(record.at("loss"));
     result.norm.push_back(record.at("grad_norm"));
   }

@@ -1,6 +1,5 @@
 #include "base/errors.h"
 #include "base/file_io.h"
-#include "base/text.h"
 #include "checkpoint/checkpoint_store.h"
 #include "checkpoint/step_folders.h"
 #include "train/tiny_run.h"
@@ -22,20 +21,11 @@ using Json = nlohmann::json;
 using Factor = std::function<double(int64_t step, int64_t tries)>;
 
 struct Trained {
-  std::vector<Json> records;      ///< metrics.jsonl
-  std::vector<Json> rolled_back;  ///< metrics.rolled_back.jsonl
-  std::map<std::string, at::Tensor> weights;
+  std::vector<Json> records = {};      ///< metrics.jsonl
+  std::vector<Json> rolled_back = {};  ///< metrics.rolled_back.jsonl
+  std::map<std::string, at::Tensor> weights = {};
   int64_t next_sample = 0;
 };
-
-std::vector<Json> lines_of(const std::filesystem::path& file) {
-  std::vector<Json> lines;
-  if (!std::filesystem::exists(file)) return lines;
-  for (const std::string& line : split(read_file(file, 1 << 24), '\n')) {
-    if (!line.empty()) lines.push_back(Json::parse(line));
-  }
-  return lines;
-}
 
 TrainConfig config_of(const SharedFolder& folder, const std::string& run) {
   TrainConfig config = tiny_config(folder, run);
@@ -60,7 +50,9 @@ Trained train(const TrainConfig& config, const Factor& factor, const StopRequest
   });
   trainer.run();
   world->patient_barrier();
-  Trained run{lines_of(config.run.directory / "metrics.jsonl"), lines_of(config.run.directory / "metrics.rolled_back.jsonl"), {}, 0};
+  Trained run{.records = records_of(config)};
+  const std::filesystem::path rolled_back = config.run.directory / "metrics.rolled_back.jsonl";
+  if (std::filesystem::exists(rolled_back)) run.rolled_back = records_in(rolled_back);
   for (const auto& parameter : trainer.model().parameters()) run.weights[parameter->name] = parameter->value.detach().clone();
   run.next_sample = read_manifest(find_checkpoint(config.run.directory)).counters.at("next_sample");
   world->patient_barrier();

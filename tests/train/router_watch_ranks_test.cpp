@@ -1,9 +1,6 @@
-#include "base/file_io.h"
-#include "base/text.h"
 #include "train/tiny_run.h"
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 namespace pimoe {
 namespace {
@@ -20,9 +17,7 @@ void train(TrainConfig config, int64_t steps) {
 
 std::vector<std::string> alarms_of(const TrainConfig& config) {
   std::vector<std::string> alarms;
-  for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
-    if (line.empty()) continue;
-    const auto record = nlohmann::json::parse(line);
+  for (const auto& record : records_of(config)) {
     if (!record.contains("alarms")) continue;
     for (const auto& alarm : record.at("alarms")) alarms.push_back(alarm);
   }

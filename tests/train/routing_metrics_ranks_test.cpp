@@ -1,4 +1,3 @@
-#include "base/file_io.h"
 #include "base/text.h"
 #include "train/tiny_run.h"
 
@@ -16,7 +15,7 @@ nlohmann::json first_record(TrainConfig config) {
     Trainer(config, *mesh, log, nullptr).run();
   }
   test_session().world()->patient_barrier();
-  return nlohmann::json::parse(split(read_file(config.run.directory / "metrics.jsonl"), '\n')[0]);
+  return records_of(config).at(0);
 }
 
 // A router that spreads tokens evenly whatever they are: 2 slots of each sequence of 8 tokens for each of 8 experts, in every layout.

@@ -262,9 +262,8 @@ TEST(RoutingReplay, OfExpertChoiceIsForExpertChoiceAlone) {
 /// The alarms of each step that has any.
 std::map<int64_t, std::string> alarms_of(const std::filesystem::path& run) {
   std::map<int64_t, std::string> found;
-  for (const std::string& line : split(read_file(run / "metrics.jsonl"), '\n')) {
-    const auto record = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (record.is_object() && record.contains("alarms")) found[record["step"]] = record["alarms"].dump();
+  for (const auto& record : records_in(run / "metrics.jsonl")) {
+    if (record.contains("alarms")) found[record["step"]] = record["alarms"].dump();
   }
   return found;
 }

@@ -2,14 +2,19 @@
 
 /// A training run small enough for float64 and hundreds of layouts, on a corpus of its own.
 
+#include "base/file_io.h"
+#include "base/text.h"
 #include "data/token_file.h"
 #include "support/ranks.h"
 #include "train/trainer.h"
 
 #include <unistd.h>
+#include <nlohmann/json.hpp>
 
 #include <filesystem>
 #include <random>
+#include <string>
+#include <vector>
 
 namespace pimoe {
 
@@ -79,6 +84,18 @@ inline TrainConfig tiny_config(const SharedFolder& folder, const std::string& ru
   config.checkpoint.resume = "none";
   return config;
 }
+
+/// The records of a metrics file.
+inline std::vector<nlohmann::json> records_in(const std::filesystem::path& file) {
+  std::vector<nlohmann::json> records;
+  for (const std::string& line : split(read_file(file), '\n')) {
+    if (!line.empty()) records.push_back(nlohmann::json::parse(line));
+  }
+  return records;
+}
+
+/// Those of a run so far, one of each step that it logged.
+inline std::vector<nlohmann::json> records_of(const TrainConfig& config) { return records_in(config.run.directory / "metrics.jsonl"); }
 
 /// The largest micro-batch of a rank that gives every layout two micro-steps for a batch of 7.
 inline int64_t micro_batch_for_two_steps(int ranks) { return (7 + 2 * ranks - 1) / (2 * ranks); }

@@ -1,13 +1,9 @@
 #include "train/validation.h"
 
-#include "base/file_io.h"
-#include "base/text.h"
 #include "checkpoint/checkpoint_store.h"
-#include "parallel/parameter_buckets.h"
+#include "model/model_fixture.h"
 #include "train/tiny_run.h"
 
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -24,12 +20,7 @@ double initial_loss(const TrainConfig& config, int ranks, const ValidationPlan& 
   if (world->rank() < ranks) {
     Transformer model(config.model, at::kDouble, *mesh);
     const ParameterBuckets buckets(model.parameters(), *mesh, ParameterBuckets::kBucketBytes, /*trained=*/false);
-    const at::NoGradGuard no_gradients;
-    for (const auto& parameter : model.parameters()) {
-      const at::Tensor values = at::empty(parameter->box.shape, at::kDouble);
-      initial_values(*parameter, {parameter->name, parameter->box, 0, parameter->box.numel()}, 1234, values.mutable_data_ptr<double>());
-      parameter->value.copy_(values);
-    }
+    draw_initial_values(model.parameters());
     loss = validation_loss(model, TokenFile(config.data.train), plan, *mesh).value();
   }
   world->patient_barrier();
@@ -124,9 +115,7 @@ TEST(Validation, IsLeftOutOnEveryRankWhereOneIsAskedToStop) {
   world->patient_barrier();
   EXPECT_EQ(find_checkpoint(config.run.directory).filename(), "step-00000003");
   std::vector<bool> validated;
-  for (const std::string& line : split(read_file(config.run.directory / "metrics.jsonl"), '\n')) {
-    if (!line.empty()) validated.push_back(line.find("\"validation_loss\"") != std::string::npos);
-  }
+  for (const auto& record : records_of(config)) validated.push_back(record.contains("validation_loss"));
   EXPECT_EQ(validated, (std::vector<bool>{true, true, false}));
 }
 
