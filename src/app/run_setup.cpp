@@ -130,9 +130,10 @@ int64_t fitting_micro_batch(const TrainConfig& config, const ProcessMesh& mesh, 
   // Ranks that share a device share what is free of it.
   const std::vector<std::string> devices = mesh.control().all_gather_text(concat(device_identity(device), " of ", host_name()));
   const auto sharers = std::count(devices.begin(), devices.end(), devices[static_cast<size_t>(mesh.rank())]);
-  // MPI's buffers, oneDNN's kernels and the process' own are no tensors: a tenth stays free on a CPU. kGpuOverheadBytes is for GPUs.
-  const int64_t free = device.is_cpu() ? free_bytes(device) / 10 * 9 : free_bytes(device);
-  at::Tensor least = at::tensor({free / std::max<int64_t>(1, sharers)}, at::kLong);
+  int64_t room = free_bytes(device) / std::max<int64_t>(1, sharers);
+  // MPI's buffers are in no forecast, and a process that has no memory is killed: a twentieth stays free. The program's pages are there already.
+  if (device.is_cpu()) room = room / 20 * 19 + kCpuOverheadBytes;
+  at::Tensor least = at::tensor({room}, at::kLong);
   mesh.control().all_reduce(least, ReduceOp::kMin);
   TrainConfig planned = config;
   planned.mesh.expert_parallel = mesh.expert_parallel();

@@ -294,7 +294,8 @@ ActivationBytes activation_bytes(const ModelConfig& config, RecomputePolicy poli
   }
   result.stream += row;
   result.norms += scale;
-  const CrossEntropyBytes loss = linear_cross_entropy_bytes(tokens, config.width, config.vocabulary, bytes.compute, bytes.wide, on_gpu);
+  const CrossEntropyBytes loss =
+      linear_cross_entropy_bytes(tokens, config.width, config.vocabulary, bytes.compute, bytes.wide, on_gpu, shape.threads);
   result.loss = loss.kept;
   result.loss_workspace = row + std::max(loss.forward, loss.backward);  // the last norm's result
   constexpr auto kId = static_cast<int64_t>(sizeof(int64_t));

@@ -127,6 +127,7 @@ class Transformer {
 struct MicroBatchShape {
   RoutedTokens tokens;
   double skew = 1.0;       ///< as in routed_rows.h
+  int64_t threads = 1;     ///< of a rank, on a CPU
   bool documents = false;  ///< sequences are packed from documents: data.document_mask
 };
 

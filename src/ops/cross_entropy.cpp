@@ -5,7 +5,6 @@
 #include "ops/tile_kernels.h"
 #include "ops/tile_product.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/addcmul.h>
 #include <ATen/ops/addmm.h>
@@ -179,7 +178,7 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
 }  // namespace
 
 CrossEntropyBytes linear_cross_entropy_bytes(int64_t positions, int64_t width, int64_t vocabulary, int64_t element, int64_t wide,
-                                             bool on_gpu) {
+                                             bool on_gpu, int64_t threads) {
   const int64_t logits = std::min(positions, chunk_positions(vocabulary, element, on_gpu)) * vocabulary;
   CrossEntropyBytes bytes;
   bytes.kept = positions * width * element + vocabulary * width * wide;
@@ -187,7 +186,7 @@ CrossEntropyBytes linear_cross_entropy_bytes(int64_t positions, int64_t width, i
   if (logit_bytes(element, on_gpu) != element) bytes.forward += logits * element;  // their gradients, in hidden's dtype
   if (!on_gpu && element < wide) bytes.forward += vocabulary * width * element;    // a chunk's gradient of the weight
   if (!on_gpu && element == 2 && has_tile_product()) {  // the weight packed twice, and each thread's tile of logits and of their gradients
-    bytes.forward += 2 * vocabulary * width * element + at::get_num_threads() * kTileRows * vocabulary * (wide + element);
+    bytes.forward += 2 * vocabulary * width * element + threads * kTileRows * vocabulary * (wide + element);
   }
   bytes.backward = positions * width * element;  // the weight's goes to its sum
   return bytes;

@@ -25,8 +25,8 @@ struct CrossEntropyBytes {
   int64_t backward = 0;  ///< beside them while they are scaled
 };
 
-/// @param element, wide  bytes of a number in hidden's dtype, and in the arithmetic type
+/// @param element, wide  bytes of a number in hidden's dtype, and in the arithmetic type  @param threads  on a CPU
 CrossEntropyBytes linear_cross_entropy_bytes(int64_t positions, int64_t width, int64_t vocabulary, int64_t element, int64_t wide,
-                                             bool on_gpu);
+                                             bool on_gpu, int64_t threads);
 
 }  // namespace pimoe

@@ -1,5 +1,7 @@
 #include "parallel/host_device.h"
 
+#include "base/text.h"
+
 #include <c10/core/CPUAllocator.h>
 #include <malloc.h>
 #include <sys/mman.h>
@@ -12,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <string>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -161,15 +164,41 @@ void forget_host_peak_memory() {
   std::ofstream("/proc/self/clear_refs") << "5";  // the peak resident set alone; where it may not be written the peak stays the process'
 }
 
+int64_t free_in_control_groups(std::istream& membership, const std::filesystem::path& root) {
+  int64_t free = std::numeric_limits<int64_t>::max();
+  for (std::string line; std::getline(membership, line);) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = concat(",", line.substr(first + 1, second - first - 1), ",");
+    const bool unified = controllers == ",,";
+    if (!unified && controllers.find(",memory,") == std::string::npos) continue;
+    const std::filesystem::path top = unified ? root : root / "memory";
+    // The limit of every group above holds too. A container sees its own group at the top, and there may be no folder of the name outside.
+    for (std::filesystem::path inside = std::filesystem::path(line.substr(second + 1)).relative_path();; inside = inside.parent_path()) {
+      const std::filesystem::path group = inside.empty() ? top : top / inside;
+      int64_t limit = 0, used = 0, cached = 0;
+      if (std::ifstream(group / (unified ? "memory.max" : "memory.limit_in_bytes")) >> limit &&
+          std::ifstream(group / (unified ? "memory.current" : "memory.usage_in_bytes")) >> used) {
+        std::ifstream statistics(group / "memory.stat");  // pages of files make room for whoever needs it
+        const std::string key_of_files = unified ? "inactive_file" : "total_inactive_file";
+        for (std::string key; statistics >> key >> cached && key != key_of_files;) cached = 0;
+        free = std::min(free, std::max<int64_t>(0, limit - used + cached));
+      }
+      if (inside.empty()) break;
+    }
+  }
+  return free;
+}
+
 int64_t host_free_bytes() {
   const std::string kilobytes = value_in("/proc/meminfo", "MemAvailable");
   int64_t free = kilobytes.empty() ? 0 : std::stoll(kilobytes) * 1024;
-  // A container sees its host's memory there; its own limit, if it has one, is here. Pages of files make room for whoever needs it.
-  int64_t limit = 0, used = 0, cached = 0;
-  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
-    std::ifstream statistics("/sys/fs/cgroup/memory.stat");
-    for (std::string key; statistics >> key >> cached && key != "inactive_file";) cached = 0;
-    free = std::min(free, std::max<int64_t>(0, limit - used + cached));
+  // A container, and a Slurm job with a limit, see the whole machine's memory there.
+  std::ifstream membership("/proc/self/cgroup");
+  free = std::min(free, free_in_control_groups(membership, "/sys/fs/cgroup"));
+  struct rlimit addresses {};
+  if (::getrlimit(RLIMIT_AS, &addresses) == 0 && addresses.rlim_cur != RLIM_INFINITY) {
+    free = std::min(free, std::max<int64_t>(0, static_cast<int64_t>(addresses.rlim_cur) - status_bytes("VmSize")));
   }
   return free;
 }

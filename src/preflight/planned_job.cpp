@@ -76,10 +76,7 @@ void foretell(const TrainConfig& asked, const PlannedJob& job, CheckReport& repo
   report.has_experts = config.model.moe_layers() > 0;
   report.limit_bytes = job.memory_bytes.value_or(static_cast<int64_t>(job.device.memory_gib * static_cast<double>(int64_t{1} << 30)));
   const bool fits_a_layout = report.found.attempt([&] {
-    // largest_micro_batch leaves room for what a GPU needs beside tensors itself.
-    int64_t limit = report.limit_bytes;
-    if (limit > 0 && !job.device.is_gpu) limit = std::max<int64_t>(1, room_for_tensors_on_cpu(limit));
-    if (config.train.micro_batch == 0) config.train.micro_batch = largest_micro_batch(config, place, limit);
+    if (config.train.micro_batch == 0) config.train.micro_batch = largest_micro_batch(config, place, report.limit_bytes);
     report.forecast.emplace(config, place);
   });
   if (!fits_a_layout) return;

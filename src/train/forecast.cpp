@@ -5,6 +5,8 @@
 #include "parallel/parameter_buckets.h"
 #include "train/optimizer.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 
 namespace pimoe {
@@ -62,6 +64,7 @@ MicroBatchShape Forecast::shape(double skew) const {
   const StepPlan plan(config_.train.global_batch, static_cast<int>(place_.ranks), config_.train.micro_batch);
   MicroBatchShape shape;
   shape.skew = skew;
+  shape.threads = config_.train.threads > 0 ? config_.train.threads : at::get_num_threads();
   shape.documents = keeps_documents_apart_;
   shape.tokens.sequence_length = config_.model.sequence_length;
   shape.tokens.on_gpu = place_.on_gpu;

@@ -2,6 +2,8 @@
 
 #include "base/errors.h"
 #include "ops/gradient_sink.h"
+#include "parallel/host_device.h"
+#include "support/temporary_folder.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
@@ -9,13 +11,17 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <malloc.h>
+#include <sys/resource.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <limits>
+#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace pimoe {
@@ -123,6 +129,52 @@ TEST(HostDevice, ANarrowTermIsAddedWithoutACopyOfItInTheSumsDtype) {
   add_to_sum(sum, term);
   EXPECT_LT(memory_use(kHost).peak_bytes - before, int64_t{64} << 20);
   EXPECT_EQ(sum.sum().item<float>(), 2.0F * static_cast<float>(sum.numel()));
+}
+
+/// A control group's folder. @param names, values  of its files
+void make_group(const std::filesystem::path& folder, const std::vector<std::pair<std::string, std::string>>& files) {
+  std::filesystem::create_directories(folder);
+  for (const auto& [name, content] : files) std::ofstream(folder / name) << content << "\n";
+}
+
+int64_t free_in(const std::string& membership, const std::filesystem::path& root) {
+  std::istringstream lines(membership);
+  return free_in_control_groups(lines, root);
+}
+
+TEST(HostDevice, MemoryOfAJobIsThatOfItsControlGroupAndOfThoseAbove) {
+  const TemporaryFolder folder;
+  const std::filesystem::path root = folder.path();
+  constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
+  EXPECT_EQ(free_in("0::/\n", root), kNoLimit);
+  EXPECT_EQ(free_in("", root), kNoLimit);
+  // As Slurm lays them out: the job is limited, its step and task are not.
+  make_group(root / "slurm/job_7",
+             {{"memory.max", "1000"}, {"memory.current", "700"}, {"memory.stat", "anon 600\ninactive_file 100\nfile 100"}});
+  make_group(root / "slurm/job_7/step_0", {{"memory.max", "max"}, {"memory.current", "10"}});
+  EXPECT_EQ(free_in("0::/slurm/job_7/step_0/task_1\n", root), 400);
+  EXPECT_EQ(free_in("0::/slurm/job_8\n", root), kNoLimit);
+  // Version 1, and a container that is its own top.
+  make_group(
+      root / "memory/job",
+      {{"memory.limit_in_bytes", "5000"}, {"memory.usage_in_bytes", "1000"}, {"memory.stat", "inactive_file 1\ntotal_inactive_file 50"}});
+  EXPECT_EQ(free_in("5:cpu:/job\n4:memory:/job/inner\n0::/\n", root), 4050);
+  EXPECT_EQ(free_in("3:cpuset:/job\n", root), kNoLimit);
+  make_group(root, {{"memory.max", "300"}, {"memory.current", "400"}});
+  EXPECT_EQ(free_in("0::/../elsewhere\n", root), 0);
+}
+
+TEST(HostDevice, FreeMemoryIsWhatALimitOnAddressesLeaves) {
+  struct rlimit before {};
+  ASSERT_EQ(::getrlimit(RLIMIT_AS, &before), 0);
+  const int64_t free = free_bytes(kHost);
+  struct rlimit less = before;
+  less.rlim_cur = 1;  // below what is mapped already
+  ASSERT_EQ(::setrlimit(RLIMIT_AS, &less), 0);
+  const int64_t left = host_free_bytes();
+  ASSERT_EQ(::setrlimit(RLIMIT_AS, &before), 0);
+  EXPECT_GT(free, 0);
+  EXPECT_EQ(left, 0);
 }
 
 TEST(HostDevice, ForgettingThePeakRaisesItNever) {

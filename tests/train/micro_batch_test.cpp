@@ -1,7 +1,9 @@
 #include "train/micro_batch.h"
 
+#include "ops/tile_product.h"
 #include "support/temporary_folder.h"
 
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 namespace pimoe {
@@ -22,6 +24,11 @@ TrainConfig config_of(int64_t global_batch) {
 int64_t peak(TrainConfig config, const ForecastPlace& place, int64_t sequences) {
   config.train.micro_batch = sequences;
   return Forecast(config, place).memory(kWorstSkew).peak(place.on_gpu);
+}
+
+int64_t needed(TrainConfig config, const ForecastPlace& place, int64_t sequences) {
+  config.train.micro_batch = sequences;
+  return device_bytes(Forecast(config, place).memory(kWorstSkew), place.on_gpu);
 }
 
 // Each token of packed rows has a position and angles of its own, as with data.document_mask.
@@ -55,11 +62,29 @@ TEST(MicroBatch, AutoIsTheWholeShareWhereThereIsRoom) {
 TEST(MicroBatch, AutoTakesTheMostThatFitsInTheFewestMicroSteps) {
   const TrainConfig config = config_of(12);
   const ForecastPlace place{.ranks = 1, .node_ranks = 1};
-  EXPECT_EQ(largest_micro_batch(config, place, peak(config, place, 12)), 12);
-  EXPECT_EQ(largest_micro_batch(config, place, peak(config, place, 12) - 1), 6);
-  EXPECT_EQ(largest_micro_batch(config, place, peak(config, place, 6) - 1), 4);
-  EXPECT_EQ(largest_micro_batch(config, place, peak(config, place, 4)), 4);
+  EXPECT_EQ(largest_micro_batch(config, place, needed(config, place, 12)), 12);
+  EXPECT_EQ(largest_micro_batch(config, place, needed(config, place, 12) - 1), 6);
+  EXPECT_EQ(largest_micro_batch(config, place, needed(config, place, 6) - 1), 4);
+  EXPECT_EQ(largest_micro_batch(config, place, needed(config, place, 4)), 4);
   EXPECT_EQ(largest_micro_batch(config, place, 1), 1);
+}
+
+// In bfloat16 each thread has a tile of logits; a machine that only checks has its own number of threads.
+TEST(MicroBatch, MemoryIsThatOfTheConfiguredThreads) {
+  const ForecastPlace place{.ranks = 1, .node_ranks = 1, .dtype = at::kBFloat16};
+  TrainConfig config = config_of(4);
+  config.model.vocabulary = 20'000;
+  config.train.threads = 1;
+  const int64_t of_one = peak(config, place, 4);
+  config.train.threads = 9;
+  EXPECT_GE(peak(config, place, 4), of_one);
+  if (has_tile_product()) {
+    EXPECT_GT(peak(config, place, 4), of_one);
+  }
+  at::set_num_threads(1);
+  const int64_t here = peak(config, place, 4);
+  at::set_num_threads(2);
+  EXPECT_EQ(peak(config, place, 4), here);
 }
 
 }  // namespace
