@@ -31,9 +31,7 @@ checkpoint: {every_steps: 100}
   /// @returns the losses of a run's records
   std::vector<double> losses(const std::string& folder) const {
     std::vector<double> found;
-    for (const std::string& line : split(read_file(folder_ / folder / "metrics.jsonl"), '\n')) {
-      if (!line.empty()) found.push_back(Json::parse(line).at("loss"));
-    }
+    for (const Json& record : records(folder)) found.push_back(record.at("loss"));
     return found;
   }
 
@@ -70,9 +68,7 @@ TEST_F(Blend, IsCheckedTrainedGoneOnWithAndCountedByCorpus) {
   ASSERT_EQ(parts.size(), 40u);
   ASSERT_EQ(whole.size(), 40u);
   for (size_t step = 0; step < 40; ++step) EXPECT_NEAR(parts[step], whole[step], 2e-3) << "step " << step + 1;
-  std::string last;
-  for (const std::string& line : split(read_file(folder_ / "runs/blend/metrics.jsonl"), '\n')) last = line.empty() ? last : line;
-  EXPECT_NEAR(Json::parse(last).at("data/epochs")[1].get<double>(), 80 / samples, 1e-6);
+  EXPECT_NEAR(records("runs/blend").back().at("data/epochs")[1].get<double>(), 80 / samples, 1e-6);
 }
 
 TEST_F(Blend, OfOtherWeightsOrRebuiltCorporaIsSaidAsTheRunGoesOn) {

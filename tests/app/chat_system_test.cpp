@@ -43,9 +43,9 @@ TEST_F(Chat, ConversationsAreBuiltShownVerifiedTrainedEvaluatedAndAnswered) {
   const Outcome trained = run("pimoe train tiny.yaml" + keys);
   ASSERT_EQ(trained.code, 0) << trained.err;
   EXPECT_NE(trained.err.find("of the tokens are learned;"), std::string::npos) << trained.err;
-  const std::vector<std::string> records = split(read_file(folder_ / "runs/tiny/metrics.jsonl"), '\n');
-  const auto last = nlohmann::json::parse(records.at(records.size() - 2));
-  EXPECT_LT(last.at("validation_loss").get<double>(), nlohmann::json::parse(records.front()).at("loss").get<double>() / 2);
+  const std::vector<nlohmann::json> logged = records("runs/tiny");
+  const nlohmann::json& last = logged.back();
+  EXPECT_LT(last.at("validation_loss").get<double>(), logged.front().at("loss").get<double>() / 2);
 
   const Outcome measured = run("$MPIRUN -n 2 $PIMOE evaluate --checkpoint runs/tiny --data chat --json");
   ASSERT_EQ(measured.code, 0) << measured.err;

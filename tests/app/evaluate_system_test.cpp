@@ -29,8 +29,8 @@ class EvaluateCommand : public User {
   }
 
   double logged_validation_loss() const {
-    const std::vector<std::string> lines = split(read_file(folder_ / "runs/tiny/metrics.jsonl"), '\n');
-    return nlohmann::json::parse(lines.at(lines.size() - 2)).at("validation_loss");
+    const std::vector<nlohmann::json> logged = records("runs/tiny");
+    return logged.at(logged.size() - 1).at("validation_loss");
   }
 };
 

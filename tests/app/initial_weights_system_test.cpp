@@ -30,10 +30,7 @@ log: {tensorboard: false}
   /// "loss grad_norm" of each step, to the bit
   std::vector<std::string> losses(const std::string& run_folder) const {
     std::vector<std::string> found;
-    for (const std::string& line : split(read_file(folder_ / run_folder / "metrics.jsonl"), '\n')) {
-      const auto record = nlohmann::json::parse(line, nullptr, false);
-      if (record.is_object()) found.push_back(record.at("loss").dump() + " " + record.at("grad_norm").dump());
-    }
+    for (const auto& record : records(run_folder)) found.push_back(record.at("loss").dump() + " " + record.at("grad_norm").dump());
     return found;
   }
 

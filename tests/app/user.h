@@ -16,6 +16,8 @@
 #include <map>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 namespace pimoe {
 
@@ -85,15 +87,22 @@ class User : public testing::Test {
     ASSERT_TRUE(ranks().empty()) << "they go on\n" << read_file(folder_ / "background.txt");
   }
 
-  /// @returns the step of each record of a metrics file, in order; none before it exists
-  std::vector<int64_t> steps(const std::string& run) const {
-    std::vector<int64_t> found;
+  /// @returns the records of a run's metrics.jsonl, in order; none before it exists, and a line that is still being written is none
+  std::vector<nlohmann::json> records(const std::string& run) const {
+    std::vector<nlohmann::json> found;
     const auto file = folder_ / run / "metrics.jsonl";
     if (!std::filesystem::exists(file)) return found;
     for (const std::string& line : split(read_file(file), '\n')) {
-      const auto record = nlohmann::json::parse(line, nullptr, false);
-      if (record.is_object()) found.push_back(record.at("step"));
+      nlohmann::json record = nlohmann::json::parse(line, nullptr, false);
+      if (record.is_object()) found.push_back(std::move(record));
     }
+    return found;
+  }
+
+  /// @returns their steps
+  std::vector<int64_t> steps(const std::string& run) const {
+    std::vector<int64_t> found;
+    for (const auto& record : records(run)) found.push_back(record.at("step"));
     return found;
   }
 
