@@ -47,12 +47,12 @@ const std::array<ShippedRates, 8>& table() {
   return shipped;
 }
 
-/// The best rate of the rows whose name begins so; where several do (sizes), the largest.
+/// Median rates, as a step's time is to be a median's too; of several rows whose names begin so (sizes, start and end) the largest.
 class Ceilings {
  public:
   Ceilings(const nlohmann::json& document, const std::filesystem::path& file) : document_(document), file_(file) {}
 
-  std::optional<double> best(const std::string& name, const char* key, double unit) const {
+  std::optional<double> largest(const std::string& name, const char* key, double unit) const {
     std::optional<double> found;
     for (const nlohmann::json& row : document_.at("rows")) {
       if (row.value("suite", "") != "ceilings" || !row.value("name", "").starts_with(name) || !row.contains(key)) continue;
@@ -63,8 +63,8 @@ class Ceilings {
     }
     return found;
   }
-  std::optional<double> flops(const std::string& name) const { return best(name, "best_tflops", 1e12); }
-  std::optional<double> bytes(const std::string& name) const { return best(name, "best_gigabytes_per_second", 1e9); }
+  std::optional<double> flops(const std::string& name) const { return largest(name, "tflops", 1e12); }
+  std::optional<double> bytes(const std::string& name) const { return largest(name, "gigabytes_per_second", 1e9); }
 
  private:
   const nlohmann::json& document_;
