@@ -26,7 +26,7 @@ for kind in "${kinds[@]}"; do
     # Open MPI and its plugins leak by design. Two tests measure memory, which the sanitizer holds on to after it was freed.
     say "not run under the address sanitizer: HostDevice.MemoryUseFollowsAllocationAndRelease, CorpusBuilder.MemoryDoesNotGrowWithTheInput"
     GTEST_FILTER=-HostDevice.MemoryUseFollowsAllocationAndRelease:CorpusBuilder.MemoryDoesNotGrowWithTheInput \
-      ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 sanitized_tests build-debug -DPIMOE_SANITIZE=ON .
+      ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 sanitized_tests build-debug -DPIMOE_SANITIZE=ON .
   else
     # libgomp is not built for the thread sanitizer, which reports its barriers as races: one OpenMP thread.
     OMP_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \

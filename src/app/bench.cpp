@@ -74,10 +74,13 @@ void require_nothing_unused(const Suite& suite, const ConfigSource& file, const 
 TrainConfig load(const BenchCommand& command, const std::vector<Suite>& suites, Logger& log) {
   const bool is_given = !command.config.empty();
   const ConfigSource file = is_given ? read_config_source(command.config) : ConfigSource{kSmallModel, "bench"};
+  std::vector<std::string> overrides = command.overrides;
   if (suites.size() == 1 && suites[0].only_by_name) {
     require_nothing_unused(suites[0], is_given ? file : ConfigSource{"", "bench"}, command.overrides);
+    overrides.insert(overrides.begin(),
+                     {"model.vocabulary=4096", "train.precision=auto"});  // no model is configured, and a configuration has one
   }
-  return load_config_to_draw(file, command.overrides, log);
+  return load_config_to_draw(file, overrides, log);
 }
 
 /// --json takes the word behind it: a configuration must not be overwritten for that. @throws UsageError, IoError before anything is measured

@@ -24,6 +24,7 @@ void require_writable(const fs::path& file) {
   // told that it may write to /proc.
   const std::string trial = concat(file.string(), ".tmp-", ::getpid());
   const int descriptor = ::open(trial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (descriptor < 0 && errno == EEXIST) return;  // another rank, of the same number in a container of its own, asks at the same moment
   if (descriptor < 0) refuse(std::generic_category().message(errno), errno);
   ::close(descriptor);
   ::unlink(trial.c_str());

@@ -9,6 +9,7 @@
 #include "bench/machine.h"
 #include "ops/routed_mlp.h"
 #include "parallel/device.h"
+#include "parallel/host_device.h"
 #include "train/micro_batch.h"
 #include "train/precision.h"
 
@@ -132,12 +133,15 @@ int64_t fitting_micro_batch(const TrainConfig& config, const ProcessMesh& mesh, 
   const auto sharers = std::count(devices.begin(), devices.end(), devices[static_cast<size_t>(mesh.rank())]);
   int64_t room = free_bytes(device) / std::max<int64_t>(1, sharers);
   // MPI's buffers are in no forecast, and a process that has no memory is killed: a twentieth stays free. The program's pages are there already.
-  if (device.is_cpu()) room = room / 20 * 19 + kCpuOverheadBytes;
+  if (device.is_cpu()) room = std::min(room, free_addresses()) / 20 * 19 + kCpuOverheadBytes;
   at::Tensor least = at::tensor({room}, at::kLong);
   mesh.control().all_reduce(least, ReduceOp::kMin);
   TrainConfig planned = config;
   planned.mesh.expert_parallel = mesh.expert_parallel();
-  return largest_micro_batch(planned, place, std::max<int64_t>(1, least.item<int64_t>()));
+  // Ranks whose threads or CPUs differ may foretell differently, and all must take the same steps.
+  at::Tensor chosen = at::tensor({largest_micro_batch(planned, place, std::max<int64_t>(1, least.item<int64_t>()))}, at::kLong);
+  mesh.control().all_reduce(chosen, ReduceOp::kMin);
+  return chosen.item<int64_t>();
 }
 
 }  // namespace

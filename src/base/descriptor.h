@@ -38,7 +38,10 @@ auto uninterrupted(Call call) {
 class Descriptor {
  public:
   Descriptor(const std::filesystem::path& path, int flags, const char* purpose) : path_(path) {
-    number_ = uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC, 0666); });
+    const auto open = [&](int how) { return uninterrupted([&] { return ::open(path.c_str(), how | O_CLOEXEC, 0666); }); };
+    number_ = open(flags);
+    // Another host has the file, and is asked to give it back: that is waited for, as without O_NONBLOCK.
+    if (number_ < 0 && errno == EWOULDBLOCK) number_ = open(flags & ~O_NONBLOCK);
     if (number_ >= 0) return;
     // A pipe that nobody reads, opened with O_NONBLOCK, or a socket.
     if (errno == ENXIO) throw IoError(concat("cannot ", purpose, " ", path.string(), ": it is no regular file"), ENXIO);
@@ -59,6 +62,7 @@ class Descriptor {
     if (::fstat(number_, &status) != 0) refuse_io(purpose, path_, errno);
     if (S_ISDIR(status.st_mode)) refuse_io(purpose, path_, EISDIR);
     if (!S_ISREG(status.st_mode)) throw IoError(concat("cannot ", purpose, " ", path_.string(), ": it is no regular file"), ENXIO);
+    ::fcntl(number_, F_SETFL, ::fcntl(number_, F_GETFL) & ~O_NONBLOCK);  // some file systems heed it in what comes after
   }
 
   uint64_t size() const {

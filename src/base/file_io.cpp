@@ -101,6 +101,8 @@ void write_durably(const fs::path& path, const void* bytes, size_t count) {
   file.close();
 }
 
+void require_regular(const fs::path& path) { Descriptor(path, O_WRONLY | O_CREAT | O_NONBLOCK, "write").require_regular("write"); }
+
 void append_durably(const fs::path& path, const std::string& content) {
   Descriptor file(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK, "write");
   file.require_regular("write");
@@ -157,11 +159,13 @@ void forget_cached(const fs::path& path) {
   static_cast<void>(::posix_fadvise(file.number(), 0, 0, POSIX_FADV_DONTNEED));
 }
 
-FileLock::FileLock(const fs::path& path) : path_(path), descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666)) {
+FileLock::FileLock(const fs::path& path) : path_(path), descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
   int code = errno;
   struct stat status {};
-  if (descriptor_ >= 0 && ::fstat(descriptor_, &status) == 0 && !S_ISREG(status.st_mode)) {
-    ::close(descriptor_);
+  // A pipe that is opened both ways waits for nobody; a socket cannot be opened.
+  const bool is_other = descriptor_ >= 0 && ::fstat(descriptor_, &status) == 0 && !S_ISREG(status.st_mode);
+  if (is_other || (descriptor_ < 0 && code == ENXIO)) {
+    if (descriptor_ >= 0) ::close(descriptor_);
     throw IoError(concat("cannot lock ", path.string(), ": it is no regular file, and must be one: remove it, or move it away"), ENXIO);
   }
   if (code == EISDIR && descriptor_ < 0) {

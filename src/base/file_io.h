@@ -24,6 +24,9 @@ std::vector<std::byte> read_regular_bytes(const std::filesystem::path& path, uin
 /// unspecified; a new file's name survives a crash of the machine only after sync_folder.
 void write_durably(const std::filesystem::path& path, const void* bytes, size_t count);
 
+/// @throws IoError unless it is a regular file that may be written, made where it is missing; a pipe is not waited for
+void require_regular(const std::filesystem::path& path);
+
 /// Appends to a file, made where it is missing, and flushes it to the disk. After an error the file is as long as it was.
 void append_durably(const std::filesystem::path& path, const std::string& content);
 

@@ -13,7 +13,9 @@
 namespace pimoe {
 namespace {
 
-std::atomic<int> handlers_end = -1;  // of the pipe: a signal handler can reach nothing else
+/// From the handler to the thread: a signal's number, 0 for the end. Never closed: a handler that runs on another thread may still be about to write.
+int pipe_ends[2] = {-1, -1};
+std::atomic<int> handlers_end = -1;  // a signal handler can reach nothing else
 static_assert(std::atomic<int>::is_always_lock_free);
 
 void send(int end, int number) {
@@ -30,8 +32,8 @@ extern "C" void pass_on(int number) {
 }  // namespace
 
 CleanupBySignal::CleanupBySignal(std::function<void()> cleanup) : cleanup_(std::move(cleanup)) {
-  if (::pipe2(pipe_, O_CLOEXEC) != 0) throw IoError("cannot make a pipe", errno);
-  handlers_end = pipe_[1];
+  if (pipe_ends[0] < 0 && ::pipe2(pipe_ends, O_CLOEXEC) != 0) throw IoError("cannot make a pipe", errno);
+  handlers_end = pipe_ends[1];
   waiting_ = std::thread([this] { wait(); });
   struct sigaction action = {};
   action.sa_handler = pass_on;
@@ -47,14 +49,13 @@ CleanupBySignal::CleanupBySignal(std::function<void()> cleanup) : cleanup_(std::
 
 CleanupBySignal::~CleanupBySignal() {
   for (const auto& [number, action] : before_) ::sigaction(number, &action, nullptr);
-  send(pipe_[1], 0);
+  send(pipe_ends[1], 0);
   waiting_.join();
-  for (const int end : pipe_) ::close(end);
 }
 
 void CleanupBySignal::wait() {
   unsigned char number = 0;
-  while (::read(pipe_[0], &number, 1) < 0 && errno == EINTR) {
+  while (::read(pipe_ends[0], &number, 1) < 0 && errno == EINTR) {
   }
   if (number == 0) return;
   cleanup_();

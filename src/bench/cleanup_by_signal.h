@@ -24,7 +24,6 @@ class CleanupBySignal {
   void wait();
 
   std::function<void()> cleanup_;
-  int pipe_[2] = {-1, -1};  ///< from the handler to the thread: a signal's number, 0 for the end
   std::map<int, struct sigaction> before_;
   std::thread waiting_;
 };

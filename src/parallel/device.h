@@ -16,7 +16,9 @@ namespace pimoe {
 /// @returns visible GPUs (CUDA_VISIBLE_DEVICES respected); 0 in a build without CUDA.
 int gpu_count();
 
-/// Makes `device` current for this thread (CUDA) and readies libtorch for it; does nothing for the CPU.
+/// Makes `device` current for this thread (CUDA) and readies libtorch for it. For the CPU, once in a process: malloc keeps what is freed, and gives
+/// tensors their memory, unless the program has put an allocator of its own into libtorch's place (docs/design.md). Before any tensor of oneDNN's own
+/// layouts (Tensor::to_mkldnn) is made: libtorch gives those back to whichever allocator there is then.
 void use_device(c10::Device device);
 
 /// @returns "NVIDIA H200" or the CPU's model name.

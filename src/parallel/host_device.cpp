@@ -130,9 +130,12 @@ void use_host() {
   // oneDNN compiles and keeps a kernel for each shape, by default 1024 of them at a megabyte each; a MoE layer has another number of rows
   // for each expert in each step, so that nearly none of those is ever used again. Read at its first product; the user's own value holds.
   setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64", /*overwrite=*/0);
-  static HostAllocator allocator;  // libtorch keeps its address
-  static const bool tensors_once = (c10::SetCPUAllocator(&allocator), true);
-  static_cast<void>(tensors_once);
+  static HostAllocator* const allocator = [] {
+    auto* const ours = new HostAllocator;  // never destroyed: threads may outlive what is static
+    if (c10::GetCPUAllocator() == c10::GetDefaultCPUAllocator()) c10::SetCPUAllocator(ours);  // a program that has its own keeps it
+    return ours;
+  }();
+  static_cast<void>(allocator);
   // A step's tensors are freed and asked for again in the next: given back to the kernel in between, each page would be zeroed and mapped anew.
   // The price: what a run needs once it holds to its end. The user's own settings hold.
   const char* tunables = std::getenv("GLIBC_TUNABLES");
@@ -182,7 +185,7 @@ int64_t free_in_control_groups(std::istream& membership, const std::filesystem::
         std::ifstream statistics(group / "memory.stat");  // pages of files make room for whoever needs it
         const std::string key_of_files = unified ? "inactive_file" : "total_inactive_file";
         for (std::string key; statistics >> key >> cached && key != key_of_files;) cached = 0;
-        free = std::min(free, std::max<int64_t>(0, limit - used + cached));
+        free = std::min(free, std::max<int64_t>(0, limit - std::max<int64_t>(0, used - cached)));
       }
       if (inside.empty()) break;
     }
@@ -196,11 +199,13 @@ int64_t host_free_bytes() {
   // A container, and a Slurm job with a limit, see the whole machine's memory there.
   std::ifstream membership("/proc/self/cgroup");
   free = std::min(free, free_in_control_groups(membership, "/sys/fs/cgroup"));
-  struct rlimit addresses {};
-  if (::getrlimit(RLIMIT_AS, &addresses) == 0 && addresses.rlim_cur != RLIM_INFINITY) {
-    free = std::min(free, std::max<int64_t>(0, static_cast<int64_t>(addresses.rlim_cur) - status_bytes("VmSize")));
-  }
   return free;
+}
+
+int64_t free_addresses() {
+  struct rlimit addresses {};
+  if (::getrlimit(RLIMIT_AS, &addresses) != 0 || addresses.rlim_cur == RLIM_INFINITY) return std::numeric_limits<int64_t>::max();
+  return std::max<int64_t>(0, static_cast<int64_t>(addresses.rlim_cur) - status_bytes("VmSize"));
 }
 
 bool host_has_fast_bfloat16() {

@@ -15,7 +15,7 @@ GrowingFile::GrowingFile(std::filesystem::path path) : path_(std::move(path)) {}
 
 void GrowingFile::open() {
   std::filesystem::create_directory(path_.parent_path());
-  append_durably(path_, "");  // refuses what is no regular file: a pipe in its place would keep the run waiting for a reader
+  require_regular(path_);  // a pipe in its place would keep the run waiting for a reader
   errno = 0;
   out_.open(path_, std::ios::binary | std::ios::app);
   if (!out_) throw IoError(concat("cannot write ", path_.string(), ": ", std::generic_category().message(errno)), errno);

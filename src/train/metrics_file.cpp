@@ -75,7 +75,7 @@ void MetricsFile::settle() {
   if (is_settled_) return;
   out_.close();
   out_.clear();
-  append_durably(path_, "");  // refuses what is no regular file, and would keep the run waiting
+  require_regular(path_);
   out_.open(path_, std::ios::app);
   std::error_code failed;
   if (out_) std::filesystem::resize_file(path_, good_bytes_, failed);

@@ -81,10 +81,12 @@ TEST(MicroBatch, MemoryIsThatOfTheConfiguredThreads) {
   if (has_tile_product()) {
     EXPECT_GT(peak(config, place, 4), of_one);
   }
+  const int before = at::get_num_threads();
   at::set_num_threads(1);
   const int64_t here = peak(config, place, 4);
   at::set_num_threads(2);
   EXPECT_EQ(peak(config, place, 4), here);
+  at::set_num_threads(before);
 }
 
 }  // namespace
