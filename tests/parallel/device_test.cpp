@@ -168,7 +168,9 @@ TEST(HostDevice, MemoryOfAJobIsThatOfItsControlGroupAndOfThoseAbove) {
 TEST(HostDevice, FreeAddressesAreWhatTheLimitLeaves) {
   struct rlimit before {};
   ASSERT_EQ(::getrlimit(RLIMIT_AS, &before), 0);
-  if (before.rlim_cur == RLIM_INFINITY) EXPECT_EQ(free_addresses(), std::numeric_limits<int64_t>::max());
+  if (before.rlim_cur == RLIM_INFINITY) {
+    EXPECT_EQ(free_addresses(), std::numeric_limits<int64_t>::max());
+  }
   int64_t mapped = 0;
   std::ifstream("/proc/self/statm") >> mapped;  // pages
   constexpr int64_t kRoom = int64_t{256} << 20;
