@@ -28,6 +28,8 @@ SHAPES = {
     "many": dict(layers=6, width=256, expert_width=128, experts=32, choices=4, vocabulary=4096, positions=256, sequences=16, heads=4),
     "wide": dict(layers=4, width=512, expert_width=512, experts=16, choices=2, vocabulary=4096, positions=256, sequences=16, heads=8),
 }
+MODES = {f"transformers, {dtype}, {experts}{', compiled' if compiled else ''}": (dtype, experts, compiled)
+         for dtype, experts, compiled in itertools.product(("autocast", "fp32"), ("grouped_mm", "eager"), (True, False))}
 WARMUP = 2
 STEPS = 6
 
@@ -82,10 +84,9 @@ def compare(options, name, shape, folder):
     turns = {f"ours, {precision}": lambda precision=precision: train_ours(options, shape, folder, precision, 1)
              for precision in ("bfloat16", "float32")}
     turns["ours, bfloat16, 2 ranks x 1 thread, EP 2"] = lambda: train_ours(options, shape, folder, "bfloat16", 2)
-    for dtype, experts, compiled in itertools.product(("autocast", "fp32"), ("grouped_mm", "eager"), (True, False)):
-        name_of_mode = f"transformers, {dtype}, {experts}{', compiled' if compiled else ''}"
-        if options.modes in name_of_mode:
-            turns[name_of_mode] = lambda dtype=dtype, experts=experts, compiled=compiled: train_peer(options, shape, dtype, experts, compiled)
+    for mode, arguments in MODES.items():
+        if options.modes in mode:
+            turns[mode] = lambda arguments=arguments: train_peer(options, shape, *arguments)
 
     is_ours = lambda turn: turn.startswith("ours")
     time_of = lambda turn, of: statistics.median(second for result in of[turn] for second in result["seconds"])
@@ -137,6 +138,8 @@ def main():
     parser.add_argument("--near", type=float, default=1.25)
     parser.add_argument("--under", type=str.split, default=[], help="a command that runs each turn, as: chrt -f 20")
     options = parser.parse_args()
+    if not any(options.modes in mode for mode in MODES):
+        parser.error(f"--modes: none of transformers' modes has '{options.modes}' in its name: {'; '.join(MODES)}")
     end_children_too()
     ratios = []
     for name in options.shapes.split(","):

@@ -77,8 +77,7 @@ TrainConfig load(const BenchCommand& command, const std::vector<Suite>& suites, 
   std::vector<std::string> overrides = command.overrides;
   if (suites.size() == 1 && suites[0].only_by_name) {
     require_nothing_unused(suites[0], is_given ? file : ConfigSource{"", "bench"}, command.overrides);
-    overrides.insert(overrides.begin(),
-                     {"model.vocabulary=4096", "train.precision=auto"});  // no model is configured, and a configuration has one
+    overrides.insert(overrides.begin(), {"model.vocabulary=4096", "train.precision=auto"});  // a configuration has a model: as kSmallModel
   }
   return load_config_to_draw(file, overrides, log);
 }

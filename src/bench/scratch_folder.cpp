@@ -54,8 +54,10 @@ ScratchFolder::~ScratchFolder() {
 void ScratchFolder::remove() const {
   std::error_code ignored;
   // Where a signal ends all ranks, others may be writing still.
-  for (int tries = 0; tries < kTries && (fs::remove_all(path_, ignored), fs::exists(path_, ignored)); ++tries) {
+  fs::remove_all(path_, ignored);
+  for (int tries = 1; tries < kTries && fs::exists(path_, ignored); ++tries) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    fs::remove_all(path_, ignored);
   }
   for (const fs::path& folder : made_) fs::remove(folder, ignored);  // innermost first; what is not empty stays
 }

@@ -130,12 +130,8 @@ void use_host() {
   // oneDNN compiles and keeps a kernel for each shape, by default 1024 of them at a megabyte each; a MoE layer has another number of rows
   // for each expert in each step, so that nearly none of those is ever used again. Read at its first product; the user's own value holds.
   setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64", /*overwrite=*/0);
-  static HostAllocator* const allocator = [] {
-    auto* const ours = new HostAllocator;  // never destroyed: threads may outlive what is static
-    if (c10::GetCPUAllocator() == c10::GetDefaultCPUAllocator()) c10::SetCPUAllocator(ours);  // a program that has its own keeps it
-    return ours;
-  }();
-  static_cast<void>(allocator);
+  // A program that has an allocator of its own keeps it. Ours is never destroyed: threads may outlive what is static.
+  if (c10::GetCPUAllocator() == c10::GetDefaultCPUAllocator()) c10::SetCPUAllocator(new HostAllocator);
   // A step's tensors are freed and asked for again in the next: given back to the kernel in between, each page would be zeroed and mapped anew.
   // The price: what a run needs once it holds to its end. The user's own settings hold.
   const char* tunables = std::getenv("GLIBC_TUNABLES");
